@@ -1,0 +1,46 @@
+# Every target that needs the environment makes it first, in .venv, from nothing but Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Notebooks under test start from an empty data root: no run of yesterday can make them pass.
+NBVAL_DATA := $(CURDIR)/data/cache/nbval
+
+.DEFAULT_GOAL := help
+.PHONY: help env test lint reproduce lab bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(INSTALLED)  ## create .venv (PYTHON=python3.12 picks another interpreter, 3.11 or newer)
+
+$(INSTALLED): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; name one with make env PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $$($(PYTHON) --version) is too old, delfjax needs 3.11 or newer; name one with make env PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) lacks the venv module; on Debian it is the package python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+lint: env  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict delfjax
+
+test: lint  ## everything that must hold: lint, the test suite, every notebook
+	$(BIN)/python -m pytest -n 2 tests
+	rm -rf $(NBVAL_DATA)
+	DELFJAX_DATA=$(NBVAL_DATA) $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist notebooks
+
+reproduce: env  ## run every notebook; executed copies and figures land in data/runs
+	$(BIN)/python -m delfjax.experiments.reproduce
+
+lab: env  ## open the notebooks
+	$(BIN)/jupyter lab notebooks
+
+bench: env  ## print the benchmark tables (pip install -e '.[bench]' adds PyTorch to race against)
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove .venv and every cache; data/ keeps what was downloaded and run
+	rm -rf $(VENV) data/cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

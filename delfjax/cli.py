@@ -1,0 +1,329 @@
+"""The command line: ``delfjax extract | index | search | match | evaluate | weights``.
+
+Bad usage and bad input end in one line on standard error and exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from tqdm.auto import tqdm
+
+from delfjax import device, plots
+from delfjax.config import DelfConfig, config_hash, from_dict, override, preset, to_dict
+from delfjax.datasets.folder import scan_folder
+from delfjax.datasets.images import DecodedImage, decode_image
+from delfjax.experiments.evaluate_folder import evaluate_folder
+from delfjax.features.dataset_loop import extract_dataset
+from delfjax.features.extractor import Extractor
+from delfjax.features.store import FeatureStore
+from delfjax.models.delf import load_delf
+from delfjax.models.tensors import abstract, named_shapes
+from delfjax.models.weights import (
+    import_efficientnet_lite0,
+    import_torchvision_resnet,
+    load_weights,
+    read_tensors,
+    save_weights,
+)
+from delfjax.retrieval.local_index import LocalIndex, build_index, open_index
+from delfjax.retrieval.search import Correspondences, RankedList, match_pair, search
+from delfjax.types import DelfjaxError, ImageFeatures
+
+_SOURCE = "source.json"
+_EXTRACTION = ("backbone", "scorer", "features")
+
+Set = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(name="set", metavar="FIELD=VALUE", help="change one config field, e.g. features.max_features=500; repeatable"),
+]
+Preset = Annotated[str, tyro.conf.arg(help="named config: default, fast, ci, paper2017")]
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+class UsageError(DelfjaxError):
+    """A command line that says nothing that can be done."""
+
+
+@dataclass(frozen=True)
+class Extract:
+    """Extract the local features of every photo in a folder into a store; run again, it resumes."""
+
+    photos: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder of photos, searched recursively")]
+    store: Annotated[Path, tyro.conf.arg(help="folder of the feature store, made when missing")]
+    preset: Preset = "default"
+    overrides: Set = ()
+    retry_failed: Annotated[Flag, tyro.conf.arg(help="try images with a recorded failure again")] = False
+
+    def run(self) -> None:
+        """Extract, then say what could not be read."""
+        config = override(preset(self.preset), self.overrides)
+        photos = scan_folder(self.photos)
+        if not photos.names:
+            raise UsageError(f"{self.photos}: no photos in this folder ({photos.ignored} other files)")
+        extract_dataset(_extractor(config), photos, self.store, retry_failed=self.retry_failed)
+        (self.store / _SOURCE).write_text(json.dumps({"photos": str(self.photos.resolve())}), encoding="utf-8")
+        problems = [*photos.problems, *FeatureStore.open(self.store).failures().items()]
+        for name, reason in problems:
+            print(f"failed: {name}: {reason}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Fit the reduction on a store and build the search index."""
+
+    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="feature store made by `delfjax extract`")]
+    out: Annotated[Path, tyro.conf.arg(help="folder of the index; an index already there is replaced")]
+    overrides: Set = ()
+
+    def run(self) -> None:
+        """Build and write the index."""
+        store = FeatureStore.open(self.store)
+        base = from_dict(DelfConfig, {**to_dict(DelfConfig()), **_with_batch_size(store.config)})
+        _refuse_extraction_overrides(self.overrides, f"the store {self.store}")
+        index = build_index(store, config=override(base, self.overrides), photos=_source(self.store))
+        index.save(self.out)
+        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())
+        kept = f"PCA keeps {index.reduction.explained:.0%} of the variance"
+        print(f"index: {len(index.names)} images, {len(index.scales)} features, {kept} ({times})", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Find the photos of an index that show what a query photo shows."""
+
+    index: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="index made by `delfjax index`")]
+    query: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="photo to search for")]
+    top: Annotated[int, tyro.conf.arg(help="results shown")] = 10
+    json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a table")] = False
+    figure: Annotated[Path | None, tyro.conf.arg(help="write a picture of the ranked list here")] = None
+    overrides: Set = ()
+
+    def run(self) -> None:
+        """Search and print the ranked list."""
+        index = open_index(self.index)
+        _refuse_extraction_overrides(self.overrides, f"the index {self.index}", "reduction", "index", "seed")
+        config = override(index.config, self.overrides)
+        query = _features(_extractor(config), self.query)
+        ranked = search(index, query.local, config=config.search, verification=config.verification)
+        results = _results(index, ranked, self.top, config.verification.min_inliers)
+        if self.json:
+            print(json.dumps({"query": str(self.query), "results": results}, indent=1, ensure_ascii=False))
+        else:
+            _print_table(results)
+        if self.figure is not None:
+            _ranked_figure(index, self.query, results, self.figure)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Match two photos and verify the matches geometrically."""
+
+    image1: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="first photo")]
+    image2: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="second photo")]
+    json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a sentence")] = False
+    figure: Annotated[Path | None, tyro.conf.arg(help="write a picture of the correspondences here")] = None
+    preset: Preset = "default"
+    overrides: Set = ()
+
+    def run(self) -> None:
+        """Match and print what was found."""
+        config = override(preset(self.preset), self.overrides)
+        extractor = _extractor(config)
+        first, second = _features(extractor, self.image1), _features(extractor, self.image2)
+        found = match_pair(first.local, second.local, verification=config.verification)
+        if self.json:
+            print(json.dumps(_match_json(found)))
+        else:
+            verdict = "match" if found.inlier.sum() >= config.verification.min_inliers else "no match"
+            print(f"{verdict}: {found.inlier.sum()} inliers of {len(found.inlier)} putative matches")
+        if self.figure is not None:
+            _match_figure(self.image1, self.image2, found, self.figure)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score the whole system on a folder with a groundtruth.json: mAP by votes and by inliers, per tier."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder with groundtruth.json and its photos")]
+    json: Annotated[Path | None, tyro.conf.arg(help="write scores, timings and rankings to this file")] = None
+    store: Annotated[Path | None, tyro.conf.arg(help="feature store; by default one in the cache")] = None
+    preset: Preset = "default"
+    overrides: Set = ()
+
+    def run(self) -> None:
+        """Evaluate and print one line a tier."""
+        config = override(preset(self.preset), self.overrides)
+        result = evaluate_folder(self.folder, config, store=self.store)
+        if self.json is not None:
+            self.json.write_text(result.to_json(), encoding="utf-8")
+        for tier, scores in result.tiers.items():
+            print(f"{tier:12s} mAP  votes {scores['votes']:.3f}  inliers {scores['inliers']:.3f}")
+        times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+        print(f"{result.num_images} images, {result.num_failed} failed; {times}; config {result.config_hash}")
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """List the tensors of a weight file (.pth of either layout, .safetensors) without running anything in it."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="weight file")]
+
+    def run(self) -> None:
+        """Print name, shape and type of every tensor."""
+        tensors = read_tensors(self.file)
+        if self.file.with_suffix(".json").is_file():
+            print(json.dumps(load_weights(self.file)[1], indent=1))
+        for name, tensor in tensors.items():
+            print(f"{name:60s} {tensor.dtype!s:8s} {tuple(tensor.shape)}")
+        print(f"{len(tensors)} tensors, {sum(t.size for t in tensors.values()):,} values", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert a checkpoint with torchvision's (or the embedded EfficientNet's) names to our safetensors and JSON."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help=".pth of either layout, or .safetensors")]
+    out: Annotated[Path, tyro.conf.arg(help=".safetensors file to write; a .json appears beside it")]
+    overrides: Set = ()
+
+    def run(self) -> None:
+        """Convert, or list every name that does not fit."""
+        # Local: the command line is the only place that names the architectures.
+        from delfjax.models.delf import backbone_builder
+
+        backbone = override(DelfConfig(), self.overrides).backbone
+        expected = named_shapes(abstract(backbone_builder(backbone)))
+        convert = import_efficientnet_lite0 if backbone.name == "efficientnet_lite0" else import_torchvision_resnet
+        tensors = convert(read_tensors(self.file), expected, source=self.file)
+        about = {"name": backbone.name, "stride_layout": backbone.stride_layout, "source": self.file.name}
+        save_weights(self.out, tensors, about)
+        print(f"{self.out}: {len(tensors)} tensors of {backbone.name}", file=sys.stderr)
+
+
+Weights = (
+    Annotated[Inspect, tyro.conf.subcommand("inspect")] | Annotated[Convert, tyro.conf.subcommand("convert")]
+)
+
+
+@dataclass(frozen=True)
+class WeightsCommand:
+    """Look into weight files, or convert foreign ones."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[Weights]
+
+    def run(self) -> None:
+        """Run the action."""
+        self.action.run()
+
+
+Command = (
+    Annotated[Extract, tyro.conf.subcommand("extract")]
+    | Annotated[Index, tyro.conf.subcommand("index")]
+    | Annotated[Search, tyro.conf.subcommand("search")]
+    | Annotated[Match, tyro.conf.subcommand("match")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[WeightsCommand, tyro.conf.subcommand("weights")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0, or 1 with one line on standard error."""
+    try:
+        command = _parse(sys.argv[1:] if arguments is None else arguments)
+        device.use_compilation_cache()
+        command.run()
+    except DelfjaxError as error:
+        print(f"delfjax: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("delfjax: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str]) -> Any:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(Command, args=arguments, prog="delfjax", description=__doc__)  # type: ignore[call-overload]
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_one_line(said.getvalue())) from None
+
+
+def _one_line(message: str) -> str:
+    # tyro draws a box around its message and appends hints; the first sentences say what was wrong.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    lines = [line.strip(" │|").strip() for line in text.splitlines()]
+    kept = [line for line in lines if line and not set(line) <= set("─╭╮╰╯-") and "Parsing error" not in line]
+    return " ".join(kept)[:300] or "bad usage; see --help"
+
+
+def _extractor(config: DelfConfig) -> Extractor:
+    return Extractor(config, load_delf(config))
+
+
+def _features(extractor: Extractor, path: Path) -> ImageFeatures:
+    return extractor.dispatch([decode_image(path, max_side=extractor.max_side)]).result()[0]
+
+
+def _with_batch_size(extraction: dict[str, Any]) -> dict[str, Any]:
+    features = {**to_dict(DelfConfig().features), **extraction["features"]}
+    return {**extraction, "features": features}
+
+
+def _refuse_extraction_overrides(overrides: tuple[str, ...], what: str, *more: str) -> None:
+    for assignment in overrides:
+        room = assignment.partition("=")[0].partition(".")[0].strip()
+        if room in (*_EXTRACTION, *more):
+            raise UsageError(f"--set {assignment}: {room} was decided when {what} was made; make it again with that setting")
+
+
+def _source(store: Path) -> str:
+    file = store / _SOURCE
+    return str(json.loads(file.read_text(encoding="utf-8"))["photos"]) if file.is_file() else ""
+
+
+def _results(index: LocalIndex, ranked: RankedList, top: int, min_inliers: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "rank": rank + 1,
+            "image": index.names[image],
+            "inliers": int(inliers),
+            "votes": int(votes),
+            "match": bool(inliers >= min_inliers),
+        }
+        for rank, (image, inliers, votes) in enumerate(zip(ranked.images, ranked.inliers, ranked.votes, strict=True))
+        if rank < top
+    ]
+
+
+def _print_table(results: list[dict[str, Any]]) -> None:
+    print(f"{'rank':>4s} {'inliers':>7s} {'votes':>6s}  {'verdict':8s} image")
+    for row in results:
+        verdict = "match" if row["match"] else "no match"
+        print(f"{row['rank']:4d} {row['inliers']:7d} {row['votes']:6d}  {verdict:8s} {row['image']}")
+    if not any(row["match"] for row in results):
+        print("nothing in this index shows the same place or thing", file=sys.stderr)
+
+
+def _match_json(found: Correspondences) -> dict[str, Any]:
+    return {
+        "putative": len(found.inlier),
+        "inliers": int(found.inlier.sum()),
+        "transform": np.asarray(found.transform, np.float64).tolist(),
+        "keypoints1_yx": np.asarray(found.query_yx[found.inlier], np.float64).tolist(),
+        "keypoints2_yx": np.asarray(found.database_yx[found.inlier], np.float64).tolist(),
+    }

@@ -1,0 +1,258 @@
+"""Every number that changes a result: frozen dataclasses, presets, strict overrides, a canonical hash.
+
+A config is a tree of frozen dataclasses. ``override(config, ["features.max_features=500"])`` is the one way to change
+a field from text; an unknown field or a wrong type is a :class:`ConfigError` that names the nearest field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from delfjax.types import DelfjaxError
+
+C = TypeVar("C")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+UnitFloat = Annotated[float, Field(ge=0, le=1)]
+
+# Seven levels, a factor √2 apart. Source: every DELF/DELG extraction config (0.25, 0.3536, …, 2.0).
+PYRAMID = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+
+
+class ConfigError(DelfjaxError):
+    """A config field that does not exist or does not take the value given."""
+
+
+class _Strict:
+    """Shared by all configs: unknown fields are refused, values are validated by their annotations."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class BackboneConfig(_Strict):
+    """The convolutional network that turns an image into a feature map."""
+
+    name: Literal["efficientnet_lite0", "resnet50", "resnet101"] = "efficientnet_lite0"
+    # Feature map read out. conv4 is the paper's choice; EfficientNet-Lite0 offers its stride-16 output under that name.
+    output: Literal["conv4", "conv5"] = "conv4"
+    # Where a ResNet stage puts its stride: "he" in the first 1×1 (He et al. 2015; receptive field 291 at conv4),
+    # "v1.5" in the 3×3 (torchvision; 267). Must be that of the weights. EfficientNet ignores it.
+    stride_layout: Literal["he", "v1.5"] = "v1.5"
+    # "imagenet" (embedded for EfficientNet-Lite0), "random" (tests), or a path to a .safetensors file of ours.
+    weights: str = "imagenet"
+
+
+@dataclass(frozen=True)
+class ScorerConfig(_Strict):
+    """What ranks the cells of the feature map as keypoints."""
+
+    # "attention": the learned scorer. "norm": length of the feature vector, the explicit choice until one is trained.
+    kind: Literal["attention", "norm"] = "norm"
+    # Hidden width of the attention scorer. Source: TF1/TF2 code, 512.
+    hidden: PositiveInt = 512
+    # Path of the attention weights (.safetensors); "random" is for tests.
+    weights: str = "random"
+
+
+@dataclass(frozen=True)
+class FeaturesConfig(_Strict):
+    """From an image to its local features (and, on request, one global descriptor)."""
+
+    # Longest side an image is reduced to before extraction, pixels; images are never enlarged. Source: DELF configs.
+    max_side: Annotated[int, Field(ge=32, le=4096)] = 1024
+    scales: tuple[PositiveFloat, ...] = PYRAMID
+    # Features kept per image, over all scales. Source: DELF configs.
+    max_features: PositiveInt = 1000
+    # Levels whose shorter side is below this are left out, pixels. Source: TF code, images below 10 px are empty.
+    min_level_side: PositiveInt = 10
+    # How low a score may be: "none"; "absolute" (score ≥ threshold); "percentile" (threshold in 0–100 of the image's scores).
+    threshold_kind: Literal["none", "absolute", "percentile"] = "none"
+    threshold: float = 0.0
+    # Receptive boxes overlapping more than this are suppressed; 1.0 turns suppression off. Source: DELF configs.
+    nms_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
+    # Arithmetic of the backbone. bfloat16 halves the memory traffic on accelerators.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    # Optional global descriptor of the same pass.
+    global_descriptor: Literal["none", "gem", "mac", "rmac"] = "none"
+    # Images per compiled call and device; 0 picks one by platform (1 on CPU, 16 on accelerators).
+    batch_size: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class ReductionConfig(_Strict):
+    """L2 → PCA → L2 of the local descriptors."""
+
+    # Source: the paper, 40 dimensions.
+    dim: PositiveInt = 40
+    # Divide by the standard deviation of each component.
+    whiten: bool = False
+    # Descriptors sampled from the database to fit on.
+    max_samples: PositiveInt = 200_000
+
+
+@dataclass(frozen=True)
+class IndexConfig(_Strict):
+    """The nearest-neighbour index over all local descriptors of the database."""
+
+    # "auto" is "exact" up to auto_exact_below descriptors, else "ivf". "ivf_pq" is the paper's compressed index.
+    kind: Literal["auto", "exact", "ivf", "ivf_pq"] = "auto"
+    auto_exact_below: PositiveInt = 100_000
+    # Inverted lists; 0 picks 4·√N. Source for 8192: the paper.
+    lists: Annotated[int, Field(ge=0)] = 0
+    # Lists visited per query descriptor.
+    probes: PositiveInt = 16
+    # Product quantiser: 10 sub-vectors × 5 bits = 50 bits. Source: the paper.
+    pq_subvectors: PositiveInt = 10
+    pq_bits: Annotated[int, Field(ge=4, le=12)] = 5
+    # Rounds of k-means for the coarse codebook. Ours: more did not change the results measured.
+    kmeans_iterations: PositiveInt = 10
+    # Descriptors sampled to train the coarse codebook and the quantiser.
+    train_samples: PositiveInt = 200_000
+
+
+@dataclass(frozen=True)
+class SearchConfig(_Strict):
+    """From query features to a ranked list."""
+
+    # Nearest neighbours per query descriptor. Source: the paper (unconfirmed), K = 60.
+    neighbours: PositiveInt = 60
+    # Database images that go through geometric verification. Source: DELF/DELG re-ranking, 100.
+    shortlist: PositiveInt = 100
+
+
+@dataclass(frozen=True)
+class VerificationConfig(_Strict):
+    """Geometric verification of putative matches."""
+
+    model: Literal["affine", "homography"] = "affine"
+    # Largest residual of an inlier, pixels of the original database image. Source: DELF match_images, 20.
+    threshold_px: PositiveFloat = 20.0
+    # Inliers below which two images are said not to match (the reject option).
+    min_inliers: PositiveInt = 8
+
+
+@dataclass(frozen=True)
+class DelfConfig(_Strict):
+    """The whole system."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    reduction: ReductionConfig = field(default_factory=ReductionConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    verification: VerificationConfig = field(default_factory=VerificationConfig)
+    seed: int = 0
+
+    def extraction(self) -> dict[str, Any]:
+        """The part that decides what a feature store holds."""
+        features = {k: v for k, v in to_dict(self.features).items() if k != "batch_size"}
+        return {"backbone": to_dict(self.backbone), "scorer": to_dict(self.scorer), "features": features}
+
+
+PRESETS: dict[str, DelfConfig] = {
+    "default": DelfConfig(),
+    # A laptop in a hurry: about a third of the time.
+    "fast": DelfConfig(features=FeaturesConfig(max_side=384, max_features=500)),
+    # Seconds, for tests and notebooks in continuous integration.
+    "ci": DelfConfig(features=FeaturesConfig(max_side=256, max_features=300, scales=(0.5, 0.7071, 1.0))),
+    # The paper's index: 8192 coarse cells, 5 of them visited, 50-bit codes.
+    "paper2017": DelfConfig(
+        backbone=BackboneConfig(name="resnet50", stride_layout="he", weights="random"),
+        scorer=ScorerConfig(kind="attention"),
+        index=IndexConfig(kind="ivf_pq", lists=8192, probes=5),
+    ),
+}
+
+
+def preset(name: str) -> DelfConfig:
+    """The preset called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset {name!r} is unknown{_nearest(name, PRESETS)}; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON values of a config."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_dict(kind: type[C], values: dict[str, Any]) -> C:
+    """Validated config of type ``kind`` from plain JSON values.
+
+    Raises:
+        ConfigError: a field that does not exist, or a value that it does not take.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"config field {where!r}: {first['msg']}, got {first['input']!r}") from None
+
+
+def config_hash(config: Any) -> str:
+    """Ten hexadecimal digits that identify a config (or a plain dictionary of one), seed included."""
+    values = config if isinstance(config, dict) else to_dict(config)
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def override(config: C, assignments: Iterable[str]) -> C:
+    """``config`` with each ``path.to.field=value`` applied; values are JSON, or bare text.
+
+    Raises:
+        ConfigError: no ``=``, an unknown field (the nearest is named) or a value of the wrong type.
+    """
+    values = to_dict(config)
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {assignment!r} is not of the form path.to.field=value")
+        _assign(values, path.strip(), _parse(text.strip()))
+    return from_dict(type(config), values)
+
+
+def field_paths(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted paths of all leaf fields of a plain config."""
+    paths: list[str] = []
+    for name, value in values.items():
+        paths += field_paths(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return paths
+
+
+def _assign(values: dict[str, Any], path: str, value: Any) -> None:
+    known = field_paths(values)
+    if path not in known:
+        raise ConfigError(f"config field {path!r} does not exist{_nearest(path, known)}")
+    *rooms, leaf = path.split(".")
+    for room in rooms:
+        values = values[room]
+    values[leaf] = value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""

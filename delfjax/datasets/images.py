@@ -1,0 +1,271 @@
+"""Decoding of image files: whatever a folder of photographs holds becomes RGB pixels, or one error with a short reason.
+
+Value domain: ``uint8`` sRGB-like values as stored (colour profiles are not applied), rows × columns × RGB, upright.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+from delfjax.types import DelfjaxError
+
+# Formats that are tried, whatever the file is called; all else Pillow knows stays off (EPS would start a program).
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+# Larger images are refused as decompression bombs, pixels. Twice Pillow's own warning level, where Pillow gives up too.
+MAX_PIXELS = 178_956_970
+# Larger files are refused, bytes: one is held in memory whole, to be hashed and decoded from a single read.
+MAX_BYTES = 1 << 30
+# Images above this are decoded one at a time, pixels, so that threads do not multiply their memory.
+_LARGE_PIXELS = 32_000_000
+_ONE_LARGE_IMAGE = threading.Lock()
+# A JPEG is decoded at a fraction of its size, and other images are first reduced by whole factors, as long as at least
+# this many times the requested size is left for the antialiased resize.
+_REDUCING_GAP = 2.0
+_DIGEST_BYTES = 16
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+# What Pillow's parsers let through on damaged files, and what its conversions do.
+_PARSING_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_CONVERSION_ERRORS = (OSError, ValueError, MemoryError)
+_PILLOW_MODULES = r"PIL\."
+_FILTERS_LOCK = threading.Lock()
+
+
+class ImageError(DelfjaxError):
+    """A file that cannot be used as an image.
+
+    Attributes:
+        reason: why, without the path: the same file gives the same words wherever it lies.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An upright RGB image, no larger than was asked for.
+
+    Attributes:
+        pixels: RGB values.
+        original_size: rows and columns of the upright image in the file, before any reduction.
+        content_hash: digest of the file's bytes.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    original_size: tuple[int, int]
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A loaded image as stored: its full width and height, the part of ``image`` they cover, its EXIF orientation."""
+
+    image: ImageFile
+    size: tuple[int, int]
+    box: tuple[float, float, float, float] | None
+    orientation: int
+
+
+def decode_image(path: Path, *, max_side: int) -> DecodedImage:
+    """Read an image file; reduce it when its longer side is above ``max_side``, never enlarge it.
+
+    * EXIF orientation is applied; of an animation the first frame counts.
+    * Transparency is composited on white, as a viewer on a white page shows it.
+    * 16-bit values keep their high byte. Values without a declared range (32-bit integers beyond 16 bits, floats beyond
+      0 … 1) are stretched from their minimum … maximum to 0 … 255.
+    * A reduced side is ``max(1, round(side · max_side / longer side))``; the filter is Pillow's antialiased bilinear,
+      after a coarser reduction (JPEG: inside the decoder) down to no less than twice the final size.
+
+    Args:
+        path: the file; its format is told from its content, not from its name.
+        max_side: longest side of the result, pixels.
+
+    Raises:
+        ImageError: the file cannot be read, is not an image of :data:`FORMATS`, is damaged, or is above
+            :data:`MAX_PIXELS` or :data:`MAX_BYTES`.
+    """
+    data = _read(path)
+    _mute_pillow()
+    try:
+        image = _open(data)
+    except UnidentifiedImageError:
+        raise ImageError(path, f"not an image ({', '.join(FORMATS)}), or damaged at its start") from None
+    except _PARSING_ERRORS as error:
+        raise ImageError(path, _one_line(error)) from None
+    large = image.width * image.height > _LARGE_PIXELS
+    with image, _ONE_LARGE_IMAGE if large else nullcontext():
+        try:
+            source = _load(image, max_side)
+        except _PARSING_ERRORS as error:
+            raise ImageError(path, _one_line(error)) from None
+        try:
+            pixels = _upright_rgb(source, max_side)
+        except _CONVERSION_ERRORS as error:
+            raise ImageError(path, _one_line(error)) from None
+    width, height = source.size
+    sideways = source.orientation in _SIDEWAYS
+    return DecodedImage(pixels, (width, height) if sideways else (height, width), _digest(data))
+
+
+def hash_file(path: Path) -> str:
+    """Digest of a file's bytes, equal to the ``content_hash`` of the image decoded from it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).hexdigest()
+
+
+def reduced_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Both sides times one factor, so that the longer is at most ``max_side``: never enlarged, never below a pixel."""
+    ratio = max_side / max(size)
+    if ratio >= 1:
+        return size
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        status = os.stat(path)
+        # Opening a pipe or a device could block for ever.
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(path, "not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(path, f"file of {status.st_size} bytes, at most {MAX_BYTES} are read")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(path, f"cannot be read: {error.strerror or error}") from None
+    if not data:
+        raise ImageError(path, "empty file (0 bytes)")
+    return data
+
+
+def _open(data: bytes) -> ImageFile:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ValueError(f"image of {width}×{height} pixels")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"image of {width}×{height} pixels, at most {MAX_PIXELS} are decoded")
+    return image
+
+
+def _load(image: ImageFile, max_side: int) -> _Source:
+    size, target = image.size, reduced_size(image.size, max_side)
+    drafted = None
+    if target != size:
+        drafted = image.draft(None, (int(target[0] * _REDUCING_GAP), int(target[1] * _REDUCING_GAP)))
+    image.load()
+    if drafted is None:
+        # Taken after loading, which turns a TIFF file.
+        return _Source(image, image.size, None, _orientation(image))
+    # A drafted image covers its last row and column only in part: the box is the exact extent.
+    x0, y0, x1, y1 = drafted[1]
+    return _Source(image, size, (float(x0), float(y0), float(x1), float(y1)), _orientation(image))
+
+
+def _upright_rgb(source: _Source, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
+    image = _continuous(source.image)
+    size = reduced_size(source.size, max_side)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR, box=source.box, reducing_gap=_REDUCING_GAP)
+    image = _on_white(image)
+    if source.orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[source.orientation])
+    return np.array(image, np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Read after loading: a PNG may carry it behind the pixels, and Pillow turns TIFF files by itself.
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _PARSING_ERRORS:
+        # Damaged metadata does not make the picture unusable; viewers show it unturned as well.
+        return 1
+
+
+def _continuous(image: Image.Image) -> Image.Image:
+    """The image in a mode whose values can be averaged: L, RGB, or with transparency LA, RGBA."""
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    low, top = (known.min(), known.max()) if known.size else (0, 0)
+    sixteen_bits = values.dtype.kind != "f" and low >= 0 and top <= 65535
+    if sixteen_bits:
+        return np.asarray(values >> 8, np.uint8)
+    if low >= 0 and top <= 1:
+        low, top = 0, 1
+    # The full span of 32-bit integers does not fit one; nor does a float32 span always fit a float32.
+    span = max(float(top) - float(low), 1e-12)
+    shares = (np.nan_to_num(values, nan=low, posinf=top, neginf=low) - float(low)) / span
+    return np.asarray(shares * 255.999, np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode not in ("LA", "RGBA"):
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _mute_pillow() -> None:
+    # Pillow warns of damaged metadata and of large images; both are judged here. The filter is process-wide because
+    # `warnings.catch_warnings` is not safe with threads, and covers warnings raised inside Pillow alone.
+    with _FILTERS_LOCK:
+        first = warnings.filters[0] if warnings.filters else None
+        if first is None or first[0] != "ignore" or getattr(first[3], "pattern", None) != _PILLOW_MODULES:
+            warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"cannot be decoded: {text[:160]}" if text else f"cannot be decoded: {type(error).__name__}"

@@ -1,0 +1,51 @@
+"""The devices at hand, the persistent cache of compiled programs, and a count of what was compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import jax
+
+from delfjax import paths
+
+
+@dataclass
+class CompilationCount:
+    """Programs asked for and, of those, how many had to be compiled because no cache held them."""
+
+    programs: int = 0
+    compiled: int = 0
+
+
+def use_compilation_cache() -> None:
+    """Keep every compiled program on disk, so that a second process compiles none."""
+    folder = paths.compilation_cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@contextmanager
+def count_compilations() -> Iterator[CompilationCount]:
+    """Count the programs compiled inside the block, over all of JAX."""
+    count = CompilationCount()
+    hits = 0
+
+    def on_event(event: str, **_: object) -> None:
+        nonlocal hits
+        hits += event == "/jax/compilation_cache/cache_hits"
+
+    def on_duration(event: str, _seconds: float, **_: object) -> None:
+        count.programs += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_listener(on_event)
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    try:
+        yield count
+    finally:
+        jax.monitoring.unregister_event_listener(on_event)
+        jax.monitoring.unregister_event_duration_listener(on_duration)
+        count.compiled = count.programs - hits

@@ -1,0 +1,1 @@
+"""Scores of ranked lists: average precision and the protocols built on it."""

@@ -1,0 +1,1 @@
+"""Experiments: whole pipelines over a dataset, run folders, headless notebooks."""

@@ -1,0 +1,227 @@
+"""The compiled pyramid extractor: images in, local features (and one global descriptor) out.
+
+One program per canvas runs resize → backbone → score → best cells of one level; one more merges the levels. The canvases are
+a fixed set (:func:`delfjax.ops.pyramid.canvases`), so any folder of photographs compiles a bounded number of programs, kept in
+the persistent cache. Masks make every feature equal to that of the image processed alone at its native size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int, PyTree, UInt8
+
+from delfjax.config import DelfConfig, FeaturesConfig
+from delfjax.datasets.images import DecodedImage
+from delfjax.models.delf import Delf
+from delfjax.models.layers import strided
+from delfjax.ops import pooling, pyramid, selection
+from delfjax.ops.convolution import inside
+from delfjax.ops.pyramid import Size
+from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px, to_original_px
+from delfjax.types import ImageFeatures, LocalFeatures
+
+_ACCELERATOR_BATCH = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LevelFeatures:
+    """The best cells of one pyramid level: scores (−inf where there is none), locations, raw features, pooled map."""
+
+    scores: Float[jax.Array, "b k"]
+    keypoints_yx: Float[jax.Array, "b k 2"]
+    descriptors: Float[jax.Array, "b k c"]
+    cells: Int[jax.Array, " b"]
+    pooled: Float[jax.Array, "b g"]
+
+
+@dataclass(frozen=True)
+class PendingBatch:
+    """A batch under way on the device; :meth:`result` waits for it."""
+
+    features: LocalFeatures
+    global_descriptors: jax.Array
+    images: tuple[DecodedImage, ...]
+
+    def result(self) -> list[ImageFeatures]:
+        """Features of each image, on the host, without padding."""
+        local, pooled = jax.device_get((self.features, self.global_descriptors))
+        return [
+            ImageFeatures(
+                local=jax.tree.map(lambda field, slot=slot: field[slot][local.valid[slot]], local),
+                global_descriptor=pooled[slot] if pooled.shape[1] else None,
+                image_size=image.original_size,
+                content_hash=image.content_hash,
+            )
+            for slot, image in enumerate(self.images)
+        ]
+
+
+class Extractor:
+    """Holds the model on the devices and the compiled programs.
+
+    Descriptors are L2-normalised and not reduced: a reduction is fitted on a store of them and applied by the index.
+    """
+
+    def __init__(self, config: DelfConfig, model: Delf, *, devices: Sequence[jax.Device] | None = None) -> None:
+        self.config = config
+        self.receptive_field: ReceptiveField = model.receptive_field
+        self.channels = model.channels
+        devices = jax.local_devices() if devices is None else list(devices)
+        per_device = config.features.batch_size or (1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH)
+        self.batch_size = per_device * len(devices)
+        graph, state = nnx.split(model)
+        mesh = Mesh(np.array(devices), ("batch",))
+        self._batch = NamedSharding(mesh, PartitionSpec("batch"))
+        self._state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        level = partial(_level, graph, config.features, self.receptive_field)
+        self._level = {
+            shape: _compiled(mesh, partial(level, canvas=shape), (PartitionSpec(), *[PartitionSpec("batch")] * 5))
+            for shape in pyramid.canvases(config.features.max_side, config.features.scales)
+        }
+        merge = partial(_merge, config.features, self.receptive_field)
+        self._merge = _compiled(mesh, merge, (PartitionSpec("batch"),))
+
+    @property
+    def max_side(self) -> int:
+        """Longest side of an image that may be given, pixels."""
+        return self.config.features.max_side
+
+    def canvas(self, height: int, width: int) -> tuple[Size, ...]:
+        """The canvases of an image's levels; images with equal ones can share a batch."""
+        longest = self.max_side * max(self.config.features.scales)
+        sizes = [pyramid.level_size((height, width), scale) for scale in self.config.features.scales]
+        return tuple(pyramid.canvas_for(size, longest) for size in sizes)
+
+    def dispatch(self, images: Sequence[DecodedImage]) -> PendingBatch:
+        """Start the extraction of up to ``batch_size`` images that share their canvases; returns at once."""
+        sizes = [image.pixels.shape[:2] for image in images]
+        shapes = self.canvas(*sizes[0])
+        if len(images) > self.batch_size or any(self.canvas(*size) != shapes for size in sizes):
+            raise ValueError(f"a batch holds up to {self.batch_size} images of one canvas, got sizes {sizes}")
+        source = self._put(pyramid.place([image.pixels for image in images], self.max_side, self.batch_size))
+        extent = self._padded(np.array(sizes, np.int32))
+        original = self._padded(np.array([image.original_size for image in images], np.int32))
+        levels = []
+        for scale, shape in zip(self.config.features.scales, shapes, strict=True):
+            targets = np.array([pyramid.level_size(size, scale) for size in sizes], np.int32)
+            regions = self._regions(targets)
+            levels.append(
+                self._level[shape](self._state, source, extent, self._padded(targets), original, self._padded(regions))
+            )
+        features, pooled = self._merge(tuple(levels))
+        return PendingBatch(features, pooled, tuple(images))
+
+    def _regions(self, targets: Int[np.ndarray, "b 2"]) -> Int[np.ndarray, "b r 4"]:
+        if self.config.features.global_descriptor != "rmac":
+            return np.zeros((len(targets), 0, 4), np.int32)
+        cells = -(-targets // self.receptive_field.stride)
+        return np.stack([pooling.rmac_regions(int(h), int(w)) for h, w in cells])
+
+    def _padded(self, values: np.ndarray) -> jax.Array:
+        # Unused slots repeat the last image's numbers, so that no slot ever divides by zero.
+        short = self.batch_size - len(values)
+        return self._put(np.concatenate([values, np.repeat(values[-1:], short, axis=0)]))
+
+    def _put(self, values: np.ndarray) -> jax.Array:
+        placed: jax.Array = jax.device_put(values, self._batch)
+        return placed
+
+
+def _compiled(mesh: Mesh, function: Callable[..., Any], in_specs: tuple[PartitionSpec, ...]) -> Callable[..., Any]:
+    # Each device runs its own part of the batch; nothing is exchanged.
+    sharded = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False)
+    compiled: Callable[..., Any] = jax.jit(sharded)
+    return compiled
+
+
+def _level(
+    graph: Any,
+    config: FeaturesConfig,
+    field: ReceptiveField,
+    state: PyTree,
+    source: UInt8[jax.Array, "b s s 3"],
+    sizes: Int[jax.Array, "b 2"],
+    targets: Int[jax.Array, "b 2"],
+    originals: Int[jax.Array, "b 2"],
+    regions: Int[jax.Array, "b r 4"],
+    *,
+    canvas: Size,
+) -> LevelFeatures:
+    """One level of the pyramid: resize, describe and score every cell, keep the best."""
+    pixels = pyramid.resize_onto(source, sizes, targets, canvas)
+    features, scores = nnx.merge(graph, state)(pixels, targets, dtype=config.dtype)
+    big_enough = jnp.min(targets, axis=1) >= config.min_level_side
+    extent = jnp.where(big_enough[:, None], features.extent, 0)
+    held = inside(extent, scores.shape[1], scores.shape[2])[..., 0]
+    best, cells = selection.top_cells(scores, held, count=config.max_features)
+    descriptors = jnp.take_along_axis(
+        features.values.reshape(len(scores), -1, features.values.shape[-1]),
+        (cells[..., 0] * scores.shape[2] + cells[..., 1])[..., None],
+        axis=1,
+    )
+    factors = targets.astype(jnp.float32) / originals.astype(jnp.float32)
+    return LevelFeatures(
+        scores=best,
+        keypoints_yx=to_original_px(centres_px(field, cells), factors[:, None]),
+        descriptors=descriptors,
+        cells=jnp.prod(extent, axis=1),
+        pooled=_pool(config, features.values, extent, regions),
+    )
+
+
+def _pool(config: FeaturesConfig, values: jax.Array, extent: jax.Array, regions: jax.Array) -> jax.Array:
+    if config.global_descriptor == "gem":
+        pooled = pooling.generalised_mean(values, extent)
+    elif config.global_descriptor == "mac":
+        pooled = pooling.maximum(values, extent)
+    elif config.global_descriptor == "rmac":
+        pooled = pooling.regional_maximum(values, regions)
+    else:
+        return jnp.zeros((values.shape[0], 0), values.dtype)
+    # A level that is too small adds nothing.
+    return pooling.l2_normalise(jnp.where(jnp.prod(extent, axis=1)[:, None] > 0, pooled, 0.0))
+
+
+def _merge(
+    config: FeaturesConfig, field: ReceptiveField, levels: tuple[LevelFeatures, ...]
+) -> tuple[LocalFeatures, jax.Array]:
+    """The best features over all levels, and the sum of the levels' global descriptors."""
+    scores = jnp.concatenate([level.scores for level in levels], axis=1)
+    keypoints = jnp.concatenate([level.keypoints_yx for level in levels], axis=1)
+    descriptors = jnp.concatenate([level.descriptors for level in levels], axis=1)
+    per_level = [jnp.full(level.scores.shape, s, jnp.float32) for s, level in zip(config.scales, levels, strict=True)]
+    scales = jnp.concatenate(per_level, axis=1)
+    cells = sum((level.cells for level in levels), jnp.zeros_like(levels[0].cells))
+    order = _order(config, field, scores, keypoints, scales)
+    scores = jnp.take_along_axis(scores, order, axis=1, mode="fill", fill_value=-jnp.inf)
+    valid = selection.keep_by_threshold(scores, cells, kind=config.threshold_kind, threshold=config.threshold)
+    picked = jnp.take_along_axis(descriptors, order[..., None], axis=1, mode="clip")
+    local = LocalFeatures(
+        keypoints_yx=jnp.take_along_axis(keypoints, order[..., None], axis=1, mode="clip"),
+        scales=jnp.take_along_axis(scales, order, axis=1, mode="clip"),
+        scores=jnp.where(valid, scores, 0.0),
+        descriptors=jnp.where(valid[..., None], pooling.l2_normalise(picked), 0.0),
+        valid=valid,
+    )
+    return local, pooling.l2_normalise(sum((level.pooled for level in levels), jnp.zeros_like(levels[0].pooled)))
+
+
+def _order(
+    config: FeaturesConfig, field: ReceptiveField, scores: jax.Array, keypoints: jax.Array, scales: jax.Array
+) -> jax.Array:
+    count = min(config.max_features, scores.shape[1])
+    if config.nms_iou >= 1:
+        order: jax.Array = jax.lax.top_k(scores, count)[1]
+        return order
+    suppress = partial(selection.suppress_overlaps, limit=config.nms_iou, count=count)
+    return jax.vmap(suppress)(boxes_px(field, keypoints, scales), scores)

@@ -1,0 +1,94 @@
+"""Dimensionality reduction of local descriptors: L2 → PCA (optionally whitened) → L2.
+
+Source: the paper (40 dimensions). The PCA must be fitted on descriptors of the same model: another model's is a frequent
+mistake, so a reduction carries the hash of the extraction it was fitted on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from delfjax.config import ReductionConfig
+from delfjax.features.store import FeatureStore
+from delfjax.rng import named_generator
+from delfjax.types import DelfjaxError
+
+
+class ReductionError(DelfjaxError):
+    """A reduction that cannot be fitted, or does not fit the descriptors it is given."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A linear map of descriptors followed by L2 normalisation.
+
+    Attributes:
+        mean: subtracted first.
+        projection: principal directions in columns, whitening included.
+        explained: share of the variance kept.
+        extraction_hash: hash of the extraction config of the descriptors it was fitted on.
+    """
+
+    mean: Float[np.ndarray, " c"]
+    projection: Float[np.ndarray, "c d"]
+    explained: float
+    extraction_hash: str
+
+    def __call__(self, descriptors: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n d"]:
+        """Reduced, L2-normalised descriptors (float32)."""
+        if descriptors.shape[1] != len(self.mean):
+            raise ReductionError(
+                f"descriptors have {descriptors.shape[1]} dimensions, the reduction was fitted on {len(self.mean)}"
+            )
+        reduced = (descriptors.astype(np.float32) - self.mean) @ self.projection
+        norm = np.linalg.norm(reduced, axis=1, keepdims=True)
+        normalised: np.ndarray = reduced / np.maximum(norm, np.finfo(np.float32).tiny)
+        return normalised
+
+
+def fit_pca(
+    descriptors: Float[np.ndarray, "n c"], *, config: ReductionConfig, extraction_hash: str = ""
+) -> Reduction:
+    """PCA of ``descriptors``; the sign of each direction is fixed so that its largest entry is positive.
+
+    Raises:
+        ReductionError: fewer dimensions or descriptors than ``config.dim``.
+    """
+    count, channels = descriptors.shape
+    if config.dim > min(channels, count):
+        raise ReductionError(
+            f"reduction.dim is {config.dim}, but there are {count} descriptors of {channels} dimensions; "
+            f"set reduction.dim to at most {min(channels, count)}"
+        )
+    sample = descriptors.astype(np.float64)
+    mean = sample.mean(axis=0)
+    covariance = (sample - mean).T @ (sample - mean) / max(1, count - 1)
+    variances, directions = np.linalg.eigh(covariance)
+    variances, directions = variances[::-1], directions[:, ::-1]
+    kept = directions[:, : config.dim]
+    kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(config.dim)])
+    if config.whiten:
+        kept = kept / np.sqrt(np.maximum(variances[: config.dim], variances[0] * 1e-9))
+    explained = float(variances[: config.dim].sum() / max(variances.sum(), np.finfo(np.float64).tiny))
+    return Reduction(mean.astype(np.float32), kept.astype(np.float32), explained, extraction_hash)
+
+
+def fit_from_store(store: FeatureStore, *, config: ReductionConfig, seed: int) -> Reduction:
+    """PCA of a sample of the descriptors of a store, the same number from every image on average.
+
+    Raises:
+        ReductionError: the store holds too few descriptors.
+    """
+    counts = store.counts()
+    share = min(1.0, config.max_samples / max(1, int(counts.sum())))
+    rng = named_generator(seed, "reduction")
+    sample = []
+    for name, count in zip(store.names, counts, strict=True):
+        picked = np.sort(rng.permutation(count)[: int(np.ceil(share * count))])
+        sample.append(store.get(name).local.descriptors[picked])
+    if not sample:
+        raise ReductionError(f"{store.path}: the store holds no features to fit a reduction on")
+    return fit_pca(np.concatenate(sample), config=config, extraction_hash=store.config_hash)

@@ -1,0 +1,33 @@
+"""The attention scorer: how relevant each cell of the feature map is, learned from image labels alone.
+
+Source: the TF1 release and the TF2 code: 1×1 convolution to 512, batch norm, ReLU, 1×1 convolution to 1, softplus; its input
+is the unnormalised feature map.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float
+
+from delfjax.models.layers import ConvNorm, FeatureMap
+from delfjax.types import Array
+
+
+class AttentionScorer(nnx.Module):
+    """Softplus of a two-layer network on each cell."""
+
+    def __init__(self, channels: int, *, hidden: int = 512, rngs: nnx.Rngs) -> None:
+        self.hidden = ConvNorm(channels, hidden, kernel=1, activation="relu", rngs=rngs)
+        self.score = nnx.Linear(hidden, 1, rngs=rngs)
+
+    def __call__(self, x: FeatureMap) -> Float[jax.Array, "b h w"]:
+        """Non-negative score of each cell of an unnormalised feature map."""
+        scores: jax.Array = jax.nn.softplus(self.score(self.hidden(x).values))[..., 0]
+        return scores
+
+
+def feature_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """Length of each feature vector: the explicit scorer until an attention is trained."""
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))

@@ -1,0 +1,143 @@
+"""DELF: a backbone that describes every cell of an image and a scorer that says which cells matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float, Int
+
+from delfjax.config import BackboneConfig, DelfConfig, ScorerConfig
+from delfjax.models.attention import AttentionScorer, feature_norm
+from delfjax.models.efficientnet_lite import EfficientNetLite0
+from delfjax.models.layers import FeatureMap, fold_batch_norm
+from delfjax.models.resnet import BLOCKS, ResNet
+from delfjax.models.tensors import abstract, named_shapes, with_tensors
+from delfjax.models.weights import (
+    WeightsError,
+    embedded_efficientnet_lite0,
+    import_efficientnet_lite0,
+    load_weights,
+    read_tensors,
+    require_match,
+)
+from delfjax.ops.receptive_field import ReceptiveField, Window, compose
+from delfjax.types import Array
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What DELF needs of a convolutional network."""
+
+    def __call__(self, x: FeatureMap, *, output: str) -> FeatureMap:
+        """Feature map of normalised images."""
+
+    def windows(self, output: str) -> list[Window]:
+        """Layers along the longest path."""
+
+    def normalise(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """RGB in 0 … 255 to the range of the weights."""
+
+    def channels(self, output: str) -> int:
+        """Channels of the feature map."""
+
+
+class Delf(nnx.Module):
+    """Backbone and scorer; without an attention scorer the norm of the features ranks the cells."""
+
+    def __init__(self, backbone: Backbone, scorer: AttentionScorer | None, *, output: str) -> None:
+        self.backbone = nnx.data(backbone)
+        self.scorer = nnx.data(scorer)
+        self.output = output
+
+    def __call__(
+        self, pixels: Float[Array, "b h w 3"], extent: Int[Array, "b 2"], *, dtype: str = "float32"
+    ) -> tuple[FeatureMap, Float[jax.Array, "b fh fw"]]:
+        """Features (float32, unnormalised) and scores of every cell.
+
+        Args:
+            pixels: RGB in 0 … 255, each image in the upper left corner of its canvas.
+            extent: rows and columns of each image, pixels.
+            dtype: arithmetic of the backbone.
+        """
+        normalised = self.backbone.normalise(pixels).astype(jnp.dtype(dtype))
+        features = self.backbone(FeatureMap(normalised, extent), output=self.output)
+        features = FeatureMap(features.values.astype(jnp.float32), features.extent)
+        return features, feature_norm(features.values) if self.scorer is None else self.scorer(features)
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        """What a cell sees, composed from the layers."""
+        return compose(self.backbone.windows(self.output))
+
+    @property
+    def channels(self) -> int:
+        """Length of an unreduced descriptor."""
+        return self.backbone.channels(self.output)
+
+
+def load_delf(config: DelfConfig) -> Delf:
+    """The model of ``config`` with its weights, batch norm folded: ready for extraction.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or those of another architecture.
+    """
+    backbone = load_backbone(config.backbone, seed=config.seed)
+    scorer = None
+    if config.scorer.kind == "attention":
+        scorer = _load_scorer(config.scorer, backbone.channels(config.backbone.output), seed=config.seed)
+    model = fold_batch_norm(Delf(backbone, scorer, output=config.backbone.output))
+    model.eval()
+    return model
+
+
+def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
+    """The backbone of ``config`` with its weights.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or those of another architecture.
+    """
+    build = backbone_builder(config)
+    if config.weights == "random":
+        return build(nnx.Rngs(seed))
+    model = abstract(build)
+    expected = named_shapes(model)
+    if config.weights == "imagenet":
+        if config.name != "efficientnet_lite0":
+            raise WeightsError(
+                f"backbone.weights is 'imagenet', but only efficientnet_lite0 has embedded weights; convert a checkpoint "
+                f"of {config.name} with `delfjax weights convert` and give its .safetensors file"
+            )
+        path = embedded_efficientnet_lite0()
+        return with_tensors(model, import_efficientnet_lite0(read_tensors(path), expected, source=path))
+    tensors, about = load_weights(config.weights)
+    described = (about.get("name"), about.get("stride_layout", config.stride_layout))
+    if described != (config.name, config.stride_layout):
+        raise WeightsError(
+            f"{config.weights}: weights of {described[0]} in stride layout {described[1]}, the config asks for "
+            f"{config.name} in {config.stride_layout}"
+        )
+    require_match(expected, tensors, source=config.weights)
+    return with_tensors(model, tensors)
+
+
+def backbone_builder(config: BackboneConfig) -> Callable[[nnx.Rngs], Any]:
+    """Makes the architecture of ``config`` from random streams, weights aside."""
+    if config.name == "efficientnet_lite0":
+        return lambda rngs: EfficientNetLite0(rngs=rngs)
+    return lambda rngs: ResNet(BLOCKS[config.name], stride_layout=config.stride_layout, rngs=rngs)
+
+
+def _load_scorer(config: ScorerConfig, channels: int, *, seed: int) -> AttentionScorer:
+    def build(rngs: nnx.Rngs) -> AttentionScorer:
+        return AttentionScorer(channels, hidden=config.hidden, rngs=rngs)
+
+    if config.weights == "random":
+        return build(nnx.Rngs(seed))
+    model = abstract(build)
+    tensors, _ = load_weights(config.weights)
+    require_match(named_shapes(model), tensors, source=config.weights)
+    return with_tensors(model, tensors)

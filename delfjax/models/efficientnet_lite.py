@@ -1,0 +1,110 @@
+"""EfficientNet-Lite0 (no squeeze-and-excitation, ReLU6), the embedded default backbone.
+
+Trained with TensorFlow's "SAME" padding, which for the even sizes of training puts ``(k − stride) // 2`` zeros before the
+image. That padding is kept fixed for every size here, so that the geometry does not depend on parity.
+Source: the published EfficientNet-Lite0 block table; normalisation ``(x − 127) / 128``.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float
+
+from delfjax.models.layers import ConvNorm, FeatureMap, pad_map
+from delfjax.ops import convolution
+from delfjax.ops.receptive_field import Window
+
+# (expansion, channels, kernel, stride, repeats) of each stage.
+_STAGES = ((1, 16, 3, 1, 1), (6, 24, 3, 2, 2), (6, 40, 5, 2, 2), (6, 80, 3, 2, 3), (6, 112, 5, 1, 3), (6, 192, 5, 2, 4))
+_LAST_STAGE = (6, 320, 3, 1, 1)
+_STEM, _HEAD, _CLASSES, _EPSILON = 32, 1280, 1000, 1e-3
+# Blocks up to the end of the stride-16 stage, which this library calls conv4 after its counterpart in a ResNet.
+_CONV4_BLOCKS = sum(stage[-1] for stage in _STAGES[:5])
+
+
+class InvertedBottleneck(nnx.Module):
+    """1×1 expansion, depthwise k×k, 1×1 projection, and a skip where the shapes allow it."""
+
+    def __init__(
+        self, features_in: int, features_out: int, *, kernel: int, stride: int, expansion: int, rngs: nnx.Rngs
+    ) -> None:
+        hidden = features_in * expansion
+        self.expand = (
+            ConvNorm(features_in, hidden, kernel=1, activation="relu6", epsilon=_EPSILON, rngs=rngs)
+            if expansion > 1
+            else None
+        )
+        self.depthwise = ConvNorm(
+            hidden,
+            hidden,
+            kernel=kernel,
+            stride=stride,
+            pad=(kernel - stride) // 2,
+            depthwise=True,
+            activation="relu6",
+            epsilon=_EPSILON,
+            rngs=rngs,
+        )
+        self.project = ConvNorm(hidden, features_out, kernel=1, epsilon=_EPSILON, rngs=rngs)
+        self.skip = stride == 1 and features_in == features_out
+
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """Pad the narrow map rather than the wide one: a 1×1 convolution commutes with padding, the mask restores zeros."""
+        pad = self.depthwise.padding
+        hidden = pad_map(x, pad)
+        if self.expand is not None:
+            hidden = self.expand(hidden)
+        y = self.project(self.depthwise.on_padded(hidden, before=pad[0]))
+        return FeatureMap(x.values + y.values, y.extent) if self.skip else y
+
+
+class EfficientNetLite0(nnx.Module):
+    """The whole classifier; :meth:`__call__` reads out a feature map."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.stem = ConvNorm(3, _STEM, kernel=3, stride=2, pad=0, activation="relu6", epsilon=_EPSILON, rngs=rngs)
+        blocks, features = [], _STEM
+        for expansion, channels, kernel, stride, repeats in (*_STAGES, _LAST_STAGE):
+            for repeat in range(repeats):
+                first = stride if repeat == 0 else 1
+                blocks.append(
+                    InvertedBottleneck(features, channels, kernel=kernel, stride=first, expansion=expansion, rngs=rngs)
+                )
+                features = channels
+        self.blocks = nnx.List(blocks)
+        self.head = ConvNorm(features, _HEAD, kernel=1, activation="relu6", epsilon=_EPSILON, rngs=rngs)
+        self.classifier = nnx.Linear(_HEAD, _CLASSES, rngs=rngs)
+
+    def __call__(self, x: FeatureMap, *, output: str = "conv4") -> FeatureMap:
+        """Feature map of normalised images: 112 channels at stride 16 ("conv4") or 320 at stride 32 ("conv5")."""
+        x = self.stem(x)
+        for block in self._blocks(output):
+            x = block(x)
+        return x
+
+    def classify(self, x: FeatureMap) -> Float[jax.Array, "b 1000"]:
+        """ImageNet logits of normalised images; the average is over each image's own extent."""
+        x = self.head(self(x, output="conv5"))
+        total = convolution.zero_outside(x.values, x.extent).sum(axis=(1, 2))
+        cells = jnp.prod(x.extent, axis=1)[:, None].astype(total.dtype)
+        logits: jax.Array = self.classifier(total / cells)
+        return logits
+
+    def windows(self, output: str = "conv4") -> list[Window]:
+        """The layers along the longest path, for the receptive field."""
+        return [self.stem.window, *(block.depthwise.window for block in self._blocks(output))]
+
+    @staticmethod
+    def normalise(pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b h w 3"]:
+        """RGB in 0 … 255 to the range the weights were trained with."""
+        return (pixels - 127.0) / 128.0
+
+    @staticmethod
+    def channels(output: str = "conv4") -> int:
+        """Channels of the feature map."""
+        return 112 if output == "conv4" else 320
+
+    def _blocks(self, output: str) -> list[InvertedBottleneck]:
+        return list(self.blocks)[: _CONV4_BLOCKS if output == "conv4" else None]

@@ -1,0 +1,152 @@
+"""Building blocks of the backbones: convolution with batch norm, on canvases that hold images of different sizes.
+
+A :class:`FeatureMap` carries the values and, per image, how many rows and columns are real. Every module maps one
+FeatureMap to the next and guarantees: the cells inside the extent equal those of the image processed alone, borders included.
+The output has ``ceil(extent / stride)`` rows and columns, whatever the parity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from delfjax.ops import convolution
+from delfjax.ops.receptive_field import Window
+from delfjax.types import Array
+
+Activation = Literal["none", "relu", "relu6"]
+M = TypeVar("M", bound=nnx.Module)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FeatureMap:
+    """Values on a canvas and the rows and columns of it that each image fills (upper left corner), in cells."""
+
+    values: Float[Array, "b h w c"]
+    extent: Int[Array, "b 2"]
+
+    @classmethod
+    def full(cls, values: Array) -> FeatureMap:
+        """A map whose images fill the whole canvas."""
+        batch, height, width, _ = values.shape
+        return cls(values, jnp.asarray(np.tile(np.array([[height, width]], np.int32), (batch, 1))))
+
+
+def activate(x: Float[Array, "*n"], activation: Activation) -> Float[Array, "*n"]:
+    """Apply the named non-linearity."""
+    if activation == "relu":
+        return jax.nn.relu(x)
+    if activation == "relu6":
+        return jax.nn.relu6(x)
+    return x
+
+
+class ConvNorm(nnx.Module):
+    """Convolution, batch norm (or, once folded, a bias), activation.
+
+    Kernels are ``[k, k, in, out]`` (``[in, out]`` for 1×1, ``[k, k, c]`` for depthwise). ``pad`` zeros stand before the
+    first pixel, ``kernel − 1 − pad`` after the last, so the output has ``ceil(n / stride)`` cells for ``n`` pixels.
+    """
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        *,
+        kernel: int,
+        rngs: nnx.Rngs,
+        stride: int = 1,
+        pad: int | None = None,
+        depthwise: bool = False,
+        activation: Activation = "none",
+        epsilon: float = 1e-5,
+    ) -> None:
+        shape: tuple[int, ...] = (kernel, kernel, features_in, features_out)
+        if depthwise:
+            shape = (kernel, kernel, features_in)
+        elif kernel == 1:
+            shape = (features_in, features_out)
+        fan_in = kernel * kernel * (1 if depthwise else features_in)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) * jnp.float32(np.sqrt(2 / fan_in)))
+        # Exactly one of the two is there: the norm while training, the bias once folded.
+        self.norm = nnx.data(nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs))
+        self.bias = nnx.data(None)
+        self.window = Window(kernel, stride, (kernel - 1) // 2 if pad is None else pad)
+        self.depthwise = depthwise
+        self.activation: Activation = activation
+
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """Pad with zeros, convolve, normalise, activate."""
+        pad, (kernel, stride) = self.padding, (self.window.kernel, self.window.stride)
+        if kernel == 1:
+            values = x.values[:, ::stride, ::stride] if stride > 1 else x.values
+            values = convolution.pointwise(values, self._kernel(x))
+        elif self.depthwise:
+            return self.on_padded(pad_map(x, pad), before=pad[0])
+        else:
+            masked = convolution.zero_outside(x.values, x.extent)
+            values = convolution.dense(masked, self._kernel(x), stride=stride, pad=pad)
+        return FeatureMap(self.finish(values), strided(x.extent, stride))
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros before the first and after the last pixel."""
+        return self.window.pad, self.window.kernel - 1 - self.window.pad
+
+    def on_padded(self, x: FeatureMap, *, before: int) -> FeatureMap:
+        """Depthwise convolution of values already padded (and arbitrary outside the extent)."""
+        masked = convolution.zero_outside(x.values, x.extent, before=before)
+        values = convolution.depthwise(masked, self._kernel(x), stride=self.window.stride)
+        return FeatureMap(self.finish(values), strided(x.extent, self.window.stride))
+
+    def finish(self, values: Array) -> Array:
+        """Batch norm or folded bias, then the activation."""
+        if self.norm is not None:
+            values = self.norm(values)
+        if self.bias is not None:
+            values = values + jnp.asarray(self.bias[...], values.dtype)[None, None, None]
+        return activate(values, self.activation)
+
+    def fold(self) -> None:
+        """Fold the batch norm's running statistics into kernel and bias, in place; inference only."""
+        if self.norm is None:
+            return
+        norm = self.norm
+        scale, offset, mean, variance = (
+            np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias, norm.mean, norm.var)
+        )
+        gain = scale / np.sqrt(variance + norm.epsilon)
+        # The output channel is the last axis of every kernel layout.
+        self.kernel = nnx.Param((np.asarray(self.kernel[...], np.float64) * gain).astype(np.float32))
+        self.bias = nnx.Param((offset - mean * gain).astype(np.float32))
+        self.norm = None
+
+    def _kernel(self, x: FeatureMap) -> jax.Array:
+        return jnp.asarray(self.kernel[...], x.values.dtype)
+
+
+def pad_map(x: FeatureMap, pad: tuple[int, int]) -> FeatureMap:
+    """Canvas widened by ``pad`` rows and columns before and after; the extent keeps counting the image's cells."""
+    return FeatureMap(jnp.pad(x.values, ((0, 0), pad, pad, (0, 0))), x.extent)
+
+
+
+def strided(extent: Int[Array, "b 2"], stride: int) -> Int[Array, "b 2"]:
+    """Rows and columns left of ``extent`` after a stride: ``ceil(extent / stride)``."""
+    return (extent + (stride - 1)) // stride if stride > 1 else extent
+
+
+def fold_batch_norm(model: M) -> M:
+    """A copy of ``model`` for inference, every batch norm folded into its convolution."""
+    folded: M = nnx.clone(model)
+    for _, node in nnx.iter_graph(folded):
+        if isinstance(node, ConvNorm):
+            node.fold()
+    return folded

@@ -1,0 +1,95 @@
+"""Convolutions, each written the way the platform at hand runs fastest; the numbers are the same everywhere.
+
+On CPU, XLA's grouped convolution is many times slower than adding shifted copies, and a 1×1 convolution is fastest as a
+matrix product. On accelerators the library's own convolution kernels win. The choice is made when a program is lowered.
+
+Images of different sizes share one canvas. What makes that exact is :func:`zero_outside`: before each operation that
+looks at neighbours, everything outside an image is set to zero, which is the zero padding the image would have had alone.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def pointwise(x: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "c d"]) -> Float[jax.Array, "b h w d"]:
+    """1×1 convolution as a matrix product."""
+    return jnp.einsum("bhwc,cd->bhwd", x, kernel)
+
+
+def dense(
+    x: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "k k c d"], *, stride: int, pad: tuple[int, int]
+) -> Float[jax.Array, "b h2 w2 d"]:
+    """k×k convolution with ``pad`` zeros before and after each axis."""
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT)
+
+
+def depthwise(
+    x: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "k k c"], *, stride: int
+) -> Float[jax.Array, "b h2 w2 c"]:
+    """Depthwise k×k convolution without padding."""
+    result: jax.Array = jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _shift_and_add(x, kernel, stride),
+        default=lambda x, kernel: _grouped(x, kernel, stride),
+    )
+    return result
+
+
+def _grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    groups = x.shape[-1]
+    return jax.lax.conv_general_dilated(
+        x, kernel[:, :, None], (stride, stride), "VALID", dimension_numbers=_LAYOUT, feature_group_count=groups
+    )
+
+
+def _shift_and_add(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    taps, height, width = kernel.shape[0], x.shape[1], x.shape[2]
+    last_row, last_column = (height - taps) // stride * stride, (width - taps) // stride * stride
+    total = None
+    for i in range(taps):
+        for j in range(taps):
+            shifted = x[:, i : i + last_row + 1 : stride, j : j + last_column + 1 : stride]
+            term = shifted * kernel[i, j][None, None, None]
+            total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def max_pool(
+    x: Float[jax.Array, "b h w c"], *, kernel: int, stride: int, pad: tuple[int, int]
+) -> Float[jax.Array, "b h2 w2 c"]:
+    """k×k maximum of non-negative maps; zeros around the image stand for the missing neighbours."""
+    window, strides = (1, kernel, kernel, 1), (1, stride, stride, 1)
+    zero = jnp.zeros((), x.dtype)
+    return jax.lax.reduce_window(x, zero, jax.lax.max, window, strides, ((0, 0), pad, pad, (0, 0)))
+
+
+def inside(
+    extent: Int[jax.Array, "b 2"], height: int, width: int, *, before: int = 0
+) -> Bool[jax.Array, "b {height} {width} 1"]:
+    """Which cells of a canvas belong to the image in its upper left corner.
+
+    Args:
+        extent: rows and columns of each image, cells.
+        height: rows of the canvas.
+        width: columns of the canvas.
+        before: rows and columns the canvas has been padded with before the image.
+    """
+    rows = jnp.arange(height) - before
+    columns = jnp.arange(width) - before
+    in_rows = (rows >= 0)[None] & (rows[None] < extent[:, :1])
+    in_columns = (columns >= 0)[None] & (columns[None] < extent[:, 1:])
+    return (in_rows[:, :, None] & in_columns[:, None, :])[..., None]
+
+
+def zero_outside(
+    x: Float[jax.Array, "b h w c"], extent: Int[jax.Array, "b 2"], *, before: int = 0
+) -> Float[jax.Array, "b h w c"]:
+    """``x`` with every cell outside its image set to zero."""
+    return jnp.where(inside(extent, x.shape[1], x.shape[2], before=before), x, jnp.zeros((), x.dtype))

@@ -1,0 +1,112 @@
+"""The image pyramid: bilinear resizing of images whose sizes are data, onto canvases whose sizes are static.
+
+Half-pixel convention, no antialiasing, sizes ``round(size · scale)``: a resize by ``s`` maps ``p`` to ``(p + 0.5) · s − 0.5``.
+Source: the TF2 extraction code (bilinear, half-pixel centres); the TF1 release used the legacy sampling grid (D-01).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+# A canvas is a multiple of this many pixels on each side.
+_MULTIPLE = 16
+# Canvases up to this side come in a square shape alone: they cost little and save programs.
+_SQUARE_UP_TO = 192
+# Shorter side of an oblong canvas over its longer one: the commonest shape of a photograph.
+_OBLONG = 0.75
+
+Size = tuple[int, int]
+
+
+def level_size(size: Size, scale: float) -> Size:
+    """Rows and columns of an image of ``size`` at one level of the pyramid; never below one pixel."""
+    return max(1, math.floor(size[0] * scale + 0.5)), max(1, math.floor(size[1] * scale + 0.5))
+
+
+def canvas_sides(longest: float) -> list[int]:
+    """Longer sides of all canvases for levels up to ``longest`` pixels, a factor √2 apart, largest first."""
+    sides: list[int] = []
+    side = float(longest)
+    while side > _MULTIPLE * 4:
+        sides.append(_round_up(side))
+        side /= math.sqrt(2)
+    return [*sides, _MULTIPLE * 4]
+
+
+def canvas_for(size: Size, longest: float) -> Size:
+    """The smallest canvas that holds an image of ``size``: landscape, portrait or square."""
+    side = min(side for side in canvas_sides(longest) if side >= max(size))
+    short = _round_up(side * _OBLONG)
+    if side <= _SQUARE_UP_TO or min(size) > short:
+        return side, side
+    return (short, side) if size[0] <= size[1] else (side, short)
+
+
+def canvases(max_side: int, scales: Sequence[float]) -> list[Size]:
+    """Every canvas that images of up to ``max_side`` pixels can need: the bound on compiled programs."""
+    longest = max_side * max(scales)
+    shapes: set[Size] = set()
+    for side in canvas_sides(longest):
+        short = _round_up(side * _OBLONG)
+        shapes.add((side, side))
+        if side > _SQUARE_UP_TO:
+            shapes |= {(short, side), (side, short)}
+    return sorted(shapes)
+
+
+def resize_onto(
+    source: UInt8[jax.Array, "b s t 3"],
+    sizes: Int[jax.Array, "b 2"],
+    targets: Int[jax.Array, "b 2"],
+    canvas: Size,
+) -> Float[jax.Array, "b h w 3"]:
+    """Each image, in the upper left corner of ``source``, resized into the upper left corner of ``canvas``.
+
+    Args:
+        source: canvases holding images of ``sizes`` rows and columns.
+        sizes: rows and columns of each image.
+        targets: rows and columns after the resize; pixels beyond are unspecified.
+        canvas: static rows and columns of the result.
+    """
+
+    def one(image: jax.Array, size: jax.Array, target: jax.Array) -> jax.Array:
+        y0, y1, fy = _taps(canvas[0], size[0], target[0])
+        x0, x1, fx = _taps(canvas[1], size[1], target[1])
+        fy, fx = fy[:, None, None], fx[None, :, None]
+
+        def tap(rows: jax.Array, columns: jax.Array) -> jax.Array:
+            return image[rows[:, None], columns[None]].astype(jnp.float32)
+
+        upper = tap(y0, x0) * (1 - fx) + tap(y0, x1) * fx
+        lower = tap(y1, x0) * (1 - fx) + tap(y1, x1) * fx
+        return upper * (1 - fy) + lower * fy
+
+    return jax.vmap(one)(source, sizes, targets)
+
+
+def place(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], side: int, batch: int) -> UInt8[np.ndarray, "b s s 3"]:
+    """Images in the upper left corners of ``batch`` square canvases; unused canvases are black."""
+    canvas = np.zeros((batch, side, side, 3), np.uint8)
+    for slot, image in zip(canvas, images, strict=False):
+        slot[: image.shape[0], : image.shape[1]] = image
+    return canvas
+
+
+def _taps(length: int, size: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    position = (jnp.arange(length, dtype=jnp.float32) + 0.5) * (
+        size.astype(jnp.float32) / target.astype(jnp.float32)
+    ) - 0.5
+    position = jnp.clip(position, 0.0, (size - 1).astype(jnp.float32))
+    first = jnp.floor(position).astype(jnp.int32)
+    return first, jnp.minimum(first + 1, size - 1), position - first.astype(jnp.float32)
+
+
+def _round_up(side: float) -> int:
+    # The small slack keeps 1024 · √2 / √2 from becoming 1040.
+    return math.ceil((side - 1e-6) / _MULTIPLE) * _MULTIPLE

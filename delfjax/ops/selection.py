@@ -1,0 +1,88 @@
+"""Keypoint selection: the highest scores over a level, then over the pyramid, with optional suppression of overlaps.
+
+Source: the DELF extraction code (threshold, greedy NMS on receptive boxes, at most ``max_features``). With an overlap limit
+of 1.0 nothing is suppressed and selection is a plain top-k.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+_NOTHING = -jnp.inf
+
+
+def top_cells(
+    scores: Float[jax.Array, "b h w"], inside: Bool[jax.Array, "b h w"], *, count: int
+) -> tuple[Float[jax.Array, "b k"], Int[jax.Array, "b k 2"]]:
+    """The ``k = count`` best cells of each image: scores and ``(y, x)`` cells; score −inf, cell (0, 0) where there is none."""
+    batch, height, width = scores.shape
+    flat = jnp.where(inside, scores, _NOTHING).reshape(batch, height * width)
+    best, index = jax.lax.top_k(flat, min(count, height * width))
+    # Always k, so that levels of any canvas have one shape and the merge is one program.
+    short = ((0, 0), (0, max(0, count - height * width)))
+    best, index = jnp.pad(best, short, constant_values=_NOTHING), jnp.pad(index, short)
+    return best, jnp.stack([index // width, index % width], axis=-1)
+
+
+def keep_by_threshold(
+    scores: Float[jax.Array, "b n"],
+    cells: Int[jax.Array, " b"],
+    *,
+    kind: Literal["none", "absolute", "percentile"],
+    threshold: float,
+) -> Bool[jax.Array, "b n"]:
+    """Which of the descending ``scores`` pass the threshold.
+
+    Args:
+        scores: sorted, best first, −inf where there is none.
+        cells: cells of the whole pyramid of each image, which a percentile refers to.
+        kind: "absolute" keeps ``score ≥ threshold``; "percentile" keeps the scores above that percentile of the image's.
+        threshold: a score, or a percentile in 0–100.
+    """
+    exists = scores > _NOTHING
+    if kind == "absolute":
+        return exists & (scores >= threshold)
+    if kind == "percentile":
+        kept = jnp.ceil(cells.astype(jnp.float32) * (1 - threshold / 100)).astype(jnp.int32)
+        return exists & (jnp.arange(scores.shape[1], dtype=jnp.int32)[None] < kept[:, None])
+    return exists
+
+
+def suppress_overlaps(
+    boxes: Float[jax.Array, "n 4"], scores: Float[jax.Array, " n"], *, limit: float, count: int
+) -> Int[jax.Array, " count"]:
+    """Greedy non-maximum suppression: indices of the kept boxes, best first, ``n`` where fewer remain.
+
+    Args:
+        boxes: ``(y0, x0, y1, x1)``.
+        scores: −inf marks boxes that do not exist.
+        limit: boxes whose intersection over union with a kept one exceeds this are dropped.
+        count: boxes to keep at most.
+    """
+    areas = _area(boxes)
+
+    def pick(step: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        left, kept = state
+        best = jnp.argmax(left)
+        found = left[best] > _NOTHING
+        overlap = _intersection(boxes[best], boxes)
+        iou = overlap / (areas[best] + areas - overlap)
+        left = jnp.where(found & (iou > limit), _NOTHING, left).at[best].set(_NOTHING)
+        return left, kept.at[step].set(jnp.where(found, best, boxes.shape[0]).astype(jnp.int32))
+
+    start = (scores, jnp.full(count, boxes.shape[0], jnp.int32))
+    kept: jax.Array = jax.lax.fori_loop(0, count, pick, start)[1]
+    return kept
+
+
+def _area(boxes: jax.Array) -> jax.Array:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _intersection(box: jax.Array, boxes: jax.Array) -> jax.Array:
+    upper, lower = jnp.maximum(box[None, :2], boxes[:, :2]), jnp.minimum(box[None, 2:], boxes[:, 2:])
+    return jnp.prod(jnp.maximum(lower - upper, 0.0), axis=-1)

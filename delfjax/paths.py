@@ -1,0 +1,40 @@
+"""Where data lives. The only room that reads the environment.
+
+``DELFJAX_DATA`` moves the data root; otherwise it is ``data/`` of the checkout, or ``delfjax-data`` in the current
+folder when the library was installed without its checkout.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def repository_root() -> Path | None:
+    """The checkout this library runs from, or ``None`` when it was installed as a plain package."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
+
+
+def data_root() -> Path:
+    """Root of everything the suite reads and writes."""
+    moved = os.environ.get("DELFJAX_DATA")
+    if moved:
+        return Path(moved).expanduser().resolve()
+    root = repository_root()
+    return root / "data" if root is not None else Path.cwd() / "delfjax-data"
+
+
+def runs_root() -> Path:
+    """Folder of the run folders: ``runs/<experiment>/<hash10>``."""
+    return data_root() / "runs"
+
+
+def cache_root() -> Path:
+    """Folder of what can be computed again: stores of `evaluate`, compiled programs."""
+    return data_root() / "cache"
+
+
+def compilation_cache() -> Path:
+    """Folder of the persistent cache of compiled programs."""
+    return cache_root() / "xla"

@@ -1,0 +1,402 @@
+"""Figures from arrays: each function returns a :class:`matplotlib.figure.Figure` and neither shows nor saves it.
+
+Nothing here touches the global state of ``pyplot``. Colours are those of Okabe and Ito, told apart by colour-blind
+readers, and no figure relies on colour alone. Images are RGB ``uint8``; coordinates are ``(y, x)`` pixels, pixel
+centres at integers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+
+from delfjax.types import Array, LocalFeatures
+
+# Rows and columns without names: the images of one figure differ in size.
+Photo = UInt8[np.ndarray, "_ _ 3"]
+
+# Okabe and Ito 2008, "Color Universal Design".
+BLACK, GREY = "#000000", "#8c8c8c"
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+
+# Verdict → colour of the frame and the mark that says the same without colour.
+_VERDICTS = {True: (BLUE, "✓"), False: (VERMILLION, "✗"), None: (GREY, "")}
+# Width of a figure and height of one that shows photos, inches; 1 200 × 780 pixels, which a laptop shows in full.
+_WIDTH, _TALLEST = 10.0, 6.5
+_DPI = 120
+# Room for a headline, for a line of text and between images, inches.
+_HEADLINE, _LINE, _GAP = 0.42, 0.22, 0.1
+_SMALL, _TEXT, _TITLE = 9, 10, 12
+# Lines over photos: bright enough for dark ones, with a dark seam for bright ones.
+_LINES = LinearSegmentedColormap.from_list("sky to yellow", [SKY, "#56e0b0", YELLOW, ORANGE])
+_SEAM = [Stroke(linewidth=2.2, foreground=(0, 0, 0, 0.55)), Normal()]
+
+
+@dataclass(frozen=True)
+class RankedImage:
+    """One entry of a ranked list, ready to be drawn.
+
+    Attributes:
+        image: RGB.
+        title: what it is called, one line.
+        score: what it was ranked by, in words, for instance ``"87 inliers"``.
+        verdict: whether it is right; ``None`` where that is not known.
+    """
+
+    image: Photo
+    title: str
+    score: str = ""
+    verdict: bool | None = None
+
+
+class InlineFigure(Figure):
+    """A figure that a notebook shows as the value of a cell, without ``pyplot`` or a magic command."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
+
+
+def plot_ranked_list(
+    query: Photo, results: Sequence[RankedImage], *, title: str = "", columns: int = 6, query_title: str = "query"
+) -> Figure:
+    """The query, then its results, best first, in rows; frames and marks tell right from wrong.
+
+    Args:
+        query: RGB.
+        results: ranked images, best first; possibly none.
+        title: headline; by default it counts the results, and the right ones where verdicts are known.
+        columns: images in a row, the query included.
+        query_title: name of the query.
+    """
+    shown = [RankedImage(query, query_title), *results]
+    cells, rows = min(columns, len(shown)), math.ceil(len(shown) / columns)
+    side = (_WIDTH - _GAP) / columns - _GAP
+    step = 0.75 * side + 2 * _LINE + _GAP
+    # Two cells at least: the headline needs the room.
+    width, height = max(2, cells) * (side + _GAP) + _GAP, rows * step + _HEADLINE
+    figure = _figure(title or _count_verdicts(results), width=width, height=height)
+    for rank, result in enumerate(shown):
+        row, column = divmod(rank, columns)
+        bottom = height - _HEADLINE - row * step - _LINE - 0.75 * side
+        axes = _axes_at(figure, (_GAP + column * (side + _GAP), bottom, side, 0.75 * side))
+        colour, mark = _VERDICTS[result.verdict] if rank else (BLACK, "")
+        place = f"{rank} · {result.score}" if result.score else str(rank)
+        _draw_framed(axes, result.image, colour=colour, headline=f"{place} {mark}".rstrip() if rank else query_title)
+        if rank:
+            axes.set_xlabel(_elided(result.title), fontsize=_SMALL, labelpad=4)
+    return figure
+
+
+def plot_correspondences(
+    image1: Photo,
+    image2: Photo,
+    *,
+    keypoints1_yx: Float[Array, "m 2"],
+    keypoints2_yx: Float[Array, "m 2"],
+    inliers: Bool[Array, " m"],
+    title: str = "",
+    max_lines: int = 120,
+) -> Figure:
+    """Two images at one height, with their inliers joined by lines and the other putative matches faint behind.
+
+    A line has the colour of its height in the first image, so that crossing lines stand out and single ones can be
+    followed.
+
+    Args:
+        image1: RGB.
+        image2: RGB.
+        keypoints1_yx: matched keypoints in the first image, pixels.
+        keypoints2_yx: the same in the second.
+        inliers: which matches agree with the verified transform.
+        title: put before the count, for instance the names of the images.
+        max_lines: inliers, and as many of the others, that are drawn; evenly taken from all of them.
+    """
+    height = max(image1.shape[0], image2.shape[0])
+    factor1, factor2 = height / image1.shape[0], height / image2.shape[0]
+    gap = 0.02 * height
+    left = image1.shape[1] * factor1 + gap
+    width = left + image2.shape[1] * factor2
+    kept = np.asarray(inliers)
+    count = f"{int(kept.sum())} inliers of {len(kept)} putative matches"
+    drawn = f" ({max_lines} drawn)" if kept.sum() > max_lines else ""
+    figure, (axes,) = _photo_row([width / height], title=f"{title}: {count}{drawn}" if title else count + drawn)
+    for image, factor, offset in ((image1, factor1, 0.0), (image2, factor2, left)):
+        extent = (offset, offset + image.shape[1] * factor, height, 0.0)
+        axes.imshow(image, extent=extent, interpolation="antialiased")
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    # Drawn with the outer edge of the images at 0: pixel centres lie half a pixel in.
+    start = (np.asarray(keypoints1_yx, dtype=np.float64)[:, ::-1] + 0.5) * factor1
+    end = (np.asarray(keypoints2_yx, dtype=np.float64)[:, ::-1] + 0.5) * factor2 + (left, 0.0)
+    _draw_outliers(axes, start[~kept], end[~kept], max_lines=max_lines)
+    _draw_inliers(axes, start[kept], end[kept], height=float(height), max_lines=max_lines)
+    return figure
+
+
+def plot_attention(
+    image: Photo,
+    scores: Float[Array, "rows columns"],
+    *,
+    first_cell_yx: tuple[float, float],
+    cell_px: float,
+    title: str = "Where the scorer looks",
+    label: str = "attention score",
+) -> Figure:
+    """A photo, and beside it the scores of the feature map laid over it, with their scale.
+
+    Args:
+        image: RGB.
+        scores: one score per cell of the feature map.
+        first_cell_yx: where the centre of cell (0, 0) lies, pixels of ``image``.
+        cell_px: distance between neighbouring cells, pixels of ``image``.
+        title: headline.
+        label: what the scores are, beside the colour bar.
+    """
+    height, width = image.shape[:2]
+    values = np.asarray(scores, dtype=np.float64)
+    figure, (plain, overlaid, bar) = _photo_row([width / height] * 2, title=title, bar=True)
+    top, left = (first - cell_px / 2 for first in first_cell_yx)
+    extent = (left, left + cell_px * values.shape[1], top + cell_px * values.shape[0], top)
+    plain.imshow(image)
+    overlaid.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+    heat = overlaid.imshow(values, extent=extent, cmap="inferno", alpha=0.65, interpolation="bilinear")
+    for axes in (plain, overlaid):
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    _draw_bar(bar, heat, label=label)
+    return figure
+
+
+def plot_keypoints(
+    image: Photo,
+    features: LocalFeatures,
+    *,
+    boxes_yx: Float[Array, "n 4"] | None = None,
+    top: int = 200,
+    boxes: int = 5,
+    title: str = "",
+) -> Figure:
+    """The keypoints with the highest scores, larger where they come from a smaller image, and what a few of them see.
+
+    Args:
+        image: RGB.
+        features: local features of one image.
+        boxes_yx: their receptive boxes ``(y0, x0, y1, x1)``, pixels of ``image``; none are drawn without.
+        top: keypoints drawn, highest score first.
+        boxes: how many receptive boxes are drawn: the best keypoint of each image scale, best first.
+        title: headline; by default it counts.
+    """
+    valid = np.flatnonzero(np.asarray(features.valid))
+    scores, scales = np.asarray(features.scores), np.asarray(features.scales)
+    order = valid[np.argsort(-scores[valid], kind="stable")][:top]
+    points = np.asarray(features.keypoints_yx)[order]
+    height, width = image.shape[:2]
+    headline = title or f"Top {len(order)} of {len(valid)} keypoints"
+    figure, (axes, bar) = _photo_row([width / height], title=headline, bar=True)
+    axes.imshow(image)
+    shown = axes.scatter(
+        points[:, 1], points[:, 0], s=14 / np.sqrt(scales[order]), c=scores[order], cmap="plasma",
+        edgecolors="white", linewidths=0.6, zorder=3,
+    )  # fmt: skip
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    if boxes_yx is not None:
+        _draw_boxes(axes, np.asarray(boxes_yx)[order], scales[order], count=boxes)
+    _draw_bar(bar, shown, label="score")
+    return figure
+
+
+def plot_stage_times(seconds: Mapping[str, float], *, title: str = "") -> Figure:
+    """How long each stage took, one bar each from top to bottom, in the order given.
+
+    Args:
+        seconds: stage → seconds.
+        title: headline; by default the total.
+    """
+    names, values = list(seconds), np.array(list(seconds.values()), dtype=np.float64)
+    headline = title or f"{_seconds(float(values.sum()))} in all"
+    figure = _figure(headline, width=0.7 * _WIDTH, height=0.36 * len(seconds) + _HEADLINE)
+    axes = _bar_axes(figure)
+    bars = axes.barh(names, values, color=BLUE, height=0.65)
+    axes.bar_label(bars, [_seconds(value) for value in values], padding=4, fontsize=_TEXT)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(float(values.max(initial=0.0)), 1e-9) * 1.15)
+    axes.xaxis.set_visible(False)
+    return figure
+
+
+def plot_tier_scores(tiers: Mapping[str, Mapping[str, float]], *, title: str = "Mean average precision") -> Figure:
+    """Scores of each tier side by side, one bar for each way to rank.
+
+    Args:
+        tiers: tier → way to rank (for instance votes, inliers) → mean average precision in [0, 1].
+        title: headline.
+    """
+    ways = list(dict.fromkeys(way for scores in tiers.values() for way in scores))
+    figure = _figure(title, width=max(0.4 * _WIDTH, min(_WIDTH, 0.55 * len(tiers) * len(ways) + 1.6)), height=3.4)
+    axes = _bar_axes(figure)
+    bar_width = 0.8 / max(1, len(ways))
+    for number, way in enumerate(ways):
+        aside = (number - (len(ways) - 1) / 2) * bar_width
+        places = [place + aside for place, scores in enumerate(tiers.values()) if way in scores]
+        values = [scores[way] for scores in tiers.values() if way in scores]
+        colour = (SKY, BLUE, ORANGE, GREEN, PURPLE)[number % 5]
+        bars = axes.bar(places, values, width=0.92 * bar_width, color=colour, label=way)
+        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=_SMALL)
+    axes.set_xticks(range(len(tiers)), list(tiers), fontsize=_TEXT)
+    axes.set_ylim(0, 1.08)
+    axes.yaxis.set_visible(False)
+    if len(ways) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=_TEXT)
+    return figure
+
+
+def _figure(title: str, *, width: float, height: float) -> Figure:
+    """An empty figure of that many inches with its headline; places in it are fixed, not laid out."""
+    figure = InlineFigure(figsize=(width, height), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=_TITLE, fontweight="bold", y=1 - 0.1 / height, va="top")
+    return figure
+
+
+def _axes_at(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
+    """Axes at (left, bottom, width, height) inches."""
+    width, height = figure.get_size_inches()
+    left, bottom, across, up = place
+    return figure.add_axes((left / width, bottom / height, across / width, up / height))
+
+
+def _photo_row(aspects: Sequence[float], *, title: str, bar: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of photos side by side, as large as fits, with their axes; those of a colour bar come last.
+
+    Args:
+        aspects: width over height of each photo.
+        title: headline.
+        bar: leave room for a colour bar.
+    """
+    gaps, bar_room = _GAP * (len(aspects) + 1), 0.75 if bar else 0.0
+    tall = min(_TALLEST - _HEADLINE - _GAP, (_WIDTH - gaps - bar_room) / sum(aspects))
+    figure = _figure(title, width=tall * sum(aspects) + gaps + bar_room, height=tall + _HEADLINE + _GAP)
+    axes, left = [], _GAP
+    for aspect in aspects:
+        axes.append(_axes_at(figure, (left, _GAP, tall * aspect, tall)))
+        axes[-1].set_axis_off()
+        left += tall * aspect + _GAP
+    if bar:
+        axes.append(_axes_at(figure, (left, _GAP, 0.16, tall)))
+    return figure, axes
+
+
+def _draw_bar(axes: Axes, coloured: ScalarMappable, *, label: str) -> None:
+    """The colours of ``coloured`` and what they stand for; nothing where there is nothing coloured."""
+    values = coloured.get_array()
+    if values is None or not values.size:
+        axes.set_axis_off()
+        return
+    # The same colours, but not translucent as they may be over the photo.
+    bar = axes.figure.colorbar(ScalarMappable(coloured.norm, coloured.cmap), cax=axes)
+    bar.set_label(label, fontsize=_TEXT)
+    axes.tick_params(labelsize=_SMALL, length=2)
+    bar.outline.set_visible(False)
+
+
+def _count_verdicts(results: Sequence[RankedImage]) -> str:
+    judged = [result.verdict for result in results if result.verdict is not None]
+    number = f"{len(results)} result{'' if len(results) == 1 else 's'}" if results else "No result"
+    return f"{number}, {sum(judged)} of {len(judged)} right" if judged else number
+
+
+def _draw_framed(axes: Axes, image: Photo, *, colour: str, headline: str) -> None:
+    """An image in the middle of a cell of four by three, with a coloured frame around it and a headline above."""
+    height, width = image.shape[:2]
+    across, up = max(width, height * 4 / 3), max(height, width * 3 / 4)
+    axes.imshow(image)
+    axes.set(
+        xlim=((width - across) / 2 - 0.5, (width + across) / 2 - 0.5),
+        ylim=((height + up) / 2 - 0.5, (height - up) / 2 - 0.5),
+        xticks=[],
+        yticks=[],
+        facecolor="#f0f0f0",
+    )
+    axes.spines[:].set(color=colour, linewidth=3)
+    axes.set_title(headline, fontsize=_TEXT, color=colour, fontweight="bold", pad=5)
+
+
+def _elided(name: str, limit: int = 22) -> str:
+    """``name``, or its end where it is too long to stand under an image."""
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"
+
+
+def _evenly(count: int, limit: int) -> np.ndarray:
+    """At most ``limit`` of ``count`` indices, evenly taken."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int)) if count else np.arange(0)
+
+
+def _draw_outliers(axes: Axes, start: np.ndarray, end: np.ndarray, *, max_lines: int) -> None:
+    drawn = _evenly(len(start), max_lines)
+    lines = np.stack([start[drawn], end[drawn]], axis=1)
+    axes.add_collection(LineCollection(list(lines), colors=[to_rgba("white", 0.25)], linewidths=0.6, label="outliers"))
+    for points in (start, end):
+        axes.scatter(points[:, 0], points[:, 1], s=3, color=to_rgba("white", 0.35), linewidths=0)
+
+
+def _draw_inliers(axes: Axes, start: np.ndarray, end: np.ndarray, *, height: float, max_lines: int) -> None:
+    drawn = _evenly(len(start), max_lines)
+    segments = list(np.stack([start[drawn], end[drawn]], axis=1))
+    lines = LineCollection(segments, cmap=_LINES, linewidths=1.1, path_effects=_SEAM, label="inliers")
+    lines.set_array(start[drawn, 1])
+    lines.set_clim(0, height)
+    axes.add_collection(lines)
+    for points in (start, end):
+        axes.scatter(
+            points[:, 0], points[:, 1], s=10, c=start[:, 1], cmap=_LINES, vmin=0, vmax=height,
+            edgecolors="black", linewidths=0.5, zorder=3,
+        )  # fmt: skip
+
+
+def _draw_boxes(axes: Axes, boxes_yx: np.ndarray, scales: np.ndarray, *, count: int) -> None:
+    """Receptive boxes of the best keypoint of each scale, each with its centre marked and its scale written."""
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    best = np.sort(np.unique(scales, return_index=True)[1])[:count]
+    for number, index in enumerate(best):
+        y0, x0, y1, x1 = boxes_yx[index]
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        colour = (ORANGE, SKY, GREEN, YELLOW, PURPLE, VERMILLION, BLUE)[number % 7]
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2))
+        axes.plot(x, y, marker="+", color=colour, markersize=12, markeredgewidth=2.5, zorder=4)
+        # The label keeps inside the image, whichever edge the keypoint is near.
+        beside = "left" if x < 0.15 * width else "right" if x > 0.85 * width else "center"
+        above = y > 0.15 * height
+        axes.annotate(
+            f"scale {scales[index]:.2g}", (x, y), xytext=(0, 9 if above else -9), textcoords="offset points",
+            fontsize=_SMALL, ha=beside, va="bottom" if above else "top", zorder=5,
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
+        )  # fmt: skip
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def _bar_axes(figure: Figure) -> Axes:
+    """Axes of a figure of bars: with numbers on them, bars need neither frame nor ticks."""
+    room = _HEADLINE / figure.get_size_inches()[1]
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - room)))
+    axes = figure.subplots()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=_TEXT)
+    return axes

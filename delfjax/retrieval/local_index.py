@@ -1,0 +1,284 @@
+"""The index over all local descriptors of a database: nearest neighbours, grouped into putative matches per image.
+
+Exact, inverted lists, or the paper's inverted lists with a product quantiser (10 sub-vectors × 5 bits). Vectors are unit
+length, so squared L2 distance ``d²`` and cosine agree: ``cosine = 1 − d² / 2``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Int
+
+from delfjax.config import DelfConfig, IndexConfig, config_hash, from_dict, to_dict
+from delfjax.features.reduction import Reduction, fit_from_store
+from delfjax.features.store import FeatureStore
+from delfjax.rng import named_generator
+from delfjax.types import DelfjaxError
+
+FORMAT_VERSION = 1
+_ARRAYS = ("keypoints_yx", "scales", "offsets", "image_sizes", "mean", "projection")
+# Points a coarse centroid wants for training; FAISS warns below it.
+_POINTS_PER_CENTROID = 39
+
+
+class LocalIndexError(DelfjaxError):
+    """An index that cannot be built, or a folder that is not an intact index of this version."""
+
+
+@dataclass(frozen=True)
+class PutativeMatches:
+    """Putative matches of one query, grouped by database image, images with most matches first.
+
+    Attributes:
+        images: database images.
+        votes: number of matches of each, at most one per query feature.
+        similarity: sum of their cosines; breaks ties of votes.
+        starts: matches of ``images[i]`` are ``starts[i]:starts[i + 1]``.
+        query_index: query feature of each match.
+        database_index: feature of each match, counted over the whole database.
+        cosine: cosine of each match.
+    """
+
+    images: Int[np.ndarray, " i"]
+    votes: Int[np.ndarray, " i"]
+    similarity: Float[np.ndarray, " i"]
+    starts: Int[np.ndarray, " i1"]
+    query_index: Int[np.ndarray, " m"]
+    database_index: Int[np.ndarray, " m"]
+    cosine: Float[np.ndarray, " m"]
+
+
+@dataclass(frozen=True)
+class LocalIndex:
+    """All that a search needs of a database, without its store or its photos.
+
+    Attributes:
+        config: the whole config it was built with.
+        names: database images, in the order of their numbers.
+        image_sizes: rows and columns of each original image.
+        offsets: features of image ``i`` are ``offsets[i]:offsets[i + 1]``.
+        keypoints_yx: of every feature, pixels of the original image.
+        scales: image scale of every feature.
+        reduction: to be applied to query descriptors.
+        vectors: the FAISS index.
+        photos: folder the names are relative to; empty if unknown.
+        seconds: time each step of the build took.
+    """
+
+    config: DelfConfig
+    names: list[str]
+    image_sizes: Int[np.ndarray, "images 2"]
+    offsets: Int[np.ndarray, " images1"]
+    keypoints_yx: Float[np.ndarray, "n 2"]
+    scales: Float[np.ndarray, " n"]
+    reduction: Reduction
+    vectors: Any = field(repr=False)
+    photos: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def putative_matches(self, descriptors: Float[np.ndarray, "q d"], *, neighbours: int) -> PutativeMatches:
+        """``neighbours`` nearest of each reduced query descriptor, at most one match per (query feature, image)."""
+        count = min(neighbours, len(self.scales))
+        if not len(descriptors) or not count:
+            return _group(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32), self.offsets)
+        squared, found = self.vectors.search(np.ascontiguousarray(descriptors, np.float32), count)
+        return _group(found, 1 - squared / 2, self.offsets)
+
+    def save(self, path: Path) -> None:
+        """Write the index as a folder, all of it or nothing; an index already there is replaced."""
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        faiss.write_index(self.vectors, str(partial / "vectors.faiss"))
+        for name, array in _arrays(self).items():
+            np.save(partial / f"{name}.npy", array, allow_pickle=False)
+        files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        header = {
+            "format": "delfjax local index",
+            "version": FORMAT_VERSION,
+            "config": to_dict(self.config),
+            "config_hash": config_hash(self.config),
+            "extraction_hash": self.reduction.extraction_hash,
+            "explained": self.reduction.explained,
+            "photos": self.photos,
+            "names": self.names,
+            "seconds": self.seconds,
+            "files": files,
+        }
+        (partial / "index.json").write_text(json.dumps(header, indent=1, ensure_ascii=False), encoding="utf-8")
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+
+
+def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") -> LocalIndex:
+    """Fit the reduction on ``store`` and index its descriptors.
+
+    Raises:
+        LocalIndexError: the store is empty, or was extracted with another config.
+        ReductionError: it holds too few descriptors for ``config.reduction.dim``.
+    """
+    if store.config_hash != config_hash(config.extraction()):
+        raise LocalIndexError(
+            f"{store.path}: extracted with config {store.config_hash}, this index asks for "
+            f"{config_hash(config.extraction())}; extract again or use the store's own settings"
+        )
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "reduction"):
+        reduction = fit_from_store(store, config=config.reduction, seed=config.seed)
+        features = store.arrays(reduce=reduction)
+    with _timed(seconds, "index"):
+        vectors = _build_vectors(features.descriptors, config.index, config.seed)
+    return LocalIndex(
+        config=config,
+        names=list(store.names),
+        image_sizes=np.array([store.get(name).image_size for name in store.names], np.int64),
+        offsets=features.offsets,
+        keypoints_yx=features.keypoints_yx,
+        scales=features.scales,
+        reduction=reduction,
+        vectors=vectors,
+        photos=photos,
+        seconds=seconds,
+    )
+
+
+def open_index(path: Path) -> LocalIndex:
+    """The index in the folder ``path``, its arrays memory-mapped.
+
+    Raises:
+        LocalIndexError: not an index, of another version, or damaged; the message names the file.
+    """
+    header = _read_header(path)
+    for name, digest in header["files"].items():
+        if not (path / name).is_file() or _digest(path / name) != digest:
+            raise LocalIndexError(f"{path / name}: missing or damaged (its digest is not the recorded one); build the index again")
+    arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+    vectors = faiss.read_index(str(path / "vectors.faiss"))
+    mean, projection = arrays.pop("mean"), arrays.pop("projection")
+    return LocalIndex(
+        config=from_dict(DelfConfig, header["config"]),
+        names=header["names"],
+        reduction=Reduction(mean, projection, header["explained"], header["extraction_hash"]),
+        vectors=vectors,
+        photos=header["photos"],
+        seconds=header["seconds"],
+        **arrays,
+    )
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    file = path / "index.json"
+    if not file.is_file():
+        raise LocalIndexError(f"{path}: no index here (index.json is missing); make one with `delfjax index`")
+    try:
+        header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = header["version"]
+    except (ValueError, KeyError, UnicodeDecodeError) as error:
+        raise LocalIndexError(f"{file}: damaged ({error})") from None
+    if version != FORMAT_VERSION:
+        raise LocalIndexError(f"{file}: index format {version}, this version reads {FORMAT_VERSION}; build the index again")
+    if config_hash(header["config"]) != header["config_hash"]:
+        raise LocalIndexError(f"{file}: damaged (its config does not have the recorded hash {header['config_hash']})")
+    return header
+
+
+def _build_vectors(descriptors: Float[np.ndarray, "n d"], config: IndexConfig, seed: int) -> Any:
+    count, dim = descriptors.shape
+    kind = config.kind
+    if kind == "auto":
+        kind = "exact" if count <= config.auto_exact_below else "ivf"
+    if kind == "exact":
+        vectors = faiss.IndexFlatL2(dim)
+    else:
+        vectors = _inverted_lists(kind, count, dim, config, seed)
+        picked = np.sort(named_generator(seed, "index").permutation(count)[: config.train_samples])
+        vectors.train(descriptors[picked])
+    vectors.add(descriptors)
+    return vectors
+
+
+def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: int) -> Any:
+    trainable = max(1, min(count, config.train_samples) // _POINTS_PER_CENTROID)
+    lists = config.lists or min(trainable, int(4 * np.sqrt(count)))
+    if lists > trainable:
+        raise LocalIndexError(
+            f"index.lists is {lists}, but {min(count, config.train_samples)} training descriptors allow {trainable}; "
+            "lower index.lists or raise index.train_samples"
+        )
+    coarse = faiss.IndexFlatL2(dim)
+    if kind == "ivf":
+        vectors = faiss.IndexIVFFlat(coarse, dim, lists, faiss.METRIC_L2)
+    else:
+        if dim % config.pq_subvectors:
+            raise LocalIndexError(f"index.pq_subvectors is {config.pq_subvectors}, which does not divide reduction.dim {dim}")
+        vectors = faiss.IndexIVFPQ(coarse, dim, lists, config.pq_subvectors, config.pq_bits, faiss.METRIC_L2)
+    # The Python object owning the coarse quantiser must outlive the index.
+    coarse.this.disown()
+    vectors.own_fields = True
+    vectors.cp.seed = seed + 1
+    vectors.cp.niter = config.kmeans_iterations
+    vectors.nprobe = min(config.probes, lists)
+    return vectors
+
+
+def _group(
+    found: Int[np.ndarray, "q k"], cosine: Float[np.ndarray, "q k"], offsets: Int[np.ndarray, " images1"]
+) -> PutativeMatches:
+    """Neighbours (best first in each row, −1 where missing) as matches grouped by image."""
+    queries = np.repeat(np.arange(len(found)), found.shape[1])
+    flat, cosine = found.ravel(), cosine.ravel()
+    held = flat >= 0
+    queries, flat, cosine = queries[held], flat[held], cosine[held]
+    image = np.searchsorted(offsets, flat, side="right") - 1
+    # Neighbours come best first, so the first occurrence of a (image, query feature) pair is its best match.
+    pairs, first = np.unique(image * (len(found) + 1) + queries, return_index=True)
+    image = pairs // (len(found) + 1)
+    queries, flat, cosine = queries[first], flat[first], cosine[first]
+    images, begin, votes = np.unique(image, return_index=True, return_counts=True)
+    similarity = np.add.reduceat(cosine.astype(np.float64), begin) if len(images) else np.zeros(0)
+    order = np.lexsort((images, -similarity, -votes))
+    pick = np.concatenate([np.arange(b, b + v) for b, v in zip(begin[order], votes[order], strict=True)] or [[]])
+    pick = pick.astype(np.int64)
+    return PutativeMatches(
+        images=images[order],
+        votes=votes[order],
+        similarity=similarity[order],
+        starts=np.concatenate([[0], np.cumsum(votes[order])]).astype(np.int64),
+        query_index=queries[pick],
+        database_index=flat[pick],
+        cosine=cosine[pick],
+    )
+
+
+def _arrays(index: LocalIndex) -> dict[str, np.ndarray]:
+    own = {name: getattr(index, name) for name in _ARRAYS if hasattr(index, name)}
+    return {**own, "mean": index.reduction.mean, "projection": index.reduction.projection}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
+
+
+class _timed:
+    """Adds the seconds of the block to ``seconds[name]``."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start

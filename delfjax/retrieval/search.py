@@ -1,0 +1,153 @@
+"""The search pipeline: query features → putative matches → shortlist → geometric verification → ranked list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from delfjax.config import SearchConfig, VerificationConfig
+from delfjax.ops.matching import mutual_nearest
+from delfjax.retrieval.local_index import LocalIndex, PutativeMatches
+from delfjax.retrieval.verification import verify
+from delfjax.types import LocalFeatures, Matches, Verification
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """Matches of the query with one database image, and what verification made of them.
+
+    Attributes:
+        query_yx: matched query keypoints, pixels.
+        database_yx: matched database keypoints, pixels.
+        inlier: which of them agree with ``transform``.
+        transform: query ``(x, y, 1)`` to database ``(x, y, 1)``.
+    """
+
+    query_yx: Float[np.ndarray, "m 2"]
+    database_yx: Float[np.ndarray, "m 2"]
+    inlier: Bool[np.ndarray, " m"]
+    transform: Float[np.ndarray, "3 3"]
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """Answer to one query, best first.
+
+    Attributes:
+        images: every database image: the verified shortlist, then the others with a match, then those without.
+        votes: putative matches of each.
+        inliers: verified matches of each; zero beyond the shortlist.
+        by_votes: the images in the order they had before verification.
+        correspondences: of the shortlisted images, keyed by image.
+    """
+
+    images: Int[np.ndarray, " images"]
+    votes: Int[np.ndarray, " images"]
+    inliers: Int[np.ndarray, " images"]
+    by_votes: Int[np.ndarray, " images"]
+    correspondences: dict[int, Correspondences]
+
+
+def search(
+    index: LocalIndex,
+    query: LocalFeatures,
+    *,
+    config: SearchConfig,
+    verification: VerificationConfig,
+) -> RankedList:
+    """Rank every image of the database for one query: by inliers, ties by votes.
+
+    Args:
+        index: the database.
+        query: unreduced features of the query image, on the host, all valid.
+        config: neighbours and length of the shortlist.
+        verification: geometric model and tolerance.
+    """
+    putative = index.putative_matches(index.reduction(np.asarray(query.descriptors)), neighbours=config.neighbours)
+    shortlist = min(config.shortlist, len(putative.images))
+    matches = _matches(index, query, putative, shortlist)
+    verified = verify(matches, config=verification)
+    order = np.argsort(-verified.inliers, kind="stable")
+    unmatched = np.setdiff1d(np.arange(len(index.names)), putative.images)
+    votes = np.concatenate([putative.votes, np.zeros(len(unmatched), np.int64)])
+    inliers = np.zeros(len(index.names), np.int64)
+    inliers[:shortlist] = verified.inliers
+    by_votes = np.concatenate([putative.images, unmatched])
+    ranked = np.concatenate([order, np.arange(shortlist, len(by_votes))])
+    return RankedList(
+        images=by_votes[ranked],
+        votes=votes[ranked],
+        inliers=inliers[ranked],
+        by_votes=by_votes,
+        correspondences={
+            int(putative.images[row]): _correspondences(matches, verified, row) for row in range(shortlist)
+        },
+    )
+
+
+def match_pair(first: LocalFeatures, second: LocalFeatures, *, verification: VerificationConfig) -> Correspondences:
+    """Mutual nearest neighbours of two images' unreduced descriptors, verified geometrically."""
+    size = _padded_size(max(len(first.scales), len(second.scales)))
+    nearest, cosine, mutual = jax.device_get(
+        _mutual_nearest()(
+            _rows(first.descriptors, size), _rows(second.descriptors, size), _rows(first.valid, size), _rows(second.valid, size)
+        )
+    )
+    mine = np.flatnonzero(mutual)
+    theirs = nearest[mine]
+    one = Matches(
+        query_yx=np.asarray(first.keypoints_yx)[None, mine],
+        database_yx=np.asarray(second.keypoints_yx)[None, theirs],
+        query_scales=np.asarray(first.scales)[None, mine],
+        database_scales=np.asarray(second.scales)[None, theirs],
+        similarity=cosine[None, mine],
+        valid=np.ones((1, len(mine)), bool),
+    )
+    return _correspondences(one, verify(one, config=verification), 0)
+
+
+def _matches(index: LocalIndex, query: LocalFeatures, putative: PutativeMatches, shortlist: int) -> Matches:
+    """Putative matches of the first ``shortlist`` images, padded to the longest list."""
+    votes = putative.votes[:shortlist]
+    longest = int(votes.max(initial=0))
+    slot = np.arange(longest)[None]
+    valid = slot < votes[:, None]
+    pick = np.where(valid, putative.starts[:shortlist, None] + slot, 0)
+    mine, theirs = putative.query_index[pick], putative.database_index[pick]
+    return Matches(
+        query_yx=np.asarray(query.keypoints_yx)[mine],
+        database_yx=np.asarray(index.keypoints_yx)[theirs],
+        query_scales=np.asarray(query.scales)[mine],
+        database_scales=np.asarray(index.scales)[theirs],
+        similarity=putative.cosine[pick],
+        valid=valid,
+    )
+
+
+def _correspondences(matches: Matches, verified: Verification, row: int) -> Correspondences:
+    held = np.asarray(matches.valid)[row]
+    return Correspondences(
+        query_yx=np.asarray(matches.query_yx)[row][held],
+        database_yx=np.asarray(matches.database_yx)[row][held],
+        inlier=np.asarray(verified.inlier_mask)[row][held],
+        transform=np.asarray(verified.transform)[row],
+    )
+
+
+@cache
+def _mutual_nearest() -> jax.stages.Wrapped:
+    return jax.jit(mutual_nearest)
+
+
+def _padded_size(count: int) -> int:
+    # Powers of two, so that pairs of any number of features share a few programs.
+    return max(64, 1 << (count - 1).bit_length())
+
+
+def _rows(values: np.ndarray | jax.Array, size: int) -> np.ndarray:
+    values = np.asarray(values)
+    return np.concatenate([values, np.zeros((size - len(values), *values.shape[1:]), values.dtype)])

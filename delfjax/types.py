@@ -1,0 +1,94 @@
+"""Array pytrees that the rooms of the library exchange, and the one base class of its errors.
+
+Conventions (never contradicted): images are NHWC RGB; coordinates are ``(y, x)`` in pixels of the original image with
+pixel centres at integers; boxes are ``(y0, x0, y1, x1)``; ``scale`` is the factor applied to the image (0.25 … 2.0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Array = jax.Array | np.ndarray
+
+
+class DelfjaxError(Exception):
+    """Base of every error this library raises for bad input: one line that names the thing, the value and the remedy."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LocalFeatures:
+    """Local features of one image, or of a batch padded to a common number of features.
+
+    Attributes:
+        keypoints_yx: receptive-field centres, pixels of the original image.
+        scales: image scale each feature was computed at (factor applied to the image).
+        scores: attention scores, non-negative, larger is more relevant; zero where not valid.
+        descriptors: L2-normalised rows; zero where not valid.
+        valid: which of the ``n`` slots hold a feature. An image without any is legal.
+    """
+
+    keypoints_yx: Float[Array, "*batch n 2"]
+    scales: Float[Array, "*batch n"]
+    scores: Float[Array, "*batch n"]
+    descriptors: Float[Array, "*batch n d"]
+    valid: Bool[Array, "*batch n"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Matches:
+    """Putative correspondences between one query image and ``candidates`` database images, padded to ``m``.
+
+    Attributes:
+        query_yx: keypoints in the query, pixels.
+        database_yx: the matched keypoints in each database image, pixels.
+        query_scales: image scale of the query feature.
+        database_scales: image scale of the database feature.
+        similarity: cosine of the two descriptors.
+        valid: which slots hold a correspondence.
+    """
+
+    query_yx: Float[Array, "*candidates m 2"]
+    database_yx: Float[Array, "*candidates m 2"]
+    query_scales: Float[Array, "*candidates m"]
+    database_scales: Float[Array, "*candidates m"]
+    similarity: Float[Array, "*candidates m"]
+    valid: Bool[Array, "*candidates m"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Verification:
+    """Outcome of geometric verification.
+
+    Attributes:
+        inliers: number of one-to-one correspondences consistent with ``transform``.
+        inlier_mask: which of the ``m`` correspondences those are.
+        transform: maps homogeneous query ``(x, y, 1)`` to database ``(x, y, 1)``; identity where nothing was found.
+    """
+
+    inliers: Int[Array, "*candidates"]
+    inlier_mask: Bool[Array, "*candidates m"]
+    transform: Float[Array, "*candidates 3 3"]
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """All that is kept of one image, on the host, without padding.
+
+    Attributes:
+        local: local features, every one valid; possibly none.
+        global_descriptor: L2-normalised, when one was asked for.
+        image_size: rows and columns of the original image, pixels.
+        content_hash: digest of the image file's bytes.
+    """
+
+    local: LocalFeatures
+    global_descriptor: Float[np.ndarray, " g"] | None
+    image_size: tuple[int, int]
+    content_hash: str

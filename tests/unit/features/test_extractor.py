@@ -1,0 +1,201 @@
+"""The pyramid extractor: canvases change nothing, programs are few, options do what they say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from delfjax.config import DelfConfig, override
+from delfjax.datasets.images import DecodedImage
+from delfjax.features.extractor import Extractor
+from delfjax.models.delf import Delf, load_delf
+from delfjax.ops import pyramid
+from delfjax.ops.receptive_field import centres_px, to_original_px
+from delfjax.types import ImageFeatures
+
+SMALL = override(DelfConfig(), ["features.max_side=192", "features.max_features=150"])
+
+
+@pytest.fixture(scope="module")
+def model() -> Delf:
+    return load_delf(SMALL)
+
+
+def decoded(pixels: np.ndarray) -> DecodedImage:
+    return DecodedImage(pixels, (pixels.shape[0], pixels.shape[1]), "")
+
+
+def photo(height: int, width: int, seed: int) -> np.ndarray:
+    """Smooth random colours: structure at several scales, different everywhere."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(height // 16 + 2, width // 16 + 2, 3)).repeat(16, 0).repeat(16, 1)[:height, :width]
+    fine = rng.normal(size=(height, width, 3))
+    return np.clip(128 + 45 * coarse + 15 * fine, 0, 255).astype(np.uint8)
+
+
+def extract(model: Delf, config: DelfConfig, images: list[np.ndarray]) -> list[ImageFeatures]:
+    extractor = Extractor(config, model)
+    return [extractor.dispatch([decoded(image)]).result()[0] for image in images]
+
+
+def native(model: Delf, config: DelfConfig, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every cell of every level, extracted from the image alone at its own size: keypoints, scales, scores, descriptors."""
+    graph, state = nnx.split(model)
+    size = image.shape[:2]
+    found = []
+    for scale in config.features.scales:
+        target = pyramid.level_size(size, scale)
+        if min(target) < config.features.min_level_side:
+            continue
+        targets = np.array([target], np.int32)
+
+        def level(state: object, source: jax.Array, targets: jax.Array, target: tuple[int, int]) -> tuple[jax.Array, ...]:
+            pixels = pyramid.resize_onto(source, jax.numpy.asarray(np.array([size], np.int32)), targets, target)
+            features, scores = nnx.merge(graph, state)(pixels, targets)
+            return features.values[0], scores[0]
+
+        values, scores = jax.jit(partial(level, target=target))(state, image[None], targets)
+        cells = np.indices(scores.shape).reshape(2, -1).T.astype(np.int32)
+        factors = (np.array(target, np.float32) / np.array(size, np.float32))[None]
+        keypoints = to_original_px(centres_px(model.receptive_field, jax.numpy.asarray(cells)), jax.numpy.asarray(factors))
+        flat = np.asarray(values).reshape(-1, values.shape[-1])
+        flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        found.append((np.asarray(keypoints), np.full(len(cells), scale, np.float32), np.asarray(scores).ravel(), flat))
+    keypoints, scales, scores, descriptors = (np.concatenate(part) for part in zip(*found, strict=True))
+    return keypoints, scales, scores, descriptors
+
+
+@pytest.mark.parametrize("size", [(192, 143), (101, 77)])
+def test_every_feature_equals_that_of_the_image_extracted_alone(model: Delf, size: tuple[int, int]) -> None:
+    config = override(SMALL, ["features.scales=[0.5,1.4142]", "features.max_features=100000"])
+    image = photo(*size, seed=3)
+    ours = extract(model, config, [image])[0].local
+    keypoints, scales, scores, descriptors = native(model, config, image)
+    assert len(ours.scales) == len(scales)  # borders included: not one cell more or less
+    for scale in config.features.scales:
+        mine, theirs = ours.scales == np.float32(scale), scales == np.float32(scale)
+        nearest = np.abs(ours.keypoints_yx[mine][:, None] - keypoints[theirs][None]).max(axis=2)
+        match = nearest.argmin(axis=1)
+        assert nearest.min(axis=1).max() < 0.5
+        assert len(set(match.tolist())) == len(match)
+        cosine = (ours.descriptors[mine] * descriptors[theirs][match]).sum(axis=1)
+        assert cosine.min() > 0.999
+        # Sums of a few hundred float32 products, in another order.
+        np.testing.assert_allclose(ours.scores[mine], scores[theirs][match], rtol=1e-3)
+    few = override(config, ["features.max_features=40"])
+    selected = extract(model, few, [image])[0].local.scores
+    np.testing.assert_allclose(selected, np.sort(scores)[::-1][:40], rtol=1e-3)
+
+
+def test_300_images_of_any_sizes_compile_few_programs_and_a_second_process_none() -> None:
+    script = """
+import sys
+import numpy as np
+from delfjax import device
+from delfjax.config import DelfConfig, override
+from delfjax.datasets.images import DecodedImage
+from delfjax.features.extractor import Extractor
+from delfjax.models.delf import load_delf
+device.use_compilation_cache()
+config = override(DelfConfig(), ["features.max_side=176", "features.max_features=150"])
+extractor = Extractor(config, load_delf(config))
+sizes = np.random.default_rng(0).integers(12, 177, (300, 2)).tolist()
+with device.count_compilations() as count:
+    for size in sizes[:int(sys.argv[1])]:
+        extractor.dispatch([DecodedImage(np.zeros((*size, 3), np.uint8), tuple(size), "")]).result()
+print(count.programs, count.compiled)
+"""
+    counts = []
+    for images in ("300", "20"):
+        command = [sys.executable, "-c", script, images]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+        counts.append([int(number) for number in done.stdout.split()])
+    (programs, compiled), (programs_again, compiled_again) = counts
+    assert 1 < programs <= 40 and compiled == programs
+    assert 1 < programs_again <= programs and compiled_again == 0
+
+
+def test_a_batch_equals_its_images_one_by_one(model: Delf) -> None:
+    images = [photo(150, 190, seed=6), photo(144, 192, seed=7)]
+    config = override(SMALL, ["features.scales=[0.7071,1.0]"])
+    single = extract(model, config, images)
+    extractor = Extractor(override(config, ["features.batch_size=3"]), model)
+    assert len({extractor.canvas(*image.shape[:2]) for image in images}) == 1
+    batched = extractor.dispatch([decoded(image) for image in images]).result()
+    for one, other in zip(single, batched, strict=True):
+        np.testing.assert_allclose(one.local.keypoints_yx, other.local.keypoints_yx, atol=1e-3)
+        assert (one.local.descriptors * other.local.descriptors).sum(axis=1).min() > 0.9999
+
+
+def test_keypoints_are_in_pixels_of_the_original_image(model: Delf) -> None:
+    image = photo(120, 160, seed=8)
+    config = override(SMALL, ["features.scales=[1.0]"])
+    extractor = Extractor(config, model)
+    half = extractor.dispatch([DecodedImage(image, (240, 320), "")]).result()[0].local
+    same = extractor.dispatch([DecodedImage(image, (120, 160), "")]).result()[0].local
+    np.testing.assert_allclose(half.keypoints_yx, (same.keypoints_yx + 0.5) * 2 - 0.5, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 120)])
+def test_an_image_too_small_for_any_level_has_no_features(model: Delf, size: tuple[int, int]) -> None:
+    config = override(SMALL, ["features.scales=[0.5,1.0]", "features.global_descriptor=gem"])
+    features = extract(model, config, [np.zeros((*size, 3), np.uint8)])[0]
+    assert features.local.descriptors.shape == (0, 112)
+    assert features.global_descriptor is not None and not features.global_descriptor.any()
+
+
+def test_suppression_leaves_no_two_boxes_overlapping_more_than_the_limit(model: Delf) -> None:
+    config = override(SMALL, ["features.scales=[1.0]", "features.nms_iou=0.8", "features.max_features=60"])
+    local = extract(model, config, [photo(150, 190, seed=9)])[0].local
+    apart = np.abs(local.keypoints_yx[:, None] - local.keypoints_yx[None])
+    side = model.receptive_field.size - 1
+    overlap = np.prod(np.maximum(side - apart, 0), axis=2)
+    iou = overlap / (2 * side**2 - overlap)
+    np.fill_diagonal(iou, 0)
+    assert 0 < len(local.scales) and iou.max() <= 0.8 + 1e-5
+
+
+def test_thresholds_cut_the_list(model: Delf) -> None:
+    image = photo(150, 190, seed=10)
+    base = override(SMALL, ["features.scales=[1.0]"])
+    full = extract(model, base, [image])[0].local
+    middle = float(np.median(full.scores))
+    absolute = override(base, ["features.threshold_kind=absolute", f"features.threshold={middle}"])
+    assert len(extract(model, absolute, [image])[0].local.scores) == (full.scores >= np.float32(middle)).sum()
+    percentile = override(base, ["features.threshold_kind=percentile", "features.threshold=75"])
+    cells = 10 * 12  # 150 × 190 pixels at stride 16
+    assert len(extract(model, percentile, [image])[0].local.scores) == cells // 4
+
+
+@pytest.mark.parametrize("kind", ["gem", "mac", "rmac"])
+def test_the_global_descriptor_has_unit_length_and_knows_its_image(model: Delf, kind: str) -> None:
+    config = override(SMALL, ["features.scales=[0.7071,1.0]", f"features.global_descriptor={kind}"])
+    image, other = photo(150, 190, seed=11), photo(150, 190, seed=12)
+    same, again, different = (f.global_descriptor for f in extract(model, config, [image, image[:, 4:], other]))
+    assert same is not None and again is not None and different is not None
+    np.testing.assert_allclose(np.linalg.norm(same), 1, atol=1e-5)
+    assert same @ again > same @ different
+
+
+def test_bfloat16_stays_close_to_float32(model: Delf) -> None:
+    base = override(SMALL, ["features.scales=[1.0]", "features.max_features=100000"])
+    image = photo(120, 160, seed=13)
+    full, half = (
+        extract(model, config, [image])[0].local for config in (base, override(base, ["features.dtype=bfloat16"]))
+    )
+    order = [np.lexsort(local.keypoints_yx.T) for local in (full, half)]
+    cosine = (full.descriptors[order[0]] * half.descriptors[order[1]]).sum(axis=1)
+    # bfloat16 keeps 8 bits; errors average out over the hundred-odd terms of a cosine.
+    assert np.median(cosine) > 0.99
+
+
+def test_images_of_different_canvases_cannot_share_a_batch(model: Delf) -> None:
+    extractor = Extractor(override(SMALL, ["features.batch_size=2"]), model)
+    with pytest.raises(ValueError, match="one canvas"):
+        extractor.dispatch([decoded(photo(190, 100, seed=1)), decoded(photo(40, 40, seed=2))])

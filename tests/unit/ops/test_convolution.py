@@ -1,0 +1,41 @@
+"""Convolutions equal SciPy's, however the platform computes them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate2d
+
+from delfjax.ops import convolution
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("taps", [3, 5])
+def test_depthwise_equals_scipy_and_the_grouped_convolution(taps: int, stride: int, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(2, 13, 16, 4)).astype(np.float32)
+    kernel = rng.normal(size=(taps, taps, 4)).astype(np.float32)
+    ours = jax.jit(lambda x, k: convolution.depthwise(x, k, stride=stride))(x, kernel)
+    grouped = jax.jit(lambda x, k: convolution._grouped(x, k, stride))(x, kernel)
+    expected = np.stack(
+        [
+            [correlate2d(image[..., c], kernel[..., c], "valid")[::stride, ::stride] for c in range(4)]
+            for image in x.astype(np.float64)
+        ]
+    ).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)  # 25 products of float32 of size about one
+    np.testing.assert_allclose(grouped, ours, atol=1e-5)
+
+
+def test_zero_outside_leaves_the_image_and_clears_the_rest() -> None:
+    x = jnp.ones((2, 4, 5, 1))
+    extent = jnp.array([[2, 3], [4, 5]], jnp.int32)
+    masked = np.asarray(convolution.zero_outside(x, extent))
+    assert masked[0].sum() == 6 and masked[0, :2, :3].all()
+    assert masked[1].all()
+
+
+def test_the_mask_of_a_padded_canvas_starts_after_the_padding() -> None:
+    held = np.asarray(convolution.inside(jnp.array([[2, 2]], jnp.int32), 5, 5, before=1))[0, :, :, 0]
+    assert np.argwhere(held).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]

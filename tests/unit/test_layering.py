@@ -1,0 +1,119 @@
+"""Nothing imports upwards, third-party packages stay in their rooms, and importing the library does no work."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "delfjax"
+
+# A room may import rooms of its own layer and of those with a smaller number.
+LAYERS = {
+    "types": 0, "config": 0, "paths": 0, "rng": 0, "device": 0,
+    "ops": 1,
+    "models": 2, "datasets": 2,
+    "features": 3, "training": 3,
+    "retrieval": 4, "baselines": 4,
+    "evaluation": 5,
+    "experiments": 6, "plots": 6,
+    "cli": 7, "__main__": 7,
+}  # fmt: skip
+
+# The only places that may import each of these; () is nowhere: such a package is for tests and benchmarks alone.
+FENCES: dict[str, tuple[str, ...]] = {
+    "PIL": ("datasets/",),
+    "faiss": ("retrieval/",),
+    "pyarrow": ("features/store.py", "datasets/"),
+    "pandas": ("datasets/", "evaluation/", "experiments/"),
+    "papermill": ("experiments/",),
+    "nbformat": ("experiments/",),
+    "nbclient": ("experiments/",),
+    "matplotlib": ("plots.py",),
+    "tyro": ("cli.py",),
+    "pydantic": ("config.py",),
+    "optax": ("training/",),
+    "orbax": ("training/",),
+    "torch": (), "cv2": (), "poselib": (), "beartype": (), "pytest": (), "hypothesis": (), "yaml": (),
+}  # fmt: skip
+
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def _room(module: str) -> str:
+    """``ops`` of ``ops/pyramid.py``, ``cli`` of ``cli.py``."""
+    return module.partition("/")[0].removesuffix(".py")
+
+
+def _imports(module: str) -> Iterator[str]:
+    """Dotted names of everything ``module`` imports, inside functions and type-checking blocks included."""
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: write imports from the top, `from delfjax.…`, not relative ones"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _rooms_imported(module: str) -> set[str]:
+    parts = [name.split(".") for name in _imports(module)]
+    return {part[1] for part in parts if part[0] == "delfjax" and len(part) > 1} - {"__version__"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_stands_in_the_table_of_layers(module: str) -> None:
+    assert module == "__init__.py" or _room(module) in LAYERS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_upwards(module: str) -> None:
+    own = LAYERS[_room(module)] if module != "__init__.py" else -1
+    upwards = {room for room in _rooms_imported(module) if LAYERS[room] > own}
+    assert not upwards, f"{module} (layer {own}) imports {sorted(upwards)}, which stand above it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_third_party_packages_stay_behind_their_fences(module: str) -> None:
+    for package in {name.partition(".")[0] for name in _imports(module)} & FENCES.keys():
+        allowed = FENCES[package]
+        assert module.startswith(allowed), f"{module} imports {package}; only {allowed or 'tests'} may"
+
+
+def test_an_upward_import_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser finds the three ways to write one."""
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "rng.py").write_text(
+        "import delfjax.cli\nfrom delfjax import plots\ndef f():\n    from delfjax.features.store import Store\n"
+    )
+    assert _rooms_imported("rng.py") == {"cli", "plots", "features"}
+
+
+def test_importing_the_library_compiles_nothing_starts_no_device_and_writes_no_file(tmp_path: Path) -> None:
+    dotted = [module.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for module in MODULES]
+    names = [f"delfjax.{name}" for name in dotted if name not in ("__init__", "__main__")]
+    script = f"""
+import importlib, jax
+events = []
+jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: events.append(event))
+for name in {names!r}:
+    importlib.import_module(name)
+assert not events, events
+# A platform that does not exist can still be chosen as long as no device was started.
+jax.config.update("jax_platforms", "none-such")
+try:
+    jax.devices()
+except RuntimeError:
+    print("idle")
+"""
+    data = tmp_path / "data"
+    environment = {"PATH": "/usr/bin:/bin", "DELFJAX_DATA": str(data), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "idle\n", done.stderr
+    assert not data.exists()
