@@ -41,6 +41,8 @@ from delfjax.retrieval.search import Correspondences, RankedList, match_pair, se
 from delfjax.types import DelfjaxError, ImageFeatures
 
 _SOURCE = "source.json"
+# Longer side of a photo in a figure, pixels.
+_FIGURE_SIDE = 1024
 _EXTRACTION = ("backbone", "scorer", "features")
 
 Set = Annotated[
@@ -327,3 +329,43 @@ def _match_json(found: Correspondences) -> dict[str, Any]:
         "keypoints1_yx": np.asarray(found.query_yx[found.inlier], np.float64).tolist(),
         "keypoints2_yx": np.asarray(found.database_yx[found.inlier], np.float64).tolist(),
     }
+
+
+def _ranked_figure(index: LocalIndex, query: Path, results: list[dict[str, Any]], file: Path) -> None:
+    root = Path(index.photos)
+    if not index.photos or not root.is_dir():
+        raise UsageError(f"--figure: the photos of this index are not at {index.photos or 'a known place'}")
+    side = _FIGURE_SIDE
+    shown = [
+        plots.RankedImage(
+            decode_image(root / row["image"], max_side=side).pixels,
+            title=row["image"],
+            score=f"{row['inliers']} inliers",
+            verdict=row["match"],
+        )
+        for row in results
+    ]
+    matched = sum(row["match"] for row in results)
+    title = f"{matched} of the first {len(results)} results match" if results else "nothing is indexed"
+    figure = plots.plot_ranked_list(decode_image(query, max_side=side).pixels, shown, title=title)
+    figure.savefig(file)
+
+
+def _match_figure(first: Path, second: Path, found: Correspondences, file: Path) -> None:
+    images = [decode_image(path, max_side=_FIGURE_SIDE) for path in (first, second)]
+    keypoints = [
+        (points + 0.5) * (np.array(image.pixels.shape[:2]) / np.array(image.original_size)) - 0.5
+        for points, image in zip((found.query_yx, found.database_yx), images, strict=True)
+    ]
+    figure = plots.plot_correspondences(
+        images[0].pixels,
+        images[1].pixels,
+        keypoints1_yx=keypoints[0],
+        keypoints2_yx=keypoints[1],
+        inliers=found.inlier,
+    )
+    figure.savefig(file)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
@@ -35,6 +35,7 @@ _BATCHES_PER_SHARD = 4
 _CHECKED_TOGETHER = 4096
 
 
+@runtime_checkable
 class PendingFeatures(Protocol):
     """A batch under way on the device."""
 
@@ -42,6 +43,7 @@ class PendingFeatures(Protocol):
         """Wait for the features of each image of the batch."""
 
 
+@runtime_checkable
 class ImageExtractor(Protocol):
     """What the loop needs of an extractor."""
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -287,7 +287,7 @@ class StoreWriter:
         self._committed: set[int] = set()
         self._descriptor_dim = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> StoreWriter:
         """Take the lock; make the store, or check the one that is there.
 
         Raises:

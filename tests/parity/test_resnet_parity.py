@@ -15,8 +15,8 @@ from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.resnet import BLOCKS, ResNet, StrideLayout
 
 RESNET50 = BLOCKS["resnet50"]
-# float32 rounding of a sum of n products grows like √n · 6e-8, through some fifty layers; a wrong tap, stride or
-# padding shows as an error of order one.
+# float32 rounding of a sum of n products grows like √n · 6e-8, through some fifty layers; measured, about 1e-6 here. A
+# stride in the wrong convolution, for one, shows as an error of a fifth of the largest value.
 TOLERANCE = 1e-4
 
 

@@ -117,10 +117,13 @@ def test_whatever_is_silenced_says_why(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PYTHON, ids=_name)
 def test_no_error_is_caught_that_was_not_expected(path: Path) -> None:
+    """Cleaning up after any error is no catching: such a handler ends by raising what it was given."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"
-            assert caught not in {"everything", "Exception", "BaseException"}, f"{_name(path)}:{node.lineno}: {caught}"
+            passed_on = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            broad = caught in {"everything", "Exception", "BaseException"}
+            assert passed_on or not broad, f"{_name(path)}:{node.lineno} swallows {caught}"
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=_name)
@@ -129,7 +132,7 @@ def test_nothing_is_tied_to_one_machine(path: Path) -> None:
     text = path.read_text()
     for pattern in (
         r"(?<![\w.~*:/-])/(?:home|root|work|tmp|Users|mnt|opt)/\w",
-        r"(?<![\w.])\.\./(?!\.)[\w]",
+        r"(?<![\w.])\.\./\w+/\w",
         r"https?://[^\s\"']*/simple\b",
         r"\bfiles\.[a-z]+hosted\b",
     ):

@@ -55,7 +55,9 @@ def native(model: Delf, config: DelfConfig, image: np.ndarray) -> tuple[np.ndarr
             continue
         targets = np.array([target], np.int32)
 
-        def level(state: object, source: jax.Array, targets: jax.Array, target: tuple[int, int]) -> tuple[jax.Array, ...]:
+        def level(
+            state: object, source: jax.Array, targets: jax.Array, target: tuple[int, int]
+        ) -> tuple[jax.Array, ...]:
             pixels = pyramid.resize_onto(source, jax.numpy.asarray(np.array([size], np.int32)), targets, target)
             features, scores = nnx.merge(graph, state)(pixels, targets)
             return features.values[0], scores[0]
@@ -63,7 +65,9 @@ def native(model: Delf, config: DelfConfig, image: np.ndarray) -> tuple[np.ndarr
         values, scores = jax.jit(partial(level, target=target))(state, image[None], targets)
         cells = np.indices(scores.shape).reshape(2, -1).T.astype(np.int32)
         factors = (np.array(target, np.float32) / np.array(size, np.float32))[None]
-        keypoints = to_original_px(centres_px(model.receptive_field, jax.numpy.asarray(cells)), jax.numpy.asarray(factors))
+        keypoints = to_original_px(
+            centres_px(model.receptive_field, jax.numpy.asarray(cells)), jax.numpy.asarray(factors)
+        )
         flat = np.asarray(values).reshape(-1, values.shape[-1])
         flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
         found.append((np.asarray(keypoints), np.full(len(cells), scale, np.float32), np.asarray(scores).ravel(), flat))

@@ -1,0 +1,447 @@
+"""Robust fit of an affine map or a homography to the putative correspondences of one pair of images.
+
+Points are complex numbers ``x + iy`` in units of the inlier threshold, so that a residual below one is an inlier's. An
+affine map is ``q = offset + linear·(p − centre) + antilinear·conj(p − centre)``: without its antilinear part it is a
+similarity, its singular values are ``|linear| ± |antilinear|``, its determinant their product, its rotation the angle of
+``linear``, and its least-squares fit has a closed form that stays well posed for two points or for points on a line.
+
+Nothing is drawn at random. Hypotheses are similarities through ordered pairs of correspondences, and through single ones
+whose features tell the scale; all are scored on all correspondences, the best refitted, the best of those judged by
+one-to-one inliers. Every function is pure, and works on one pair of images: ``vmap`` makes a shortlist of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+# Correspondences per step of the scoring loops. They run over correspondences and vectorise over hypotheses: five times
+# faster on a CPU than one fused reduction of the (hypotheses, correspondences) table, which is never stored either.
+BLOCK = 16
+
+# Standard deviations of the priors that keep fits to few points well posed; with ten inliers or more, any values between
+# none and twice these give the same inliers. Noise of an inlier in thresholds; |antilinear| and perspective have no unit.
+_NOISE, _STRETCH, _PERSPECTIVE = 0.25, 0.2, 0.3
+_TINY = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Correspondences:
+    """Putative correspondences of one pair of images, the most similar first, valid ones before the padding.
+
+    Attributes:
+        source: query points, ``x + iy``, thresholds.
+        target: database points, ``x + iy``, thresholds.
+        enlargement: target size over source size, as the two features' scales have it.
+        weight: one over the number of correspondences that share an end point; zero where not valid.
+        valid: which slots hold a correspondence.
+        source_id: equal for correspondences that share their query point; in ``[0, m)``.
+        target_id: equal for correspondences that share their database point; in ``[0, m)``.
+    """
+
+    source: Complex[Array, " m"]
+    target: Complex[Array, " m"]
+    enlargement: Float[Array, " m"]
+    weight: Float[Array, " m"]
+    valid: Bool[Array, " m"]
+    source_id: Int[Array, " m"]
+    target_id: Int[Array, " m"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Affine:
+    """Affine maps ``q = offset + linear·(p − centre) + antilinear·conj(p − centre)``."""
+
+    linear: Complex[Array, " h"]
+    antilinear: Complex[Array, " h"]
+    offset: Complex[Array, " h"]
+    centre: Complex[Array, " h"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Limits:
+    """What a transform may do before it counts as degenerate.
+
+    Attributes:
+        scale: largest enlargement or reduction in any direction.
+        anisotropy: largest ratio of the two singular values.
+        rotation: largest rotation, radians.
+        spread: smallest standard deviation of the inliers along any direction, thresholds.
+    """
+
+    scale: Float[Array, ""]
+    anisotropy: Float[Array, ""]
+    rotation: Float[Array, ""]
+    spread: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is tried: static numbers of a compiled program. Meanings and sources: ``VerificationConfig``."""
+
+    model: Literal["affine", "homography"]
+    pairs: int
+    rotations: tuple[float, ...]
+    refined: int
+    finalists: int
+    tolerances: tuple[float, ...]
+    final_fits: int
+
+
+def robust_fit(
+    points: Correspondences, limits: Limits, *, effort: Effort
+) -> tuple[Bool[Array, " m"], Float[Array, "3 3"]]:
+    """The transform with most one-to-one inliers among those tried.
+
+    Returns:
+        The inliers, and the transform of homogeneous ``(x, y, 1)``, thresholds. Without an acceptable one: no inlier, identity.
+    """
+    rows = _rows(points)
+    maps, possible = hypotheses(points, limits, pairs=effort.pairs, rotations=effort.rotations)
+    score = jnp.where(possible, support(maps, rows, effort.tolerances[0]), -1.0)
+    maps, possible = _best(maps, score, effort.refined)
+    for step, tolerance in enumerate(effort.tolerances):
+        # Weights that fall off with the residual suit the first fit, whose similarity is a poor stand-in far from its points.
+        maps = refit(maps, rows, tolerance, soft=step == 0)
+    score = jnp.where(possible & allowed(maps.linear, maps.antilinear, limits), support(maps, rows, 1.0), -1.0)
+    maps, possible = _best(maps, score, effort.finalists)
+    schedule = jnp.asarray([*effort.tolerances, *[1.0] * effort.final_fits], jnp.float32)
+    maps = jax.lax.scan(lambda current, tolerance: (refit(current, rows, tolerance), None), maps, schedule)[0]
+    matrices = as_matrices(maps)
+    if effort.model == "homography":
+        refine = partial(refine_homography, points=points, wide=effort.tolerances, fits=effort.final_fits)
+        bent = jax.vmap(refine)(matrices)
+        matrices, possible = jnp.concatenate([bent, matrices]), jnp.concatenate([possible, possible])
+    return _choose(matrices, possible, points, limits)
+
+
+def hypotheses(
+    points: Correspondences, limits: Limits, *, pairs: int, rotations: tuple[float, ...]
+) -> tuple[Affine, Bool[Array, " h"]]:
+    """Similarities through pairs of correspondences and through single ones, and which of them are acceptable.
+
+    Pair ``k`` joins correspondence ``k mod n`` with the one ``1 + k div n`` ranks below it, cyclically: neighbours in
+    similarity first, every correspondence equally often; short lists are exhausted. A single correspondence has the
+    scale of its features and takes each of the ``rotations`` (radians).
+    """
+    count = jnp.maximum(jnp.sum(points.valid, dtype=jnp.int32), 1)
+    step = jnp.arange(pairs, dtype=jnp.int32)
+    first = step % count
+    second = (first + 1 + step // count) % count
+    source = points.source[second] - points.source[first]
+    target = points.target[second] - points.target[first]
+    # Nearer than a threshold, two points say nothing about scale and rotation.
+    apart = (jnp.abs(source) > 1.0) & (jnp.abs(target) > 1.0)
+    linear = jnp.where(apart, target, 0.0) / jnp.where(apart, source, 1.0)
+    turns = jnp.exp(1j * jnp.asarray(rotations, jnp.float32).astype(jnp.complex64))
+    single = (turns[:, None] * points.enlargement.astype(jnp.complex64)[None, :]).reshape(-1)
+    linear = jnp.concatenate([linear, single])
+    maps = Affine(
+        linear=linear,
+        antilinear=jnp.zeros_like(linear),
+        offset=jnp.concatenate([points.target[first] + target / 2, jnp.tile(points.target, len(rotations))]),
+        centre=jnp.concatenate([points.source[first] + source / 2, jnp.tile(points.source, len(rotations))]),
+    )
+    exists = jnp.concatenate([apart & points.valid[first], jnp.tile(points.valid, len(rotations))])
+    return maps, exists & allowed(maps.linear, maps.antilinear, limits)
+
+
+def allowed(linear: Complex[Array, " h"], antilinear: Complex[Array, " h"], limits: Limits) -> Bool[Array, " h"]:
+    """Which affine maps keep the orientation and stay within the limits of scale, anisotropy and rotation."""
+    largest, smallest = jnp.abs(linear) + jnp.abs(antilinear), jnp.abs(linear) - jnp.abs(antilinear)
+    sized = (smallest * limits.scale >= 1.0) & (largest <= limits.scale)
+    return sized & (largest <= limits.anisotropy * smallest) & (jnp.abs(jnp.angle(linear)) <= limits.rotation)
+
+
+def support(maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float) -> Float[Array, " h"]:
+    """Sum over the correspondences of weight times ``1 − (residual / tolerance)²`` where that is positive.
+
+    Source: the truncated quadratic of MSAC (Torr and Zisserman 2000), upside down.
+    """
+    coefficients = _coefficients(maps)
+
+    def add(total: Float[Array, " h"], block: Float[Array, "block 5"]) -> tuple[Float[Array, " h"], None]:
+        for k in range(BLOCK):
+            dx, dy = _residual(coefficients, block[k])
+            total = total + block[k, 4] * jnp.maximum(0.0, 1.0 - (dx * dx + dy * dy) / tolerance**2)
+        return total, None
+
+    return jax.lax.scan(add, jnp.zeros(maps.linear.shape, jnp.float32), rows)[0]
+
+
+def refit(maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float, *, soft: bool = False) -> Affine:
+    """Weighted least-squares fit of each map to the correspondences within ``tolerance`` of it.
+
+    Minimises ``Σ g |q − offset − linear·p' − antilinear·conj(p')|² + ridge·|antilinear|²``: the ridge, a prior towards
+    similarities, decides only where the points do not. Maps without an inlier stay as they are.
+
+    Args:
+        maps: current estimates.
+        rows: correspondences, see ``_rows``.
+        tolerance: largest residual, thresholds.
+        soft: let the weight fall off as ``1 − (residual / tolerance)²``, not stay one.
+    """
+    total, mean, residual, xx, xy, yy, straight, mirrored = _moments(maps, rows, tolerance, soft)
+    ridge = _complex(_NOISE**2 / _STRETCH**2)
+    trace, skew = (xx + yy).astype(jnp.complex64), jax.lax.complex(xx - yy, 2.0 * xy)
+    mirrored = mirrored - ridge * maps.antilinear
+    # |skew| ≤ trace, so that ridge·trace bounds this from below whatever digits the difference loses on a line.
+    size = jnp.abs(skew)
+    spread = (trace.real - size) * (trace.real + size) + ridge.real * trace.real
+    scale = jnp.maximum(jnp.maximum(spread, ridge.real * trace.real), _TINY).astype(jnp.complex64)
+    turn = (straight * (trace + ridge) - mirrored * jnp.conj(skew)) / scale
+    stretch = (mirrored * trace - straight * skew) / scale
+    fitted = Affine(
+        linear=maps.linear + turn,
+        antilinear=maps.antilinear + stretch,
+        offset=maps.offset + maps.linear * mean + maps.antilinear * jnp.conj(mean) + residual,
+        centre=maps.centre + mean,
+    )
+    return jax.tree.map(lambda new, old: jnp.where(total > _TINY, new, old), fitted, maps)
+
+
+def refine_homography(
+    matrix: Float[Array, "3 3"], points: Correspondences, *, wide: tuple[float, ...], fits: int
+) -> Float[Array, "3 3"]:
+    """Homography by Gauss–Newton on the residuals in the target, over inliers chosen anew before each step.
+
+    Source coordinates are centred on the inliers and scaled to a mean square of one, so that the two perspective
+    parameters are the relative change of scale across the inliers. Source: Hartley 1997 (normalisation).
+
+    Args:
+        matrix: where to start, usually an affine map.
+        points: the correspondences.
+        wide: tolerances of the first steps, thresholds.
+        fits: steps with a tolerance of one after those.
+    """
+    inside = _inside(_project(matrix, points)[0], points, 1.0)
+    share = inside / jnp.maximum(jnp.sum(inside), 1.0)
+    x, y = points.source.real, points.source.imag
+    middle_x, middle_y = jnp.sum(share * x), jnp.sum(share * y)
+    radius = jnp.sqrt(jnp.maximum(jnp.sum(share * ((x - middle_x) ** 2 + (y - middle_y) ** 2)), _TINY))
+    zero, one = jnp.zeros_like(radius), jnp.ones_like(radius)
+    outward = jnp.stack([radius, zero, middle_x, zero, radius, middle_y, zero, zero, one]).reshape(3, 3)
+    inward = jnp.stack([one, zero, -middle_x, zero, one, -middle_y, zero, zero, radius]).reshape(3, 3) / radius
+    centred = replace(points, source=jax.lax.complex((x - middle_x) / radius, (y - middle_y) / radius))
+    # Wider at first: an affine map holds only the middle of a plane seen in perspective.
+    tolerances = jnp.asarray([*wide, *[1.0] * fits], jnp.float32)
+    refined: Float[Array, "3 3"] = jax.lax.scan(
+        lambda current, tolerance: (_gauss_newton(current, centred, tolerance), None), matrix @ outward, tolerances
+    )[0]
+    return refined @ inward
+
+
+def one_to_one(residual2: Float[Array, " m"], inside: Bool[Array, " m"], points: Correspondences) -> Bool[Array, " m"]:
+    """Correspondences left when each point of either image is used once, the smallest residual first.
+
+    Equal residuals go to the more similar correspondence. Equals the greedy choice along sorted residuals.
+
+    Args:
+        residual2: squared residuals, thresholds²; below one where ``inside``.
+        inside: correspondences to choose from.
+        points: whose end points are shared.
+    """
+    slots = residual2.shape[0]
+    index_bits = (slots - 1).bit_length()
+    # One integer orders by residual, then by rank: unique, so that a choice never ties.
+    steps = (jnp.clip(residual2, 0.0, 1.0) * float(2 ** (30 - index_bits) - 1)).astype(jnp.int32)
+    key = (steps << index_bits) | jnp.arange(slots, dtype=jnp.int32)
+    never = jnp.iinfo(jnp.int32).max
+
+    def choose(state: tuple[Bool[Array, " m"], Bool[Array, " m"]]) -> tuple[Bool[Array, " m"], Bool[Array, " m"]]:
+        kept, left = state
+        bid = jnp.where(left, key, never)
+        first_source = jnp.full(slots, never).at[points.source_id].min(bid)[points.source_id]
+        first_target = jnp.full(slots, never).at[points.target_id].min(bid)[points.target_id]
+        won = left & (bid == first_source) & (bid == first_target)
+        used_source = jnp.zeros(slots, bool).at[points.source_id].max(won)[points.source_id]
+        used_target = jnp.zeros(slots, bool).at[points.target_id].max(won)[points.target_id]
+        return kept | won, left & ~used_source & ~used_target
+
+    start = (jnp.zeros(slots, bool), inside)
+    kept: Bool[Array, " m"] = jax.lax.while_loop(lambda state: jnp.any(state[1]), choose, start)[0]
+    return kept
+
+
+def as_matrices(maps: Affine) -> Float[Array, "h 3 3"]:
+    """The maps as matrices of homogeneous ``(x, y, 1)``."""
+    a, b, c, d, e, f = _coefficients(maps)
+    zero, one = jnp.zeros_like(a), jnp.ones_like(a)
+    return jnp.stack([a, b, c, d, e, f, zero, zero, one], axis=-1).reshape(-1, 3, 3)
+
+
+def _choose(
+    matrices: Float[Array, "h 3 3"], possible: Bool[Array, " h"], points: Correspondences, limits: Limits
+) -> tuple[Bool[Array, " m"], Float[Array, "3 3"]]:
+    """The acceptable transform with most one-to-one inliers, and those; ties by the mean squared residual."""
+
+    def judge(matrix: Float[Array, "3 3"], exists: Bool[Array, ""]) -> tuple[Bool[Array, " m"], Float[Array, ""]]:
+        residual2, denominator = _project(matrix, points)
+        inside = exists & points.valid & (residual2 <= 1.0) & (denominator > 0.0)
+        kept = one_to_one(residual2, inside, points)
+        sane = _sane(matrix, denominator, kept, points, limits)
+        kept = kept & sane
+        count = jnp.sum(kept, dtype=jnp.float32)
+        return kept, count + 1.0 - jnp.sum(jnp.where(kept, residual2, 0.0)) / jnp.maximum(count, 1.0)
+
+    kept, merit = jax.vmap(judge)(matrices, possible)
+    best = jnp.argmax(merit)
+    return kept[best], jnp.where(jnp.any(kept[best]), matrices[best], jnp.eye(3, dtype=jnp.float32))
+
+
+def _sane(
+    matrix: Float[Array, "3 3"],
+    denominator: Float[Array, " m"],
+    kept: Bool[Array, " m"],
+    points: Correspondences,
+    limits: Limits,
+) -> Bool[Array, ""]:
+    """Whether a transform is within the limits all over its inliers, and these spread along two directions in both images.
+
+    The denominator is linear in the source: positive at all inliers, no horizon crosses their hull. The anisotropy and
+    the rotation are those at the inliers' centre; the scale is held to its limits at every inlier.
+    """
+    share = jnp.where(kept, 1.0 / jnp.maximum(jnp.sum(kept, dtype=jnp.float32), 1.0), 0.0)
+    narrow = jnp.minimum(_narrowest(points.source, share), _narrowest(points.target, share))
+    centre = jnp.stack([jnp.sum(share * points.source.real), jnp.sum(share * points.source.imag), 1.0])
+    mapped = matrix @ centre
+    # Derivative of the map at the centre: (A − q·gᵀ) / denominator.
+    slope = (matrix[:2, :2] - (mapped[:2] / mapped[2])[:, None] * matrix[2:, :2]) / mapped[2]
+    linear = jax.lax.complex(slope[0, 0] + slope[1, 1], slope[1, 0] - slope[0, 1]) / 2
+    antilinear = jax.lax.complex(slope[0, 0] - slope[1, 1], slope[1, 0] + slope[0, 1]) / 2
+    # The area a homography gives to a unit square is det H / denominator³.
+    area = jnp.linalg.det(matrix) / jnp.maximum(denominator, _TINY) ** 3
+    sized = (denominator > 0.0) & (area * limits.scale**2 >= 1.0) & (area <= limits.scale**2)
+    central: Bool[Array, ""] = allowed(linear[None], antilinear[None], limits)[0] & (mapped[2] > 0.0)
+    return central & jnp.all(sized | ~kept) & (narrow >= limits.spread**2)
+
+
+def _narrowest(at: Complex[Array, " m"], share: Float[Array, " m"]) -> Float[Array, ""]:
+    """Smallest variance along any direction of points with weights ``share`` that sum to one."""
+    x, y = at.real, at.imag
+    dx, dy = x - jnp.sum(share * x), y - jnp.sum(share * y)
+    xx, xy, yy = jnp.sum(share * dx * dx), jnp.sum(share * dx * dy), jnp.sum(share * dy * dy)
+    return (xx + yy - jnp.sqrt((xx - yy) ** 2 + 4.0 * xy * xy)) / 2.0
+
+
+def _gauss_newton(
+    matrix: Float[Array, "3 3"], points: Correspondences, tolerance: Float[Array, ""]
+) -> Float[Array, "3 3"]:
+    """One step on the eight free parameters, with a prior towards no perspective."""
+    matrix = matrix / matrix[2, 2]
+    residual2, denominator = _project(matrix, points)
+    weight = jnp.where(denominator > _TINY, _inside(residual2, points, tolerance), 0.0)
+    x, y, one = points.source.real, points.source.imag, jnp.ones_like(residual2)
+    mapped = jnp.stack([x, y, one], axis=-1) @ matrix.T
+    safe = jnp.maximum(denominator, _TINY)
+    u, v = mapped[:, 0] / safe, mapped[:, 1] / safe
+    zero = jnp.zeros_like(x)
+    along_x = jnp.stack([x, y, one, zero, zero, zero, -u * x, -u * y]) / safe
+    along_y = jnp.stack([zero, zero, zero, x, y, one, -v * x, -v * y]) / safe
+    prior = jnp.zeros(8, jnp.float32).at[6:].set(_NOISE**2 / _PERSPECTIVE**2)
+    # What is left undetermined (fewer than four inliers) stays where it is.
+    normal = (along_x * weight) @ along_x.T + (along_y * weight) @ along_y.T + jnp.diag(prior + _TINY)
+    pull = (along_x * weight) @ (points.target.real - u) + (along_y * weight) @ (points.target.imag - v)
+    parameters = matrix.reshape(9)[:8]
+    moved = parameters + jnp.linalg.solve(normal, pull - prior * parameters)
+    return jnp.append(moved, 1.0).reshape(3, 3)
+
+
+def _project(
+    matrix: Float[Array, "3 3"], points: Correspondences
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """Squared residuals in the target, thresholds², and the denominators of the projection."""
+    x, y = points.source.real, points.source.imag
+    denominator = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
+    safe = jnp.where(jnp.abs(denominator) > _TINY, denominator, _TINY)
+    dx = (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]) / safe - points.target.real
+    dy = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2]) / safe - points.target.imag
+    return dx * dx + dy * dy, denominator
+
+
+def _inside(
+    residual2: Float[Array, " m"], points: Correspondences, tolerance: float | Float[Array, ""]
+) -> Float[Array, " m"]:
+    """Weights of the correspondences within ``tolerance``, zero elsewhere."""
+    return jnp.where(residual2 <= tolerance**2, points.weight, 0.0)
+
+
+def _rows(points: Correspondences) -> Float[Array, "steps block 5"]:
+    """Correspondences as rows of (source x, y, target x, y, weight) in blocks, what the loops read."""
+    parts = [points.source.real, points.source.imag, points.target.real, points.target.imag, points.weight]
+    return jnp.stack(parts, axis=-1).reshape(-1, BLOCK, 5)
+
+
+def _best(maps: Affine, score: Float[Array, " h"], count: int) -> tuple[Affine, Bool[Array, " k"]]:
+    """The ``count`` maps of highest score, and which of them have one above zero; equal scores in order."""
+    value, index = jax.lax.top_k(score, min(count, score.shape[0]))
+    return jax.tree.map(lambda part: part[index], maps), value > 0.0
+
+
+def _coefficients(maps: Affine) -> tuple[Float[Array, " h"], ...]:
+    """``(a, b, c, d, e, f)`` of ``x' = a·x + b·y + c`` and ``y' = d·x + e·y + f``."""
+    a, b = maps.linear.real + maps.antilinear.real, maps.antilinear.imag - maps.linear.imag
+    d, e = maps.linear.imag + maps.antilinear.imag, maps.linear.real - maps.antilinear.real
+    x, y = maps.centre.real, maps.centre.imag
+    return a, b, maps.offset.real - a * x - b * y, d, e, maps.offset.imag - d * x - e * y
+
+
+def _residual(
+    coefficients: tuple[Float[Array, " h"], ...], row: Float[Array, " 5"]
+) -> tuple[Float[Array, " h"], Float[Array, " h"]]:
+    """Target less mapped source of one correspondence under every map."""
+    a, b, c, d, e, f = coefficients
+    return row[2] - (a * row[0] + b * row[1] + c), row[3] - (d * row[0] + e * row[1] + f)
+
+
+def _moments(
+    maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float, soft: bool
+) -> tuple[Array, ...]:
+    """Sums over the inliers of each map, for the normal equations.
+
+    Returns:
+        Total weight; mean source less centre, and mean residual (complex); second moments xx, xy, yy of the source about
+        its mean; and of the residual with conj(source) and with source (complex). Residuals, not targets, are summed: they
+        are small, and the sums lose no digits.
+    """
+    coefficients = _coefficients(maps)
+    middle_x, middle_y = maps.centre.real, maps.centre.imag
+
+    def add(sums: tuple[Array, ...], block: Float[Array, "block 5"]) -> tuple[tuple[Array, ...], None]:
+        for k in range(BLOCK):
+            dx, dy = _residual(coefficients, block[k])
+            slack = 1.0 - (dx * dx + dy * dy) / tolerance**2
+            g = block[k, 4] * (jnp.maximum(slack, 0.0) if soft else jnp.where(slack >= 0.0, 1.0, 0.0))
+            x, y = block[k, 0] - middle_x, block[k, 1] - middle_y
+            gx, gy = g * x, g * y
+            terms = (g, gx, gy, gx * x, gx * y, gy * y, g * dx, g * dy, gx * dx, gx * dy, gy * dx, gy * dy)
+            sums = tuple(total + term for total, term in zip(sums, terms, strict=True))
+        return sums, None
+
+    start = (jnp.zeros(maps.linear.shape, jnp.float32),) * 12
+    g, x, y, xx, xy, yy, dx, dy, xdx, xdy, ydx, ydy = jax.lax.scan(add, start, rows)[0]
+    share = 1.0 / jnp.maximum(g, _TINY)
+    mean_x, mean_y = x * share, y * share
+    xdx, xdy, ydx, ydy = xdx - mean_x * dx, xdy - mean_x * dy, ydx - mean_y * dx, ydy - mean_y * dy
+    return (
+        g,
+        jax.lax.complex(mean_x, mean_y),
+        jax.lax.complex(dx * share, dy * share),
+        xx - x * mean_x,
+        xy - x * mean_y,
+        yy - y * mean_y,
+        jax.lax.complex(xdx + ydy, xdy - ydx),
+        jax.lax.complex(xdx - ydy, xdy + ydx),
+    )
+
+
+def _complex(value: float) -> Complex[Array, ""]:
+    return jnp.asarray(value, jnp.complex64)

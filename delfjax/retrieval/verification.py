@@ -1,0 +1,253 @@
+"""Geometric verification: how many putative matches of a query with each database image agree on one transform.
+
+A shortlist goes through one compiled program per length of list: its candidates fill lanes of fixed number and length, so
+that what a candidate gets depends on its own matches alone, bit for bit, whoever its neighbours are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Complex, Float, Int
+
+from delfjax.config import VerificationConfig
+from delfjax.ops.geometry import Correspondences, Effort, Limits, robust_fit
+from delfjax.types import DelfjaxError, Matches, Verification
+
+# Candidates per compiled call, and the shortest list: small enough that one pair of images is not kept waiting for
+# padding, large enough that calls do not dominate. Longer lists go up in powers of two.
+_LANES, _SHORTEST = 8, 64
+_FEWEST = 3
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The input of one compiled call, and what is needed to read its output.
+
+    Attributes:
+        candidates: which candidates fill the first lanes.
+        chosen: their slots, the most similar match first; a lane's padding points at slots that are not valid.
+        query_middle: origin of the lanes' query points, ``x + iy``, pixels.
+        database_middle: origin of the lanes' database points, ``x + iy``, pixels.
+        points: fields of ``Correspondences`` for every lane.
+    """
+
+    candidates: Int[np.ndarray, " used"]
+    chosen: Int[np.ndarray, "used width"]
+    query_middle: Complex[np.ndarray, " used"]
+    database_middle: Complex[np.ndarray, " used"]
+    points: dict[str, np.ndarray]
+
+
+class VerificationError(DelfjaxError):
+    """Matches that no geometry can be fitted to."""
+
+
+def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
+    """Fit a transform to the matches of every candidate and count its one-to-one inliers: the score.
+
+    Deterministic, and independent of how the matches are ordered (unless two are equally similar), padded or batched.
+    A candidate with more than ``config.max_matches`` matches is judged by the most similar; the others are no inliers.
+
+    Args:
+        matches: of one pair of images, or of a shortlist along a leading axis. Slots that are not valid may hold anything.
+        config: the model, the tolerance in pixels of the database image, the effort and the limits.
+
+    Returns:
+        Arrays on the host. No inlier and the identity for a candidate without an acceptable transform, which takes at
+        least three inliers that do not lie on a line.
+
+    Raises:
+        VerificationError: a valid match with a coordinate, scale or similarity that is not finite, or a scale of zero or less.
+    """
+    valid = np.asarray(matches.valid)
+    batched = Matches(**{name: _batched(np.asarray(part), valid.ndim) for name, part in vars(matches).items()})
+    _check(batched)
+    candidates, slots = batched.valid.shape
+    mask = np.zeros((candidates, slots), bool)
+    transform = np.tile(np.eye(3, dtype=np.float32), (candidates, 1, 1))
+    effort, limits = _effort(config), _limits(config)
+    calls = list(_calls(batched, config))
+    # All calls are under way before the first answer is waited for.
+    answers = jax.device_get([_fit(call.points, limits, effort=effort) for call in calls])
+    for call, (inside, fitted) in zip(calls, answers, strict=True):
+        used, width = call.chosen.shape
+        picked = np.zeros((used, slots), bool)
+        np.put_along_axis(picked, call.chosen, inside[:used, :width], axis=1)
+        mask[call.candidates] = picked
+        found = picked.any(axis=1)
+        transform[call.candidates[found]] = _in_pixels(fitted[:used], call, config.threshold_px)[found]
+    shape = valid.shape[:-1]
+    return Verification(
+        inliers=mask.sum(axis=1, dtype=np.int32).reshape(shape),
+        inlier_mask=mask.reshape(valid.shape),
+        transform=transform.reshape(*shape, 3, 3),
+    )
+
+
+@partial(jax.jit, static_argnames="effort")
+def _fit(
+    points: dict[str, jax.Array | np.ndarray], limits: dict[str, float], *, effort: Effort
+) -> tuple[Bool[jax.Array, "lanes m"], Float[jax.Array, "lanes 3 3"]]:
+    bounds = Limits(**{name: jnp.asarray(bound, jnp.float32) for name, bound in limits.items()})
+
+    def one(lane: dict[str, jax.Array]) -> tuple[Bool[jax.Array, " m"], Float[jax.Array, "3 3"]]:
+        return robust_fit(Correspondences(**lane), bounds, effort=effort)
+
+    inside, fitted = jax.vmap(one)(points)
+    return inside, fitted
+
+
+def _calls(matches: Matches, config: VerificationConfig) -> Iterator[_Call]:
+    """Group the candidates by the length of their lists, and cut each group into calls."""
+    valid = np.asarray(matches.valid)
+    # Stable: equally similar matches keep their order. Valid slots come first.
+    rank = np.argsort(np.where(valid, -np.asarray(matches.similarity, np.float32), np.inf), axis=1, kind="stable")
+    count = np.minimum(valid.sum(axis=1), config.max_matches)
+    length = np.array([max(_SHORTEST, 1 << (int(n) - 1).bit_length()) for n in count], np.int64)
+    for slots in np.unique(length[count >= _FEWEST]):
+        group = np.flatnonzero((length == slots) & (count >= _FEWEST))
+        for start in range(0, len(group), _LANES):
+            lanes = group[start : start + _LANES]
+            yield _call(matches, lanes, rank[lanes, :slots], count[lanes], int(slots), config.threshold_px)
+
+
+def _call(
+    matches: Matches,
+    lanes: Int[np.ndarray, " used"],
+    chosen: Int[np.ndarray, "used width"],
+    count: Int[np.ndarray, " used"],
+    slots: int,
+    threshold_px: float,
+) -> _Call:
+    used, width = chosen.shape
+    valid = np.zeros((_LANES, slots), bool)
+    valid[:used] = np.arange(slots)[None] < count[:, None]
+    held = valid[:used, :width]
+
+    def gather(part: jax.Array | np.ndarray) -> np.ndarray:
+        return np.take_along_axis(np.asarray(part)[lanes], chosen, axis=1)
+
+    def spread(values: np.ndarray, fill: float) -> np.ndarray:
+        lane = np.full((_LANES, slots), fill, values.dtype)
+        lane[:used, :width] = np.where(held, values, fill)
+        return lane
+
+    query_yx, database_yx = (
+        np.take_along_axis(np.asarray(part, np.float32)[lanes], chosen[..., None], axis=1)
+        for part in (matches.query_yx, matches.database_yx)
+    )
+    query_middle, database_middle = _middle(query_yx, held), _middle(database_yx, held)
+    source_id, source_sharing = _shared(query_yx, held)
+    target_id, target_sharing = _shared(database_yx, held)
+    # The image scale of a feature is inverse to the size of what it shows.
+    enlargement = gather(matches.query_scales) / np.where(held, gather(matches.database_scales), 1)
+    return _Call(
+        candidates=lanes,
+        chosen=chosen,
+        query_middle=query_middle,
+        database_middle=database_middle,
+        points={
+            "source": spread(_in_thresholds(query_yx, query_middle, threshold_px), 0),
+            "target": spread(_in_thresholds(database_yx, database_middle, threshold_px), 0),
+            "enlargement": spread(enlargement.astype(np.float32), 1),
+            "weight": spread(1 / np.maximum(source_sharing, target_sharing).astype(np.float32), 0),
+            "valid": valid,
+            "source_id": spread(source_id, 0),
+            "target_id": spread(target_id, 0),
+        },
+    )
+
+
+def _middle(at_yx: Float[np.ndarray, "used width 2"], held: Bool[np.ndarray, "used width"]) -> Complex[np.ndarray, " used"]:
+    """Middle of the box around the held points, ``x + iy``: extremes are exact, where a mean depends on the order."""
+    low = np.where(held[..., None], at_yx, np.inf).min(axis=1).astype(np.float64)
+    high = np.where(held[..., None], at_yx, -np.inf).max(axis=1).astype(np.float64)
+    middle = (low + high) / 2
+    return middle[:, 1] + 1j * middle[:, 0]
+
+
+def _in_thresholds(
+    at_yx: Float[np.ndarray, "used width 2"], middle: Complex[np.ndarray, " used"], threshold_px: float
+) -> Complex[np.ndarray, "used width"]:
+    at = at_yx[..., 1].astype(np.float64) + 1j * at_yx[..., 0]
+    return ((at - middle[:, None]) / threshold_px).astype(np.complex64)
+
+
+def _shared(
+    at_yx: Float[np.ndarray, "used width 2"], held: Bool[np.ndarray, "used width"]
+) -> tuple[Int[np.ndarray, "used width"], Int[np.ndarray, "used width"]]:
+    """A number in ``[0, width)`` for each distinct point of a lane, and how many held slots have the same point."""
+    used, width = held.shape
+    # A point as one integer of 64 bits; adding zero makes −0.0 and 0.0 the same.
+    point = np.ascontiguousarray(at_yx + np.float32(0)).view(np.uint64)[..., 0]
+    # All bits set is no finite point: what is not held stays apart.
+    point = np.where(held, point, np.uint64(2**64 - 1))
+    order = np.argsort(point, axis=1, kind="stable")
+    ranked = np.take_along_axis(point, order, axis=1)
+    number = np.zeros((used, width), np.int32)
+    number[:, 1:] = np.cumsum(ranked[:, 1:] != ranked[:, :-1], axis=1)
+    identity = np.empty_like(number)
+    np.put_along_axis(identity, order, number, axis=1)
+    everywhere = identity + width * np.arange(used, dtype=np.int32)[:, None]
+    return identity, np.bincount(everywhere.ravel(), minlength=used * width)[everywhere]
+
+
+def _in_pixels(
+    fitted: Float[np.ndarray, "used 3 3"], call: _Call, threshold_px: float
+) -> Float[np.ndarray, "used 3 3"]:
+    """Transforms of pixels from transforms of points in thresholds about the middles."""
+
+    def frame(middle: Complex[np.ndarray, " used"]) -> Float[np.ndarray, "used 3 3"]:
+        to_pixels = np.tile(np.diag([threshold_px, threshold_px, 1.0]), (len(middle), 1, 1))
+        to_pixels[:, 0, 2], to_pixels[:, 1, 2] = middle.real, middle.imag
+        return to_pixels
+
+    inverse = np.linalg.inv(frame(call.query_middle))
+    return (frame(call.database_middle) @ fitted.astype(np.float64) @ inverse).astype(np.float32)
+
+
+def _check(matches: Matches) -> None:
+    """Refuse valid matches that are not numbers, naming the first."""
+    valid = np.asarray(matches.valid)
+    for name, part in vars(matches).items():
+        values = np.asarray(part)
+        bad = ~np.isfinite(values)
+        if name.endswith("_scales"):
+            bad |= values <= 0
+        bad = (bad.any(axis=-1) if bad.ndim > valid.ndim else bad) & valid
+        if bad.any():
+            where = tuple(int(k) for k in np.argwhere(bad)[0])
+            wanted = "a finite number above zero" if name.endswith("_scales") else "finite numbers"
+            raise VerificationError(f"{name} of match {where[1]} of candidate {where[0]} is {values[where]}, not {wanted}")
+
+
+def _batched(values: np.ndarray, rank: int) -> np.ndarray:
+    return values[None] if rank == 1 else values
+
+
+def _effort(config: VerificationConfig) -> Effort:
+    return Effort(
+        model=config.model,
+        pairs=config.pair_hypotheses,
+        rotations=tuple(math.radians(angle) for angle in config.rotations_deg),
+        refined=config.refined,
+        finalists=config.finalists,
+        tolerances=config.refine_tolerances,
+        final_fits=config.final_fits,
+    )
+
+
+def _limits(config: VerificationConfig) -> dict[str, float]:
+    return {
+        "scale": config.max_scale_change,
+        "anisotropy": config.max_anisotropy,
+        "rotation": math.radians(config.max_rotation_deg),
+        "spread": config.min_spread,
+    }
