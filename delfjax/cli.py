@@ -6,7 +6,6 @@ Bad usage and bad input end in one line on standard error and exit code 1.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import re
@@ -17,17 +16,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tqdm.auto import tqdm
 
 from delfjax import device, plots
-from delfjax.config import DelfConfig, config_hash, from_dict, override, preset, to_dict
+from delfjax.config import DelfConfig, from_dict, override, preset, to_dict
 from delfjax.datasets.folder import scan_folder
-from delfjax.datasets.images import DecodedImage, decode_image
+from delfjax.datasets.images import decode_image
 from delfjax.experiments.evaluate_folder import evaluate_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
-from delfjax.models.delf import load_delf
+from delfjax.models.delf import backbone_builder, load_delf
 from delfjax.models.tensors import abstract, named_shapes
 from delfjax.models.weights import (
     import_efficientnet_lite0,
@@ -201,9 +199,6 @@ class Convert:
 
     def run(self) -> None:
         """Convert, or list every name that does not fit."""
-        # Local: the command line is the only place that names the architectures.
-        from delfjax.models.delf import backbone_builder
-
         backbone = override(DelfConfig(), self.overrides).backbone
         expected = named_shapes(abstract(backbone_builder(backbone)))
         convert = import_efficientnet_lite0 if backbone.name == "efficientnet_lite0" else import_torchvision_resnet
@@ -258,7 +253,7 @@ def _parse(arguments: list[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(Command, args=arguments, prog="delfjax", description=__doc__)  # type: ignore[call-overload]
+            return tyro.cli(Command, args=arguments, prog="delfjax", description=__doc__)
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -38,7 +38,7 @@ def count_compilations() -> Iterator[CompilationCount]:
         nonlocal hits
         hits += event == "/jax/compilation_cache/cache_hits"
 
-    def on_duration(event: str, _seconds: float, **_: object) -> None:
+    def on_duration(event: str, duration_secs: float, **_: object) -> None:
         count.programs += event == "/jax/core/compile/backend_compile_duration"
 
     jax.monitoring.register_event_listener(on_event)

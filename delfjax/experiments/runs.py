@@ -11,6 +11,7 @@ import math
 import platform
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -58,8 +59,8 @@ class Run:
         Raises:
             RunError: a result is not finite, so that no table ever shows it.
         """
-        for name, value in results.items():
-            if isinstance(value, float) and not math.isfinite(value):
+        for name, value in _numbers(results):
+            if not math.isfinite(value):
                 raise RunError(f"run {self.experiment}: result {name!r} is {value}, which is not finite")
         device = jax.local_devices()[0]
         provenance = {
@@ -106,6 +107,15 @@ def finished_run(experiment: str, config: dict[str, Any]) -> Run:
 def run_path(experiment: str, config: dict[str, Any]) -> Path:
     """Folder of the run of ``experiment`` under ``config``."""
     return paths.runs_root() / experiment / config_hash(config)
+
+
+def _numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every float of nested plain values, with its dotted name."""
+    if isinstance(values, float):
+        yield name, values
+    elif isinstance(values, dict | list | tuple):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _numbers(value, f"{name}.{key}" if name else str(key))
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -22,7 +22,6 @@ from jaxtyping import Float, Int, PyTree, UInt8
 from delfjax.config import DelfConfig, FeaturesConfig
 from delfjax.datasets.images import DecodedImage
 from delfjax.models.delf import Delf
-from delfjax.models.layers import strided
 from delfjax.ops import pooling, pyramid, selection
 from delfjax.ops.convolution import inside
 from delfjax.ops.pyramid import Size
@@ -30,6 +29,18 @@ from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px, to
 from delfjax.types import ImageFeatures, LocalFeatures
 
 _ACCELERATOR_BATCH = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LevelInput:
+    """A batch of images and what one level of the pyramid makes of them: sizes in pixels, R-MAC regions in cells."""
+
+    source: UInt8[jax.Array, "b s s 3"]
+    sizes: Int[jax.Array, "b 2"]
+    originals: Int[jax.Array, "b 2"]
+    targets: Int[jax.Array, "b 2"]
+    regions: Int[jax.Array, "b r 4"]
 
 
 @jax.tree_util.register_dataclass
@@ -85,7 +96,7 @@ class Extractor:
         self._state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         level = partial(_level, graph, config.features, self.receptive_field)
         self._level = {
-            shape: _compiled(mesh, partial(level, canvas=shape), (PartitionSpec(), *[PartitionSpec("batch")] * 5))
+            shape: _compiled(mesh, partial(level, canvas=shape), (PartitionSpec(), PartitionSpec("batch")))
             for shape in pyramid.canvases(config.features.max_side, config.features.scales)
         }
         merge = partial(_merge, config.features, self.receptive_field)
@@ -114,10 +125,8 @@ class Extractor:
         levels = []
         for scale, shape in zip(self.config.features.scales, shapes, strict=True):
             targets = np.array([pyramid.level_size(size, scale) for size in sizes], np.int32)
-            regions = self._regions(targets)
-            levels.append(
-                self._level[shape](self._state, source, extent, self._padded(targets), original, self._padded(regions))
-            )
+            placed = self._padded(targets), self._padded(self._regions(targets))
+            levels.append(self._level[shape](self._state, LevelInput(source, extent, original, *placed)))
         features, pooled = self._merge(tuple(levels))
         return PendingBatch(features, pooled, tuple(images))
 
@@ -145,20 +154,11 @@ def _compiled(mesh: Mesh, function: Callable[..., Any], in_specs: tuple[Partitio
 
 
 def _level(
-    graph: Any,
-    config: FeaturesConfig,
-    field: ReceptiveField,
-    state: PyTree,
-    source: UInt8[jax.Array, "b s s 3"],
-    sizes: Int[jax.Array, "b 2"],
-    targets: Int[jax.Array, "b 2"],
-    originals: Int[jax.Array, "b 2"],
-    regions: Int[jax.Array, "b r 4"],
-    *,
-    canvas: Size,
+    graph: Any, config: FeaturesConfig, field: ReceptiveField, state: PyTree, batch: LevelInput, *, canvas: Size
 ) -> LevelFeatures:
     """One level of the pyramid: resize, describe and score every cell, keep the best."""
-    pixels = pyramid.resize_onto(source, sizes, targets, canvas)
+    targets = batch.targets
+    pixels = pyramid.resize_onto(batch.source, batch.sizes, targets, canvas)
     features, scores = nnx.merge(graph, state)(pixels, targets, dtype=config.dtype)
     big_enough = jnp.min(targets, axis=1) >= config.min_level_side
     extent = jnp.where(big_enough[:, None], features.extent, 0)
@@ -169,13 +169,13 @@ def _level(
         (cells[..., 0] * scores.shape[2] + cells[..., 1])[..., None],
         axis=1,
     )
-    factors = targets.astype(jnp.float32) / originals.astype(jnp.float32)
+    factors = targets.astype(jnp.float32) / batch.originals.astype(jnp.float32)
     return LevelFeatures(
         scores=best,
         keypoints_yx=to_original_px(centres_px(field, cells), factors[:, None]),
         descriptors=descriptors,
         cells=jnp.prod(extent, axis=1),
-        pooled=_pool(config, features.values, extent, regions),
+        pooled=_pool(config, features.values, extent, batch.regions),
     )
 
 

@@ -55,19 +55,23 @@ def fit_pca(
     """PCA of ``descriptors``; the sign of each direction is fixed so that its largest entry is positive.
 
     Raises:
-        ReductionError: fewer dimensions or descriptors than ``config.dim``.
+        ReductionError: fewer dimensions than ``config.dim``, no more descriptors than that, or all of them equal.
     """
     count, channels = descriptors.shape
-    if config.dim > min(channels, count):
+    # Centred descriptors span one dimension less than their number; whitening would blow up the missing one.
+    possible = min(channels, count - 1)
+    if config.dim > possible:
         raise ReductionError(
             f"reduction.dim is {config.dim}, but there are {count} descriptors of {channels} dimensions; "
-            f"set reduction.dim to at most {min(channels, count)}"
+            + (f"set reduction.dim to at most {possible}" if possible > 0 else "no reduction can be fitted on so few")
         )
     sample = descriptors.astype(np.float64)
     mean = sample.mean(axis=0)
     covariance = (sample - mean).T @ (sample - mean) / max(1, count - 1)
     variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]
+    if variances[0] <= 0:
+        raise ReductionError(f"all {count} descriptors are equal: no reduction can be fitted on them")
     kept = directions[:, : config.dim]
     kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(config.dim)])
     if config.whiten:
@@ -77,7 +81,7 @@ def fit_pca(
 
 
 def fit_from_store(store: FeatureStore, *, config: ReductionConfig, seed: int) -> Reduction:
-    """PCA of a sample of the descriptors of a store, the same number from every image on average.
+    """PCA of a sample of the descriptors of a store: the same share of every image's, at least one.
 
     Raises:
         ReductionError: the store holds too few descriptors.

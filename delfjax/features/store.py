@@ -113,6 +113,7 @@ class _Rows:
     content_hashes: tuple[str, ...]
 
     def features(self, row: int) -> ImageFeatures:
+        """Features of one row, as views of the mapped file."""
         own = slice(self.offsets[row], self.offsets[row + 1])
         pooled = self.global_values[self.global_offsets[row] : self.global_offsets[row + 1]]
         local = LocalFeatures(

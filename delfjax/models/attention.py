@@ -12,22 +12,21 @@ from flax import nnx
 from jaxtyping import Float
 
 from delfjax.models.layers import ConvNorm, FeatureMap
-from delfjax.types import Array
 
 
 class AttentionScorer(nnx.Module):
     """Softplus of a two-layer network on each cell."""
 
     def __init__(self, channels: int, *, hidden: int = 512, rngs: nnx.Rngs) -> None:
-        self.hidden = ConvNorm(channels, hidden, kernel=1, activation="relu", rngs=rngs)
+        self.hidden = ConvNorm(channels, hidden, activation="relu", rngs=rngs)
         self.score = nnx.Linear(hidden, 1, rngs=rngs)
 
     def __call__(self, x: FeatureMap) -> Float[jax.Array, "b h w"]:
         """Non-negative score of each cell of an unnormalised feature map."""
-        scores: jax.Array = jax.nn.softplus(self.score(self.hidden(x).values))[..., 0]
+        scores: jax.Array = jax.nn.softplus(self.score(jnp.asarray(self.hidden(x).values)))[..., 0]
         return scores
 
 
-def feature_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+def feature_norm(x: Float[jax.Array, "*n d"]) -> Float[jax.Array, "*n"]:
     """Length of each feature vector: the explicit scorer until an attention is trained."""
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,25 +23,11 @@ from delfjax.models.weights import (
     read_tensors,
     require_match,
 )
-from delfjax.ops.receptive_field import ReceptiveField, Window, compose
+from delfjax.ops.receptive_field import ReceptiveField, compose
 from delfjax.types import Array
 
-
-@runtime_checkable
-class Backbone(Protocol):
-    """What DELF needs of a convolutional network."""
-
-    def __call__(self, x: FeatureMap, *, output: str) -> FeatureMap:
-        """Feature map of normalised images."""
-
-    def windows(self, output: str) -> list[Window]:
-        """Layers along the longest path."""
-
-    def normalise(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """RGB in 0 … 255 to the range of the weights."""
-
-    def channels(self, output: str) -> int:
-        """Channels of the feature map."""
+# What can describe an image; each offers the call, `windows`, `normalise` and `channels`.
+Backbone = EfficientNetLite0 | ResNet
 
 
 class Delf(nnx.Module):
@@ -63,10 +48,10 @@ class Delf(nnx.Module):
             extent: rows and columns of each image, pixels.
             dtype: arithmetic of the backbone.
         """
-        normalised = self.backbone.normalise(pixels).astype(jnp.dtype(dtype))
+        normalised = self.backbone.normalise(jnp.asarray(pixels)).astype(jnp.dtype(dtype))
         features = self.backbone(FeatureMap(normalised, extent), output=self.output)
         features = FeatureMap(features.values.astype(jnp.float32), features.extent)
-        return features, feature_norm(features.values) if self.scorer is None else self.scorer(features)
+        return features, feature_norm(jnp.asarray(features.values)) if self.scorer is None else self.scorer(features)
 
     @property
     def receptive_field(self) -> ReceptiveField:
@@ -89,9 +74,7 @@ def load_delf(config: DelfConfig) -> Delf:
     scorer = None
     if config.scorer.kind == "attention":
         scorer = _load_scorer(config.scorer, backbone.channels(config.backbone.output), seed=config.seed)
-    model = fold_batch_norm(Delf(backbone, scorer, output=config.backbone.output))
-    model.eval()
-    return model
+    return fold_batch_norm(Delf(backbone, scorer, output=config.backbone.output))
 
 
 def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
@@ -124,7 +107,7 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
     return with_tensors(model, tensors)
 
 
-def backbone_builder(config: BackboneConfig) -> Callable[[nnx.Rngs], Any]:
+def backbone_builder(config: BackboneConfig) -> Callable[[nnx.Rngs], Backbone]:
     """Makes the architecture of ``config`` from random streams, weights aside."""
     if config.name == "efficientnet_lite0":
         return lambda rngs: EfficientNetLite0(rngs=rngs)

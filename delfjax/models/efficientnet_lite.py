@@ -32,22 +32,20 @@ class InvertedBottleneck(nnx.Module):
     ) -> None:
         hidden = features_in * expansion
         self.expand = (
-            ConvNorm(features_in, hidden, kernel=1, activation="relu6", epsilon=_EPSILON, rngs=rngs)
+            ConvNorm(features_in, hidden, activation="relu6", epsilon=_EPSILON, rngs=rngs)
             if expansion > 1
             else None
         )
         self.depthwise = ConvNorm(
             hidden,
             hidden,
-            kernel=kernel,
-            stride=stride,
-            pad=(kernel - stride) // 2,
+            Window(kernel, stride, (kernel - stride) // 2),
             depthwise=True,
             activation="relu6",
             epsilon=_EPSILON,
             rngs=rngs,
         )
-        self.project = ConvNorm(hidden, features_out, kernel=1, epsilon=_EPSILON, rngs=rngs)
+        self.project = ConvNorm(hidden, features_out, epsilon=_EPSILON, rngs=rngs)
         self.skip = stride == 1 and features_in == features_out
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
@@ -64,7 +62,7 @@ class EfficientNetLite0(nnx.Module):
     """The whole classifier; :meth:`__call__` reads out a feature map."""
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
-        self.stem = ConvNorm(3, _STEM, kernel=3, stride=2, pad=0, activation="relu6", epsilon=_EPSILON, rngs=rngs)
+        self.stem = ConvNorm(3, _STEM, Window(3, 2, 0), activation="relu6", epsilon=_EPSILON, rngs=rngs)
         blocks, features = [], _STEM
         for expansion, channels, kernel, stride, repeats in (*_STAGES, _LAST_STAGE):
             for repeat in range(repeats):
@@ -74,7 +72,7 @@ class EfficientNetLite0(nnx.Module):
                 )
                 features = channels
         self.blocks = nnx.List(blocks)
-        self.head = ConvNorm(features, _HEAD, kernel=1, activation="relu6", epsilon=_EPSILON, rngs=rngs)
+        self.head = ConvNorm(features, _HEAD, activation="relu6", epsilon=_EPSILON, rngs=rngs)
         self.classifier = nnx.Linear(_HEAD, _CLASSES, rngs=rngs)
 
     def __call__(self, x: FeatureMap, *, output: str = "conv4") -> FeatureMap:

@@ -8,7 +8,7 @@ The output has ``ceil(extent / stride)`` rows and columns, whatever the parity.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from delfjax.ops.receptive_field import Window
 from delfjax.types import Array
 
 Activation = Literal["none", "relu", "relu6"]
+POINTWISE = Window(1)
 M = TypeVar("M", bound=nnx.Module)
 
 
@@ -39,13 +40,13 @@ class FeatureMap:
         return cls(values, jnp.asarray(np.tile(np.array([[height, width]], np.int32), (batch, 1))))
 
 
-def activate(x: Float[Array, "*n"], activation: Activation) -> Float[Array, "*n"]:
+def activate(x: Float[Array, "*n"], activation: Activation) -> Float[jax.Array, "*n"]:
     """Apply the named non-linearity."""
     if activation == "relu":
         return jax.nn.relu(x)
     if activation == "relu6":
         return jax.nn.relu6(x)
-    return x
+    return jnp.asarray(x)
 
 
 class ConvNorm(nnx.Module):
@@ -59,26 +60,25 @@ class ConvNorm(nnx.Module):
         self,
         features_in: int,
         features_out: int,
+        window: Window = POINTWISE,
         *,
-        kernel: int,
         rngs: nnx.Rngs,
-        stride: int = 1,
-        pad: int | None = None,
         depthwise: bool = False,
         activation: Activation = "none",
         epsilon: float = 1e-5,
     ) -> None:
+        kernel = window.kernel
         shape: tuple[int, ...] = (kernel, kernel, features_in, features_out)
         if depthwise:
             shape = (kernel, kernel, features_in)
         elif kernel == 1:
             shape = (features_in, features_out)
         fan_in = kernel * kernel * (1 if depthwise else features_in)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) * jnp.float32(np.sqrt(2 / fan_in)))
+        self.kernel: nnx.Param[Any] = nnx.Param(jax.random.normal(rngs.params(), shape) * jnp.float32(np.sqrt(2 / fan_in)))
         # Exactly one of the two is there: the norm while training, the bias once folded.
-        self.norm = nnx.data(nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs))
-        self.bias = nnx.data(None)
-        self.window = Window(kernel, stride, (kernel - 1) // 2 if pad is None else pad)
+        self.norm: nnx.BatchNorm | None = nnx.data(nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs))
+        self.bias: nnx.Param[Any] | None = nnx.data(None)
+        self.window = window
         self.depthwise = depthwise
         self.activation: Activation = activation
 
@@ -106,7 +106,7 @@ class ConvNorm(nnx.Module):
         values = convolution.depthwise(masked, self._kernel(x), stride=self.window.stride)
         return FeatureMap(self.finish(values), strided(x.extent, self.window.stride))
 
-    def finish(self, values: Array) -> Array:
+    def finish(self, values: jax.Array) -> jax.Array:
         """Batch norm or folded bias, then the activation."""
         if self.norm is not None:
             values = self.norm(values)
@@ -119,9 +119,8 @@ class ConvNorm(nnx.Module):
         if self.norm is None:
             return
         norm = self.norm
-        scale, offset, mean, variance = (
-            np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias, norm.mean, norm.var)
-        )
+        parts: tuple[Any, ...] = (norm.scale, norm.bias, norm.mean, norm.var)
+        scale, offset, mean, variance = (np.asarray(part[...], np.float64) for part in parts)
         gain = scale / np.sqrt(variance + norm.epsilon)
         # The output channel is the last axis of every kernel layout.
         self.kernel = nnx.Param((np.asarray(self.kernel[...], np.float64) * gain).astype(np.float32))

@@ -42,10 +42,10 @@ class Bottleneck(nnx.Module):
     ) -> None:
         features_out = width * _EXPANSION
         in_reduce, in_spatial = (stride, 1) if stride_layout == "he" else (1, stride)
-        self.reduce = ConvNorm(features_in, width, kernel=1, stride=in_reduce, activation="relu", rngs=rngs)
-        self.spatial = ConvNorm(width, width, kernel=3, stride=in_spatial, activation="relu", rngs=rngs)
-        self.expand = ConvNorm(width, features_out, kernel=1, rngs=rngs)
-        shortcut = ConvNorm(features_in, features_out, kernel=1, stride=stride, rngs=rngs) if first else None
+        self.reduce = ConvNorm(features_in, width, Window(1, in_reduce), activation="relu", rngs=rngs)
+        self.spatial = ConvNorm(width, width, Window.centred(3, in_spatial), activation="relu", rngs=rngs)
+        self.expand = ConvNorm(width, features_out, rngs=rngs)
+        shortcut = ConvNorm(features_in, features_out, Window(1, stride), rngs=rngs) if first else None
         self.shortcut = nnx.data(shortcut)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
@@ -71,7 +71,7 @@ class ResNet(nnx.Module):
         stride_layout: StrideLayout = "v1.5",
         classes: int | None = None,
     ) -> None:
-        self.stem = ConvNorm(3, _STEM, kernel=7, stride=2, activation="relu", rngs=rngs)
+        self.stem = ConvNorm(3, _STEM, Window.centred(7, 2), activation="relu", rngs=rngs)
         stages, features = [], _STEM
         for stage, (width, repeats) in enumerate(zip(_WIDTHS, blocks, strict=True)):
             members = []
@@ -132,5 +132,5 @@ def _max_pool(x: FeatureMap) -> FeatureMap:
     masked = convolution.zero_outside(x.values, x.extent)
     pad = (_POOL.pad, _POOL.kernel - 1 - _POOL.pad)
     window, strides = (_POOL.kernel, _POOL.kernel), (_POOL.stride, _POOL.stride)
-    values = nnx.max_pool(masked, window, strides, (pad, pad))  # type: ignore[no-untyped-call]  # flax annotates it not
+    values = nnx.max_pool(masked, window, strides, (pad, pad))
     return FeatureMap(values, strided(x.extent, _POOL.stride))

@@ -6,7 +6,7 @@ Names are attribute paths joined by dots: ``blocks.3.expand.norm.scale``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from flax import nnx
@@ -42,7 +42,7 @@ def with_tensors(model: M, tensors: Mapping[str, np.ndarray]) -> M:
     return merged
 
 
-def _variables(model: nnx.Module) -> list[tuple[tuple[object, ...], nnx.Variable[object]]]:
+def _variables(model: nnx.Module) -> list[tuple[tuple[object, ...], Any]]:
     return list(nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))))
 
 

@@ -9,27 +9,33 @@ looks at neighbours, everything outside an image is set to zero, which is the ze
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from delfjax.types import Array
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def pointwise(x: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "c d"]) -> Float[jax.Array, "b h w d"]:
+def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[jax.Array, "b h w d"]:
     """1×1 convolution as a matrix product."""
     return jnp.einsum("bhwc,cd->bhwd", x, kernel)
 
 
 def dense(
-    x: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "k k c d"], *, stride: int, pad: tuple[int, int]
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], *, stride: int, pad: tuple[int, int]
 ) -> Float[jax.Array, "b h2 w2 d"]:
     """k×k convolution with ``pad`` zeros before and after each axis."""
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT)
+    operands = jnp.asarray(x), jnp.asarray(kernel)
+    return jax.lax.conv_general_dilated(*operands, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT)
 
 
 def depthwise(
-    x: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "k k c"], *, stride: int
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c"], *, stride: int
 ) -> Float[jax.Array, "b h2 w2 c"]:
     """Depthwise k×k convolution without padding."""
     result: jax.Array = jax.lax.platform_dependent(
@@ -51,27 +57,16 @@ def _grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _shift_and_add(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     taps, height, width = kernel.shape[0], x.shape[1], x.shape[2]
     last_row, last_column = (height - taps) // stride * stride, (width - taps) // stride * stride
-    total = None
-    for i in range(taps):
-        for j in range(taps):
-            shifted = x[:, i : i + last_row + 1 : stride, j : j + last_column + 1 : stride]
-            term = shifted * kernel[i, j][None, None, None]
-            total = term if total is None else total + term
-    assert total is not None
-    return total
 
+    def term(i: int, j: int) -> jax.Array:
+        shifted = x[:, i : i + last_row + 1 : stride, j : j + last_column + 1 : stride]
+        return shifted * kernel[i, j][None, None, None]
 
-def max_pool(
-    x: Float[jax.Array, "b h w c"], *, kernel: int, stride: int, pad: tuple[int, int]
-) -> Float[jax.Array, "b h2 w2 c"]:
-    """k×k maximum of non-negative maps; zeros around the image stand for the missing neighbours."""
-    window, strides = (1, kernel, kernel, 1), (1, stride, stride, 1)
-    zero = jnp.zeros((), x.dtype)
-    return jax.lax.reduce_window(x, zero, jax.lax.max, window, strides, ((0, 0), pad, pad, (0, 0)))
+    return functools.reduce(operator.add, (term(i, j) for i in range(taps) for j in range(taps)))
 
 
 def inside(
-    extent: Int[jax.Array, "b 2"], height: int, width: int, *, before: int = 0
+    extent: Int[Array, "b 2"], height: int, width: int, *, before: int = 0
 ) -> Bool[jax.Array, "b {height} {width} 1"]:
     """Which cells of a canvas belong to the image in its upper left corner.
 
@@ -89,7 +84,7 @@ def inside(
 
 
 def zero_outside(
-    x: Float[jax.Array, "b h w c"], extent: Int[jax.Array, "b 2"], *, before: int = 0
+    x: Float[Array, "b h w c"], extent: Int[Array, "b 2"], *, before: int = 0
 ) -> Float[jax.Array, "b h w c"]:
     """``x`` with every cell outside its image set to zero."""
     return jnp.where(inside(extent, x.shape[1], x.shape[2], before=before), x, jnp.zeros((), x.dtype))

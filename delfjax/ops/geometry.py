@@ -1,13 +1,13 @@
 """Robust fit of an affine map or a homography to the putative correspondences of one pair of images.
 
-Points are complex numbers ``x + iy`` in units of the inlier threshold, so that a residual below one is an inlier's. An
-affine map is ``q = offset + linear·(p − centre) + antilinear·conj(p − centre)``: without its antilinear part it is a
-similarity, its singular values are ``|linear| ± |antilinear|``, its determinant their product, its rotation the angle of
-``linear``, and its least-squares fit has a closed form that stays well posed for two points or for points on a line.
+Points are complex numbers ``x + iy`` in units of the inlier threshold, so that a residual below one is an inlier's.
+An affine map is ``q = offset + linear·(p − centre) + antilinear·conj(p − centre)``. Without its antilinear part it is a
+similarity; its singular values are ``|linear| ± |antilinear|``, its determinant their product, its rotation the angle
+of ``linear``; and its least-squares fit has a closed form that stays well posed for two points, or points on a line.
 
-Nothing is drawn at random. Hypotheses are similarities through ordered pairs of correspondences, and through single ones
-whose features tell the scale; all are scored on all correspondences, the best refitted, the best of those judged by
-one-to-one inliers. Every function is pure, and works on one pair of images: ``vmap`` makes a shortlist of it.
+Nothing is drawn at random. Hypotheses are similarities through ordered pairs of correspondences, and through single
+ones whose features tell the scale; all are scored on all correspondences, the best refitted, the best of those judged
+by one-to-one inliers. Every function is pure and works on one pair of images: ``vmap`` makes a shortlist of it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 # faster on a CPU than one fused reduction of the (hypotheses, correspondences) table, which is never stored either.
 BLOCK = 16
 
-# Standard deviations of the priors that keep fits to few points well posed; with ten inliers or more, any values between
-# none and twice these give the same inliers. Noise of an inlier in thresholds; |antilinear| and perspective have no unit.
+# Standard deviations of the priors that keep fits to few points well posed. With ten inliers or more, any ridge from
+# none to thrice theirs gives the same inliers. Noise of an inlier in thresholds; stretch and perspective have no unit.
 _NOISE, _STRETCH, _PERSPECTIVE = 0.25, 0.2, 0.3
 _TINY = 1e-6
 
@@ -102,17 +102,19 @@ def robust_fit(
     """The transform with most one-to-one inliers among those tried.
 
     Returns:
-        The inliers, and the transform of homogeneous ``(x, y, 1)``, thresholds. Without an acceptable one: no inlier, identity.
+        The inliers, and the transform of homogeneous ``(x, y, 1)``, thresholds. Without an acceptable one: no inlier,
+        identity.
     """
     rows = _rows(points)
     maps, possible = hypotheses(points, limits, pairs=effort.pairs, rotations=effort.rotations)
     score = jnp.where(possible, support(maps, rows, effort.tolerances[0]), -1.0)
     maps, possible = _best(maps, score, effort.refined)
     for step, tolerance in enumerate(effort.tolerances):
-        # Weights that fall off with the residual suit the first fit, whose similarity is a poor stand-in far from its points.
+        # Weights that fall off with the residual suit the first fit: a similarity is poor far from its points.
         maps = refit(maps, rows, tolerance, soft=step == 0)
     score = jnp.where(possible & allowed(maps.linear, maps.antilinear, limits), support(maps, rows, 1.0), -1.0)
     maps, possible = _best(maps, score, effort.finalists)
+    # Wide again: a fit that caught part of the inliers reaches the rest.
     schedule = jnp.asarray([*effort.tolerances, *[1.0] * effort.final_fits], jnp.float32)
     maps = jax.lax.scan(lambda current, tolerance: (refit(current, rows, tolerance), None), maps, schedule)[0]
     matrices = as_matrices(maps)
@@ -177,7 +179,9 @@ def support(maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float)
     return jax.lax.scan(add, jnp.zeros(maps.linear.shape, jnp.float32), rows)[0]
 
 
-def refit(maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float, *, soft: bool = False) -> Affine:
+def refit(
+    maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float | Float[Array, ""], *, soft: bool = False
+) -> Affine:
     """Weighted least-squares fit of each map to the correspondences within ``tolerance`` of it.
 
     Minimises ``Σ g |q − offset − linear·p' − antilinear·conj(p')|² + ridge·|antilinear|²``: the ridge, a prior towards
@@ -205,7 +209,8 @@ def refit(maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float, *
         offset=maps.offset + maps.linear * mean + maps.antilinear * jnp.conj(mean) + residual,
         centre=maps.centre + mean,
     )
-    return jax.tree.map(lambda new, old: jnp.where(total > _TINY, new, old), fitted, maps)
+    kept: Affine = jax.tree.map(lambda new, old: jnp.where(total > _TINY, new, old), fitted, maps)
+    return kept
 
 
 def refine_homography(
@@ -304,7 +309,7 @@ def _sane(
     points: Correspondences,
     limits: Limits,
 ) -> Bool[Array, ""]:
-    """Whether a transform is within the limits all over its inliers, and these spread along two directions in both images.
+    """Whether a transform is within the limits all over its inliers, and these spread in two directions in both images.
 
     The denominator is linear in the source: positive at all inliers, no horizon crosses their hull. The anisotropy and
     the rotation are those at the inliers' centre; the scale is held to its limits at every inlier.
@@ -344,20 +349,18 @@ def _gauss_newton(
     safe = jnp.maximum(denominator, _TINY)
     u, v = mapped[:, 0] / safe, mapped[:, 1] / safe
     zero = jnp.zeros_like(x)
-    along_x = jnp.stack([x, y, one, zero, zero, zero, -u * x, -u * y]) / safe
-    along_y = jnp.stack([zero, zero, zero, x, y, one, -v * x, -v * y]) / safe
+    along_x = jnp.stack([x, y, one, zero, zero, zero, -u * x, -u * y]) / safe[None]
+    along_y = jnp.stack([zero, zero, zero, x, y, one, -v * x, -v * y]) / safe[None]
     prior = jnp.zeros(8, jnp.float32).at[6:].set(_NOISE**2 / _PERSPECTIVE**2)
     # What is left undetermined (fewer than four inliers) stays where it is.
-    normal = (along_x * weight) @ along_x.T + (along_y * weight) @ along_y.T + jnp.diag(prior + _TINY)
-    pull = (along_x * weight) @ (points.target.real - u) + (along_y * weight) @ (points.target.imag - v)
+    normal = (along_x * weight[None]) @ along_x.T + (along_y * weight[None]) @ along_y.T + jnp.diag(prior + _TINY)
+    pull = (along_x * weight[None]) @ (points.target.real - u) + (along_y * weight[None]) @ (points.target.imag - v)
     parameters = matrix.reshape(9)[:8]
     moved = parameters + jnp.linalg.solve(normal, pull - prior * parameters)
     return jnp.append(moved, 1.0).reshape(3, 3)
 
 
-def _project(
-    matrix: Float[Array, "3 3"], points: Correspondences
-) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+def _project(matrix: Float[Array, "3 3"], points: Correspondences) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Squared residuals in the target, thresholds², and the denominators of the projection."""
     x, y = points.source.real, points.source.imag
     denominator = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
@@ -403,14 +406,14 @@ def _residual(
 
 
 def _moments(
-    maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float, soft: bool
+    maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float | Float[Array, ""], soft: bool
 ) -> tuple[Array, ...]:
     """Sums over the inliers of each map, for the normal equations.
 
     Returns:
-        Total weight; mean source less centre, and mean residual (complex); second moments xx, xy, yy of the source about
-        its mean; and of the residual with conj(source) and with source (complex). Residuals, not targets, are summed: they
-        are small, and the sums lose no digits.
+        Total weight; mean source less centre, and mean residual (complex); second moments xx, xy, yy of the source
+        about its mean; and of the residual with conj(source) and with source (complex). Residuals, not targets, are
+        summed: they are small, and the sums lose no digits.
     """
     coefficients = _coefficients(maps)
     middle_x, middle_y = maps.centre.real, maps.centre.imag
@@ -426,7 +429,7 @@ def _moments(
             sums = tuple(total + term for total, term in zip(sums, terms, strict=True))
         return sums, None
 
-    start = (jnp.zeros(maps.linear.shape, jnp.float32),) * 12
+    start: tuple[Array, ...] = (jnp.zeros(maps.linear.shape, jnp.float32),) * 12
     g, x, y, xx, xy, yy, dx, dy, xdx, xdy, ydx, ydy = jax.lax.scan(add, start, rows)[0]
     share = 1.0 / jnp.maximum(g, _TINY)
     mean_x, mean_y = x * share, y * share

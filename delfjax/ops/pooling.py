@@ -42,7 +42,7 @@ def maximum(x: Float[jax.Array, "b h w c"], extent: Int[jax.Array, "b 2"]) -> Fl
 
 
 def regional_maximum(x: Float[jax.Array, "b h w c"], regions: Int[jax.Array, "b r 4"]) -> Float[jax.Array, "b c"]:
-    """R-MAC: the sum of the L2-normalised maxima of the ``regions`` (``y0, x0, y1, x1`` cells, end exclusive; empty ones are 0)."""
+    """R-MAC: the sum of the L2-normalised maxima of the ``regions`` (``y0, x0, y1, x1``, end exclusive; empty: 0)."""
     rows, columns = jnp.arange(x.shape[1]), jnp.arange(x.shape[2])
 
     def add(total: jax.Array, region: jax.Array) -> tuple[jax.Array, None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
@@ -22,6 +23,11 @@ class Window:
     kernel: int
     stride: int = 1
     pad: int = 0
+
+    @classmethod
+    def centred(cls, kernel: int, stride: int = 1) -> Window:
+        """A window of odd length with as many zeros before as after."""
+        return cls(kernel, stride, (kernel - 1) // 2)
 
 
 @dataclass(frozen=True)
@@ -49,19 +55,21 @@ def compose(windows: Iterable[Window]) -> ReceptiveField:
     return ReceptiveField(size, stride, offset)
 
 
-def centres_px(field: ReceptiveField, cells_yx: Int[Array, "*n 2"]) -> Float[Array, "*n 2"]:
+def centres_px(field: ReceptiveField, cells_yx: Int[Array, "*n 2"]) -> Float[jax.Array, "*n 2"]:
     """Centres of the receptive fields of ``cells_yx``, in pixels of the network's input, ``(y, x)``."""
-    return cells_yx.astype(jnp.float32) * jnp.float32(field.stride) + jnp.float32(field.offset)
+    centres: jax.Array = jnp.asarray(cells_yx, jnp.float32) * jnp.float32(field.stride) + jnp.float32(field.offset)
+    return centres
 
 
-def to_original_px(points_yx: Float[Array, "*n 2"], factors_yx: Float[Array, "#*n 2"]) -> Float[Array, "*n 2"]:
+def to_original_px(points_yx: Float[Array, "*n 2"], factors_yx: Float[Array, "#*n 2"]) -> Float[jax.Array, "*n 2"]:
     """Coordinates before a resize by ``factors_yx``, from coordinates after it (pixel centres at integers)."""
-    return (points_yx + jnp.float32(0.5)) / factors_yx - jnp.float32(0.5)
+    original: jax.Array = (jnp.asarray(points_yx) + jnp.float32(0.5)) / factors_yx - jnp.float32(0.5)
+    return original
 
 
 def boxes_px(
     field: ReceptiveField, centres_yx: Float[Array, "*n 2"], scales: Float[Array, "*n"]
-) -> Float[Array, "*n 4"]:
+) -> Float[jax.Array, "*n 4"]:
     """Receptive boxes ``(y0, x0, y1, x1)`` in pixels of the original image, edges included.
 
     Args:
@@ -69,5 +77,5 @@ def boxes_px(
         centres_yx: centres in pixels of the original image.
         scales: image scale of each feature; the box is ``size / scale`` wide.
     """
-    half = ((field.size - 1) / 2 / scales)[..., None]
+    half = ((field.size - 1) / 2 / jnp.asarray(scales))[..., None]
     return jnp.concatenate([centres_yx - half, centres_yx + half], axis=-1)

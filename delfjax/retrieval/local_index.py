@@ -26,6 +26,7 @@ from delfjax.rng import named_generator
 from delfjax.types import DelfjaxError
 
 FORMAT_VERSION = 1
+_FORMAT, _HEADER = "delfjax local index", "index.json"
 _ARRAYS = ("keypoints_yx", "scales", "offsets", "image_sizes", "mean", "projection")
 # Points a coarse centroid wants for training; FAISS warns below it.
 _POINTS_PER_CENTROID = 39
@@ -95,7 +96,12 @@ class LocalIndex:
         return _group(found, 1 - squared / 2, self.offsets)
 
     def save(self, path: Path) -> None:
-        """Write the index as a folder, all of it or nothing; an index already there is replaced."""
+        """Write the index as a folder, all of it or nothing; an index already there is replaced.
+
+        Raises:
+            LocalIndexError: something that is not an index is in the way.
+        """
+        require_replaceable(path)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -104,7 +110,7 @@ class LocalIndex:
             np.save(partial / f"{name}.npy", array, allow_pickle=False)
         files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
         header = {
-            "format": "delfjax local index",
+            "format": _FORMAT,
             "version": FORMAT_VERSION,
             "config": to_dict(self.config),
             "config_hash": config_hash(self.config),
@@ -115,7 +121,8 @@ class LocalIndex:
             "seconds": self.seconds,
             "files": files,
         }
-        (partial / "index.json").write_text(json.dumps(header, indent=1, ensure_ascii=False), encoding="utf-8")
+        header["header_hash"] = config_hash(header)
+        (partial / _HEADER).write_text(json.dumps(header, indent=1, ensure_ascii=False), encoding="utf-8")
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
@@ -153,6 +160,18 @@ def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") ->
     )
 
 
+def require_replaceable(path: Path) -> None:
+    """Refuse to write an index over anything but nothing, an empty folder or an older index.
+
+    Raises:
+        LocalIndexError: it would delete something else, a folder of photos say.
+    """
+    if path.is_dir() and (not any(path.iterdir()) or (path / _HEADER).is_file()):
+        return
+    if path.exists():
+        raise LocalIndexError(f"{path}: is there and is no index, so nothing is written over it; name another folder")
+
+
 def open_index(path: Path) -> LocalIndex:
     """The index in the folder ``path``, its arrays memory-mapped.
 
@@ -162,7 +181,7 @@ def open_index(path: Path) -> LocalIndex:
     header = _read_header(path)
     for name, digest in header["files"].items():
         if not (path / name).is_file() or _digest(path / name) != digest:
-            raise LocalIndexError(f"{path / name}: missing or damaged (its digest is not the recorded one); build the index again")
+            raise LocalIndexError(f"{path / name}: missing or damaged (not the recorded digest); build the index again")
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
     vectors = faiss.read_index(str(path / "vectors.faiss"))
     mean, projection = arrays.pop("mean"), arrays.pop("projection")
@@ -178,18 +197,20 @@ def open_index(path: Path) -> LocalIndex:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    file = path / "index.json"
+    file = path / _HEADER
     if not file.is_file():
         raise LocalIndexError(f"{path}: no index here (index.json is missing); make one with `delfjax index`")
     try:
-        header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = header["version"]
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
+        header: Any = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise LocalIndexError(f"{file}: damaged ({error})") from None
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise LocalIndexError(f"{file}: damaged, or not the header of an index; build the index again")
+    version, recorded = header.get("version"), header.pop("header_hash", None)
     if version != FORMAT_VERSION:
-        raise LocalIndexError(f"{file}: index format {version}, this version reads {FORMAT_VERSION}; build the index again")
-    if config_hash(header["config"]) != header["config_hash"]:
-        raise LocalIndexError(f"{file}: damaged (its config does not have the recorded hash {header['config_hash']})")
+        raise LocalIndexError(f"{file}: index format {version}, this delfjax reads {FORMAT_VERSION}; build it again")
+    if config_hash(header) != recorded:
+        raise LocalIndexError(f"{file}: damaged or changed (not the recorded hash {recorded}); build the index again")
     return header
 
 
@@ -216,12 +237,14 @@ def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: 
             f"index.lists is {lists}, but {min(count, config.train_samples)} training descriptors allow {trainable}; "
             "lower index.lists or raise index.train_samples"
         )
-    coarse = faiss.IndexFlatL2(dim)
+    if kind == "ivf_pq":
+        _require_quantisable(dim, min(count, config.train_samples), config)
+    # The SWIG objects of FAISS carry no types.
+    coarse: Any = faiss.IndexFlatL2(dim)
+    vectors: Any
     if kind == "ivf":
         vectors = faiss.IndexIVFFlat(coarse, dim, lists, faiss.METRIC_L2)
     else:
-        if dim % config.pq_subvectors:
-            raise LocalIndexError(f"index.pq_subvectors is {config.pq_subvectors}, which does not divide reduction.dim {dim}")
         vectors = faiss.IndexIVFPQ(coarse, dim, lists, config.pq_subvectors, config.pq_bits, faiss.METRIC_L2)
     # The Python object owning the coarse quantiser must outlive the index.
     coarse.this.disown()
@@ -230,6 +253,18 @@ def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: 
     vectors.cp.niter = config.kmeans_iterations
     vectors.nprobe = min(config.probes, lists)
     return vectors
+
+
+def _require_quantisable(dim: int, training: int, config: IndexConfig) -> None:
+    if dim % config.pq_subvectors:
+        raise LocalIndexError(
+            f"index.pq_subvectors is {config.pq_subvectors}, which does not divide reduction.dim {dim}"
+        )
+    if training < _POINTS_PER_CENTROID << config.pq_bits:
+        raise LocalIndexError(
+            f"index.pq_bits is {config.pq_bits}, which takes {_POINTS_PER_CENTROID << config.pq_bits} training "
+            f"descriptors, and there are {training}; use index.kind=exact for a database this small"
+        )
 
 
 def _group(
@@ -248,13 +283,14 @@ def _group(
     images, begin, votes = np.unique(image, return_index=True, return_counts=True)
     similarity = np.add.reduceat(cosine.astype(np.float64), begin) if len(images) else np.zeros(0)
     order = np.lexsort((images, -similarity, -votes))
-    pick = np.concatenate([np.arange(b, b + v) for b, v in zip(begin[order], votes[order], strict=True)] or [[]])
-    pick = pick.astype(np.int64)
+    # Row by row: the first match of each image in its new place, then one step further for every other match.
+    starts = np.concatenate([[0], np.cumsum(votes[order])]).astype(np.int64)
+    pick = np.arange(starts[-1]) + np.repeat(begin[order] - starts[:-1], votes[order])
     return PutativeMatches(
         images=images[order],
         votes=votes[order],
         similarity=similarity[order],
-        starts=np.concatenate([[0], np.cumsum(votes[order])]).astype(np.int64),
+        starts=starts,
         query_index=queries[pick],
         database_index=flat[pick],
         cosine=cosine[pick],

@@ -1,7 +1,7 @@
 """Geometric verification: how many putative matches of a query with each database image agree on one transform.
 
-A shortlist goes through one compiled program per length of list: its candidates fill lanes of fixed number and length, so
-that what a candidate gets depends on its own matches alone, bit for bit, whoever its neighbours are.
+A shortlist goes through one compiled program per length of list: its candidates fill lanes of fixed number and length,
+so that what a candidate gets depends on its own matches alone, bit for bit, whoever its neighbours are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
@@ -56,7 +55,7 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
     A candidate with more than ``config.max_matches`` matches is judged by the most similar; the others are no inliers.
 
     Args:
-        matches: of one pair of images, or of a shortlist along a leading axis. Slots that are not valid may hold anything.
+        matches: of one pair of images, or of a shortlist along a leading axis. Slots not valid may hold anything.
         config: the model, the tolerance in pixels of the database image, the effort and the limits.
 
     Returns:
@@ -64,12 +63,17 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
         least three inliers that do not lie on a line.
 
     Raises:
-        VerificationError: a valid match with a coordinate, scale or similarity that is not finite, or a scale of zero or less.
+        VerificationError: a valid match with a coordinate, scale or similarity that is not finite, or a scale not above
+            zero.
     """
     valid = np.asarray(matches.valid)
-    batched = Matches(**{name: _batched(np.asarray(part), valid.ndim) for name, part in vars(matches).items()})
+    *batch, slots = valid.shape
+    candidates = math.prod(batch)
+    flat = {
+        name: np.asarray(part).reshape(candidates, *np.shape(part)[len(batch) :]) for name, part in vars(matches).items()
+    }
+    batched = Matches(**flat)
     _check(batched)
-    candidates, slots = batched.valid.shape
     mask = np.zeros((candidates, slots), bool)
     transform = np.tile(np.eye(3, dtype=np.float32), (candidates, 1, 1))
     effort, limits = _effort(config), _limits(config)
@@ -83,19 +87,18 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
         mask[call.candidates] = picked
         found = picked.any(axis=1)
         transform[call.candidates[found]] = _in_pixels(fitted[:used], call, config.threshold_px)[found]
-    shape = valid.shape[:-1]
     return Verification(
-        inliers=mask.sum(axis=1, dtype=np.int32).reshape(shape),
+        inliers=mask.sum(axis=1, dtype=np.int32).reshape(batch),
         inlier_mask=mask.reshape(valid.shape),
-        transform=transform.reshape(*shape, 3, 3),
+        transform=transform.reshape(*batch, 3, 3),
     )
 
 
 @partial(jax.jit, static_argnames="effort")
 def _fit(
-    points: dict[str, jax.Array | np.ndarray], limits: dict[str, float], *, effort: Effort
+    points: dict[str, jax.Array], limits: dict[str, jax.Array], *, effort: Effort
 ) -> tuple[Bool[jax.Array, "lanes m"], Float[jax.Array, "lanes 3 3"]]:
-    bounds = Limits(**{name: jnp.asarray(bound, jnp.float32) for name, bound in limits.items()})
+    bounds = Limits(**limits)
 
     def one(lane: dict[str, jax.Array]) -> tuple[Bool[jax.Array, " m"], Float[jax.Array, "3 3"]]:
         return robust_fit(Correspondences(**lane), bounds, effort=effort)
@@ -134,7 +137,7 @@ def _call(
     def gather(part: jax.Array | np.ndarray) -> np.ndarray:
         return np.take_along_axis(np.asarray(part)[lanes], chosen, axis=1)
 
-    def spread(values: np.ndarray, fill: float) -> np.ndarray:
+    def spread(values: np.ndarray, fill: int) -> np.ndarray:
         lane = np.full((_LANES, slots), fill, values.dtype)
         lane[:used, :width] = np.where(held, values, fill)
         return lane
@@ -165,19 +168,22 @@ def _call(
     )
 
 
-def _middle(at_yx: Float[np.ndarray, "used width 2"], held: Bool[np.ndarray, "used width"]) -> Complex[np.ndarray, " used"]:
+def _middle(
+    at_yx: Float[np.ndarray, "used width 2"], held: Bool[np.ndarray, "used width"]
+) -> Complex[np.ndarray, " used"]:
     """Middle of the box around the held points, ``x + iy``: extremes are exact, where a mean depends on the order."""
     low = np.where(held[..., None], at_yx, np.inf).min(axis=1).astype(np.float64)
     high = np.where(held[..., None], at_yx, -np.inf).max(axis=1).astype(np.float64)
-    middle = (low + high) / 2
-    return middle[:, 1] + 1j * middle[:, 0]
+    middle: Complex[np.ndarray, " used"] = (low + high) @ np.array([0.5j, 0.5])
+    return middle
 
 
 def _in_thresholds(
     at_yx: Float[np.ndarray, "used width 2"], middle: Complex[np.ndarray, " used"], threshold_px: float
 ) -> Complex[np.ndarray, "used width"]:
     at = at_yx[..., 1].astype(np.float64) + 1j * at_yx[..., 0]
-    return ((at - middle[:, None]) / threshold_px).astype(np.complex64)
+    scaled: Complex[np.ndarray, "used width"] = ((at - middle[:, None]) / threshold_px).astype(np.complex64)
+    return scaled
 
 
 def _shared(
@@ -225,11 +231,9 @@ def _check(matches: Matches) -> None:
         if bad.any():
             where = tuple(int(k) for k in np.argwhere(bad)[0])
             wanted = "a finite number above zero" if name.endswith("_scales") else "finite numbers"
-            raise VerificationError(f"{name} of match {where[1]} of candidate {where[0]} is {values[where]}, not {wanted}")
-
-
-def _batched(values: np.ndarray, rank: int) -> np.ndarray:
-    return values[None] if rank == 1 else values
+            raise VerificationError(
+                f"{name} of match {where[1]} of candidate {where[0]} is {values[where]}, not {wanted}"
+            )
 
 
 def _effort(config: VerificationConfig) -> Effort:
@@ -244,10 +248,11 @@ def _effort(config: VerificationConfig) -> Effort:
     )
 
 
-def _limits(config: VerificationConfig) -> dict[str, float]:
-    return {
+def _limits(config: VerificationConfig) -> dict[str, np.ndarray]:
+    bounds = {
         "scale": config.max_scale_change,
         "anisotropy": config.max_anisotropy,
         "rotation": math.radians(config.max_rotation_deg),
         "spread": config.min_spread,
     }
+    return {name: np.asarray(bound, np.float32) for name, bound in bounds.items()}

@@ -162,7 +162,7 @@ def test_suppression_leaves_no_two_boxes_overlapping_more_than_the_limit(model: 
     overlap = np.prod(np.maximum(side - apart, 0), axis=2)
     iou = overlap / (2 * side**2 - overlap)
     np.fill_diagonal(iou, 0)
-    assert 0 < len(local.scales) and iou.max() <= 0.8 + 1e-5
+    assert len(local.scales) > 0 and iou.max() <= 0.8 + 1e-5
 
 
 def test_thresholds_cut_the_list(model: Delf) -> None:

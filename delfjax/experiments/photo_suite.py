@@ -1,0 +1,124 @@
+"""The photographs and settings that the notebooks share: one preset and one seed decide everything they do.
+
+The photographs are those of :mod:`delfjax.datasets.skimage_photos`; they are written once into the cache and never
+change there, so that each notebook finds what an earlier one left by asking for the same preset and seed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from delfjax import config, paths
+from delfjax.config import ConfigError, DelfConfig, config_hash, to_dict
+from delfjax.datasets.folder import PhotoFolder, load_groundtruth
+from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS, write_photo_set
+from delfjax.experiments.runs import Run
+
+# Objects and distractors of the smallest set: photographs of unlike things, two of them with much repetition.
+_FEW_OBJECTS = ("astronaut", "chelsea", "coffee", "motorcycle", "rocket")
+_FEW_DISTRACTORS = ("clock", "gravel", "moon")
+
+
+@dataclass(frozen=True)
+class PhotoExperiment:
+    """Settings of the suite under one preset and seed.
+
+    Attributes:
+        config: the whole system.
+        objects: photographs that are searched for.
+        distractors: photographs without an answer.
+        photo_side: longest side of the photographs, pixels.
+    """
+
+    config: DelfConfig
+    objects: tuple[str, ...]
+    distractors: tuple[str, ...]
+    photo_side: int
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that decide every result, seed included: the config of a run."""
+        return {"delf": to_dict(self.config), "photos": self.photos()}
+
+    def photos(self) -> dict[str, Any]:
+        """Plain values that decide the bytes of the photographs."""
+        return {
+            "objects": list(self.objects),
+            "distractors": list(self.distractors),
+            "photo_side": self.photo_side,
+            "seed": self.config.seed,
+        }
+
+
+def photo_experiment(preset: str, seed: int) -> PhotoExperiment:
+    """What ``preset`` stands for in the notebooks.
+
+    Args:
+        preset: ``"ci"``: a few small photographs, seconds; ``"quick"``: all of them at 512 pixels; ``"full"``: at 1024.
+        seed: of the photographs and of everything that is drawn at random.
+
+    Raises:
+        ConfigError: another preset.
+    """
+    seeded = [f"seed={seed}"]
+    if preset == "ci":
+        small = config.override(config.preset("ci"), seeded)
+        return PhotoExperiment(small, _FEW_OBJECTS, _FEW_DISTRACTORS, photo_side=512)
+    sides = {"quick": 512, "full": 1024}
+    if preset not in sides:
+        raise ConfigError(f"preset {preset!r} is unknown; the notebooks take: ci, quick, full")
+    side = sides[preset]
+    whole = config.override(config.preset("default"), [f"features.max_side={side}", *seeded])
+    return PhotoExperiment(whole, OBJECTS, DISTRACTORS, photo_side=side)
+
+
+def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
+    """The photographs of ``experiment``, written when they are not there yet: all of them or none.
+
+    Raises:
+        PhotoSetError: the installed scikit-image lacks a photograph.
+    """
+    folder = paths.cache_root() / "photos" / config_hash(experiment.photos())
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
+            write_photo_set(
+                Path(partial) / "photos",
+                seed=experiment.config.seed,
+                objects=experiment.objects,
+                distractors=experiment.distractors,
+                max_side=experiment.photo_side,
+            )
+            _move(Path(partial) / "photos", folder)
+    return PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
+
+
+def store_of(run: Run) -> Path:
+    """Where a run of ``30_extract_features`` keeps its feature store."""
+    return run.path / "store"
+
+
+def index_of(run: Run, kind: str) -> Path:
+    """Where a run of ``40_build_index`` keeps its index of that kind."""
+    return run.path / f"index-{kind}"
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """``rows`` for display: row name → column → value."""
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        # Another process was faster and wrote the same bytes.
+        if not target.is_dir():
+            raise
+        shutil.rmtree(source)
