@@ -34,13 +34,14 @@ from delfjax.models.weights import (
     read_tensors,
     save_weights,
 )
-from delfjax.retrieval.local_index import LocalIndex, build_index, open_index
+from delfjax.retrieval.local_index import LocalIndex, build_index, open_index, require_replaceable
 from delfjax.retrieval.search import Correspondences, RankedList, match_pair, search
 from delfjax.types import DelfjaxError, ImageFeatures
 
 _SOURCE = "source.json"
 # Longer side of a photo in a figure, pixels.
 _FIGURE_SIDE = 1024
+_PICTURES = (".png", ".pdf", ".svg")
 _EXTRACTION = ("backbone", "scorer", "features")
 
 Set = Annotated[
@@ -88,6 +89,7 @@ class Index:
 
     def run(self) -> None:
         """Build and write the index."""
+        require_replaceable(self.out)
         store = FeatureStore.open(self.store)
         base = from_dict(DelfConfig, {**to_dict(DelfConfig()), **_with_batch_size(store.config)})
         _refuse_extraction_overrides(self.overrides, f"the store {self.store}")
@@ -111,6 +113,7 @@ class Search:
 
     def run(self) -> None:
         """Search and print the ranked list."""
+        _require_writable("--figure", self.figure, _PICTURES)
         index = open_index(self.index)
         _refuse_extraction_overrides(self.overrides, f"the index {self.index}", "reduction", "index", "seed")
         config = override(index.config, self.overrides)
@@ -138,6 +141,7 @@ class Match:
 
     def run(self) -> None:
         """Match and print what was found."""
+        _require_writable("--figure", self.figure, _PICTURES)
         config = override(preset(self.preset), self.overrides)
         extractor = _extractor(config)
         first, second = _features(extractor, self.image1), _features(extractor, self.image2)
@@ -163,6 +167,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate and print one line a tier."""
+        _require_writable("--json", self.json)
         config = override(preset(self.preset), self.overrides)
         result = evaluate_folder(self.folder, config, store=self.store)
         if self.json is not None:
@@ -286,6 +291,16 @@ def _refuse_extraction_overrides(overrides: tuple[str, ...], what: str, *more: s
         room = assignment.partition("=")[0].partition(".")[0].strip()
         if room in (*_EXTRACTION, *more):
             raise UsageError(f"--set {assignment}: {room} was decided when {what} was made; make it again with that setting")
+
+
+def _require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+    """Refuse a file that could not be written before the work is done that would fill it."""
+    if file is None:
+        return
+    if suffixes and file.suffix.lower() not in suffixes:
+        raise UsageError(f"{option} {file}: the name must end in {', '.join(suffixes)}")
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise UsageError(f"{option} {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}")
 
 
 def _source(store: Path) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -31,6 +31,7 @@ class RunError(DelfjaxError):
     """A run that is missing, unfinished, or whose results cannot be written."""
 
 
+@runtime_checkable
 class Figure(Protocol):
     """What can be saved as a picture."""
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float, Int, PyTree, UInt8
+from jaxtyping import Bool, Float, Int, PyTree, UInt8
 
 from delfjax.config import DelfConfig, FeaturesConfig
 from delfjax.datasets.images import DecodedImage
@@ -162,7 +162,7 @@ def _level(
     features, scores = nnx.merge(graph, state)(pixels, targets, dtype=config.dtype)
     big_enough = jnp.min(targets, axis=1) >= config.min_level_side
     extent = jnp.where(big_enough[:, None], features.extent, 0)
-    held = inside(extent, scores.shape[1], scores.shape[2])[..., 0]
+    held = inside(extent, scores.shape[1], scores.shape[2])[..., 0] & _within(targets, scores.shape[1:], config.border_px, field)
     best, cells = selection.top_cells(scores, held, count=config.max_features)
     descriptors = jnp.take_along_axis(
         features.values.reshape(len(scores), -1, features.values.shape[-1]),
@@ -174,9 +174,22 @@ def _level(
         scores=best,
         keypoints_yx=to_original_px(centres_px(field, cells), factors[:, None]),
         descriptors=descriptors,
-        cells=jnp.prod(extent, axis=1),
+        cells=jnp.sum(held, axis=(1, 2), dtype=jnp.int32),
         pooled=_pool(config, features.values, extent, batch.regions),
     )
+
+
+def _within(
+    targets: Int[jax.Array, "b 2"], cells: tuple[int, ...], border: float, field: ReceptiveField
+) -> Bool[jax.Array, "b h w"]:
+    """Cells centred inside their image, at least ``border`` pixels from its edge."""
+
+    def along(axis: int) -> jax.Array:
+        centre = jnp.arange(cells[axis], dtype=jnp.float32) * field.stride + field.offset
+        edge = targets[:, axis : axis + 1].astype(jnp.float32) - 0.5 - border
+        return (centre >= border - 0.5)[None] & (centre[None] <= edge)
+
+    return along(0)[:, :, None] & along(1)[:, None, :]
 
 
 def _pool(config: FeaturesConfig, values: jax.Array, extent: jax.Array, regions: jax.Array) -> jax.Array:

@@ -133,9 +133,7 @@ class FeatureStore:
     descriptors ``float16``. Not to be shared between threads.
     """
 
-    def __init__(
-        self, path: Path, config: dict[str, Any], groups: Sequence[Group], shards: Mapping[int, _Shard]
-    ) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], groups: Sequence[Group], shards: Mapping[int, _Shard]) -> None:
         self.path = path
         self.config = config
         self.config_hash = config_hash(config)
@@ -224,9 +222,7 @@ class FeatureStore:
         """
         offsets = np.concatenate([[0], np.cumsum(self.counts())]).astype(np.int64)
         images = [self.get(name).local for name in self.names]
-        descriptors = [
-            np.asarray(i.descriptors) if reduce is None else reduce(np.asarray(i.descriptors)) for i in images
-        ]
+        descriptors = [np.asarray(i.descriptors) if reduce is None else reduce(np.asarray(i.descriptors)) for i in images]
         none = np.zeros(0, np.float32)
         return StoreArrays(
             names=self.names,
@@ -307,9 +303,7 @@ class StoreWriter:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._release()
 
     def store(self) -> FeatureStore:
@@ -393,9 +387,7 @@ def _make_folder(path: Path) -> None:
         raise StoreError(f"{path}: cannot be made or listed: {error.strerror}") from None
     foreign = sorted(name for name in found if name != _LOCK and not name.endswith(_TEMPORARY))
     if foreign and _HEADER not in found:
-        raise StoreError(
-            f"{path}: not a feature store ({_HEADER} is missing, {foreign[0]!r} is there); name a new folder"
-        )
+        raise StoreError(f"{path}: not a feature store ({_HEADER} is missing, {foreign[0]!r} is there); name a new folder")
 
 
 def _take_lock(path: Path) -> int:
@@ -493,9 +485,7 @@ def _numbered(path: Path, pattern: re.Pattern[str]) -> list[tuple[int, re.Match[
 def _read_plan(file: Path, first: int) -> list[Group]:
     plan = _read_json(file)
     names, size = plan.get("names"), plan.get("shard_size")
-    sound = (
-        isinstance(names, list) and all(isinstance(name, str) for name in names) and plan.get("first_group") == first
-    )
+    sound = isinstance(names, list) and all(isinstance(name, str) for name in names) and plan.get("first_group") == first
     if not sound or not isinstance(names, list) or not isinstance(size, int) or size < 1:
         raise StoreError(f"{file}: damaged, not a plan of a feature store that begins at group {first}")
     return _cut(names, first, size)

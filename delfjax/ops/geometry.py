@@ -12,6 +12,7 @@ by one-to-one inliers. Every function is pure and works on one pair of images: `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -20,14 +21,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int
 
-# Correspondences per step of the scoring loops. They run over correspondences and vectorise over hypotheses: five times
-# faster on a CPU than one fused reduction of the (hypotheses, correspondences) table, which is never stored either.
-BLOCK = 16
+# Correspondences per step of the loops that score and that fit: both run over correspondences and never store a table of
+# hypotheses by correspondences. Unrolled scoring is five times faster on a CPU than one fused reduction of that table, and
+# sums of products as a matrix product ten times faster than unrolled.
+SCORE_BLOCK, FIT_BLOCK = 16, 128
 
 # Standard deviations of the priors that keep fits to few points well posed. With ten inliers or more, any ridge from
 # none to thrice theirs gives the same inliers. Noise of an inlier in thresholds; stretch and perspective have no unit.
 _NOISE, _STRETCH, _PERSPECTIVE = 0.25, 0.2, 0.3
 _TINY = 1e-6
+
+# All digits of float32: accelerators drop half of them by default.
+_product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.tree_util.register_dataclass
@@ -105,19 +110,14 @@ def robust_fit(
         The inliers, and the transform of homogeneous ``(x, y, 1)``, thresholds. Without an acceptable one: no inlier,
         identity.
     """
-    rows = _rows(points)
     maps, possible = hypotheses(points, limits, pairs=effort.pairs, rotations=effort.rotations)
-    score = jnp.where(possible, support(maps, rows, effort.tolerances[0]), -1.0)
+    score = jnp.where(possible, support(maps, points, effort.tolerances[0]), -1.0)
     maps, possible = _best(maps, score, effort.refined)
-    for step, tolerance in enumerate(effort.tolerances):
-        # Weights that fall off with the residual suit the first fit: a similarity is poor far from its points.
-        maps = refit(maps, rows, tolerance, soft=step == 0)
-    score = jnp.where(possible & allowed(maps.linear, maps.antilinear, limits), support(maps, rows, 1.0), -1.0)
+    maps = _refits(maps, points, effort.tolerances)
+    score = jnp.where(possible & allowed(maps.linear, maps.antilinear, limits), support(maps, points, 1.0), -1.0)
     maps, possible = _best(maps, score, effort.finalists)
     # Wide again: a fit that caught part of the inliers reaches the rest.
-    schedule = jnp.asarray([*effort.tolerances, *[1.0] * effort.final_fits], jnp.float32)
-    maps = jax.lax.scan(lambda current, tolerance: (refit(current, rows, tolerance), None), maps, schedule)[0]
-    matrices = as_matrices(maps)
+    matrices = as_matrices(_refits(maps, points, (*effort.tolerances, *[1.0] * effort.final_fits)))
     if effort.model == "homography":
         refine = partial(refine_homography, points=points, wide=effort.tolerances, fits=effort.final_fits)
         bent = jax.vmap(refine)(matrices)
@@ -163,7 +163,7 @@ def allowed(linear: Complex[Array, " h"], antilinear: Complex[Array, " h"], limi
     return sized & (largest <= limits.anisotropy * smallest) & (jnp.abs(jnp.angle(linear)) <= limits.rotation)
 
 
-def support(maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float) -> Float[Array, " h"]:
+def support(maps: Affine, points: Correspondences, tolerance: float) -> Float[Array, " h"]:
     """Sum over the correspondences of weight times ``1 − (residual / tolerance)²`` where that is positive.
 
     Source: the truncated quadratic of MSAC (Torr and Zisserman 2000), upside down.
@@ -171,45 +171,54 @@ def support(maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float)
     coefficients = _coefficients(maps)
 
     def add(total: Float[Array, " h"], block: Float[Array, "block 5"]) -> tuple[Float[Array, " h"], None]:
-        for k in range(BLOCK):
+        for k in range(SCORE_BLOCK):
             dx, dy = _residual(coefficients, block[k])
             total = total + block[k, 4] * jnp.maximum(0.0, 1.0 - (dx * dx + dy * dy) / tolerance**2)
         return total, None
 
-    return jax.lax.scan(add, jnp.zeros(maps.linear.shape, jnp.float32), rows)[0]
+    return jax.lax.scan(add, jnp.zeros(maps.linear.shape, jnp.float32), _rows(points, SCORE_BLOCK))[0]
 
 
-def refit(
-    maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float | Float[Array, ""], *, soft: bool = False
-) -> Affine:
+def _refits(maps: Affine, points: Correspondences, tolerances: tuple[float, ...]) -> Affine:
+    schedule = jnp.asarray(tolerances, jnp.float32)
+    fitted: Affine = jax.lax.scan(lambda current, step: (refit(current, points, step), None), maps, schedule)[0]
+    return fitted
+
+
+def refit(maps: Affine, points: Correspondences, tolerance: float | Float[Array, ""]) -> Affine:
     """Weighted least-squares fit of each map to the correspondences within ``tolerance`` of it.
 
     Minimises ``Σ g |q − offset − linear·p' − antilinear·conj(p')|² + ridge·|antilinear|²``: the ridge, a prior towards
-    similarities, decides only where the points do not. Maps without an inlier stay as they are.
+    similarities, decides only where the points do not. Maps with fewer than two inliers stay as they are.
 
     Args:
         maps: current estimates.
-        rows: correspondences, see ``_rows``.
+        points: the correspondences.
         tolerance: largest residual, thresholds.
-        soft: let the weight fall off as ``1 − (residual / tolerance)²``, not stay one.
     """
-    total, mean, residual, xx, xy, yy, straight, mirrored = _moments(maps, rows, tolerance, soft)
-    ridge = _complex(_NOISE**2 / _STRETCH**2)
-    trace, skew = (xx + yy).astype(jnp.complex64), jax.lax.complex(xx - yy, 2.0 * xy)
-    mirrored = mirrored - ridge * maps.antilinear
-    # |skew| ≤ trace, so that ridge·trace bounds this from below whatever digits the difference loses on a line.
+    g, x, y, xx, xy, yy, u, v, xu, xv, yu, yv = _moments(maps, points, tolerance)
+    share = 1.0 / jnp.maximum(g, _TINY)
+    mean_x, mean_y = x * share, y * share
+    # Second moments about the means; of target and conj(source), and of target and source.
+    xx, xy, yy = xx - x * mean_x, xy - x * mean_y, yy - y * mean_y
+    xu, xv, yu, yv = xu - u * mean_x, xv - v * mean_x, yu - u * mean_y, yv - v * mean_y
+    straight, mirrored = jax.lax.complex(xu + yv, xv - yu), jax.lax.complex(xu - yv, xv + yu)
+    trace, skew = xx + yy, jax.lax.complex(xx - yy, 2.0 * xy)
+    ridge = _NOISE**2 / _STRETCH**2
+    # |skew| ≤ trace, so that ridge·trace bounds the determinant from below whatever digits the difference loses on a line.
     size = jnp.abs(skew)
-    spread = (trace.real - size) * (trace.real + size) + ridge.real * trace.real
-    scale = jnp.maximum(jnp.maximum(spread, ridge.real * trace.real), _TINY).astype(jnp.complex64)
-    turn = (straight * (trace + ridge) - mirrored * jnp.conj(skew)) / scale
-    stretch = (mirrored * trace - straight * skew) / scale
+    determinant = jnp.maximum((trace - size) * (trace + size), 0.0) + ridge * trace
+    scale = jax.lax.complex(1.0 / jnp.maximum(determinant, _TINY), jnp.zeros_like(trace))
+    trace, ridged = trace.astype(jnp.complex64), (trace + ridge).astype(jnp.complex64)
     fitted = Affine(
-        linear=maps.linear + turn,
-        antilinear=maps.antilinear + stretch,
-        offset=maps.offset + maps.linear * mean + maps.antilinear * jnp.conj(mean) + residual,
-        centre=maps.centre + mean,
+        linear=(straight * ridged - mirrored * jnp.conj(skew)) * scale,
+        antilinear=(mirrored * trace - straight * skew) * scale,
+        offset=jax.lax.complex(u * share, v * share),
+        centre=jax.lax.complex(mean_x, mean_y),
     )
-    kept: Affine = jax.tree.map(lambda new, old: jnp.where(total > _TINY, new, old), fitted, maps)
+    # A single point has no trace, and fixes no map.
+    enough = determinant > _TINY
+    kept: Affine = jax.tree.map(lambda new, old: jnp.where(enough, new, old), fitted, maps)
     return kept
 
 
@@ -239,9 +248,11 @@ def refine_homography(
     # Wider at first: an affine map holds only the middle of a plane seen in perspective.
     tolerances = jnp.asarray([*wide, *[1.0] * fits], jnp.float32)
     refined: Float[Array, "3 3"] = jax.lax.scan(
-        lambda current, tolerance: (_gauss_newton(current, centred, tolerance), None), matrix @ outward, tolerances
+        lambda current, tolerance: (_gauss_newton(current, centred, tolerance), None),
+        _product(matrix, outward),
+        tolerances,
     )[0]
-    return refined @ inward
+    return _product(refined, inward)
 
 
 def one_to_one(residual2: Float[Array, " m"], inside: Bool[Array, " m"], points: Correspondences) -> Bool[Array, " m"]:
@@ -317,7 +328,7 @@ def _sane(
     share = jnp.where(kept, 1.0 / jnp.maximum(jnp.sum(kept, dtype=jnp.float32), 1.0), 0.0)
     narrow = jnp.minimum(_narrowest(points.source, share), _narrowest(points.target, share))
     centre = jnp.stack([jnp.sum(share * points.source.real), jnp.sum(share * points.source.imag), 1.0])
-    mapped = matrix @ centre
+    mapped = _product(matrix, centre)
     # Derivative of the map at the centre: (A − q·gᵀ) / denominator.
     slope = (matrix[:2, :2] - (mapped[:2] / mapped[2])[:, None] * matrix[2:, :2]) / mapped[2]
     linear = jax.lax.complex(slope[0, 0] + slope[1, 1], slope[1, 0] - slope[0, 1]) / 2
@@ -345,7 +356,7 @@ def _gauss_newton(
     residual2, denominator = _project(matrix, points)
     weight = jnp.where(denominator > _TINY, _inside(residual2, points, tolerance), 0.0)
     x, y, one = points.source.real, points.source.imag, jnp.ones_like(residual2)
-    mapped = jnp.stack([x, y, one], axis=-1) @ matrix.T
+    mapped = _product(jnp.stack([x, y, one], axis=-1), matrix.T)
     safe = jnp.maximum(denominator, _TINY)
     u, v = mapped[:, 0] / safe, mapped[:, 1] / safe
     zero = jnp.zeros_like(x)
@@ -353,8 +364,12 @@ def _gauss_newton(
     along_y = jnp.stack([zero, zero, zero, x, y, one, -v * x, -v * y]) / safe[None]
     prior = jnp.zeros(8, jnp.float32).at[6:].set(_NOISE**2 / _PERSPECTIVE**2)
     # What is left undetermined (fewer than four inliers) stays where it is.
-    normal = (along_x * weight[None]) @ along_x.T + (along_y * weight[None]) @ along_y.T + jnp.diag(prior + _TINY)
-    pull = (along_x * weight[None]) @ (points.target.real - u) + (along_y * weight[None]) @ (points.target.imag - v)
+    normal = (
+        _product(along_x * weight[None], along_x.T)
+        + _product(along_y * weight[None], along_y.T)
+        + jnp.diag(prior + _TINY)
+    )
+    pull = _product(along_x, weight * (points.target.real - u)) + _product(along_y, weight * (points.target.imag - v))
     parameters = matrix.reshape(9)[:8]
     moved = parameters + jnp.linalg.solve(normal, pull - prior * parameters)
     return jnp.append(moved, 1.0).reshape(3, 3)
@@ -377,10 +392,10 @@ def _inside(
     return jnp.where(residual2 <= tolerance**2, points.weight, 0.0)
 
 
-def _rows(points: Correspondences) -> Float[Array, "steps block 5"]:
+def _rows(points: Correspondences, block: int) -> Float[Array, "steps block 5"]:
     """Correspondences as rows of (source x, y, target x, y, weight) in blocks, what the loops read."""
     parts = [points.source.real, points.source.imag, points.target.real, points.target.imag, points.weight]
-    return jnp.stack(parts, axis=-1).reshape(-1, BLOCK, 5)
+    return jnp.stack(parts, axis=-1).reshape(-1, block, 5)
 
 
 def _best(maps: Affine, score: Float[Array, " h"], count: int) -> tuple[Affine, Bool[Array, " k"]]:
@@ -397,54 +412,28 @@ def _coefficients(maps: Affine) -> tuple[Float[Array, " h"], ...]:
     return a, b, maps.offset.real - a * x - b * y, d, e, maps.offset.imag - d * x - e * y
 
 
-def _residual(
-    coefficients: tuple[Float[Array, " h"], ...], row: Float[Array, " 5"]
-) -> tuple[Float[Array, " h"], Float[Array, " h"]]:
-    """Target less mapped source of one correspondence under every map."""
+def _residual(coefficients: Sequence[Array], row: Array) -> tuple[Array, Array]:
+    """Target less mapped source, x and y. ``row`` holds (source x, y, target x, y, …), which broadcast over the maps."""
     a, b, c, d, e, f = coefficients
     return row[2] - (a * row[0] + b * row[1] + c), row[3] - (d * row[0] + e * row[1] + f)
 
 
-def _moments(
-    maps: Affine, rows: Float[Array, "steps block 5"], tolerance: float | Float[Array, ""], soft: bool
-) -> tuple[Array, ...]:
-    """Sums over the inliers of each map, for the normal equations.
+def _moments(maps: Affine, points: Correspondences, tolerance: float | Float[Array, ""]) -> Float[Array, "moments h"]:
+    """Weighted sums over the inliers of each map of 1, x, y, xx, xy, yy, u, v, xu, xv, yu, yv: source (x, y), target (u, v)."""
+    coefficients = [coefficient[None] for coefficient in _coefficients(maps)]
+    x, y, u, v = points.source.real, points.source.imag, points.target.real, points.target.imag
+    monomials = jnp.stack([jnp.ones_like(x), x, y, x * x, x * y, y * y, u, v, x * u, x * v, y * u, y * v], axis=-1)
+    block = min(FIT_BLOCK, x.shape[0])
 
-    Returns:
-        Total weight; mean source less centre, and mean residual (complex); second moments xx, xy, yy of the source
-        about its mean; and of the residual with conj(source) and with source (complex). Residuals, not targets, are
-        summed: they are small, and the sums lose no digits.
-    """
-    coefficients = _coefficients(maps)
-    middle_x, middle_y = maps.centre.real, maps.centre.imag
+    def add(
+        sums: Float[Array, "moments h"], blocks: tuple[Float[Array, "block 5"], Float[Array, "block moments"]]
+    ) -> tuple[Float[Array, "moments h"], None]:
+        row = blocks[0].T[:, :, None]
+        dx, dy = _residual(coefficients, row)
+        share = row[4] * jnp.maximum(0.0, 1.0 - (dx * dx + dy * dy) / tolerance**2)
+        return sums + _product(blocks[1].T, share), None
 
-    def add(sums: tuple[Array, ...], block: Float[Array, "block 5"]) -> tuple[tuple[Array, ...], None]:
-        for k in range(BLOCK):
-            dx, dy = _residual(coefficients, block[k])
-            slack = 1.0 - (dx * dx + dy * dy) / tolerance**2
-            g = block[k, 4] * (jnp.maximum(slack, 0.0) if soft else jnp.where(slack >= 0.0, 1.0, 0.0))
-            x, y = block[k, 0] - middle_x, block[k, 1] - middle_y
-            gx, gy = g * x, g * y
-            terms = (g, gx, gy, gx * x, gx * y, gy * y, g * dx, g * dy, gx * dx, gx * dy, gy * dx, gy * dy)
-            sums = tuple(total + term for total, term in zip(sums, terms, strict=True))
-        return sums, None
-
-    start: tuple[Array, ...] = (jnp.zeros(maps.linear.shape, jnp.float32),) * 12
-    g, x, y, xx, xy, yy, dx, dy, xdx, xdy, ydx, ydy = jax.lax.scan(add, start, rows)[0]
-    share = 1.0 / jnp.maximum(g, _TINY)
-    mean_x, mean_y = x * share, y * share
-    xdx, xdy, ydx, ydy = xdx - mean_x * dx, xdy - mean_x * dy, ydx - mean_y * dx, ydy - mean_y * dy
-    return (
-        g,
-        jax.lax.complex(mean_x, mean_y),
-        jax.lax.complex(dx * share, dy * share),
-        xx - x * mean_x,
-        xy - x * mean_y,
-        yy - y * mean_y,
-        jax.lax.complex(xdx + ydy, xdy - ydx),
-        jax.lax.complex(xdx - ydy, xdy + ydx),
-    )
-
-
-def _complex(value: float) -> Complex[Array, ""]:
-    return jnp.asarray(value, jnp.complex64)
+    start = jnp.zeros((monomials.shape[1], maps.linear.shape[0]), jnp.float32)
+    parts = (_rows(points, block), monomials.reshape(-1, block, monomials.shape[1]))
+    sums: Float[Array, "moments h"] = jax.lax.scan(add, start, parts)[0]
+    return sums

@@ -20,8 +20,9 @@ from delfjax.ops.geometry import Correspondences, Effort, Limits, robust_fit
 from delfjax.types import DelfjaxError, Matches, Verification
 
 # Candidates per compiled call, and the shortest list: small enough that one pair of images is not kept waiting for
-# padding, large enough that calls do not dominate. Longer lists go up in powers of two.
-_LANES, _SHORTEST = 8, 64
+# padding, large enough that calls do not dominate. Longer lists go up in steps of four: three programs up to 1024, as
+# compiling one takes longer than some thousand candidates gain from a closer fit.
+_LANES, _SHORTEST, _STEP = 8, 64, 4
 _FEWEST = 3
 
 
@@ -70,7 +71,8 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
     *batch, slots = valid.shape
     candidates = math.prod(batch)
     flat = {
-        name: np.asarray(part).reshape(candidates, *np.shape(part)[len(batch) :]) for name, part in vars(matches).items()
+        name: np.asarray(part).reshape(candidates, *np.shape(part)[len(batch) :])
+        for name, part in vars(matches).items()
     }
     batched = Matches(**flat)
     _check(batched)
@@ -113,12 +115,19 @@ def _calls(matches: Matches, config: VerificationConfig) -> Iterator[_Call]:
     # Stable: equally similar matches keep their order. Valid slots come first.
     rank = np.argsort(np.where(valid, -np.asarray(matches.similarity, np.float32), np.inf), axis=1, kind="stable")
     count = np.minimum(valid.sum(axis=1), config.max_matches)
-    length = np.array([max(_SHORTEST, 1 << (int(n) - 1).bit_length()) for n in count], np.int64)
+    length = np.array([_padded(int(n)) for n in count], np.int64)
     for slots in np.unique(length[count >= _FEWEST]):
         group = np.flatnonzero((length == slots) & (count >= _FEWEST))
         for start in range(0, len(group), _LANES):
             lanes = group[start : start + _LANES]
             yield _call(matches, lanes, rank[lanes, :slots], count[lanes], int(slots), config.threshold_px)
+
+
+def _padded(count: int) -> int:
+    length = _SHORTEST
+    while length < count:
+        length *= _STEP
+    return length
 
 
 def _call(

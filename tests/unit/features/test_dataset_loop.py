@@ -90,9 +90,7 @@ def _bytes(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def test_every_image_is_stored_under_its_name_and_every_other_file_is_a_failure(
-    tmp_path: Path, photos: PhotoFolder
-) -> None:
+def test_every_image_is_stored_under_its_name_and_every_other_file_is_a_failure(tmp_path: Path, photos: PhotoFolder) -> None:
     assert _extract(photos, tmp_path / "s") == (14, 0, 2)
     store = FeatureStore.open(tmp_path / "s")
     assert set(store.names) | set(store.failures()) == set(photos.names)
@@ -107,9 +105,7 @@ def test_every_image_is_stored_under_its_name_and_every_other_file_is_a_failure(
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_store_does_not_depend_on_batches_or_threads(tmp_path: Path, photos: PhotoFolder, batch_size: int) -> None:
     _extract(photos, tmp_path / "one", extractor=MeanColours(batch_size=2))
-    extract_dataset(
-        MeanColours(batch_size=batch_size), photos, tmp_path / "s", shard_size=5, num_threads=7, progress=False
-    )
+    extract_dataset(MeanColours(batch_size=batch_size), photos, tmp_path / "s", shard_size=5, num_threads=7, progress=False)
     assert _bytes(tmp_path / "s") == _bytes(tmp_path / "one")
 
 
@@ -134,9 +130,7 @@ def test_a_second_run_extracts_nothing(tmp_path: Path, photos: PhotoFolder) -> N
     assert extractor.batches == [] and _bytes(tmp_path / "s") == before
 
 
-def test_only_new_images_are_extracted_when_some_are_added(
-    tmp_path: Path, photos: PhotoFolder, rng: np.random.Generator
-) -> None:
+def test_only_new_images_are_extracted_when_some_are_added(tmp_path: Path, photos: PhotoFolder, rng: np.random.Generator) -> None:
     _extract(photos, tmp_path / "s")
     Image.fromarray(rng.integers(0, 256, (10, 10, 3), np.uint8)).save(photos.root / "00_new.png")
     assert _extract(scan_folder(photos.root), tmp_path / "s") == (1, 16, 0)
@@ -160,9 +154,7 @@ def test_failures_are_retried_on_request_alone(tmp_path: Path, photos: PhotoFold
     assert list(FeatureStore.open(tmp_path / "s").failures()) == ["03_broken.jpg"]
 
 
-def test_files_that_are_gone_are_failures_before_and_kept_after_their_extraction(
-    tmp_path: Path, photos: PhotoFolder
-) -> None:
+def test_files_that_are_gone_are_failures_before_and_kept_after_their_extraction(tmp_path: Path, photos: PhotoFolder) -> None:
     _extract(photos, tmp_path / "s")
     (photos.root / "05.png").unlink()
     missing = PhotoFolder(photos.root, (*photos.names, "never/there.jpg"))
@@ -198,9 +190,7 @@ def test_a_store_of_another_config_is_refused_before_anything_is_read(tmp_path: 
     assert extractor.batches == []
 
 
-def test_progress_ends_with_one_line_of_counts(
-    tmp_path: Path, photos: PhotoFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_ends_with_one_line_of_counts(tmp_path: Path, photos: PhotoFolder, capsys: pytest.CaptureFixture[str]) -> None:
     extract_dataset(MeanColours(), photos, tmp_path / "s", shard_size=5)
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -72,7 +72,9 @@ def native(model: Delf, config: DelfConfig, image: np.ndarray) -> tuple[np.ndarr
         flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
         found.append((np.asarray(keypoints), np.full(len(cells), scale, np.float32), np.asarray(scores).ravel(), flat))
     keypoints, scales, scores, descriptors = (np.concatenate(part) for part in zip(*found, strict=True))
-    return keypoints, scales, scores, descriptors
+    # A keypoint is a cell centred on the image; the last row and column can be centred on the padding.
+    on_image = ((keypoints >= -0.5) & (keypoints <= np.array(size) - 0.5)).all(axis=1)
+    return keypoints[on_image], scales[on_image], scores[on_image], descriptors[on_image]
 
 
 @pytest.mark.parametrize("size", [(192, 143), (101, 77)])
@@ -165,6 +167,16 @@ def test_suppression_leaves_no_two_boxes_overlapping_more_than_the_limit(model: 
     assert len(local.scales) > 0 and iou.max() <= 0.8 + 1e-5
 
 
+@pytest.mark.parametrize("border", [0.0, 24.0])
+def test_no_keypoint_lies_outside_the_image_or_on_its_border(model: Delf, border: float) -> None:
+    config = override(SMALL, ["features.scales=[0.5]", "features.max_features=100000", f"features.border_px={border}"])
+    local = extract(model, config, [photo(150, 190, seed=14)])[0].local
+    assert len(local.scales) > 0
+    margin = border / 0.5 - 0.5
+    assert local.keypoints_yx.min() >= margin - 1e-3
+    assert (local.keypoints_yx <= np.array([149, 189]) - margin + 1e-3).all()
+
+
 def test_thresholds_cut_the_list(model: Delf) -> None:
     image = photo(150, 190, seed=10)
     base = override(SMALL, ["features.scales=[1.0]"])
@@ -173,8 +185,8 @@ def test_thresholds_cut_the_list(model: Delf) -> None:
     absolute = override(base, ["features.threshold_kind=absolute", f"features.threshold={middle}"])
     assert len(extract(model, absolute, [image])[0].local.scores) == (full.scores >= np.float32(middle)).sum()
     percentile = override(base, ["features.threshold_kind=percentile", "features.threshold=75"])
-    cells = 10 * 12  # 150 × 190 pixels at stride 16
-    assert len(extract(model, percentile, [image])[0].local.scores) == cells // 4
+    cells = 9 * 11  # 150 × 190 pixels at stride 16; the tenth row and the twelfth column are centred beyond the edge
+    assert len(extract(model, percentile, [image])[0].local.scores) == -(-cells // 4)
 
 
 @pytest.mark.parametrize("kind", ["gem", "mac", "rmac"])

@@ -302,9 +302,7 @@ def test_a_truncated_shard_is_refused_by_name(tmp_path: Path, share: float) -> N
         FeatureStore.open(path)
 
 
-def test_any_changed_byte_of_a_shard_is_noticed_before_its_rows_are_used(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_any_changed_byte_of_a_shard_is_noticed_before_its_rows_are_used(tmp_path: Path, rng: np.random.Generator) -> None:
     path = tmp_path / "s"
     names = _names(4)
     _fill(path, names)

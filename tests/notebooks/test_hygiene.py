@@ -1,0 +1,164 @@
+"""Every notebook obeys the rules of the house, and papermill and nbval see in it what we see. nbval runs them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from papermill.inspection import inspect_notebook
+
+from delfjax import paths
+from delfjax.experiments import notebooks as hygiene
+from delfjax.experiments.reproduce import notebooks
+from delfjax.experiments.runs import RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXPERIMENTS = [path for path in NOTEBOOKS if path.name != "00_start_here.ipynb"]
+
+
+def _name(path: Path) -> str:
+    return path.name
+
+
+@pytest.fixture
+def experiment() -> NotebookNode:
+    """An experiment that obeys the rules, to be spoilt."""
+    return nbformat.read(EXPERIMENTS[0], as_version=4)
+
+
+def _cell(notebook: NotebookNode, tag: str) -> NotebookNode:
+    return next(cell for cell in notebook.cells if tag in hygiene.tags(cell))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_name)
+def test_every_notebook_obeys_the_rules(path: Path) -> None:
+    assert hygiene.check(path) == []
+
+
+def test_every_notebook_is_run_by_reproduce() -> None:
+    assert notebooks() == NOTEBOOKS
+    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "30", "40", "41"]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
+def test_papermill_sees_the_preset_and_the_seed_and_nothing_else(path: Path) -> None:
+    found = inspect_notebook(str(path))
+    assert {name: entry["default"] for name, entry in found.items()} == {"preset": '"ci"', "seed": "0"}
+
+
+def test_a_tour_has_no_parameters(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, logger="papermill"):
+        assert inspect_notebook(str(ROOT / "notebooks" / "00_start_here.ipynb")) == {}
+
+
+def test_nbval_collects_every_code_cell_of_every_notebook() -> None:
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--collect-only", "-q", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        collected = re.findall(rf"{path.stem}(?:\.ipynb)?::Cell \d+", done.stdout)
+        assert len(set(collected)) == sum(cell.cell_type == "code" for cell in cells), done.stdout
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
+def test_each_run_carries_the_name_of_its_notebook(path: Path) -> None:
+    source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    assert f'start_run("{path.stem}"' in source
+
+
+def test_fixing_strips_what_running_leaves_and_twice_is_once(tmp_path: Path, experiment: NotebookNode) -> None:
+    code = next(cell for cell in experiment.cells if cell.cell_type == "code")
+    code.update(execution_count=3, outputs=[nbformat.v4.new_output("stream", text="said")], id="something")
+    code.metadata["scrolled"] = True
+    experiment.metadata["kernelspec"]["name"] = "somebody's"
+    copy = tmp_path / EXPERIMENTS[0].name
+    copy.write_text(nbformat.writes(experiment), encoding="utf-8")
+    assert hygiene.check(copy) == ["is not normalised; run fix"]
+    assert hygiene.fix(copy)
+    assert copy.read_bytes() == EXPERIMENTS[0].read_bytes()
+    assert not hygiene.fix(copy)
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("def f():\n    return 1", "defines 'f'"),
+        ("double = lambda x: 2 * x", "defines 'a lambda'"),
+        ("import os\nos.getcwd()", "imports something"),
+        ("!ls", "command of the shell"),
+        ("%matplotlib inline", "command of the shell"),
+        ("root = 'data/runs'", "writes the path 'data/runs'"),
+        ("print(f'{run.path}/store')", "writes the path '/store'"),
+        ("name = 'results.json'", "writes the path 'results.json'"),
+        ("\n".join(["x = 1"] * 16), "longer than 15 lines"),
+    ],
+)
+def test_code_that_belongs_elsewhere_is_found(experiment: NotebookNode, source: str, complaint: str) -> None:
+    place = experiment.cells.index(_cell(experiment, "checks")) - 2
+    experiment.cells[place].source = source
+    assert any(complaint in line for line in hygiene.violations(experiment))
+
+
+@pytest.mark.parametrize("source", ['preset: str = "ci"', "seed = 1 + 1", "seed = other = 1", "", "print(1)"])
+def test_parameters_that_papermill_cannot_set_are_found(experiment: NotebookNode, source: str) -> None:
+    _cell(experiment, "parameters").source = source
+    assert "the parameters are not all of the form name = literal" in hygiene.violations(experiment)
+
+
+@pytest.mark.parametrize("source", ["assert True", "total = 3", "print('fine')"])
+def test_checks_that_are_no_asserts_with_a_message_are_found(experiment: NotebookNode, source: str) -> None:
+    _cell(experiment, "checks").source = source
+    assert any("which is no assert with a message" in line for line in hygiene.violations(experiment))
+
+
+def test_an_experiment_without_checks_is_found(experiment: NotebookNode) -> None:
+    _cell(experiment, "checks").metadata.clear()
+    assert "has 0 cells tagged 'checks', one is needed" in hygiene.violations(experiment)
+
+
+def test_a_run_that_is_finished_before_its_checks_is_found(experiment: NotebookNode) -> None:
+    checks = experiment.cells.index(_cell(experiment, "checks"))
+    swapped = experiment.cells[checks], experiment.cells[checks + 2]
+    experiment.cells[checks + 2], experiment.cells[checks] = swapped
+    assert "the run is not finished once, right after the checks" in hygiene.violations(experiment)
+
+
+def test_code_without_a_sentence_before_it_is_found(experiment: NotebookNode) -> None:
+    del experiment.cells[experiment.cells.index(_cell(experiment, "checks")) - 1]
+    assert any(line.endswith("has no sentence before it") for line in hygiene.violations(experiment))
+
+
+def test_a_title_that_does_not_say_what_to_expect_is_found(experiment: NotebookNode) -> None:
+    experiment.cells[0].source = experiment.cells[0].source.replace("**Expect**", "Expect")
+    assert any(line.startswith("the first cell does not say") for line in hygiene.violations(experiment))
+
+
+def test_notebooks_are_selected_by_how_their_names_begin() -> None:
+    assert hygiene.select(["40", "41_search"]) == [path for path in NOTEBOOKS if path.name[:2] in ("40", "41")]
+    with pytest.raises(RunError, match="no notebook is called '42'; there are: 00_start_here.ipynb, 30_"):
+        hygiene.select(["40", "42"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["tidy"], ["check", "42"]])
+def test_bad_usage_ends_in_one_line_and_exit_code_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert hygiene.main(arguments) == 1
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.startswith("delfjax: ")
+    assert said.err.count("\n") == 1
+
+
+def test_checking_the_suite_ends_with_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hygiene.main(["check"]) == 0
+    assert capsys.readouterr().out == f"{len(NOTEBOOKS)} notebooks obey the rules\n"
+    assert paths.repository_root() == ROOT

@@ -1,0 +1,218 @@
+"""DELF's models: weights that name what a photograph shows, folding that changes nothing, refusals that say why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from delfjax.config import BackboneConfig, DelfConfig, override
+from delfjax.datasets.skimage_photos import source_photo
+from delfjax.models.attention import AttentionScorer, feature_norm
+from delfjax.models.delf import Delf, load_backbone, load_delf
+from delfjax.models.efficientnet_lite import EfficientNetLite0, InvertedBottleneck
+from delfjax.models.layers import FeatureMap, fold_batch_norm
+from delfjax.models.resnet import ResNet
+from delfjax.models.tensors import abstract, named_shapes, named_tensors, with_tensors
+from delfjax.models.weights import WeightsError, save_weights
+
+# Classes of ImageNet that name what the photograph shows: tabby, tiger cat, Persian or Egyptian cat; espresso, cup;
+# missile, projectile, space shuttle.
+SHOWN = {"chelsea": {281, 282, 283, 285}, "coffee": {967, 968}, "rocket": {657, 744, 812}}
+
+
+def centre_crop(photo: np.ndarray, side: int = 224) -> np.ndarray:
+    """The middle of a photo whose shorter side becomes 256 pixels, as in training."""
+    image = Image.fromarray(photo)
+    factor = 256 / min(image.size)
+    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def test_the_embedded_classifier_names_cat_coffee_and_rocket_within_its_top_five() -> None:
+    backbone = load_backbone(BackboneConfig())
+    assert isinstance(backbone, EfficientNetLite0)
+    graph, state = nnx.split(fold_batch_norm(backbone))
+
+    @jax.jit
+    def classify(state: object, pixels: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, state)
+        return model.classify(FeatureMap.full(model.normalise(pixels)))
+
+    pixels = np.stack([centre_crop(source_photo(name, max_side=1024)) for name in SHOWN]).astype(np.float32)
+    logits = np.asarray(classify(state, pixels))
+    for row, (name, classes) in zip(logits, SHOWN.items(), strict=True):
+        top = np.argsort(-row)[:5].tolist()
+        assert classes & set(top), f"{name}: {top}"
+
+
+def with_random_statistics(model: nnx.Module, rng: np.random.Generator) -> nnx.Module:
+    """A model as if it had been trained: every norm has a mean, a variance, a scale and an offset of its own."""
+    drawn = {}
+    for name, tensor in named_tensors(model).items():
+        if ".norm." in name:
+            positive = name.endswith(("norm.var", "norm.scale"))
+            draw = rng.uniform(0.5, 1.5, tensor.shape) if positive else rng.normal(0, 0.3, tensor.shape)
+            drawn[name] = draw.astype(np.float32)
+        else:
+            drawn[name] = tensor
+    return with_tensors(model, drawn)
+
+
+def test_folding_batch_norm_changes_nothing_in_a_bottleneck_with_depthwise_convolution(
+    rng: np.random.Generator,
+) -> None:
+    block = InvertedBottleneck(16, 16, kernel=5, stride=1, expansion=6, rngs=nnx.Rngs(0))
+    trained = with_random_statistics(block, rng)
+    trained.eval()
+    x = FeatureMap.full(rng.normal(size=(1, 11, 9, 16)).astype(np.float32))
+    outputs = [np.asarray(run(model, x)) for model in (trained, fold_batch_norm(trained))]
+    assert ".norm." not in "".join(named_shapes(fold_batch_norm(trained)))
+    # Kernel and gain are multiplied once instead of kernel times input times gain: one rounding more or less a product.
+    np.testing.assert_allclose(*outputs, rtol=0, atol=1e-5 * float(np.abs(outputs[0]).max()))
+
+
+def run(model: nnx.Module, x: FeatureMap) -> jax.Array:
+    graph, state = nnx.split(model)
+    values: jax.Array = jax.jit(lambda state, x: nnx.merge(graph, state)(x).values)(state, x)
+    return values
+
+
+@pytest.fixture(scope="module")
+def small() -> Delf:
+    """A ResNet of one block a stage with an attention scorer, statistics as after training; not folded."""
+    backbone = abstract(lambda rngs: ResNet((1, 1, 1, 1), stride_layout="v1.5", rngs=rngs))
+    rng = np.random.default_rng(4)
+    kernels = {
+        name: (rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1]))).astype(np.float32)
+        for name, shape in named_shapes(backbone).items()
+        if ".norm." not in name
+    }
+    norms = {name: np.ones(s, np.float32) for name, s in named_shapes(backbone).items() if ".norm." in name}
+    scorer = AttentionScorer(1024, hidden=32, rngs=nnx.Rngs(1))
+    model = Delf(with_tensors(backbone, kernels | norms), scorer, output="conv4")
+    trained = with_random_statistics(model, rng)
+    trained.eval()
+    assert isinstance(trained, Delf)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def outputs(small: Delf) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features and scores of one image by the model as trained, then by the folded one."""
+    pixels = np.random.default_rng(5).uniform(0, 255, (1, 64, 96, 3)).astype(np.float32)
+    extent = np.array([[64, 96]], np.int32)
+    results = []
+    for model in (small, fold_batch_norm(small)):
+        graph, state = nnx.split(model)
+        features, scores = jax.jit(lambda state, graph=graph: nnx.merge(graph, state)(pixels, extent))(state)
+        results += [np.asarray(features.values), np.asarray(scores)]
+    return results[0], results[1], results[2], results[3]
+
+
+def test_folding_batch_norm_changes_nothing_in_delf(
+    outputs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    features, scores, folded_features, folded_scores = outputs
+    # Thirteen layers of float32 products, each rounded once more or less.
+    np.testing.assert_allclose(folded_features, features, rtol=0, atol=2e-5 * float(features.max()))
+    np.testing.assert_allclose(folded_scores, scores, rtol=1e-3, atol=1e-5)
+    assert features.std() > 0.1 and scores.std() > 0
+
+
+def test_delf_scores_its_unnormalised_features(
+    small: Delf, outputs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    features, scores = outputs[:2]
+    assert small.scorer is not None and small.channels == features.shape[-1] == 1024
+    lengths = np.linalg.norm(features, axis=-1)
+    assert np.abs(lengths - 1).min() > 0.1
+    graph, state = nnx.split(small.scorer)
+    score = jax.jit(lambda state, x: nnx.merge(graph, state)(FeatureMap.full(x)))
+    # The same program but for what XLA fuses.
+    np.testing.assert_allclose(scores, score(state, features), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(scores, score(state, features / lengths[..., None]), rtol=1e-2)
+
+
+def test_without_attention_the_length_of_a_feature_is_its_score(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(1, 4, 5, 12)).astype(np.float32)
+    np.testing.assert_allclose(
+        jax.jit(feature_norm)(values), np.linalg.norm(values.astype(np.float64), axis=-1), rtol=1e-6
+    )
+
+
+def test_the_default_model_is_folded_and_has_no_attention() -> None:
+    model = load_delf(DelfConfig())
+    assert model.scorer is None and model.channels == 112
+    assert not [name for name in named_shapes(model) if ".norm." in name]
+    # EfficientNet-Lite0 up to its stride-16 stage.
+    assert model.receptive_field.stride == 16
+
+
+def test_random_weights_are_a_function_of_the_seed() -> None:
+    def first_kernel(seed: int) -> np.ndarray:
+        return named_tensors(load_backbone(BackboneConfig(weights="random"), seed=seed))["stem.kernel"]
+
+    assert np.array_equal(first_kernel(1), first_kernel(1)) and not np.array_equal(first_kernel(1), first_kernel(2))
+
+
+def refused(config: BackboneConfig) -> str:
+    with pytest.raises(WeightsError) as error:
+        load_backbone(config)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_embedded_weights_of_a_resnet_are_refused_with_the_way_to_get_some() -> None:
+    message = refused(BackboneConfig(name="resnet50"))
+    assert "only efficientnet_lite0 has embedded weights" in message and "delfjax weights convert" in message
+
+
+def checkpoint(path: Path, name: str, layout: str = "v1.5") -> str:
+    save_weights(path, {"stem.kernel": np.zeros((3, 3), np.float32)}, {"name": name, "stride_layout": layout})
+    return str(path)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "w.safetensors", "resnet101")
+    message = refused(BackboneConfig(name="resnet50", weights=file))
+    assert message == f"{file}: weights of resnet101 in stride layout v1.5, the config asks for resnet50 in v1.5"
+
+
+def test_a_checkpoint_of_another_stride_layout_is_refused(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "w.safetensors", "resnet50", layout="he")
+    assert "resnet50 in stride layout he, the config asks for resnet50 in v1.5" in refused(
+        BackboneConfig(name="resnet50", weights=file)
+    )
+
+
+def test_a_checkpoint_with_the_right_name_and_the_wrong_tensors_is_refused(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "w.safetensors", "efficientnet_lite0")
+    message = refused(BackboneConfig(weights=file))
+    assert message.startswith(f"{file}: does not fit the model") and "stem.kernel" in message
+
+
+def test_a_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    assert "none.safetensors" in refused(BackboneConfig(weights=str(tmp_path / "none.safetensors")))
+
+
+def test_a_saved_backbone_loads_as_it_was(tmp_path: Path) -> None:
+    backbone = load_backbone(BackboneConfig())
+    file = tmp_path / "lite.safetensors"
+    save_weights(file, named_tensors(backbone), {"name": "efficientnet_lite0", "stride_layout": "v1.5"})
+    again = load_backbone(BackboneConfig(weights=str(file)))
+    for name, tensor in named_tensors(again).items():
+        assert np.array_equal(tensor, named_tensors(backbone)[name]), name
+
+
+def test_attention_weights_of_another_width_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "attention.safetensors"
+    save_weights(file, named_tensors(AttentionScorer(64, hidden=8, rngs=nnx.Rngs(0))), {"name": "attention"})
+    config = override(DelfConfig(), ["scorer.kind=attention", f"scorer.weights={file}"])
+    with pytest.raises(WeightsError, match="attention.safetensors: does not fit the model"):
+        load_delf(config)

@@ -1,0 +1,190 @@
+"""Search and pairwise matching on features made by hand: who comes first, who comes last, what is moved where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delfjax.config import DelfConfig, SearchConfig, override
+from delfjax.features.store import StoreWriter
+from delfjax.retrieval.local_index import LocalIndex, build_index
+from delfjax.retrieval.search import RankedList, match_pair, search
+from delfjax.types import ImageFeatures, LocalFeatures
+
+CHANNELS = 32
+# Light: a few dozen matches that agree exactly need few hypotheses.
+CONFIG = override(
+    DelfConfig(),
+    ["reduction.dim=16", "search.neighbours=4", "verification.pair_hypotheses=256", "verification.refined=32"],
+)
+SHIFT_YX = np.array([40.0, -25.0], np.float32)
+# Number of the query's features that each database image shows: "moved" as they lie, "scattered" anywhere.
+MOVED = {"all": 40, "half": 20, "few": 12}
+SCATTERED = {"scattered": 38}
+
+
+def unit_rows(values: np.ndarray) -> np.ndarray:
+    """Rows of unit length, float32."""
+    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def features(keypoints_yx: np.ndarray, descriptors: np.ndarray) -> LocalFeatures:
+    count = len(keypoints_yx)
+    ones = np.ones(count, np.float32)
+    return LocalFeatures(keypoints_yx.astype(np.float32), ones, ones, descriptors, np.ones(count, bool))
+
+
+@pytest.fixture(scope="module")
+def query() -> LocalFeatures:
+    rng = np.random.default_rng(0)
+    return features(rng.uniform(0, 400, (40, 2)), unit_rows(rng.normal(size=(40, CHANNELS))))
+
+
+@pytest.fixture(scope="module")
+def database(query: LocalFeatures) -> dict[str, LocalFeatures]:
+    rng = np.random.default_rng(1)
+    images: dict[str, LocalFeatures] = {}
+    shown = np.asarray(query.descriptors)
+    for name, count in MOVED.items():
+        rest = 5 if name == "few" else 30
+        noise = unit_rows(rng.normal(size=(rest, CHANNELS)))
+        keypoints = np.concatenate([np.asarray(query.keypoints_yx)[:count] + SHIFT_YX, rng.uniform(0, 400, (rest, 2))])
+        images[name] = features(keypoints, np.concatenate([shown[:count], noise]))
+    for name, count in SCATTERED.items():
+        images[name] = features(rng.uniform(0, 4000, (count, 2)), shown[:count])
+    for name in ("other1", "other2"):
+        # The opposite of what is searched for: among the nearest only when everything else has been taken.
+        images[name] = features(rng.uniform(0, 400, (30, 2)), unit_rows(-shown[:30]))
+    images["nothing"] = features(np.zeros((0, 2)), np.zeros((0, CHANNELS), np.float32))
+    return images
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, database: dict[str, LocalFeatures]) -> LocalIndex:
+    with StoreWriter(tmp_path_factory.mktemp("search") / "store", CONFIG.extraction()) as writer:
+        for group in writer.plan(database):
+            images = {name: ImageFeatures(database[name], None, (500, 500), "0") for name in group.names}
+            writer.commit(group, images, {})
+        return build_index(writer.store(), config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def ranked(index: LocalIndex, query: LocalFeatures) -> RankedList:
+    return search(index, query, config=CONFIG.search, verification=CONFIG.verification)
+
+
+def names(index: LocalIndex, images: np.ndarray) -> list[str]:
+    return [index.names[image] for image in images]
+
+
+def test_images_are_ranked_by_the_matches_that_agree(index: LocalIndex, ranked: RankedList) -> None:
+    assert names(index, ranked.images)[:3] == ["all", "half", "few"]
+    assert ranked.inliers[:3].tolist() == list(MOVED.values())
+    # Before verification, 38 matches anywhere beat 12 that agree.
+    before = names(index, ranked.by_votes)
+    assert before.index("scattered") < before.index("few")
+
+
+def test_ties_of_inliers_are_broken_by_votes(index: LocalIndex, ranked: RankedList) -> None:
+    keys = [(-inliers, -votes) for inliers, votes in zip(ranked.inliers.tolist(), ranked.votes.tolist(), strict=True)]
+    assert keys == sorted(keys)
+    # A rule that nothing here puts to the test would not have been tested.
+    assert len({inliers for inliers, _ in keys}) < len(set(keys))
+
+
+def test_every_image_of_the_database_is_ranked_once(index: LocalIndex, ranked: RankedList) -> None:
+    for order in (ranked.images, ranked.by_votes):
+        assert sorted(order.tolist()) == list(range(len(index.names)))
+
+
+def test_images_without_a_match_come_last_in_their_own_order(index: LocalIndex, query: LocalFeatures) -> None:
+    one = SearchConfig(neighbours=1)
+    ranked = search(index, query, config=one, verification=CONFIG.verification)
+    unmatched = ranked.images[ranked.votes == 0]
+    assert "nothing" in names(index, unmatched) and len(unmatched) >= 3
+    assert ranked.images[-len(unmatched) :].tolist() == sorted(unmatched.tolist())
+    assert (ranked.inliers[-len(unmatched) :] == 0).all()
+
+
+def test_an_image_beyond_the_shortlist_keeps_its_place_by_votes(index: LocalIndex, query: LocalFeatures) -> None:
+    ranked = search(index, query, config=SearchConfig(neighbours=4, shortlist=2), verification=CONFIG.verification)
+    assert names(index, ranked.images)[0] == "all"
+    assert ranked.images[2:].tolist() == ranked.by_votes[2:].tolist()
+    assert ranked.inliers[2:].max() == 0 and set(ranked.correspondences) == set(ranked.by_votes[:2].tolist())
+
+
+def test_correspondences_are_those_of_the_image_they_are_keyed_by(
+    index: LocalIndex, ranked: RankedList, query: LocalFeatures, database: dict[str, LocalFeatures]
+) -> None:
+    assert set(ranked.correspondences) == set(ranked.images[ranked.votes > 0].tolist())
+    for image, inliers, votes in zip(ranked.images.tolist(), ranked.inliers, ranked.votes, strict=True):
+        if not votes:
+            continue
+        found = ranked.correspondences[image]
+        assert (found.inlier.sum(), len(found.inlier)) == (inliers, votes)
+        own = {tuple(point) for point in np.asarray(database[index.names[image]].keypoints_yx).tolist()}
+        assert {tuple(point) for point in found.database_yx.tolist()} <= own
+        assert {tuple(p) for p in found.query_yx.tolist()} <= {tuple(p) for p in np.asarray(query.keypoints_yx).tolist()}
+
+
+def test_the_inliers_of_a_moved_object_moved_by_that_much(index: LocalIndex, ranked: RankedList) -> None:
+    found = ranked.correspondences[index.names.index("half")]
+    moved = found.database_yx[found.inlier] - found.query_yx[found.inlier]
+    np.testing.assert_allclose(moved, np.tile(SHIFT_YX, (20, 1)), atol=1e-3)
+
+
+def test_a_query_without_features_ranks_every_image_with_nothing(index: LocalIndex) -> None:
+    empty = features(np.zeros((0, 2)), np.zeros((0, CHANNELS), np.float32))
+    ranked = search(index, empty, config=CONFIG.search, verification=CONFIG.verification)
+    assert ranked.images.tolist() == list(range(len(index.names)))
+    assert not ranked.votes.any() and not ranked.inliers.any() and ranked.correspondences == {}
+
+
+def test_the_same_search_gives_the_same_answer(index: LocalIndex, ranked: RankedList, query: LocalFeatures) -> None:
+    again = search(index, query, config=CONFIG.search, verification=CONFIG.verification)
+    for name in ("images", "votes", "inliers", "by_votes"):
+        assert np.array_equal(getattr(again, name), getattr(ranked, name)), name
+    for image, found in ranked.correspondences.items():
+        assert np.array_equal(found.transform, again.correspondences[image].transform)
+
+
+def test_a_pair_related_by_a_translation_gives_that_translation(
+    query: LocalFeatures, database: dict[str, LocalFeatures]
+) -> None:
+    found = match_pair(query, database["half"], verification=CONFIG.verification)
+    assert found.inlier.sum() == 20
+    expected = np.array([[1, 0, SHIFT_YX[1]], [0, 1, SHIFT_YX[0]], [0, 0, 1]])
+    # Float32 keypoints up to 400 px, exact but for rounding.
+    np.testing.assert_allclose(found.transform, expected, atol=2e-2)
+    np.testing.assert_allclose(
+        found.database_yx[found.inlier] - found.query_yx[found.inlier], np.tile(SHIFT_YX, (20, 1)), atol=1e-3
+    )
+
+
+def test_matching_the_other_way_round_gives_the_inverse(
+    query: LocalFeatures, database: dict[str, LocalFeatures]
+) -> None:
+    forth = match_pair(query, database["half"], verification=CONFIG.verification)
+    back = match_pair(database["half"], query, verification=CONFIG.verification)
+    assert back.inlier.sum() == forth.inlier.sum()
+    np.testing.assert_allclose(back.transform @ forth.transform, np.eye(3), atol=5e-2)
+
+
+def test_a_pair_that_shows_different_things_has_few_inliers(
+    query: LocalFeatures, database: dict[str, LocalFeatures]
+) -> None:
+    found = match_pair(query, database["scattered"], verification=CONFIG.verification)
+    assert len(found.inlier) == 38 and found.inlier.sum() < CONFIG.verification.min_inliers
+
+
+@pytest.mark.parametrize("empty", ["first", "second", "both"])
+def test_a_pair_with_an_image_without_features_has_no_matches(
+    query: LocalFeatures, database: dict[str, LocalFeatures], empty: str
+) -> None:
+    first = database["nothing"] if empty != "second" else query
+    second = database["nothing"] if empty != "first" else query
+    found = match_pair(first, second, verification=CONFIG.verification)
+    assert len(found.inlier) == len(found.query_yx) == len(found.database_yx) == 0
+    np.testing.assert_array_equal(found.transform, np.eye(3))

@@ -1,0 +1,39 @@
+"""Counting what is compiled, and the cache that keeps it."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from delfjax import device
+
+
+def test_a_new_program_is_counted_once_and_its_second_call_not_at_all() -> None:
+    @jax.jit
+    def fresh(x: jax.Array) -> jax.Array:
+        return x * 3 + 0.12345
+
+    x = np.ones((3, 5), np.float32)
+    with device.count_compilations() as first:
+        fresh(x).block_until_ready()
+    with device.count_compilations() as second:
+        fresh(x).block_until_ready()
+    with device.count_compilations() as other_shape:
+        fresh(x[:2]).block_until_ready()
+    assert (first.programs, second.programs, other_shape.programs) == (1, 0, 1)
+    assert second.compiled == 0 and other_shape.compiled <= 1
+
+
+def test_nothing_is_counted_after_the_block() -> None:
+    with device.count_compilations() as count:
+        pass
+    jax.jit(lambda x: x - 0.54321)(np.ones(7, np.float32)).block_until_ready()
+    assert (count.programs, count.compiled) == (0, 0)
+
+
+def test_blocks_inside_each_other_count_each_for_itself() -> None:
+    with device.count_compilations() as outer:
+        jax.jit(lambda x: x - 0.11111)(np.ones(7, np.float32)).block_until_ready()
+        with device.count_compilations() as inner:
+            jax.jit(lambda x: x - 0.22222)(np.ones(7, np.float32)).block_until_ready()
+    assert (outer.programs, inner.programs) == (2, 1)
