@@ -85,13 +85,14 @@ class Index:
 
     store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="feature store made by `delfjax extract`")]
     out: Annotated[Path, tyro.conf.arg(help="folder of the index; an index already there is replaced")]
+    preset: Preset = "default"
     overrides: Set = ()
 
     def run(self) -> None:
         """Build and write the index."""
         require_replaceable(self.out)
         store = FeatureStore.open(self.store)
-        base = from_dict(DelfConfig, {**to_dict(DelfConfig()), **_with_batch_size(store.config)})
+        base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **_with_batch_size(store.config)})
         _refuse_extraction_overrides(self.overrides, f"the store {self.store}")
         index = build_index(store, config=override(base, self.overrides), photos=_source(self.store))
         index.save(self.out)
@@ -247,6 +248,10 @@ def main(arguments: list[str] | None = None) -> int:
         command.run()
     except DelfjaxError as error:
         print(f"delfjax: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # A full disk, a missing permission: the system's own words, with the file they are about.
+        print(f"delfjax: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("delfjax: interrupted; the same command resumes", file=sys.stderr)

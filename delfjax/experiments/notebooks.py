@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from delfjax.experiments.reproduce import notebooks
 from delfjax.experiments.runs import RunError
@@ -25,6 +26,7 @@ LONGEST_CELL = 15
 HEADINGS = ("Question", "Reads", "Writes", "Paper section", "Time", "Expect")
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _LANGUAGE = {"name": "python"}
+_NEW: dict[str, Callable[..., NotebookNode]] = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
 _SHELL = re.compile(r"^\s*[!%]|^\s*\?|\?\s*$", re.MULTILINE)
 _SUFFIX = re.compile(r"\.(?:jpe?g|png|json|ipynb|npy|arrow|csv|txt|faiss|safetensors|pth)$", re.IGNORECASE)
 
@@ -41,11 +43,10 @@ def is_experiment(notebook: NotebookNode) -> bool:
 
 def normalised(notebook: NotebookNode) -> NotebookNode:
     """The notebook as it is committed: a copy without outputs, with stable identifiers and only the metadata needed."""
-    clean = nbformat.v4.new_notebook(metadata={"kernelspec": dict(_KERNEL), "language_info": dict(_LANGUAGE)})
+    clean: NotebookNode = new_notebook(metadata={"kernelspec": dict(_KERNEL), "language_info": dict(_LANGUAGE)})
     for number, cell in enumerate(notebook.cells):
-        make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}[cell.cell_type]
         kept = {"tags": sorted(tags(cell))} if tags(cell) else {}
-        clean.cells.append(make(cell.source.strip("\n"), id=f"cell-{number:02d}", metadata=kept))
+        clean.cells.append(_NEW[cell.cell_type](cell.source.strip("\n"), id=f"cell-{number:02d}", metadata=kept))
     return clean
 
 

@@ -35,7 +35,7 @@ class RunError(DelfjaxError):
 class Figure(Protocol):
     """What can be saved as a picture."""
 
-    def savefig(self, file: Path) -> None:
+    def savefig(self, file: Path, /) -> None:
         """Write the picture to ``file``."""
 
 

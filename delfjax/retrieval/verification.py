@@ -152,7 +152,7 @@ def _call(
         return lane
 
     query_yx, database_yx = (
-        np.take_along_axis(np.asarray(part, np.float32)[lanes], chosen[..., None], axis=1)
+        np.where(held[..., None], np.take_along_axis(np.asarray(part, np.float32)[lanes], chosen[..., None], axis=1), 0)
         for part in (matches.query_yx, matches.database_yx)
     )
     query_middle, database_middle = _middle(query_yx, held), _middle(database_yx, held)

@@ -60,9 +60,7 @@ def test_a_tour_has_no_parameters(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_nbval_collects_every_code_cell_of_every_notebook() -> None:
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, "--collect-only", "-q", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "--collect-only", "-q", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells

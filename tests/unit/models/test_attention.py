@@ -26,8 +26,12 @@ def values() -> np.ndarray:
     return (3 * np.random.default_rng(3).normal(size=(2, 5, 6, 24))).astype(np.float32)
 
 
+def scorer(tensors: dict[str, np.ndarray]) -> nnx.Module:
+    return with_tensors(abstract(lambda rngs: AttentionScorer(24, hidden=16, rngs=rngs)), tensors)
+
+
 def score(tensors: dict[str, np.ndarray], values: np.ndarray) -> np.ndarray:
-    model = with_tensors(abstract(lambda rngs: AttentionScorer(24, hidden=16, rngs=rngs)), tensors)
+    model = scorer(tensors)
     model.eval()
     graph, state = nnx.split(model)
     run = jax.jit(lambda state, x: nnx.merge(graph, state)(FeatureMap.full(x)))

@@ -13,7 +13,8 @@ MATCH = jax.jit(mutual_nearest)
 
 def unit_rows(rng: np.random.Generator, count: int) -> np.ndarray:
     values = rng.normal(size=(count, 6))
-    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+    rows: np.ndarray = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 def test_pairs_are_each_others_nearest_and_no_others_are(rng: np.random.Generator) -> None:
@@ -24,7 +25,7 @@ def test_pairs_are_each_others_nearest_and_no_others_are(rng: np.random.Generato
     # Six float32 products.
     np.testing.assert_allclose(cosine, exact.max(axis=1), atol=1e-6)
     expected = {(i, int(j)) for i, j in enumerate(exact.argmax(axis=1)) if exact[:, j].argmax() == i}
-    assert {(i, int(nearest[i])) for i in np.flatnonzero(mutual)} == expected
+    assert {(i, int(nearest[i])) for i in np.flatnonzero(mutual).tolist()} == expected
     assert 0 < len(expected) < 30
 
 

@@ -61,7 +61,7 @@ def test_the_regional_maximum_is_the_sum_of_unit_length_maxima(canvas: np.ndarra
 
 def test_rows_are_scaled_to_unit_length_and_a_zero_row_stays_zero() -> None:
     rows = np.array([[3.0, 4.0], [0.0, 0.0], [1e-12, 0.0]], np.float32)
-    np.testing.assert_allclose(jax.jit(pooling.l2_normalise)(rows), [[0.6, 0.8], [0, 0], [1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(pooling.l2_normalise)(rows), np.array([[0.6, 0.8], [0, 0], [1, 0]]), rtol=1e-6)
 
 
 def regions_of(height: int, width: int) -> np.ndarray:

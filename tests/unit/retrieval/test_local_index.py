@@ -21,7 +21,8 @@ COUNTS = (30, 41, 0, 17, 60)
 
 def unit_rows(values: np.ndarray) -> np.ndarray:
     """Rows of unit length, float32."""
-    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+    rows: np.ndarray = (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 def store_of(path: Path, images: list[np.ndarray], *, config: DelfConfig = CONFIG) -> FeatureStore:
@@ -261,19 +262,20 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     return store_of(tmp_path_factory.mktemp("clustered") / "store", images)
 
 
-# Recall of the true ten nearest among the ten found. Sixteen probed lists of about 90 lose next to nothing; 50 bits
+# Recall of the true ten nearest among those found. Sixteen probed lists of about 90 lose next to nothing; 50 bits
 # cannot order the members of a cluster, but find the cluster.
-@pytest.mark.parametrize(("kind", "neighbours", "least"), [("ivf", 10, 0.95), ("ivf_pq", 10, 0.3), ("ivf_pq", 100, 0.8)])
+@pytest.mark.parametrize(("kind", "least"), [("ivf", {10: 0.95}), ("ivf_pq", {10: 0.3, 100: 0.8})])
 def test_compressed_indexes_find_most_of_the_exact_neighbours(
-    clustered: FeatureStore, kind: str, neighbours: int, least: float
+    clustered: FeatureStore, kind: str, least: dict[int, float]
 ) -> None:
     exact = build_index(clustered, config=override(CONFIG, ["index.kind=exact"]))
     index = build_index(clustered, config=override(CONFIG, [f"index.kind={kind}"]))
     rows = unit_rows(vectors_of(exact)[::37] + 0.02 * np.random.default_rng(2).normal(size=(98, 10)))
     true = exact.vectors.search(rows, 10)[1]
-    found = index.vectors.search(rows, neighbours)[1]
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(true.tolist(), found.tolist(), strict=True)])
-    assert recall >= least
+    for neighbours, recall in least.items():
+        found = index.vectors.search(rows, neighbours)[1]
+        shared = [len(set(a) & set(b)) / 10 for a, b in zip(true.tolist(), found.tolist(), strict=True)]
+        assert np.mean(shared) >= recall
     if kind == "ivf_pq":
         # The paper's code: ten sub-vectors of five bits, rounded up to whole bytes.
         assert (index.vectors.pq.M, index.vectors.pq.nbits, index.vectors.code_size) == (10, 5, 7)

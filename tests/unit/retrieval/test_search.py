@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -27,7 +25,8 @@ SCATTERED = {"scattered": 38}
 
 def unit_rows(values: np.ndarray) -> np.ndarray:
     """Rows of unit length, float32."""
-    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+    rows: np.ndarray = (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 def features(keypoints_yx: np.ndarray, descriptors: np.ndarray) -> LocalFeatures:

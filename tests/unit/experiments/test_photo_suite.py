@@ -1,0 +1,68 @@
+"""What the notebooks share: one preset and seed decide the settings, and photographs are written once, whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from delfjax.config import ConfigError, config_hash
+from delfjax.datasets import skimage_photos
+from delfjax.datasets.skimage_photos import PhotoSetError
+from delfjax.experiments.photo_suite import PhotoExperiment, index_of, photo_experiment, photo_set, store_of, table
+from delfjax.experiments.runs import start_run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoExperiment:
+    """One object and one distractor at 96 pixels, under a data root of its own."""
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
+    return replace(photo_experiment("ci", 3), objects=("coffee",), distractors=("moon",), photo_side=96)
+
+
+def test_preset_and_seed_alone_decide_the_settings() -> None:
+    runs = [(preset, seed) for preset in ("ci", "quick", "full") for seed in (0, 1)]
+    hashes = {config_hash(photo_experiment(*run).settings()) for run in runs}
+    assert len(hashes) == len(runs)
+    assert hashes == {config_hash(photo_experiment(*run).settings()) for run in runs}
+
+
+def test_only_the_smallest_preset_leaves_photographs_out() -> None:
+    small, quick, full = (photo_experiment(preset, 0) for preset in ("ci", "quick", "full"))
+    assert (quick.objects, quick.distractors) == (skimage_photos.OBJECTS, skimage_photos.DISTRACTORS)
+    assert (full.objects, full.distractors) == (quick.objects, quick.distractors)
+    assert set(small.objects) < set(quick.objects) and set(small.distractors) < set(quick.distractors)
+
+
+def test_an_unknown_preset_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="preset 'slow' is unknown; the notebooks take: ci, quick, full"):
+        photo_experiment("slow", 0)
+
+
+def test_photographs_are_written_once(tiny: PhotoExperiment) -> None:
+    first = photo_set(tiny)
+    before = {name: (first.root / name).stat().st_mtime_ns for name in first.names}
+    assert photo_set(tiny) == first
+    assert before == {name: (first.root / name).stat().st_mtime_ns for name in first.names}
+    assert len(first.names) == 7
+    assert photo_set(replace(tiny, photo_side=64)).root != first.root
+
+
+def test_photographs_that_could_not_be_written_leave_nothing(tiny: PhotoExperiment, tmp_path: Path) -> None:
+    with pytest.raises(PhotoSetError, match="'unknown' is not one of"):
+        photo_set(replace(tiny, objects=("coffee",), distractors=("unknown",)))
+    assert list((tmp_path / "cache" / "photos").iterdir()) == []
+
+
+def test_what_a_run_keeps_lies_in_its_folder(tiny: PhotoExperiment) -> None:
+    run = start_run("experiment", tiny.settings())
+    assert store_of(run).parent == run.path
+    assert {index_of(run, kind).parent for kind in ("exact", "ivf_pq")} == {run.path}
+    assert index_of(run, "exact") != index_of(run, "ivf_pq")
+
+
+def test_a_table_has_the_rows_and_columns_it_was_given() -> None:
+    shown = table({"first": {"a": 1, "b": 2.5}, "second": {"a": 3, "b": 4.5}})
+    assert shown.index.tolist() == ["first", "second"]
+    assert shown.to_dict("list") == {"a": [1, 3], "b": [2.5, 4.5]}

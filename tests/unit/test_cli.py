@@ -1,0 +1,175 @@
+"""The command line: help everywhere, and one line with exit code 1 for whatever cannot be done."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from delfjax.cli import main
+from delfjax.config import config_hash, override, preset
+from delfjax.features.store import StoreWriter
+from delfjax.retrieval.local_index import open_index
+from delfjax.types import ImageFeatures, LocalFeatures
+
+COMMANDS = ["", "extract", "index", "search", "match", "evaluate", "weights", "weights inspect", "weights convert"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    said = capsys.readouterr()
+    assert stop.value.code == 0 and said.err == ""
+    assert said.out.startswith("usage: delfjax") or "usage: delfjax" in said.out
+    # Commands that take a config name the option that changes it.
+    takes_config = command in {"extract", "index", "search", "match", "evaluate", "weights convert"}
+    assert ("--set FIELD=VALUE" in said.out) == takes_config
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store as `delfjax extract --preset ci` makes it, but for its descriptors, which are random."""
+    path = tmp_path_factory.mktemp("cli") / "store"
+    rng = np.random.default_rng(0)
+    with StoreWriter(path, preset("ci").extraction()) as writer:
+        for group in writer.plan(["a.jpg", "b.jpg"]):
+            writer.commit(group, {name: features(rng) for name in group.names}, {})
+    return path
+
+
+def features(rng: np.random.Generator) -> ImageFeatures:
+    ones = np.ones(50, np.float32)
+    rows = rng.normal(size=(50, 112)).astype(np.float32)
+    keypoints = rng.uniform(0, 200, (50, 2)).astype(np.float32)
+    return ImageFeatures(LocalFeatures(keypoints, ones, ones, rows, np.ones(50, bool)), None, (200, 200), "0")
+
+
+@pytest.fixture(scope="module")
+def index(store: Path) -> Path:
+    path = store.with_name("index")
+    assert main(["index", str(store), "--out", str(path), "--set", "reduction.dim=12"]) == 0
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line that a command ends with."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("delfjax: ") and said.err.endswith("\n") and said.err.count("\n") == 1
+    assert not set(said.err) & set("─│╭╮╰╯\x1b") and "Traceback" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "Missing subcommand.*extract, index, search, match, evaluate, weights"),
+        ("look", "look"),
+        ("weights", "inspect, convert"),
+        ("weights look", "look"),
+        ("extract", "PATH"),
+        ("extract photos", "--store"),
+        ("index store", "--out"),
+        ("match one.jpg", "second photo"),
+        ("match one.jpg two.jpg --colour", "--colour"),
+        ("search index query.jpg --top many", "--top.*many"),
+        ("match one.jpg two.jpg --preset slow", "preset 'slow' is unknown; there are: default, fast, ci, paper2017"),
+        ("match a b --set features.max_feature=3", "'features.max_feature' does not exist; did you mean '.*max_features'"),
+        ("match a b --set features.max_features=few", "'features.max_features': .*integer.*, got 'few'"),
+        ("match a b --set max_features", "'max_features' is not of the form path.to.field=value"),
+        ("extract photos --store s --set seeds=1", "'seeds' does not exist; did you mean 'seed'"),
+        ("evaluate photos --set search.top=1", "'search.top' does not exist"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_one(
+    capsys: pytest.CaptureFixture[str], arguments: str, said: str
+) -> None:
+    message = refused(capsys, *arguments.split())
+    assert re.search(said, message), message
+
+
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    commands: list[list[str | Path]] = [
+        ["extract", nothing, "--store", tmp_path / "s"],
+        ["index", nothing, "--out", tmp_path / "i"],
+        ["search", nothing, tmp_path / "query.jpg"],
+        ["evaluate", nothing],
+        ["weights", "inspect", nothing],
+        ["weights", "convert", nothing, "--out", tmp_path / "w.safetensors"],
+    ]
+    for command in commands:
+        assert str(nothing) in refused(capsys, *command)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_photos_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").write_text("x")
+    message = refused(capsys, "extract", tmp_path / "photos", "--store", tmp_path / "store")
+    assert "no photos in this folder (1 other files)" in message
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_index_knows_the_config_of_its_store(index: Path) -> None:
+    config = open_index(index).config
+    assert config.features == preset("ci").features and config.reduction.dim == 12
+    assert config_hash(config) == config_hash(override(preset("ci"), ["reduction.dim=12"]))
+
+
+@pytest.mark.parametrize("assignment", ["features.max_side=512", "backbone.output=conv5", "scorer.kind=attention"])
+def test_what_an_extraction_decided_cannot_be_changed_afterwards(
+    capsys: pytest.CaptureFixture[str], store: Path, index: Path, assignment: str
+) -> None:
+    room = assignment.split(".", maxsplit=1)[0]
+    message = refused(capsys, "index", store, "--out", index, "--set", assignment)
+    assert f"--set {assignment}: {room} was decided when the store {store} was made" in message
+    message = refused(capsys, "search", index, "query.jpg", "--set", assignment)
+    assert f"--set {assignment}: {room} was decided when the index {index} was made" in message
+
+
+@pytest.mark.parametrize("assignment", ["reduction.dim=8", "index.kind=ivf", "seed=1"])
+def test_what_an_index_decided_cannot_be_changed_by_a_search(
+    capsys: pytest.CaptureFixture[str], index: Path, assignment: str
+) -> None:
+    assert "was decided when the index" in refused(capsys, "search", index, "query.jpg", "--set", assignment)
+
+
+def test_a_store_too_small_for_the_reduction_names_the_setting(
+    capsys: pytest.CaptureFixture[str], store: Path, tmp_path: Path
+) -> None:
+    message = refused(capsys, "index", store, "--out", tmp_path / "i", "--set", "reduction.dim=112")
+    assert "reduction.dim is 112, but there are 100 descriptors" in message
+
+
+def test_an_index_is_never_written_over_photos(
+    capsys: pytest.CaptureFixture[str], store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "dear.jpg").write_bytes(b"x")
+    assert "is there and is no index" in refused(capsys, "index", store, "--out", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["dear.jpg"]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, index: Path
+) -> None:
+    away = tmp_path / "nowhere" / "ranked.png"
+    for command in (["search", index, "q.jpg", "--figure"], ["match", "a.jpg", "b.jpg", "--figure"]):
+        assert "its folder does not exist" in refused(capsys, *command, away)
+        assert "must end in .png, .pdf, .svg" in refused(capsys, *command, tmp_path / "ranked.txt")
+    assert "its folder does not exist" in refused(capsys, "evaluate", tmp_path, "--json", tmp_path / "x" / "e.json")
+    assert "is a folder" in refused(capsys, "evaluate", tmp_path, "--json", tmp_path)
+
+
+def test_a_file_that_is_no_weight_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    assert str(tmp_path / "w.pth") in refused(capsys, "weights", "inspect", tmp_path / "w.pth")
+
+
+def test_an_evaluation_without_ground_truth_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "groundtruth.json" in refused(capsys, "evaluate", tmp_path)
