@@ -119,7 +119,7 @@ class Search:
         _refuse_extraction_overrides(self.overrides, f"the index {self.index}", "reduction", "index", "seed")
         config = override(index.config, self.overrides)
         query = _features(_extractor(config), self.query)
-        ranked = search(index, query.local, config=config.search, verification=config.verification)
+        ranked = search(index, query, config=config.search, verification=config.verification)
         results = _results(index, ranked, self.top, config.verification.min_inliers)
         if self.json:
             print(json.dumps({"query": str(self.query), "results": results}, indent=1, ensure_ascii=False))
@@ -146,7 +146,7 @@ class Match:
         config = override(preset(self.preset), self.overrides)
         extractor = _extractor(config)
         first, second = _features(extractor, self.image1), _features(extractor, self.image2)
-        found = match_pair(first.local, second.local, verification=config.verification)
+        found = match_pair(first, second, verification=config.verification, max_side=extractor.max_side)
         if self.json:
             print(json.dumps(_match_json(found)))
         else:

@@ -108,6 +108,6 @@ def default_store(folder: Path, config: DelfConfig) -> Path:
 
 def _rank(index: LocalIndex, store: FeatureStore, query: str) -> tuple[list[str], list[str]]:
     ranked = search(
-        index, store.get(query).local, config=index.config.search, verification=index.config.verification
+        index, store.get(query), config=index.config.search, verification=index.config.verification
     )
     return [index.names[i] for i in ranked.by_votes], [index.names[i] for i in ranked.images]

@@ -26,8 +26,9 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 # sums of products as a matrix product ten times faster than unrolled.
 SCORE_BLOCK, FIT_BLOCK = 16, 128
 
-# Standard deviations of the priors that keep fits to few points well posed. With ten inliers or more, any ridge from
-# none to thrice theirs gives the same inliers. Noise of an inlier in thresholds; stretch and perspective have no unit.
+# Standard deviations of the priors that keep fits to few points well posed. Measured on pairs with 13 true inliers or
+# more: a ridge from none to thrice this one changed the share of them kept by less than 0.001; with nine, by 0.01. Noise
+# of an inlier in thresholds; stretch and perspective have no unit.
 _NOISE, _STRETCH, _PERSPECTIVE = 0.25, 0.2, 0.3
 _TINY = 1e-6
 
@@ -188,8 +189,9 @@ def _refits(maps: Affine, points: Correspondences, tolerances: tuple[float, ...]
 def refit(maps: Affine, points: Correspondences, tolerance: float | Float[Array, ""]) -> Affine:
     """Weighted least-squares fit of each map to the correspondences within ``tolerance`` of it.
 
-    Minimises ``Σ g |q − offset − linear·p' − antilinear·conj(p')|² + ridge·|antilinear|²``: the ridge, a prior towards
-    similarities, decides only where the points do not. Maps with fewer than two inliers stay as they are.
+    Minimises ``Σ g |q − offset − linear·p' − antilinear·conj(p')|² + ridge·|antilinear|²`` with ``p' = p − centre`` and
+    the terms of ``support`` as ``g``: a similarity is poor far from its points. The ridge, a prior towards similarities,
+    decides only where the points do not. Maps with fewer than two inliers stay as they are.
 
     Args:
         maps: current estimates.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,7 +14,7 @@ from delfjax.config import SearchConfig, VerificationConfig
 from delfjax.ops.matching import mutual_nearest
 from delfjax.retrieval.local_index import LocalIndex, PutativeMatches
 from delfjax.retrieval.verification import verify
-from delfjax.types import LocalFeatures, Matches, Verification
+from delfjax.types import ImageFeatures, LocalFeatures, Matches, Verification
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RankedList:
 
 def search(
     index: LocalIndex,
-    query: LocalFeatures,
+    query: ImageFeatures,
     *,
     config: SearchConfig,
     verification: VerificationConfig,
@@ -63,14 +64,17 @@ def search(
 
     Args:
         index: the database.
-        query: unreduced features of the query image, on the host, all valid.
+        query: unreduced features of the query image, extracted with the config of the index.
         config: neighbours and length of the shortlist.
         verification: geometric model and tolerance.
     """
-    putative = index.putative_matches(index.reduction(np.asarray(query.descriptors)), neighbours=config.neighbours)
+    local, max_side = query.local, index.config.features.max_side
+    putative = index.putative_matches(index.reduction(np.asarray(local.descriptors)), neighbours=config.neighbours)
     shortlist = min(config.shortlist, len(putative.images))
-    matches = _matches(index, query, putative, shortlist)
-    verified = verify(matches, config=verification)
+    matches = _matches(index, local, putative, shortlist)
+    factors = _reductions(index.image_sizes[putative.images[:shortlist]], max_side)
+    query_factor = _reductions(np.array([query.image_size]), max_side)
+    verified = _verify_reduced(matches, np.repeat(query_factor, shortlist), factors, verification)
     order = np.argsort(-verified.inliers, kind="stable")
     unmatched = np.setdiff1d(np.arange(len(index.names)), putative.images)
     votes = np.concatenate([putative.votes, np.zeros(len(unmatched), np.int64)])
@@ -89,8 +93,23 @@ def search(
     )
 
 
-def match_pair(first: LocalFeatures, second: LocalFeatures, *, verification: VerificationConfig) -> Correspondences:
-    """Mutual nearest neighbours of two images' unreduced descriptors, verified geometrically."""
+def match_pair(
+    first: ImageFeatures, second: ImageFeatures, *, verification: VerificationConfig, max_side: int
+) -> Correspondences:
+    """Mutual nearest neighbours of two images' unreduced descriptors, verified geometrically.
+
+    Args:
+        first: features of the image the transform starts from.
+        second: features of the other.
+        verification: geometric model and tolerance.
+        max_side: longest side both were reduced to before extraction, pixels.
+    """
+    matches = _mutual_matches(first.local, second.local)
+    factors = (_reductions(np.array([image.image_size]), max_side) for image in (first, second))
+    return _correspondences(matches, _verify_reduced(matches, *factors, verification), 0)
+
+
+def _mutual_matches(first: LocalFeatures, second: LocalFeatures) -> Matches:
     size = _padded_size(max(len(first.scales), len(second.scales)))
     nearest, cosine, mutual = jax.device_get(
         _mutual_nearest()(
@@ -99,7 +118,7 @@ def match_pair(first: LocalFeatures, second: LocalFeatures, *, verification: Ver
     )
     mine = np.flatnonzero(mutual)
     theirs = nearest[mine]
-    one = Matches(
+    return Matches(
         query_yx=np.asarray(first.keypoints_yx)[None, mine],
         database_yx=np.asarray(second.keypoints_yx)[None, theirs],
         query_scales=np.asarray(first.scales)[None, mine],
@@ -107,7 +126,46 @@ def match_pair(first: LocalFeatures, second: LocalFeatures, *, verification: Ver
         similarity=cosine[None, mine],
         valid=np.ones((1, len(mine)), bool),
     )
-    return _correspondences(one, verify(one, config=verification), 0)
+
+
+def _reductions(sizes: Int[np.ndarray, "n 2"], max_side: int) -> Float[np.ndarray, " n"]:
+    """Factor by which each image was reduced before extraction."""
+    return np.minimum(1.0, max_side / np.asarray(sizes).max(axis=1, initial=1))
+
+
+def _verify_reduced(
+    matches: Matches,
+    query_factors: Float[np.ndarray, " candidates"],
+    database_factors: Float[np.ndarray, " candidates"],
+    config: VerificationConfig,
+) -> Verification:
+    """Verify in the pixels that features were extracted from, where the tolerance means the same for a photo of any size."""
+    reduced = dataclasses.replace(
+        matches,
+        query_yx=_resized(np.asarray(matches.query_yx), query_factors),
+        database_yx=_resized(np.asarray(matches.database_yx), database_factors),
+    )
+    verified = verify(reduced, config=config)
+    enlarge, reduce = _resizing(1 / database_factors), _resizing(query_factors)
+    transform = np.asarray(verified.transform, np.float64)
+    found = (np.asarray(verified.inliers) > 0)[:, None, None]
+    original = np.where(found, enlarge @ transform @ reduce, transform)
+    return dataclasses.replace(verified, transform=original.astype(np.float32))
+
+
+def _resized(
+    points_yx: Float[np.ndarray, "candidates m 2"], factors: Float[np.ndarray, " candidates"]
+) -> Float[np.ndarray, "candidates m 2"]:
+    return ((points_yx + 0.5) * factors[:, None, None] - 0.5).astype(np.float32)
+
+
+def _resizing(factors: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, "candidates 3 3"]:
+    """Resizes by ``factors`` as matrices of homogeneous ``(x, y, 1)``, pixel centres at integers."""
+    matrices = np.zeros((len(factors), 3, 3))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = factors
+    matrices[:, :2, 2] = ((factors - 1) / 2)[:, None]
+    matrices[:, 2, 2] = 1.0
+    return matrices
 
 
 def _matches(index: LocalIndex, query: LocalFeatures, putative: PutativeMatches, shortlist: int) -> Matches:

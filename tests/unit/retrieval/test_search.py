@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ CONFIG = override(
     DelfConfig(),
     ["reduction.dim=16", "search.neighbours=4", "verification.pair_hypotheses=256", "verification.refined=32"],
 )
+SIZE = (500, 500)
 SHIFT_YX = np.array([40.0, -25.0], np.float32)
 # Number of the query's features that each database image shows: "moved" as they lie, "scattered" anywhere.
 MOVED = {"all": 40, "half": 20, "few": 12}
@@ -29,27 +32,28 @@ def unit_rows(values: np.ndarray) -> np.ndarray:
     return rows
 
 
-def features(keypoints_yx: np.ndarray, descriptors: np.ndarray) -> LocalFeatures:
+def features(keypoints_yx: np.ndarray, descriptors: np.ndarray) -> ImageFeatures:
     count = len(keypoints_yx)
     ones = np.ones(count, np.float32)
-    return LocalFeatures(keypoints_yx.astype(np.float32), ones, ones, descriptors, np.ones(count, bool))
+    local = LocalFeatures(keypoints_yx.astype(np.float32), ones, ones, descriptors, np.ones(count, bool))
+    return ImageFeatures(local, None, SIZE, "0")
 
 
 @pytest.fixture(scope="module")
-def query() -> LocalFeatures:
+def query() -> ImageFeatures:
     rng = np.random.default_rng(0)
     return features(rng.uniform(0, 400, (40, 2)), unit_rows(rng.normal(size=(40, CHANNELS))))
 
 
 @pytest.fixture(scope="module")
-def database(query: LocalFeatures) -> dict[str, LocalFeatures]:
+def database(query: ImageFeatures) -> dict[str, ImageFeatures]:
     rng = np.random.default_rng(1)
-    images: dict[str, LocalFeatures] = {}
-    shown = np.asarray(query.descriptors)
+    images: dict[str, ImageFeatures] = {}
+    shown = np.asarray(query.local.descriptors)
     for name, count in MOVED.items():
         rest = 5 if name == "few" else 30
         noise = unit_rows(rng.normal(size=(rest, CHANNELS)))
-        keypoints = np.concatenate([np.asarray(query.keypoints_yx)[:count] + SHIFT_YX, rng.uniform(0, 400, (rest, 2))])
+        keypoints = np.concatenate([np.asarray(query.local.keypoints_yx)[:count] + SHIFT_YX, rng.uniform(0, 400, (rest, 2))])
         images[name] = features(keypoints, np.concatenate([shown[:count], noise]))
     for name, count in SCATTERED.items():
         images[name] = features(rng.uniform(0, 4000, (count, 2)), shown[:count])
@@ -61,16 +65,16 @@ def database(query: LocalFeatures) -> dict[str, LocalFeatures]:
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, database: dict[str, LocalFeatures]) -> LocalIndex:
+def index(tmp_path_factory: pytest.TempPathFactory, database: dict[str, ImageFeatures]) -> LocalIndex:
     with StoreWriter(tmp_path_factory.mktemp("search") / "store", CONFIG.extraction()) as writer:
         for group in writer.plan(database):
-            images = {name: ImageFeatures(database[name], None, (500, 500), "0") for name in group.names}
+            images = {name: database[name] for name in group.names}
             writer.commit(group, images, {})
         return build_index(writer.store(), config=CONFIG)
 
 
 @pytest.fixture(scope="module")
-def ranked(index: LocalIndex, query: LocalFeatures) -> RankedList:
+def ranked(index: LocalIndex, query: ImageFeatures) -> RankedList:
     return search(index, query, config=CONFIG.search, verification=CONFIG.verification)
 
 
@@ -98,7 +102,7 @@ def test_every_image_of_the_database_is_ranked_once(index: LocalIndex, ranked: R
         assert sorted(order.tolist()) == list(range(len(index.names)))
 
 
-def test_images_without_a_match_come_last_in_their_own_order(index: LocalIndex, query: LocalFeatures) -> None:
+def test_images_without_a_match_come_last_in_their_own_order(index: LocalIndex, query: ImageFeatures) -> None:
     one = SearchConfig(neighbours=1)
     ranked = search(index, query, config=one, verification=CONFIG.verification)
     unmatched = ranked.images[ranked.votes == 0]
@@ -107,7 +111,7 @@ def test_images_without_a_match_come_last_in_their_own_order(index: LocalIndex, 
     assert (ranked.inliers[-len(unmatched) :] == 0).all()
 
 
-def test_an_image_beyond_the_shortlist_keeps_its_place_by_votes(index: LocalIndex, query: LocalFeatures) -> None:
+def test_an_image_beyond_the_shortlist_keeps_its_place_by_votes(index: LocalIndex, query: ImageFeatures) -> None:
     ranked = search(index, query, config=SearchConfig(neighbours=4, shortlist=2), verification=CONFIG.verification)
     assert names(index, ranked.images)[0] == "all"
     assert ranked.images[2:].tolist() == ranked.by_votes[2:].tolist()
@@ -115,7 +119,7 @@ def test_an_image_beyond_the_shortlist_keeps_its_place_by_votes(index: LocalInde
 
 
 def test_correspondences_are_those_of_the_image_they_are_keyed_by(
-    index: LocalIndex, ranked: RankedList, query: LocalFeatures, database: dict[str, LocalFeatures]
+    index: LocalIndex, ranked: RankedList, query: ImageFeatures, database: dict[str, ImageFeatures]
 ) -> None:
     assert set(ranked.correspondences) == set(ranked.images[ranked.votes > 0].tolist())
     for image, inliers, votes in zip(ranked.images.tolist(), ranked.inliers, ranked.votes, strict=True):
@@ -123,9 +127,9 @@ def test_correspondences_are_those_of_the_image_they_are_keyed_by(
             continue
         found = ranked.correspondences[image]
         assert (found.inlier.sum(), len(found.inlier)) == (inliers, votes)
-        own = {tuple(point) for point in np.asarray(database[index.names[image]].keypoints_yx).tolist()}
+        own = {tuple(point) for point in np.asarray(database[index.names[image]].local.keypoints_yx).tolist()}
         assert {tuple(point) for point in found.database_yx.tolist()} <= own
-        assert {tuple(p) for p in found.query_yx.tolist()} <= {tuple(p) for p in np.asarray(query.keypoints_yx).tolist()}
+        assert {tuple(p) for p in found.query_yx.tolist()} <= {tuple(p) for p in np.asarray(query.local.keypoints_yx).tolist()}
 
 
 def test_the_inliers_of_a_moved_object_moved_by_that_much(index: LocalIndex, ranked: RankedList) -> None:
@@ -141,7 +145,7 @@ def test_a_query_without_features_ranks_every_image_with_nothing(index: LocalInd
     assert not ranked.votes.any() and not ranked.inliers.any() and ranked.correspondences == {}
 
 
-def test_the_same_search_gives_the_same_answer(index: LocalIndex, ranked: RankedList, query: LocalFeatures) -> None:
+def test_the_same_search_gives_the_same_answer(index: LocalIndex, ranked: RankedList, query: ImageFeatures) -> None:
     again = search(index, query, config=CONFIG.search, verification=CONFIG.verification)
     for name in ("images", "votes", "inliers", "by_votes"):
         assert np.array_equal(getattr(again, name), getattr(ranked, name)), name
@@ -150,9 +154,9 @@ def test_the_same_search_gives_the_same_answer(index: LocalIndex, ranked: Ranked
 
 
 def test_a_pair_related_by_a_translation_gives_that_translation(
-    query: LocalFeatures, database: dict[str, LocalFeatures]
+    query: ImageFeatures, database: dict[str, ImageFeatures]
 ) -> None:
-    found = match_pair(query, database["half"], verification=CONFIG.verification)
+    found = match_pair(query, database["half"], verification=CONFIG.verification, max_side=1024)
     assert found.inlier.sum() == 20
     expected = np.array([[1, 0, SHIFT_YX[1]], [0, 1, SHIFT_YX[0]], [0, 0, 1]])
     # Float32 keypoints up to 400 px, exact but for rounding.
@@ -163,27 +167,43 @@ def test_a_pair_related_by_a_translation_gives_that_translation(
 
 
 def test_matching_the_other_way_round_gives_the_inverse(
-    query: LocalFeatures, database: dict[str, LocalFeatures]
+    query: ImageFeatures, database: dict[str, ImageFeatures]
 ) -> None:
-    forth = match_pair(query, database["half"], verification=CONFIG.verification)
-    back = match_pair(database["half"], query, verification=CONFIG.verification)
+    forth = match_pair(query, database["half"], verification=CONFIG.verification, max_side=1024)
+    back = match_pair(database["half"], query, verification=CONFIG.verification, max_side=1024)
     assert back.inlier.sum() == forth.inlier.sum()
     np.testing.assert_allclose(back.transform @ forth.transform, np.eye(3), atol=5e-2)
 
 
 def test_a_pair_that_shows_different_things_has_few_inliers(
-    query: LocalFeatures, database: dict[str, LocalFeatures]
+    query: ImageFeatures, database: dict[str, ImageFeatures]
 ) -> None:
-    found = match_pair(query, database["scattered"], verification=CONFIG.verification)
+    found = match_pair(query, database["scattered"], verification=CONFIG.verification, max_side=1024)
     assert len(found.inlier) == 38 and found.inlier.sum() < CONFIG.verification.min_inliers
 
 
 @pytest.mark.parametrize("empty", ["first", "second", "both"])
 def test_a_pair_with_an_image_without_features_has_no_matches(
-    query: LocalFeatures, database: dict[str, LocalFeatures], empty: str
+    query: ImageFeatures, database: dict[str, ImageFeatures], empty: str
 ) -> None:
     first = database["nothing"] if empty != "second" else query
     second = database["nothing"] if empty != "first" else query
-    found = match_pair(first, second, verification=CONFIG.verification)
+    found = match_pair(first, second, verification=CONFIG.verification, max_side=1024)
     assert len(found.inlier) == len(found.query_yx) == len(found.database_yx) == 0
     np.testing.assert_array_equal(found.transform, np.eye(3))
+
+
+def test_the_tolerance_grows_with_the_photo_it_was_reduced_from(query: ImageFeatures, database: dict[str, ImageFeatures]) -> None:
+    """Photos eight times as large, reduced to the same features: the same inliers, eight times as far apart."""
+
+    def enlarged(image: ImageFeatures) -> ImageFeatures:
+        keypoints = (np.asarray(image.local.keypoints_yx) + 0.5) * 8 - 0.5
+        local = dataclasses.replace(image.local, keypoints_yx=keypoints.astype(np.float32))
+        return ImageFeatures(local, None, (4000, 4000), "0")
+
+    options = {"verification": CONFIG.verification, "max_side": 500}
+    small = match_pair(query, database["half"], **options)
+    large = match_pair(enlarged(query), enlarged(database["half"]), **options)
+    assert (large.inlier == small.inlier).all()
+    np.testing.assert_allclose(large.transform[:2, 2], 8 * SHIFT_YX[::-1], atol=0.2)
+    np.testing.assert_allclose(large.transform[:2, :2], np.eye(2), atol=1e-3)
