@@ -105,8 +105,8 @@ def match_pair(
         max_side: longest side both were reduced to before extraction, pixels.
     """
     matches = _mutual_matches(first.local, second.local)
-    factors = (_reductions(np.array([image.image_size]), max_side) for image in (first, second))
-    return _correspondences(matches, _verify_reduced(matches, *factors, verification), 0)
+    first_factor, second_factor = (_reductions(np.array([image.image_size]), max_side) for image in (first, second))
+    return _correspondences(matches, _verify_reduced(matches, first_factor, second_factor, verification), 0)
 
 
 def _mutual_matches(first: LocalFeatures, second: LocalFeatures) -> Matches:
@@ -130,7 +130,8 @@ def _mutual_matches(first: LocalFeatures, second: LocalFeatures) -> Matches:
 
 def _reductions(sizes: Int[np.ndarray, "n 2"], max_side: int) -> Float[np.ndarray, " n"]:
     """Factor by which each image was reduced before extraction."""
-    return np.minimum(1.0, max_side / np.asarray(sizes).max(axis=1, initial=1))
+    longer: np.ndarray = np.asarray(sizes).max(axis=1, initial=1)
+    return np.asarray(np.minimum(1.0, max_side / longer))
 
 
 def _verify_reduced(
@@ -156,7 +157,7 @@ def _verify_reduced(
 def _resized(
     points_yx: Float[np.ndarray, "candidates m 2"], factors: Float[np.ndarray, " candidates"]
 ) -> Float[np.ndarray, "candidates m 2"]:
-    return ((points_yx + 0.5) * factors[:, None, None] - 0.5).astype(np.float32)
+    return np.asarray((points_yx + 0.5) * factors[:, None, None] - 0.5, np.float32)
 
 
 def _resizing(factors: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, "candidates 3 3"]:
