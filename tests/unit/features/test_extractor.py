@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -125,6 +126,35 @@ print(count.programs, count.compiled)
     (programs, compiled), (programs_again, compiled_again) = counts
     assert 1 < programs <= 40 and compiled == programs
     assert 1 < programs_again <= programs and compiled_again == 0
+
+
+def test_a_batch_sharded_over_four_devices_equals_one_device() -> None:
+    script = """
+import jax
+import numpy as np
+from delfjax.config import DelfConfig, override
+from delfjax.datasets.images import DecodedImage
+from delfjax.features.extractor import Extractor
+from delfjax.models.delf import load_delf
+config = override(DelfConfig(), ["features.max_side=96", "features.max_features=50", "features.scales=[1.0]"])
+model = load_delf(config)
+sharded, single = Extractor(config, model), Extractor(config, model, devices=jax.local_devices()[:1])
+assert (sharded.batch_size, single.batch_size) == (4, 1)
+pixels = np.random.default_rng(0).integers(0, 256, (3, 80, 96, 3), dtype=np.uint8)
+images = [DecodedImage(image, (80, 96), "") for image in pixels]
+pending = sharded.dispatch(images)
+assert len(pending.features.scores.sharding.device_set) == 4
+for ours, image in zip(pending.result(), images, strict=True):
+    alone = single.dispatch([image]).result()[0]
+    np.testing.assert_array_equal(ours.local.keypoints_yx, alone.local.keypoints_yx)
+    np.testing.assert_allclose(ours.local.descriptors, alone.local.descriptors, atol=1e-5)
+print("equal")
+"""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert done.stdout.strip() == "equal", done.stderr
 
 
 def test_a_batch_equals_its_images_one_by_one(model: Delf) -> None:
