@@ -166,7 +166,7 @@ class VerificationConfig(_Strict):
     # is a point or a line, which fix no transform.
     min_spread: PositiveFloat = 0.25
     # Inliers below which two images are said not to match (the reject option). Source: measured on 417 real photos, where
-    # 20 accepts 94 % of the right pairs and 0.4 % of the wrong ones; random lists of 1000 matches reach 13.
+    # 20 accepts 94 % of the right pairs and 0.4 % of the wrong ones; random lists of 1000 matches reach 9.
     min_inliers: PositiveInt = 20
 
 
