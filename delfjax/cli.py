@@ -273,8 +273,8 @@ def _parse(arguments: list[str]) -> Any:
 def _one_line(message: str) -> str:
     # tyro draws a box around its message and appends hints; the first sentences say what was wrong.
     text = re.sub(r"\x1b\[[0-9;]*m", "", message)
-    lines = [line.strip(" │|").strip() for line in text.splitlines()]
-    kept = [line for line in lines if line and not set(line) <= set("─╭╮╰╯-") and "Parsing error" not in line]
+    lines = [re.sub("[─╭╮╰╯│]+", " ", line).strip() for line in text.splitlines()]
+    kept = [line for line in lines if line and "Parsing error" not in line]
     return " ".join(kept)[:300] or "bad usage; see --help"
 
 
