@@ -92,7 +92,7 @@ class Index:
         """Build and write the index."""
         require_replaceable(self.out)
         store = FeatureStore.open(self.store)
-        base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **_with_batch_size(store.config)})
+        base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **store.config})
         _refuse_extraction_overrides(self.overrides, f"the store {self.store}")
         index = build_index(store, config=override(base, self.overrides), photos=_source(self.store))
         index.save(self.out)
@@ -284,11 +284,6 @@ def _extractor(config: DelfConfig) -> Extractor:
 
 def _features(extractor: Extractor, path: Path) -> ImageFeatures:
     return extractor.dispatch([decode_image(path, max_side=extractor.max_side)]).result()[0]
-
-
-def _with_batch_size(extraction: dict[str, Any]) -> dict[str, Any]:
-    features = {**to_dict(DelfConfig().features), **extraction["features"]}
-    return {**extraction, "features": features}
 
 
 def _refuse_extraction_overrides(overrides: tuple[str, ...], what: str, *more: str) -> None:
