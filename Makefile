@@ -7,10 +7,10 @@ INSTALLED := $(VENV)/.installed
 NBVAL_DATA := $(CURDIR)/data/cache/nbval
 
 .DEFAULT_GOAL := help
-.PHONY: help env test lint reproduce lab bench clean
+.PHONY: help env test test-slow lint reproduce lab bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(INSTALLED)  ## create .venv (PYTHON=python3.12 picks another interpreter, 3.11 or newer)
 
@@ -31,6 +31,9 @@ test: lint  ## everything that must hold: lint, the test suite, every notebook
 	$(BIN)/python -m pytest -n 2 tests
 	rm -rf $(NBVAL_DATA)
 	DELFJAX_DATA=$(NBVAL_DATA) $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist notebooks
+
+test-slow: env  ## the exhaustive tests, half an hour: 300 images of any sizes against their native extraction
+	$(BIN)/python -m pytest -n 2 -m slow tests
 
 reproduce: env  ## run every notebook; executed copies and figures land in data/runs
 	$(BIN)/python -m delfjax.experiments.reproduce

@@ -18,9 +18,11 @@ from delfjax.features.extractor import Extractor
 from delfjax.models.delf import Delf, load_delf
 from delfjax.ops import pyramid
 from delfjax.ops.receptive_field import centres_px, to_original_px
-from delfjax.types import ImageFeatures
+from delfjax.types import ImageFeatures, LocalFeatures
 
 SMALL = override(DelfConfig(), ["features.max_side=192", "features.max_features=150"])
+# Sides of the 300 images of any sizes, pixels; the end is not included.
+ANY_SIZE = (12, 177)
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +80,12 @@ def native(model: Delf, config: DelfConfig, image: np.ndarray) -> tuple[np.ndarr
     return keypoints[on_image], scales[on_image], scores[on_image], descriptors[on_image]
 
 
-@pytest.mark.parametrize("size", [(192, 143), (101, 77)])
-def test_every_feature_equals_that_of_the_image_extracted_alone(model: Delf, size: tuple[int, int]) -> None:
-    config = override(SMALL, ["features.scales=[0.5,1.4142]", "features.max_features=100000"])
-    image = photo(*size, seed=3)
-    ours = extract(model, config, [image])[0].local
+def assert_equal_to_native(model: Delf, config: DelfConfig, ours: LocalFeatures, image: np.ndarray) -> np.ndarray:
+    """Every cell of every level was found, where it lies and as it is natively; returns the native scores."""
     keypoints, scales, scores, descriptors = native(model, config, image)
     assert len(ours.scales) == len(scales)  # borders included: not one cell more or less
-    for scale in config.features.scales:
-        mine, theirs = ours.scales == np.float32(scale), scales == np.float32(scale)
+    for scale in np.unique(scales):
+        mine, theirs = ours.scales == scale, scales == scale
         nearest = np.abs(ours.keypoints_yx[mine][:, None] - keypoints[theirs][None]).max(axis=2)
         match = nearest.argmin(axis=1)
         assert nearest.min(axis=1).max() < 0.5
@@ -95,9 +94,32 @@ def test_every_feature_equals_that_of_the_image_extracted_alone(model: Delf, siz
         assert cosine.min() > 0.999
         # Sums of a few hundred float32 products, in another order.
         np.testing.assert_allclose(ours.scores[mine], scores[theirs][match], rtol=1e-3)
+    return scores
+
+
+@pytest.mark.parametrize("size", [(192, 143), (101, 77)])
+def test_every_feature_equals_that_of_the_image_extracted_alone(model: Delf, size: tuple[int, int]) -> None:
+    config = override(SMALL, ["features.scales=[0.5,1.4142]", "features.max_features=100000"])
+    image = photo(*size, seed=3)
+    scores = assert_equal_to_native(model, config, extract(model, config, [image])[0].local, image)
     few = override(config, ["features.max_features=40"])
     selected = extract(model, few, [image])[0].local.scores
     np.testing.assert_allclose(selected, np.sort(scores)[::-1][:40], rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("part", range(30))
+def test_every_feature_of_300_images_of_any_sizes_equals_that_of_the_image_extracted_alone(model: Delf, part: int) -> None:
+    """All seven levels of ten images; slow, since the native side compiles each size by itself."""
+    config = override(DelfConfig(), [f"features.max_side={ANY_SIZE[1] - 1}", "features.max_features=100000"])
+    extractor = Extractor(config, model)
+    sizes = np.random.default_rng(0).integers(*ANY_SIZE, (300, 2))[10 * part : 10 * part + 10].tolist()
+    for number, (height, width) in enumerate(sizes):
+        image = photo(height, width, seed=10 * part + number)
+        ours = extractor.dispatch([decoded(image)]).result()[0].local
+        assert len(assert_equal_to_native(model, config, ours, image)) > 0
+    jax.clear_caches()
 
 
 def test_300_images_of_any_sizes_compile_few_programs_and_a_second_process_none() -> None:
