@@ -28,18 +28,22 @@ lint: env  ## ruff and mypy --strict
 	$(BIN)/mypy --strict delfjax
 
 test: lint  ## everything that must hold: lint, the test suite, every notebook
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 	rm -rf $(NBVAL_DATA)
 	DELFJAX_DATA=$(NBVAL_DATA) $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist notebooks
 
 test-slow: env  ## the exhaustive tests, half an hour: 300 images of any sizes against their native extraction
 	$(BIN)/python -m pytest -n 2 -m slow tests
 
-reproduce: env  ## run every notebook; executed copies and figures land in data/runs
+reproduce: env  ## run every notebook (preset quick), then build the report; both land in data/runs
 	$(BIN)/python -m delfjax.experiments.reproduce
 
-lab: env  ## open the notebooks
-	$(BIN)/jupyter lab notebooks
+# The kernel "Python 3" of this environment goes before one that a user has installed under the same name; JupyterLab refuses
+# to run as root, as one does in a container, unless told that it may.
+lab: export JUPYTER_PREFER_ENV_PATH := 1
+lab: export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
+lab: env  ## open the notebooks, the first one to begin with
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/00_start_here.ipynb notebooks
 
 bench: env  ## print the benchmark tables (pip install -e '.[bench]' adds PyTorch to race against)
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

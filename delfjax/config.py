@@ -214,9 +214,19 @@ def preset(name: str) -> DelfConfig:
     Raises:
         ConfigError: there is none; the message names the nearest.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} is unknown{_nearest(name, PRESETS)}; there are: {', '.join(PRESETS)}")
+    require_known("preset", name, PRESETS)
     return PRESETS[name]
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a ``name`` that is not one of ``known``.
+
+    Raises:
+        ConfigError: the message names the nearest and all there are.
+    """
+    there = list(known)
+    if name not in there:
+        raise ConfigError(f"{kind} {name!r} is unknown{_nearest(name, there) or ';'} there are: {', '.join(there)}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

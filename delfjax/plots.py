@@ -20,6 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
@@ -28,6 +29,8 @@ from delfjax.types import Array, LocalFeatures
 
 # Rows and columns without names: the images of one figure differ in size.
 Photo = UInt8[np.ndarray, "_ _ 3"]
+# What the functions return, for annotations elsewhere: matplotlib itself stays in this module.
+Plot = Figure
 
 # Okabe and Ito 2008, "Color Universal Design".
 BLACK, GREY = "#000000", "#8c8c8c"
@@ -68,9 +71,27 @@ class InlineFigure(Figure):
     """A figure that a notebook shows as the value of a cell, without ``pyplot`` or a magic command."""
 
     def _repr_png_(self) -> bytes:
-        stream = io.BytesIO()
-        self.savefig(stream, format="png")
-        return stream.getvalue()
+        return png(self)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def stacked_png(figures: Sequence[Figure]) -> bytes:
+    """The figures as one PNG file, the first at the top, each at its own size on white."""
+    pictures = [_rasterised(figure) for figure in figures]
+    sheet = np.full((sum(map(len, pictures)), max(picture.shape[1] for picture in pictures), 3), 255, np.uint8)
+    top = 0
+    for picture in pictures:
+        sheet[top : top + len(picture), : picture.shape[1]] = picture
+        top += len(picture)
+    stream = io.BytesIO()
+    imsave(stream, sheet, format="png")
+    return stream.getvalue()
 
 
 def plot_ranked_list(
@@ -101,6 +122,20 @@ def plot_ranked_list(
         _draw_framed(axes, result.image, colour=colour, headline=f"{place} {mark}".rstrip() if rank else query_title)
         if rank:
             axes.set_xlabel(_elided(result.title), fontsize=_SMALL, labelpad=4)
+    return figure
+
+
+def plot_thumbnail(image: Photo, *, verdict: bool | None = None) -> Figure:
+    """A small picture of a photo, with a frame that says whether it is right, as in the ranked list.
+
+    Args:
+        image: RGB.
+        verdict: whether it is right; ``None`` where that is not known.
+    """
+    width, height = 1.5, 1.125
+    figure = _figure("", width=width, height=height)
+    axes = _axes_at(figure, (0.02, 0.02, width - 0.04, height - 0.04))
+    _draw_framed(axes, image, colour=_VERDICTS[verdict][0], headline="")
     return figure
 
 
@@ -265,12 +300,76 @@ def plot_tier_scores(tiers: Mapping[str, Mapping[str, float]], *, title: str = "
     return figure
 
 
+def plot_intervals(rows: Mapping[str, tuple[float, float, float]], *, title: str = "", label: str = "") -> Figure:
+    """Means with their intervals, one line for each setting from top to bottom, so that long names can be read.
+
+    Args:
+        rows: setting → mean, lower and upper end of its interval; not a number where there is none.
+        title: headline; by default it counts.
+        label: what the numbers are, below the axis.
+    """
+    headline = title or f"{len(rows)} setting{'' if len(rows) == 1 else 's'}"
+    figure = _figure(headline, width=0.8 * _WIDTH, height=0.34 * max(1, len(rows)) + _HEADLINE + 0.7)
+    axes = _bar_axes(figure)
+    for place, (mean, low, high) in enumerate(rows.values()):
+        axes.plot([low, high], [place, place], color=SKY, linewidth=5, solid_capstyle="butt")
+        axes.plot(mean, place, marker="o", color=BLUE, markersize=7)
+        axes.annotate(f"{mean:.4g}", (mean, place), xytext=(0, 7), textcoords="offset points", fontsize=_SMALL, ha="center")
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=_TEXT)
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.margins(x=0.08)
+    axes.grid(axis="x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(label, fontsize=_TEXT)
+    return figure
+
+
+def plot_against_published(
+    published: Mapping[str, Mapping[str, float]], measured: Mapping[str, Mapping[str, float]], *, title: str = ""
+) -> Figure:
+    """Published numbers and ours, one panel for each dataset and one line for each system.
+
+    Args:
+        published: system → dataset → mean average precision, percent.
+        measured: the same, of our own runs; possibly empty.
+        title: headline; by default it says how many of the numbers are ours, and their unit.
+    """
+    datasets = list(dict.fromkeys(dataset for scores in published.values() for dataset in scores))
+    count = sum(len(scores) for scores in measured.values())
+    total = sum(len(scores) for scores in published.values())
+    headline = title or f"Mean average precision in percent: {total} published, {count} measured here"
+    figure = _figure(headline, width=_WIDTH, height=0.3 * len(published) + 1.4)
+    room = _HEADLINE / figure.get_size_inches()[1]
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - room)))
+    panels = figure.subplots(1, len(datasets), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, dataset in zip(panels, datasets, strict=True):
+        for scores, colour, marker, name in ((published, GREY, "o", "published"), (measured, BLUE, "D", "measured here")):
+            known = [(row[dataset], system) for system, row in scores.items() if dataset in row]
+            places = [list(published).index(system) for _, system in known]
+            axes.plot([value for value, _ in known], places, marker, color=colour, markersize=7, label=name)
+        axes.set_title(dataset, fontsize=_TEXT)
+        axes.grid(color="#e5e5e5")
+        axes.tick_params(length=0, labelsize=_SMALL)
+        axes.spines[:].set_visible(False)
+    axes.set_yticks(range(len(published)), list(published), fontsize=_SMALL)
+    axes.set_ylim(len(published) - 0.5, -0.5)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=_TEXT)
+    return figure
+
+
 def _figure(title: str, *, width: float, height: float) -> Figure:
     """An empty figure of that many inches with its headline; places in it are fixed, not laid out."""
     figure = InlineFigure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=_TITLE, fontweight="bold", y=1 - 0.1 / height, va="top")
     return figure
+
+
+def _rasterised(figure: Figure) -> Photo:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="rgba")
+    across, up = figure.canvas.get_width_height()
+    return np.frombuffer(stream.getvalue(), np.uint8).reshape(up, across, 4)[..., :3]
 
 
 def _axes_at(figure: Figure, place: tuple[float, float, float, float]) -> Axes:

@@ -1,8 +1,9 @@
 """What a notebook of the suite may look like: ``python -m delfjax.experiments.notebooks fix|check [FILE …]``.
 
 ``fix`` strips what running leaves behind (outputs, execution counts, metadata of editors) and names the cells by their
-place; ``check`` lists every rule that a notebook breaks. A tour has no parameters and writes nothing; an experiment has
-one cell of parameters and one of checks.
+place; ``check`` lists every rule that a notebook breaks. A *tour* has no parameters and writes nothing; an *experiment* has
+one cell of parameters, one of checks, and finishes a run with its last cell of code; a *report* has parameters and checks
+and reads finished runs.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
-from delfjax.experiments.reproduce import notebooks
+from delfjax import paths
 from delfjax.experiments.runs import RunError
 from delfjax.types import DelfjaxError
 
 LONGEST_CELL = 15
+# Characters of a cell's title in a progress bar.
+_TITLE = 60
+# What the last cell of an experiment says.
+_FINISH = "run.finish("
 # What the first cell says, in this order.
 HEADINGS = ("Question", "Reads", "Writes", "Paper section", "Time", "Expect")
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -36,9 +43,69 @@ def tags(cell: NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
 
 
-def is_experiment(notebook: NotebookNode) -> bool:
-    """Whether the notebook takes parameters, as all but tours do."""
-    return any("parameters" in tags(cell) for cell in notebook.cells)
+class Kind(Enum):
+    """What a notebook is for."""
+
+    TOUR = "tour"
+    EXPERIMENT = "experiment"
+    REPORT = "report"
+
+
+def kind_of(notebook: NotebookNode) -> Kind:
+    """What sort of notebook this is: whether it takes parameters, and whether it finishes a run."""
+    if not any("parameters" in tags(cell) for cell in notebook.cells):
+        return Kind.TOUR
+    finishes = any(_FINISH in cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return Kind.EXPERIMENT if finishes else Kind.REPORT
+
+
+def notebooks() -> list[Path]:
+    """The notebooks of the suite, in reading order.
+
+    Raises:
+        RunError: the library was installed without them.
+    """
+    root = paths.repository_root()
+    if root is None:
+        raise RunError("the notebooks are not here: delfjax runs from an installed package, not from its checkout")
+    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """The notebook in a file.
+
+    Raises:
+        RunError: there is none.
+    """
+    try:
+        content: NotebookNode = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise RunError(f"{path}: no notebook ({str(error).partition(chr(10))[0]})") from None
+    return content
+
+
+def parameter_defaults(notebook: NotebookNode) -> dict[str, Any]:
+    """Parameters of a notebook with their defaults; none for a tour."""
+    cell = next((cell for cell in notebook.cells if "parameters" in tags(cell)), None)
+    body = ast.parse(cell.source).body if cell is not None else []
+    return {
+        target.id: node.value.value
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def cell_titles(notebook: NotebookNode) -> dict[str, str]:
+    """What each code cell does, by the cell's identifier: the first sentence of the text before it."""
+    titles, said = {}, ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            said = re.split(r"(?<=[.:;?])\s", cell.source.lstrip("# ").replace("\n\n", ". "))[0].rstrip(".:;")
+        elif cell.cell_type == "code":
+            titles[cell.id] = said if len(said) <= _TITLE else said[: _TITLE - 1] + "…"
+    return titles
 
 
 def normalised(notebook: NotebookNode) -> NotebookNode:
@@ -122,8 +189,8 @@ def _title(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _order(notebook: NotebookNode) -> Iterator[str]:
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    if not is_experiment(notebook):
+    code, kind = [cell for cell in notebook.cells if cell.cell_type == "code"], kind_of(notebook)
+    if kind == Kind.TOUR:
         if not code or not _only_imports(code[0]):
             yield "the first code cell is not that of the imports"
         return
@@ -134,11 +201,11 @@ def _order(notebook: NotebookNode) -> Iterator[str]:
     if len(code) < 2 or not _only_imports(code[1]):
         yield "the imports do not follow the parameters"
     checks = [number for number, cell in enumerate(code) if "checks" in tags(cell)]
-    finish = [number for number, cell in enumerate(code) if "run.finish(" in cell.source]
+    finish = [number for number, cell in enumerate(code) if _FINISH in cell.source]
     if len(checks) != 1:
         yield f"has {len(checks)} cells tagged 'checks', one is needed"
-    elif finish != [checks[0] + 1]:
-        yield "the run is not finished once, right after the checks"
+    elif kind == Kind.EXPERIMENT and not finish == [checks[0] + 1] == [len(code) - 1]:
+        yield "the run is not finished once, right after the checks, by the last cell of code"
     else:
         yield from _plain_asserts(code[checks[0]])
 

@@ -1,7 +1,7 @@
-"""The photographs and settings that the notebooks share: one preset and one seed decide everything they do.
+"""The photographs and settings that the notebooks share: their parameters decide everything they do.
 
 The photographs are those of :mod:`delfjax.datasets.skimage_photos`; they are written once into the cache and never
-change there, so that each notebook finds what an earlier one left by asking for the same preset and seed.
+change there, so that each notebook finds what an earlier one left by asking for the same parameters.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from delfjax import config, paths
-from delfjax.config import ConfigError, DelfConfig, config_hash, to_dict
+from delfjax.config import ConfigError, DelfConfig, config_hash, require_known, to_dict
 from delfjax.datasets.folder import PhotoFolder, load_groundtruth
 from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS, write_photo_set
-from delfjax.experiments.runs import Run
+from delfjax.experiments.provenance import split_overrides
+from delfjax.experiments.runs import FinishedRun, Run, open_run, start_run
 
 # Objects and distractors of the smallest set: photographs of unlike things, two of them with much repetition.
 _FEW_OBJECTS = ("astronaut", "chelsea", "coffee", "motorcycle", "rocket")
@@ -29,27 +30,50 @@ _FEW_DISTRACTORS = ("clock", "gravel", "moon")
 _SMALL_DATABASE = ("search.neighbours=10", "verification.threshold_px=10", "verification.min_inliers=25")
 # Photographs of 256 pixels take seconds; enlarged, for cells of 8 pixels.
 _CI_SCALES = "features.scales=[0.7071, 1.0, 1.4142, 2.0]"
+# Longest side of the photographs, pixels.
+_SIDES = {"ci": 256, "quick": 512, "full": 1024}
+
+
+# What each experiment of the suite depends on: sections of the config, and the run it reads (role, experiment). A notebook
+# that is not listed, a copy of one for instance, depends on the whole config.
+_EXTRACTION = ("backbone", "scorer", "features")
+_STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
+    "30_extract_features": (_EXTRACTION, None),
+    "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
+    "41_search_and_verify": (
+        (*_EXTRACTION, "reduction", "index", "search", "verification"),
+        ("index", "40_build_index"),
+    ),
+}  # fmt: skip
+DATASETS = ("embedded",)
+PRESETS = tuple(_SIDES)
 
 
 @dataclass(frozen=True)
 class PhotoExperiment:
-    """Settings of the suite under one preset and seed.
+    """Settings of the suite under one set of parameters.
 
     Attributes:
         config: the whole system.
         objects: photographs that are searched for.
         distractors: photographs without an answer.
         photo_side: longest side of the photographs, pixels.
+        parameters: what the notebook was given.
     """
 
     config: DelfConfig
     objects: tuple[str, ...]
     distractors: tuple[str, ...]
     photo_side: int
+    parameters: Mapping[str, Any]
 
-    def settings(self) -> dict[str, Any]:
-        """Plain values that decide every result, seed included: the config of a run."""
-        return {"delf": to_dict(self.config), "photos": self.photos()}
+    def settings(self, experiment: str) -> dict[str, Any]:
+        """Plain values that decide every result of ``experiment``, seed included: the config of its run."""
+        whole = to_dict(self.config)
+        sections = _STAGES[experiment][0] if experiment in _STAGES else [n for n in whole if n != "seed"]
+        used = {name: whole[name] for name in sections}
+        used["features"] = {k: v for k, v in whole["features"].items() if k != "batch_size"}
+        return {"dataset": self.parameters["dataset"], "photos": self.photos(), "seed": self.config.seed, **used}
 
     def photos(self) -> dict[str, Any]:
         """Plain values that decide the bytes of the photographs."""
@@ -60,27 +84,51 @@ class PhotoExperiment:
             "seed": self.config.seed,
         }
 
+    def start(self, experiment: str, *, resume: bool = False, **upstream: FinishedRun) -> Run:
+        """Start the run of ``experiment`` that reads the runs ``upstream`` (role=run)."""
+        settings = self.settings(experiment)
+        return start_run(experiment, settings, parameters=self.parameters, upstream=upstream, resume=resume)
 
-def photo_experiment(preset: str, seed: int) -> PhotoExperiment:
-    """What ``preset`` stands for in the notebooks.
+
+def upstream_of(experiment: str) -> tuple[str, str] | None:
+    """Role and name of the experiment whose run ``experiment`` reads; ``None`` where it reads none."""
+    return _STAGES[experiment][1] if experiment in _STAGES else None
+
+
+def relevant_overrides(experiment: str, overrides: str) -> str:
+    """Those of ``overrides`` that the run of ``experiment`` depends on; unknown fields are kept, to be refused by name."""
+    if experiment not in _STAGES:
+        return overrides
+    others = {name for name in to_dict(DelfConfig()) if name not in _STAGES[experiment][0]}
+    return "; ".join(part for part in split_overrides(overrides) if part.partition(".")[0] not in others)
+
+
+def photo_experiment(
+    preset: str, seed: int, *, dataset: str = "embedded", overrides: str = "", upstream: str = "latest"
+) -> PhotoExperiment:
+    """What the parameters of a notebook stand for.
 
     Args:
         preset: ``"ci"``: a few small photographs, seconds; ``"quick"``: all of them at 512 pixels; ``"full"``: at 1024.
         seed: of the photographs and of everything that is drawn at random.
+        dataset: ``"embedded"``, the photographs of scikit-image.
+        overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``.
+        upstream: which run the notebook reads; noted here for the command that does the same again.
 
     Raises:
-        ConfigError: another preset.
+        ConfigError: another preset or dataset, an unknown field, or a value that it does not take; the nearest is named.
     """
-    changes = [f"seed={seed}", *_SMALL_DATABASE]
-    if preset == "ci":
-        small = config.override(config.preset("ci"), [*changes, _CI_SCALES])
-        return PhotoExperiment(small, _FEW_OBJECTS, _FEW_DISTRACTORS, photo_side=small.features.max_side)
-    sides = {"quick": 512, "full": 1024}
-    if preset not in sides:
-        raise ConfigError(f"preset {preset!r} is unknown; the notebooks take: ci, quick, full")
-    side = sides[preset]
-    whole = config.override(config.preset("default"), [f"features.max_side={side}", *changes])
-    return PhotoExperiment(whole, OBJECTS, DISTRACTORS, photo_side=side)
+    require_known("preset", preset, PRESETS)
+    require_known("dataset", dataset, DATASETS)
+    given = {"preset": preset, "dataset": dataset, "seed": seed, "overrides": overrides, "upstream": upstream}
+    changes = [f"features.max_side={_SIDES[preset]}", *_SMALL_DATABASE]
+    base = config.preset("ci" if preset == "ci" else "default")
+    system = config.override(base, [*changes, *([_CI_SCALES] if preset == "ci" else [])])
+    system = config.override(system, [f"seed={seed}", *split_overrides(overrides)])
+    if system.seed != seed:
+        raise ConfigError(f"overrides set seed to {system.seed}, the parameter seed says {seed}; set the parameter alone")
+    photos = (_FEW_OBJECTS, _FEW_DISTRACTORS) if preset == "ci" else (OBJECTS, DISTRACTORS)
+    return PhotoExperiment(system, *photos, photo_side=_SIDES[preset], parameters=given)
 
 
 def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
@@ -104,12 +152,21 @@ def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
     return PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
 
 
-def store_of(run: Run) -> Path:
+def features_run(index: FinishedRun) -> FinishedRun:
+    """The run of ``30_extract_features`` that a run of ``40_build_index`` names.
+
+    Raises:
+        RunError: it is gone or damaged.
+    """
+    return open_run(paths.runs_root() / str(index.provenance["upstream"]["features"]))
+
+
+def store_of(run: Run | FinishedRun) -> Path:
     """Where a run of ``30_extract_features`` keeps its feature store."""
     return run.path / "store"
 
 
-def index_of(run: Run, kind: str) -> Path:
+def index_of(run: Run | FinishedRun, kind: str) -> Path:
     """Where a run of ``40_build_index`` keeps its index of that kind."""
     return run.path / f"index-{kind}"
 

@@ -1,4 +1,7 @@
-"""Run every notebook headlessly and leave the executed copies: ``python -m delfjax.experiments.reproduce [--preset quick]``."""
+"""Run every notebook headlessly and build the report: ``python -m delfjax.experiments.reproduce [--preset quick]``.
+
+Runs that this very commit has finished are kept, so that a reproduction which was stopped goes on.
+"""
 
 from __future__ import annotations
 
@@ -6,64 +9,54 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
-import papermill
-from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
-from delfjax import paths
-from delfjax.experiments.runs import RunError
+from delfjax.config import require_known
+from delfjax.experiments.notebooks import Kind, notebooks, parameter_defaults, read_notebook
+from delfjax.experiments.photo_suite import PRESETS
+from delfjax.experiments.provenance import git_state
+from delfjax.experiments.report import build_report
+from delfjax.experiments.runner import Job, prepare, run_notebook
+from delfjax.experiments.runs import open_run
 from delfjax.types import DelfjaxError
-
-_PRESETS = ("ci", "quick", "full")
-
-
-def notebooks() -> list[Path]:
-    """The notebooks of the suite, in reading order.
-
-    Raises:
-        RunError: the library was installed without them.
-    """
-    root = paths.repository_root()
-    if root is None:
-        raise RunError("the notebooks are not here: delfjax runs from an installed package, not from its checkout")
-    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def reproduce(preset: str) -> Path:
-    """Run every notebook at ``preset``; returns the folder of the executed copies.
+    """Run every notebook at ``preset``; returns the report.
 
     Raises:
-        RunError: an unknown preset, or a notebook failed; its partly executed copy is kept.
+        ConfigError: an unknown preset.
+        RunError: a notebook failed; its partly executed copy is kept.
     """
-    if preset not in _PRESETS:
-        raise RunError(f"preset {preset!r} is unknown; there are: {', '.join(_PRESETS)}")
-    out = paths.runs_root() / "reproduce" / preset
-    out.mkdir(parents=True, exist_ok=True)
+    require_known("preset", preset, PRESETS)
     for notebook in notebooks():
         started = time.perf_counter()
-        executed = out / notebook.name
-        # Only an experiment has parameters; papermill would add a stray cell to a tour.
-        tagged = any("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(notebook, 4).cells)
-        try:
-            papermill.execute_notebook(
-                notebook, executed, parameters={"preset": preset} if tagged else {}, cwd=notebook.parent, progress_bar=False
-            )
-        except PapermillExecutionError as error:
-            raise RunError(f"{notebook.name}: {error.ename}: {error.evalue}; partly executed copy: {executed}") from None
-        tqdm.write(f"{notebook.name:32s} {time.perf_counter() - started:6.1f} s  {executed}")
-    return out
+        given = {"preset": preset} if "preset" in parameter_defaults(read_notebook(notebook)) else {}
+        job = prepare(notebook, given)
+        kept = _is_current(job)
+        executed = job.path / "notebook.ipynb" if kept else run_notebook(job)
+        said = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
+        tqdm.write(f"{notebook.stem:28s} {said:>8s}  {executed}")
+    return build_report()
+
+
+def _is_current(job: Job) -> bool:
+    """Whether the run is there and was made by what is checked out now, without changes."""
+    if job.kind != Kind.EXPERIMENT or not job.finished:
+        return False
+    made_by, now = open_run(job.path).provenance["git"], git_state()
+    return now is not None and not now["dirty"] and made_by == now
 
 
 def main(arguments: list[str]) -> int:
     """Run the suite; the exit code is 0, or 1 with one line on standard error."""
     preset = arguments[1] if arguments[:1] == ["--preset"] and len(arguments) == 2 else "quick" if not arguments else ""
     try:
-        out = reproduce(preset)
+        report = reproduce(preset)
     except DelfjaxError as error:
         print(f"delfjax: {error}", file=sys.stderr)
         return 1
-    print(f"executed notebooks: {out}\nfigures and results: {paths.runs_root()}/<experiment>/<hash>/")
+    print(f"report: {report}")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import copy
 import logging
 import re
 import subprocess
@@ -15,12 +17,13 @@ from papermill.inspection import inspect_notebook
 
 from delfjax import paths
 from delfjax.experiments import notebooks as hygiene
-from delfjax.experiments.reproduce import notebooks
+from delfjax.experiments.notebooks import Kind, notebooks
 from delfjax.experiments.runs import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-EXPERIMENTS = [path for path in NOTEBOOKS if path.name != "00_start_here.ipynb"]
+KINDS = {path: hygiene.kind_of(nbformat.read(path, as_version=4)) for path in NOTEBOOKS}
+EXPERIMENTS = [path for path, kind in KINDS.items() if kind == Kind.EXPERIMENT]
 
 
 def _name(path: Path) -> str:
@@ -44,13 +47,20 @@ def test_every_notebook_obeys_the_rules(path: Path) -> None:
 
 def test_every_notebook_is_run_by_reproduce() -> None:
     assert notebooks() == NOTEBOOKS
-    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "30", "40", "41"]
+    kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
+    assert kinds == {
+        "00": "tour", "30": "experiment", "40": "experiment", "41": "experiment",
+        "42": "report", "90": "report", "91": "report",
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
-def test_papermill_sees_the_preset_and_the_seed_and_nothing_else(path: Path) -> None:
-    found = inspect_notebook(str(path))
-    assert {name: entry["default"] for name, entry in found.items()} == {"preset": '"ci"', "seed": "0"}
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_name)
+def test_papermill_sees_the_parameters_that_the_runner_sees(path: Path) -> None:
+    found = {name: ast.literal_eval(entry["default"]) for name, entry in inspect_notebook(str(path)).items()}
+    assert found == hygiene.parameter_defaults(nbformat.read(path, as_version=4))
+    if KINDS[path] == Kind.EXPERIMENT:
+        expected = {"preset": "ci", "dataset": "embedded", "seed": 0, "overrides": "", "upstream": "latest"}
+        assert found == {name: expected[name] for name in found} and {"preset", "dataset", "seed", "overrides"} <= set(found)
 
 
 def test_a_tour_has_no_parameters(caplog: pytest.LogCaptureFixture) -> None:
@@ -71,7 +81,7 @@ def test_nbval_collects_every_code_cell_of_every_notebook() -> None:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=_name)
 def test_each_run_carries_the_name_of_its_notebook(path: Path) -> None:
     source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
-    assert f'start_run("{path.stem}"' in source
+    assert f'.start("{path.stem}"' in source
 
 
 def test_fixing_strips_what_running_leaves_and_twice_is_once(tmp_path: Path, experiment: NotebookNode) -> None:
@@ -79,12 +89,12 @@ def test_fixing_strips_what_running_leaves_and_twice_is_once(tmp_path: Path, exp
     code.update(execution_count=3, outputs=[nbformat.v4.new_output("stream", text="said")], id="something")
     code.metadata["scrolled"] = True
     experiment.metadata["kernelspec"]["name"] = "somebody's"
-    copy = tmp_path / EXPERIMENTS[0].name
-    copy.write_text(nbformat.writes(experiment), encoding="utf-8")
-    assert hygiene.check(copy) == ["is not normalised; run fix"]
-    assert hygiene.fix(copy)
-    assert copy.read_bytes() == EXPERIMENTS[0].read_bytes()
-    assert not hygiene.fix(copy)
+    other = tmp_path / EXPERIMENTS[0].name
+    other.write_text(nbformat.writes(experiment), encoding="utf-8")
+    assert hygiene.check(other) == ["is not normalised; run fix"]
+    assert hygiene.fix(other)
+    assert other.read_bytes() == EXPERIMENTS[0].read_bytes()
+    assert not hygiene.fix(other)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +134,22 @@ def test_an_experiment_without_checks_is_found(experiment: NotebookNode) -> None
     assert "has 0 cells tagged 'checks', one is needed" in hygiene.violations(experiment)
 
 
-def test_a_run_that_is_finished_before_its_checks_is_found(experiment: NotebookNode) -> None:
+def test_a_run_that_is_finished_before_its_checks_or_before_the_end_is_found(experiment: NotebookNode) -> None:
+    complaint = "the run is not finished once, right after the checks, by the last cell of code"
+    assert complaint not in hygiene.violations(experiment)
+    longer = copy.deepcopy(experiment)
+    longer.cells += [nbformat.v4.new_markdown_cell("More."), nbformat.v4.new_code_cell("more = 1")]
+    assert complaint in hygiene.violations(longer)
     checks = experiment.cells.index(_cell(experiment, "checks"))
     swapped = experiment.cells[checks], experiment.cells[checks + 2]
     experiment.cells[checks + 2], experiment.cells[checks] = swapped
-    assert "the run is not finished once, right after the checks" in hygiene.violations(experiment)
+    assert complaint in hygiene.violations(experiment)
+
+
+def test_a_cell_is_called_what_the_text_before_it_says_first(experiment: NotebookNode) -> None:
+    titles = list(hygiene.cell_titles(experiment).values())
+    assert "The photographs" in titles and max(map(len, titles)) <= 60
+    assert len(titles) == sum(cell.cell_type == "code" for cell in experiment.cells)
 
 
 def test_code_without_a_sentence_before_it_is_found(experiment: NotebookNode) -> None:
@@ -143,11 +164,11 @@ def test_a_title_that_does_not_say_what_to_expect_is_found(experiment: NotebookN
 
 def test_notebooks_are_selected_by_how_their_names_begin() -> None:
     assert hygiene.select(["40", "41_search"]) == [path for path in NOTEBOOKS if path.name[:2] in ("40", "41")]
-    with pytest.raises(RunError, match="no notebook is called '42'; there are: 00_start_here.ipynb, 30_"):
-        hygiene.select(["40", "42"])
+    with pytest.raises(RunError, match="no notebook is called '47'; there are: 00_start_here.ipynb, 30_"):
+        hygiene.select(["40", "47"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["tidy"], ["check", "42"]])
+@pytest.mark.parametrize("arguments", [[], ["tidy"], ["check", "47"]])
 def test_bad_usage_ends_in_one_line_and_exit_code_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert hygiene.main(arguments) == 1
     said = capsys.readouterr()

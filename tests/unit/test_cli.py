@@ -14,7 +14,10 @@ from delfjax.features.store import StoreWriter
 from delfjax.retrieval.local_index import open_index
 from delfjax.types import ImageFeatures, LocalFeatures
 
-COMMANDS = ["", "extract", "index", "search", "match", "evaluate", "weights", "weights inspect", "weights convert"]
+COMMANDS = [
+    "", "extract", "index", "search", "match", "evaluate", "run", "sweep", "compare", "report",
+    "weights", "weights inspect", "weights convert",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,6 +30,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
     # Commands that take a config name the option that changes it.
     takes_config = command in {"extract", "index", "search", "match", "evaluate", "weights convert"}
     assert ("--set FIELD=VALUE" in said.out) == takes_config
+    assert ("--set NAME=VALUE" in said.out) == (command == "run")
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,7 @@ def test_a_bad_override_is_one_line_that_says_what_would_do(assignment: str, mes
 
 
 def test_an_unknown_preset_names_the_nearest_and_all() -> None:
-    with pytest.raises(ConfigError, match="preset 'paper' is unknown; did you mean 'paper2017'\\?; there are: default, "):
+    with pytest.raises(ConfigError, match="preset 'paper' is unknown; did you mean 'paper2017'\\? there are: default, "):
         preset("paper")
 
 

@@ -34,12 +34,15 @@ FENCES: dict[str, tuple[str, ...]] = {
     "papermill": ("experiments/",),
     "nbformat": ("experiments/",),
     "nbclient": ("experiments/",),
+    "ipywidgets": ("experiments/",),
     "matplotlib": ("plots.py",),
-    "tyro": ("cli.py",),
+    "tyro": ("cli/",),
     "pydantic": ("config.py",),
     "optax": ("training/",),
     "orbax": ("training/",),
-    "torch": (), "cv2": (), "poselib": (), "beartype": (), "pytest": (), "hypothesis": (), "yaml": (),
+    "dask": ("experiments/",),
+    "distributed": ("experiments/",),
+    "torch": (), "cv2": (), "poselib": (), "beartype": (), "pytest": (), "hypothesis": (), "yaml": ("experiments/",),
 }  # fmt: skip
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -214,3 +214,20 @@ def test_a_tier_shows_the_scores_it_has() -> None:
     heights = sorted(round(patch.get_height(), 2) for patch in figure.axes[0].patches)
     assert heights == [0.5, 0.8, 0.9]
     assert {"0.80", "0.90", "0.50", "votes", "inliers", "photo", "pair"} <= set(_texts(figure))
+
+
+def test_a_thumbnail_says_in_its_frame_what_the_ranked_list_says() -> None:
+    figures = {verdict: plots.plot_thumbnail(TALL, verdict=verdict) for verdict in (True, False, None)}
+    frames = {verdict: figure.axes[0].spines["left"].get_edgecolor() for verdict, figure in figures.items()}
+    assert [to_hex(frames[verdict]) for verdict in (True, False)] == [plots.BLUE.lower(), plots.VERMILLION.lower()]
+    assert len(set(frames.values())) == 3
+
+
+def test_stacked_figures_keep_their_sizes_and_their_order() -> None:
+    wide, small = plots.plot_ranked_list(WIDE, RESULTS), plots.plot_thumbnail(TALL)
+    sizes = [Image.open(io.BytesIO(plots.png(figure))).size for figure in (wide, small)]
+    stacked = np.asarray(Image.open(io.BytesIO(plots.stacked_png([wide, small]))).convert("RGB"))
+    assert stacked.shape == (sizes[0][1] + sizes[1][1], sizes[0][0], 3)
+    alone = np.asarray(Image.open(io.BytesIO(plots.png(small))).convert("RGB"))
+    assert (stacked[sizes[0][1] :, : sizes[1][0]] == alone).all()
+    assert (stacked[sizes[0][1] :, sizes[1][0] :] == 255).all()

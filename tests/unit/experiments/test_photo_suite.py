@@ -10,8 +10,19 @@ import pytest
 from delfjax.config import ConfigError, config_hash
 from delfjax.datasets import skimage_photos
 from delfjax.datasets.skimage_photos import PhotoSetError
-from delfjax.experiments.photo_suite import PhotoExperiment, index_of, photo_experiment, photo_set, store_of, table
-from delfjax.experiments.runs import start_run
+from delfjax.experiments.photo_suite import (
+    PhotoExperiment,
+    index_of,
+    photo_experiment,
+    photo_set,
+    relevant_overrides,
+    store_of,
+    table,
+    upstream_of,
+)
+from delfjax.experiments.runs import differences
+
+SEARCH = "41_search_and_verify"
 
 
 @pytest.fixture
@@ -23,9 +34,24 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoExperiment:
 
 def test_preset_and_seed_alone_decide_the_settings() -> None:
     runs = [(preset, seed) for preset in ("ci", "quick", "full") for seed in (0, 1)]
-    hashes = {config_hash(photo_experiment(*run).settings()) for run in runs}
+    hashes = {config_hash(photo_experiment(*run).settings(SEARCH)) for run in runs}
     assert len(hashes) == len(runs)
-    assert hashes == {config_hash(photo_experiment(*run).settings()) for run in runs}
+    assert hashes == {config_hash(photo_experiment(*run).settings(SEARCH)) for run in runs}
+
+
+def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
+    plain, changed = (photo_experiment("ci", 0, overrides=text) for text in ("", "search.neighbours=5; features.batch_size=2"))
+    for name in ("30_extract_features", "40_build_index"):
+        assert plain.settings(name) == changed.settings(name)
+    assert changed.settings(SEARCH)["search"]["neighbours"] == 5 != plain.settings(SEARCH)["search"]["neighbours"]
+    assert set(plain.settings("43_my_idea")) == set(plain.settings(SEARCH))  # a notebook that nobody knows: the whole config
+    assert relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3; ftures.x=1") == "index.probes=3; ftures.x=1"
+
+
+@pytest.mark.parametrize("name", ["40_build_index", SEARCH])
+def test_settings_contain_those_of_what_is_read(name: str) -> None:
+    experiment, read = photo_experiment("ci", 0), upstream_of(name)
+    assert read is not None and not differences(experiment.settings(read[1]), experiment.settings(name))
 
 
 def test_only_the_smallest_preset_leaves_photographs_out() -> None:
@@ -36,8 +62,14 @@ def test_only_the_smallest_preset_leaves_photographs_out() -> None:
 
 
 def test_an_unknown_preset_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="preset 'slow' is unknown; the notebooks take: ci, quick, full"):
+    with pytest.raises(ConfigError, match="preset 'slow' is unknown; there are: ci, quick, full"):
         photo_experiment("slow", 0)
+    with pytest.raises(ConfigError, match="dataset 'embeded' is unknown; did you mean 'embedded'"):
+        photo_experiment("ci", 0, dataset="embeded")
+    with pytest.raises(ConfigError, match="'search.neighbors' does not exist; did you mean 'search.neighbours'"):
+        photo_experiment("ci", 0, overrides="search.neighbors=5")
+    with pytest.raises(ConfigError, match="overrides set seed to 4, the parameter seed says 0"):
+        photo_experiment("ci", 0, overrides="seed=4")
 
 
 def test_photographs_are_written_once(tiny: PhotoExperiment) -> None:
@@ -56,7 +88,7 @@ def test_photographs_that_could_not_be_written_leave_nothing(tiny: PhotoExperime
 
 
 def test_what_a_run_keeps_lies_in_its_folder(tiny: PhotoExperiment) -> None:
-    run = start_run("experiment", tiny.settings())
+    run = tiny.start(SEARCH)
     assert store_of(run).parent == run.path
     assert {index_of(run, kind).parent for kind in ("exact", "ivf_pq")} == {run.path}
     assert index_of(run, "exact") != index_of(run, "ivf_pq")

@@ -1,14 +1,8 @@
-"""The command line: ``delfjax extract | index | search | match | evaluate | weights``.
-
-Bad usage and bad input end in one line on standard error and exit code 1.
-"""
+"""Photos: ``delfjax extract | index | search | match | evaluate``."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +11,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from delfjax import device, plots
+from delfjax import plots
+from delfjax.cli.options import Flag, Preset, Set, UsageError, require_writable
 from delfjax.config import DelfConfig, from_dict, override, preset, to_dict
 from delfjax.datasets.folder import scan_folder
 from delfjax.datasets.images import decode_image
@@ -25,36 +20,16 @@ from delfjax.experiments.evaluate_folder import evaluate_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
-from delfjax.models.delf import backbone_builder, load_delf
-from delfjax.models.tensors import abstract, named_shapes
-from delfjax.models.weights import (
-    import_efficientnet_lite0,
-    import_torchvision_resnet,
-    load_weights,
-    read_tensors,
-    save_weights,
-)
+from delfjax.models.delf import load_delf
 from delfjax.retrieval.local_index import LocalIndex, build_index, open_index, require_replaceable
 from delfjax.retrieval.search import Correspondences, RankedList, match_pair, search
-from delfjax.types import DelfjaxError, ImageFeatures
+from delfjax.types import ImageFeatures
 
 _SOURCE = "source.json"
 # Longer side of a photo in a figure, pixels.
 _FIGURE_SIDE = 1024
 _PICTURES = (".png", ".pdf", ".svg")
 _EXTRACTION = ("backbone", "scorer", "features")
-
-Set = Annotated[
-    tyro.conf.UseAppendAction[tuple[str, ...]],
-    tyro.conf.arg(name="set", metavar="FIELD=VALUE", help="change one config field, e.g. features.max_features=500; repeatable"),
-]
-Preset = Annotated[str, tyro.conf.arg(help="named config: default, fast, ci, paper2017")]
-Flag = tyro.conf.FlagCreatePairsOff[bool]
-
-
-class UsageError(DelfjaxError):
-    """A command line that says nothing that can be done."""
-
 
 @dataclass(frozen=True)
 class Extract:
@@ -114,7 +89,7 @@ class Search:
 
     def run(self) -> None:
         """Search and print the ranked list."""
-        _require_writable("--figure", self.figure, _PICTURES)
+        require_writable("--figure", self.figure, _PICTURES)
         index = open_index(self.index)
         _refuse_extraction_overrides(self.overrides, f"the index {self.index}", "reduction", "index", "seed")
         config = override(index.config, self.overrides)
@@ -142,7 +117,7 @@ class Match:
 
     def run(self) -> None:
         """Match and print what was found."""
-        _require_writable("--figure", self.figure, _PICTURES)
+        require_writable("--figure", self.figure, _PICTURES)
         config = override(preset(self.preset), self.overrides)
         extractor = _extractor(config)
         first, second = _features(extractor, self.image1), _features(extractor, self.image2)
@@ -168,7 +143,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate and print one line a tier."""
-        _require_writable("--json", self.json)
+        require_writable("--json", self.json)
         config = override(preset(self.preset), self.overrides)
         result = evaluate_folder(self.folder, config, store=self.store)
         if self.json is not None:
@@ -177,105 +152,6 @@ class Evaluate:
             print(f"{tier:12s} mAP  votes {scores['votes']:.3f}  inliers {scores['inliers']:.3f}")
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
         print(f"{result.num_images} images, {result.num_failed} failed; {times}; config {result.config_hash}")
-
-
-@dataclass(frozen=True)
-class Inspect:
-    """List the tensors of a weight file (.pth of either layout, .safetensors) without running anything in it."""
-
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="weight file")]
-
-    def run(self) -> None:
-        """Print name, shape and type of every tensor."""
-        tensors = read_tensors(self.file)
-        if self.file.with_suffix(".json").is_file():
-            print(json.dumps(load_weights(self.file)[1], indent=1))
-        for name, tensor in tensors.items():
-            print(f"{name:60s} {tensor.dtype!s:8s} {tuple(tensor.shape)}")
-        print(f"{len(tensors)} tensors, {sum(t.size for t in tensors.values()):,} values", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Convert:
-    """Convert a checkpoint with torchvision's (or the embedded EfficientNet's) names to our safetensors and JSON."""
-
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help=".pth of either layout, or .safetensors")]
-    out: Annotated[Path, tyro.conf.arg(help=".safetensors file to write; a .json appears beside it")]
-    overrides: Set = ()
-
-    def run(self) -> None:
-        """Convert, or list every name that does not fit."""
-        backbone = override(DelfConfig(), self.overrides).backbone
-        expected = named_shapes(abstract(backbone_builder(backbone)))
-        convert = import_efficientnet_lite0 if backbone.name == "efficientnet_lite0" else import_torchvision_resnet
-        tensors = convert(read_tensors(self.file), expected, source=self.file)
-        about = {"name": backbone.name, "stride_layout": backbone.stride_layout, "source": self.file.name}
-        save_weights(self.out, tensors, about)
-        print(f"{self.out}: {len(tensors)} tensors of {backbone.name}", file=sys.stderr)
-
-
-Weights = (
-    Annotated[Inspect, tyro.conf.subcommand("inspect")] | Annotated[Convert, tyro.conf.subcommand("convert")]
-)
-
-
-@dataclass(frozen=True)
-class WeightsCommand:
-    """Look into weight files, or convert foreign ones."""
-
-    action: tyro.conf.OmitSubcommandPrefixes[Weights]
-
-    def run(self) -> None:
-        """Run the action."""
-        self.action.run()
-
-
-Command = (
-    Annotated[Extract, tyro.conf.subcommand("extract")]
-    | Annotated[Index, tyro.conf.subcommand("index")]
-    | Annotated[Search, tyro.conf.subcommand("search")]
-    | Annotated[Match, tyro.conf.subcommand("match")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[WeightsCommand, tyro.conf.subcommand("weights")]
-)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 1 with one line on standard error."""
-    try:
-        command = _parse(sys.argv[1:] if arguments is None else arguments)
-        device.use_compilation_cache()
-        command.run()
-    except DelfjaxError as error:
-        print(f"delfjax: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        # A full disk, a missing permission: the system's own words, with the file they are about.
-        print(f"delfjax: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("delfjax: interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _parse(arguments: list[str]) -> Any:
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(Command, args=arguments, prog="delfjax", description=__doc__)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(_one_line(said.getvalue())) from None
-
-
-def _one_line(message: str) -> str:
-    # tyro draws a box around its message and appends hints; the first sentences say what was wrong.
-    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
-    lines = [re.sub("[─╭╮╰╯│]+", " ", line).strip() for line in text.splitlines()]
-    kept = [line for line in lines if line and "Parsing error" not in line]
-    return " ".join(kept)[:300] or "bad usage; see --help"
 
 
 def _extractor(config: DelfConfig) -> Extractor:
@@ -291,16 +167,6 @@ def _refuse_extraction_overrides(overrides: tuple[str, ...], what: str, *more: s
         room = assignment.partition("=")[0].partition(".")[0].strip()
         if room in (*_EXTRACTION, *more):
             raise UsageError(f"--set {assignment}: {room} was decided when {what} was made; make it again with that setting")
-
-
-def _require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:
-    """Refuse a file that could not be written before the work is done that would fill it."""
-    if file is None:
-        return
-    if suffixes and file.suffix.lower() not in suffixes:
-        raise UsageError(f"{option} {file}: the name must end in {', '.join(suffixes)}")
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UsageError(f"{option} {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}")
 
 
 def _source(store: Path) -> str:
@@ -376,6 +242,3 @@ def _match_figure(first: Path, second: Path, found: Correspondences, file: Path)
     )
     figure.savefig(file)
 
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,0 +1,122 @@
+"""Sweeps: killed, interrupted, in parallel or on a cluster, they end with the same runs; a failure costs its own runs only."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from delfjax import paths
+from delfjax.cli import main
+from delfjax.experiments.runs import finished_runs
+from delfjax.experiments.sweeps import plan_sweep, read_sweep, run_sweep
+
+SUITE = Path(__file__).resolve().parents[2] / "notebooks" / "sweeps" / "features_and_neighbours.yaml"
+BODY = """import time
+from delfjax.experiments.photo_suite import photo_experiment
+run = photo_experiment(preset, seed, dataset=dataset, overrides=overrides).start("70_small")
+time.sleep(0.5)
+assert seed != 13, "an unlucky number"
+run.finish({"value": run.config["features"]["max_features"] + seed})"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four runs of a small notebook, under a data root of their own."""
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / "data"))
+    parameters = 'preset = "ci"\ndataset = "embedded"\nseed = 0\noverrides = ""'
+    cells = [new_markdown_cell("# Small"), new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(BODY)]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "70_small.ipynb")
+    return write_sweep(tmp_path, seeds=[0, 1])
+
+
+def write_sweep(folder: Path, *, seeds: list[int]) -> Path:
+    path = folder / "sweep.yaml"
+    values = {"question": "?", "notebooks": [str(folder / "70_small.ipynb")], "grid": {"features.max_features": [10, 20]}}
+    path.write_text(yaml.safe_dump({**values, "seeds": seeds}))
+    return path
+
+
+def start(file: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "delfjax.cli", "sweep", str(file), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def table(experiment: str) -> dict[str, tuple[bytes, bytes]]:
+    """Settings and results of each finished run, to the byte."""
+    runs, problems = finished_runs(experiment)
+    assert not problems
+    return {run.hash: ((run.path / "config.json").read_bytes(), (run.path / "results.json").read_bytes()) for run in runs}
+
+
+def wait_for_runs(count: int, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and len(list(paths.runs_root().glob("*/*/DONE"))) < count:
+        time.sleep(0.05)
+
+
+def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_table(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with start(sweep, "--workers", "2") as killed:
+        wait_for_runs(1, killed)
+        killed.kill()
+    before = len(table("70_small"))
+    assert 1 <= before < 4
+    assert main(["sweep", str(sweep), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("to run") == 4 - before
+    assert main(["sweep", str(sweep)]) == 0
+    assert f"{4 - before} done, {before} skipped, 0 failed" in capsys.readouterr().out
+    assert sorted(run.results["value"] for run in finished_runs("70_small")[0]) == [10, 11, 20, 21]
+
+
+def test_an_interrupted_sweep_says_that_it_resumes_and_leaves_no_half_run(sweep: Path) -> None:
+    with start(sweep, "--workers", "2") as stopped:
+        wait_for_runs(1, stopped)
+        stopped.send_signal(signal.SIGINT)
+        said = stopped.communicate()[1]
+    assert stopped.returncode == 130 and "the same command resumes" in said
+    report = run_sweep(plan_sweep(read_sweep(sweep)), progress=False)
+    assert not report.failed and len(table("70_small")) == 4
+
+
+def test_a_failure_costs_its_own_runs_only_and_is_listed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(write_sweep(sweep.parent, seeds=[13, 1])), "--workers", "2"]) == 1
+    said = capsys.readouterr()
+    assert "2 done, 0 skipped, 2 failed" in said.out
+    assert said.err.count("AssertionError: an unlucky number") == 2
+    assert "2 of 4 runs failed; the same command tries them again" in said.err and len(table("70_small")) == 2
+
+
+def test_a_cluster_executes_the_same_sweep(sweep: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        report = run_sweep(plan_sweep(read_sweep(sweep)), scheduler=cluster.scheduler_address, progress=False)
+    assert len(report.done) == 4 and not report.failed and len(table("70_small")) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_sweep_of_the_suite_killed_twice_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, tables = {}, []
+    moments = random.Random(0)
+    for name, workers in (("unbroken", 1), ("parallel", 2), ("killed", 2)):
+        monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / name))
+        for _ in range(2 if name == "killed" else 0):
+            with start(SUITE, "--workers", "2") as killed:
+                time.sleep(moments.uniform(10, 60))
+                killed.kill()
+        report = run_sweep(plan_sweep(read_sweep(SUITE)), workers=workers, progress=False)
+        assert not report.failed
+        seconds[name] = report.seconds
+        tables.append([table(name) for name in ("30_extract_features", "40_build_index", "41_search_and_verify")])
+    assert [len(runs) for runs in tables[0]] == [6, 6, 12]
+    assert tables[0] == tables[1] == tables[2]
+    print(seconds)
+    assert seconds["parallel"] < seconds["unbroken"]
