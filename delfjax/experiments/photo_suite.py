@@ -37,14 +37,13 @@ _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 # What each experiment of the suite depends on: sections of the config, and the run it reads (role, experiment). A notebook
 # that is not listed, a copy of one for instance, depends on the whole config.
 _EXTRACTION = ("backbone", "scorer", "features")
+_SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "30_extract_features": (_EXTRACTION, None),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
-    "41_search_and_verify": (
-        (*_EXTRACTION, "reduction", "index", "search", "verification"),
-        ("index", "40_build_index"),
-    ),
-}  # fmt: skip
+    "41_search_and_verify": (_SEARCH, ("index", "40_build_index")),
+    "42_explore_results": (_SEARCH, ("index", "40_build_index")),
+}
 DATASETS = ("embedded",)
 PRESETS = tuple(_SIDES)
 
