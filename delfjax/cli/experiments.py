@@ -1,4 +1,7 @@
-"""Notebooks and their runs: ``delfjax run | sweep | compare | report``."""
+"""Notebooks and their runs: ``delfjax run | sweep | compare | report``.
+
+What executes notebooks takes seconds to import, so each command imports it when it is run: searching photos need not wait.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ from typing import Annotated, Any
 import tyro
 
 from delfjax.cli.options import Flag, UsageError, require_writable
-from delfjax.experiments import compare, report, runner, sweeps
-from delfjax.experiments.notebooks import Kind
 
 _TABLES = (".csv", ".parquet")
 
@@ -41,6 +42,9 @@ class RunCommand:
 
     def run(self) -> None:
         """Execute, then say where the executed copy is."""
+        from delfjax.experiments import runner  # noqa: PLC0415 - slow to import, see above
+        from delfjax.experiments.notebooks import Kind  # noqa: PLC0415 - slow to import, see above
+
         job = runner.prepare(runner.find_notebook(self.notebook), self._parameters())
         if job.kind == Kind.EXPERIMENT and job.finished and not self.fresh:
             print(f"finished already: {job.path} (--fresh runs it again)")
@@ -79,6 +83,8 @@ class Sweep:
 
     def run(self) -> None:
         """Execute, then list what failed."""
+        from delfjax.experiments import sweeps  # noqa: PLC0415 - slow to import, see above
+
         if self.workers < 1:
             raise UsageError(f"--workers {self.workers}: at least one is needed")
         tasks = sweeps.plan_sweep(sweeps.read_sweep(self.file))
@@ -110,6 +116,8 @@ class Compare:
 
     def run(self) -> None:
         """Print the tables."""
+        from delfjax.experiments import compare  # noqa: PLC0415 - slow to import, see above
+
         require_writable("--out", self.out, _TABLES)
         comparison = compare.compare(self.experiment, by=self.by)
         if self.out is not None:
@@ -125,5 +133,7 @@ class Report:
 
     def run(self) -> None:
         """Build the page and say where it is."""
+        from delfjax.experiments import report  # noqa: PLC0415 - slow to import, see above
+
         require_writable("--out", self.out, (".html",))
         print(f"report: {report.build_report(self.out)}")

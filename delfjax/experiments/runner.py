@@ -11,11 +11,10 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,9 @@ from traitlets.config import Config
 from delfjax import paths
 from delfjax.config import config_hash, require_known
 from delfjax.experiments.notebooks import Kind, cell_titles, kind_of, parameter_defaults, read_notebook, select
-from delfjax.experiments.photo_suite import PhotoExperiment, photo_experiment, upstream_of
-from delfjax.experiments.runs import FinishedRun, RunError, find_run, finished_run, latest_run, open_run
+from delfjax.experiments.photo_suite import photo_experiment, upstream_of
+from delfjax.experiments.runs import RunError, open_run
+from delfjax.experiments.upstream import upstream_run
 from delfjax.types import DelfjaxError
 
 _NOTEBOOK, _TRACEBACK = "notebook.ipynb", "traceback.txt"
@@ -135,39 +135,6 @@ def run_notebook(job: Job, *, progress: bool = True) -> Path:
     return executed
 
 
-def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
-    """The finished run of experiment ``name`` that a notebook reads, as its parameter ``upstream`` says.
-
-    ``"latest"`` is the latest finished run with these settings, ``"build"`` makes it first where there is none, and anything
-    else is the beginning of a run's hash.
-
-    Raises:
-        RunError: there is none, it was made with other settings, it is damaged, or building it failed.
-    """
-    reference, settings = str(experiment.parameters["upstream"]), experiment.settings(name)
-    if reference == "latest":
-        return latest_run(name, settings)
-    if reference != "build":
-        return find_run(name, reference, settings)
-    try:
-        return finished_run(name, settings)
-    except RunError:
-        _in_process(name, experiment.parameters)
-    return finished_run(name, settings)
-
-
-def command(name: str, parameters: Mapping[str, Any], *, processors: Iterable[int] = ()) -> list[str]:
-    """What executes a notebook in a process of its own; its last line on standard error says what went wrong.
-
-    Args:
-        name: of the notebook.
-        parameters: by name.
-        processors: those that it may use; all of them when there is none.
-    """
-    words = [sys.executable, "-m", "delfjax.experiments.runner", name, json.dumps(dict(parameters))]
-    return [*words, *map(str, sorted(processors))]
-
-
 def main(arguments: list[str]) -> int:
     """Execute one notebook: its name, its parameters as JSON, its processors. Ends when the process that asked for it ends."""
     if arguments[2:] and sys.platform == "linux":
@@ -256,19 +223,6 @@ def _typed(what: str, value: Any, default: Any) -> Any:
     if default is not None and type(value) is not type(default):
         raise RunError(f"{what} is {type(default).__name__}, for instance {default!r}; got {value!r}")
     return value
-
-
-def _in_process(name: str, parameters: Mapping[str, Any]) -> None:
-    # A kernel cannot execute another notebook in its own event loop.
-    done = subprocess.run(command(name, parameters), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"building {name}: {said_last(done.stderr)}")
-
-
-def said_last(stderr: str) -> str:
-    """The last line of what a process said, without the name it begins with."""
-    lines = [line for line in stderr.strip().splitlines() if line.strip()]
-    return lines[-1].removeprefix("delfjax: ") if lines else "ended without a word"
 
 
 def _end_with(parent: int) -> None:

@@ -28,9 +28,10 @@ from tqdm.auto import tqdm
 from delfjax import paths
 from delfjax.config import ConfigError, from_dict, require_known
 from delfjax.experiments.photo_suite import relevant_overrides, upstream_of
-from delfjax.experiments.provenance import command as run_command
-from delfjax.experiments.runner import Job, command, find_notebook, prepare, said_last
+from delfjax.experiments.provenance import command
+from delfjax.experiments.runner import Job, find_notebook, prepare
 from delfjax.experiments.runs import RunError
+from delfjax.experiments.upstream import process_command, said_last
 from delfjax.types import DelfjaxError
 
 # What a sweep can give a field, and the shapes of a file's entries.
@@ -98,7 +99,7 @@ class Task:
     @property
     def command(self) -> str:
         """The command that makes this run alone."""
-        return run_command(self.job.notebook.stem, self.job.parameters)
+        return command(self.job.notebook.stem, self.job.parameters)
 
 
 @dataclass
@@ -260,7 +261,7 @@ def execute_in_process(notebook: str, parameters: dict[str, Any], data_root: str
         parameters: all of them.
         data_root: where runs lie.
     """
-    return _outcome(_start(command(notebook, parameters), data_root))
+    return _outcome(_start(process_command(notebook, parameters), data_root))
 
 
 class _LocalWorkers:
@@ -279,7 +280,7 @@ class _LocalWorkers:
         with self._lock:
             if self._stopped:
                 return "interrupted"
-            process = _start(command(notebook, parameters, processors=share), data_root)
+            process = _start(process_command(notebook, parameters, processors=share), data_root)
             self._running.add(process)
         try:
             return _outcome(process)

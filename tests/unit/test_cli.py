@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +179,9 @@ def test_a_file_that_is_no_weight_file_is_refused(capsys: pytest.CaptureFixture[
 
 def test_an_evaluation_without_ground_truth_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "groundtruth.json" in refused(capsys, "evaluate", tmp_path)
+
+
+def test_a_command_for_photos_does_not_wait_for_the_import_of_what_executes_notebooks() -> None:
+    script = "import sys, delfjax.cli; print({'papermill', 'nbformat'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
