@@ -74,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "Missing subcommand.*extract, index, search, match, evaluate, weights"),
+        ("", "Missing subcommand.*extract, index, search, match, evaluate, run, sweep, compare, report, weights"),
         ("look", "look"),
         ("weights", "inspect, convert"),
         ("weights look", "look"),
