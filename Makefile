@@ -32,7 +32,7 @@ test: lint  ## everything that must hold: lint, the test suite, every notebook
 	rm -rf $(NBVAL_DATA)
 	DELFJAX_DATA=$(NBVAL_DATA) $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist notebooks
 
-test-slow: env  ## the exhaustive tests, half an hour: 300 images of any sizes against their native extraction
+test-slow: env  ## the exhaustive tests, about an hour: 300 images against native extraction, a sweep killed twice
 	$(BIN)/python -m pytest -n 2 -m slow tests
 
 reproduce: env  ## run every notebook (preset quick), then build the report; both land in data/runs
