@@ -24,7 +24,6 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
-from traitlets.config import Config
 
 from delfjax import paths
 from delfjax.config import config_hash, require_known
@@ -35,8 +34,8 @@ from delfjax.experiments.upstream import upstream_run
 from delfjax.types import DelfjaxError
 
 _NOTEBOOK, _TRACEBACK = "notebook.ipynb", "traceback.txt"
-# Kernels talk through sockets in the file system: nothing listens on the network, and kernels side by side share no ports.
-_KERNEL = Config({"KernelManager": {"transport": "ipc"}})
+# Kernels listen on this machine alone; that they do so without encryption is nothing to warn of in the midst of a progress bar.
+_KERNEL_ARGUMENTS = ["--log-level=ERROR"]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # Seconds between looks at whether the process that asked for this run still lives.
 _PARENT_CHECK = 0.5
@@ -128,6 +127,9 @@ def run_notebook(job: Job, *, progress: bool = True) -> Path:
         raise _failure(job, f"{error.ename}: {_first_line(error.evalue)} (at “{place}”)") from None
     except DeadKernelError:
         raise _failure(job, "the kernel died; out of memory, or killed") from None
+    except RuntimeError as error:
+        # nbclient's word for a kernel that does not answer.
+        raise _failure(job, str(error)) from None
     except OSError as error:
         raise _failure(job, f"{error.filename or job.path}: {error.strerror or error}") from None
     if job.kind == Kind.EXPERIMENT and not job.finished:
@@ -166,7 +168,7 @@ def _execute(job: Job, executed: Path, progress: bool) -> None:
             # The interpreter that this library runs in, whatever an editor has left in the file.
             kernel_name="python3",
             language="python",
-            config=_KERNEL,
+            extra_arguments=_KERNEL_ARGUMENTS,
             progress_bar=False,
             on_cell_start=_shows_title(bar, titles),
             on_cell_executed=_counts(bar, titles),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,13 +136,14 @@ def test_a_notebook_that_does_not_finish_its_run_is_an_error(tmp_path: Path, ref
 def test_a_disk_that_fills_ends_in_one_line_and_no_finished_run(tmp_path: Path) -> None:
     """The disk is simulated by the largest file a process may write: 64 kB."""
     notebook = write_notebook(tmp_path, "(run.path / 'features.npy').write_bytes(bytes(100_000))")
+    script = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, 64_000))
+from delfjax.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
     done = subprocess.run(
-        [sys.executable, "-m", "delfjax.cli", "run", str(notebook)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=dict(os.environ),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, 64_000)),
+        [sys.executable, "-c", script, "run", str(notebook)], capture_output=True, text=True, check=False
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("delfjax: ")]
     assert done.returncode == 1 and len(lines) == 1 and "File too large" in lines[0] and not finished()
