@@ -324,6 +324,37 @@ def plot_intervals(rows: Mapping[str, tuple[float, float, float]], *, title: str
     return figure
 
 
+def plot_precision_recall(
+    curves: Mapping[str, tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]],
+    *,
+    title: str = "Precision and recall",
+    label: str = "recall",
+) -> Figure:
+    """Precision over recall, one line for each system; a line begins where precision is first defined.
+
+    Args:
+        curves: system → recall (a count or a rate) and precision in [0, 1], by falling threshold.
+        title: headline.
+        label: what recall is, below the axis, for instance ``"true positives of all queries"``.
+    """
+    figure = _figure(title, width=0.7 * _WIDTH, height=4.0)
+    axes = _bar_axes(figure)
+    for number, (name, (recall, precision)) in enumerate(curves.items()):
+        colour, marker = (BLUE, ORANGE, GREEN, PURPLE, SKY)[number % 5], "osD^v"[number % 5]
+        axes.plot(
+            recall, precision, color=colour, marker=marker, markersize=5, markevery=max(1, len(recall) // 20), label=name
+        )
+    axes.set_ylim(0, 1.05)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label, fontsize=_TEXT)
+    axes.set_ylabel("precision", fontsize=_TEXT)
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    if curves:
+        axes.legend(frameon=False, fontsize=_TEXT)
+    return figure
+
+
 def plot_against_published(
     published: Mapping[str, Mapping[str, float]], measured: Mapping[str, Mapping[str, float]], *, title: str = ""
 ) -> Figure:
