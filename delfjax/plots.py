@@ -344,8 +344,11 @@ def plot_precision_recall(
         axes.plot(
             recall, precision, color=colour, marker=marker, markersize=5, markevery=max(1, len(recall) // 20), label=name
         )
-    axes.set_ylim(0, 1.05)
     axes.set_xlim(left=0)
+    # Fixed ticks, none of them outside the limits, where a label would lie off the canvas.
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= axes.get_xlim()[1]])
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_ylim(0, 1.05)
     axes.set_xlabel(label, fontsize=_TEXT)
     axes.set_ylabel("precision", fontsize=_TEXT)
     axes.grid(color="#e5e5e5")
