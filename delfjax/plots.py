@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -325,7 +325,7 @@ def plot_intervals(rows: Mapping[str, tuple[float, float, float]], *, title: str
 
 
 def plot_precision_recall(
-    curves: Mapping[str, tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]],
+    curves: Mapping[str, tuple[Num[np.ndarray, " points"], Float[np.ndarray, " points"]]],
     *,
     title: str = "Precision and recall",
     label: str = "recall",
@@ -333,7 +333,7 @@ def plot_precision_recall(
     """Precision over recall, one line for each system; a line begins where precision is first defined.
 
     Args:
-        curves: system → recall (a count or a rate) and precision in [0, 1], by falling threshold.
+        curves: system → recall (integers where it is a count) and precision in [0, 1], by falling threshold.
         title: headline.
         label: what recall is, below the axis, for instance ``"true positives of all queries"``.
     """
@@ -345,6 +345,7 @@ def plot_precision_recall(
             recall, precision, color=colour, marker=marker, markersize=5, markevery=max(1, len(recall) // 20), label=name
         )
     axes.set_xlim(left=0)
+    axes.locator_params(axis="x", integer=all(recall.dtype.kind in "iu" for recall, _ in curves.values()))
     # Fixed ticks, none of them outside the limits, where a label would lie off the canvas.
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= axes.get_xlim()[1]])
     axes.set_yticks(np.linspace(0, 1, 6))

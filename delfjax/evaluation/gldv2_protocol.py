@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
-# Ranks looked at. Source: Weyand et al. 2020, section 5.2, mAP@100.
+# Ranks looked at. Source: Weyand et al. 2020, mAP@100.
 CUTOFF = 100
 
 
@@ -41,7 +41,7 @@ def retrieval_mean_average_precision(
     Raises:
         EvaluationError: predictions for something that is no query of the solution, or a cutoff below 1.
 
-    Source: Weyand et al. 2020, "Google Landmarks Dataset v2", section 5.2, and the metrics published with the dataset.
+    Source: Weyand et al. 2020, "Google Landmarks Dataset v2", and the metrics published with the dataset.
     """
     if cutoff < 1:
         raise EvaluationError(f"cutoff: got {cutoff}; 1 or more is needed")
@@ -88,7 +88,7 @@ def global_average_precision(
         EvaluationError: a prediction for something that is no test image, unlike numbers of images, classes and
             confidences, or a confidence that is no finite number.
 
-    Source: Weyand et al. 2020, section 5.2; Perronnin, Liu and Renders 2009 for the pooled average precision.
+    Source: Weyand et al. 2020; Perronnin, Liu and Renders 2009 for the pooled average precision.
     """
     if not len(images) == len(classes) == len(confidences):
         given = f"{len(images)} images, {len(classes)} classes, {len(confidences)} confidences"

@@ -24,7 +24,7 @@ from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 # Names of images, best first, or their indices in the database.
 Ranking = Sequence[str] | np.ndarray
 
-# Setup → labels that are positive, labels that are ignored. Source: Radenović et al. 2018, section 3.
+# Setup → labels that are positive, labels that are ignored. Source: Radenović et al. 2018.
 _SETUPS = {
     "easy": (("easy",), ("junk", "hard")),
     "medium": (("easy", "hard"), ("junk",)),

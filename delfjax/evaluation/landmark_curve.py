@@ -18,7 +18,7 @@ from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
 # Mean radius of the Earth, km. Source: International Union of Geodesy and Geophysics, R1 of the ellipsoid GRS 80.
 EARTH_RADIUS_KM = 6371.0088
-# Distance within which a landmark is the query's, km. Source: Noh et al. 2017, section 5.1.
+# Distance within which a landmark is the query's, km. Source: Noh et al. 2017.
 RADIUS_KM = 25.0
 # Distances computed at a time: tens of megabytes.
 _BLOCK = 2**22
@@ -196,7 +196,7 @@ def landmark_precision_recall(
         EvaluationError: a query without a list, a list of something that is no query, an image that is not in the
             database, a score that is no finite number, or a database or a position that cannot be.
 
-    Source: Noh et al. 2017, section 5.1 and equation 3.
+    Source: Noh et al. 2017, "Large-Scale Image Retrieval with Attentive Deep Local Features", evaluation.
     """
     index = _checked_database(database)
     names = tuple(queries_deg)

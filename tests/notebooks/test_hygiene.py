@@ -49,7 +49,7 @@ def test_every_notebook_is_run_by_reproduce() -> None:
     assert notebooks() == NOTEBOOKS
     kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
     assert kinds == {
-        "00": "tour", "30": "experiment", "40": "experiment", "41": "experiment",
+        "00": "tour", "12": "tour", "30": "experiment", "40": "experiment", "41": "experiment",
         "42": "report", "90": "report", "91": "report",
     }  # fmt: skip
 

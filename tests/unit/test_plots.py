@@ -48,8 +48,8 @@ RESULTS = [
 
 
 CURVES = {
-    "votes": (np.array([1.0, 2.0, 2.0]), np.array([1.0, 1.0, 0.5])),
-    "inliers": (np.arange(1.0, 301.0), np.linspace(1.0, 0.2, 300)),
+    "votes": (np.array([1, 2, 2]), np.array([1.0, 1.0, 0.5])),
+    "inliers": (np.arange(1, 4), np.array([1.0, 0.9, 0.4])),
 }
 
 
@@ -229,6 +229,8 @@ def test_a_curve_of_precision_is_drawn_as_given_and_named() -> None:
     lines = {str(line.get_label()): line for line in figure.axes[0].lines}
     for name, (recall, precision) in CURVES.items():
         np.testing.assert_array_equal(lines[name].get_xydata(), np.stack([recall, precision], axis=-1))
+    # A count has no fractions on its axis.
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
     assert {"precision", "true positives of all queries", "votes", "inliers"} <= set(_texts(figure))
 
 
