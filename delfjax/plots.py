@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -321,6 +321,41 @@ def plot_intervals(rows: Mapping[str, tuple[float, float, float]], *, title: str
     axes.grid(axis="x", color="#e5e5e5")
     axes.set_axisbelow(True)
     axes.set_xlabel(label, fontsize=_TEXT)
+    return figure
+
+
+def plot_precision_recall(
+    curves: Mapping[str, tuple[Num[np.ndarray, " points"], Float[np.ndarray, " points"]]],
+    *,
+    title: str = "Precision and recall",
+    label: str = "recall",
+) -> Figure:
+    """Precision over recall, one line for each system; a line begins where precision is first defined.
+
+    Args:
+        curves: system → recall (integers where it is a count) and precision in [0, 1], by falling threshold.
+        title: headline.
+        label: what recall is, below the axis, for instance ``"true positives of all queries"``.
+    """
+    figure = _figure(title, width=0.7 * _WIDTH, height=4.0)
+    axes = _bar_axes(figure)
+    for number, (name, (recall, precision)) in enumerate(curves.items()):
+        colour, marker = (BLUE, ORANGE, GREEN, PURPLE, SKY)[number % 5], "osD^v"[number % 5]
+        axes.plot(
+            recall, precision, color=colour, marker=marker, markersize=5, markevery=max(1, len(recall) // 20), label=name
+        )
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", integer=all(recall.dtype.kind in "iu" for recall, _ in curves.values()))
+    # Fixed ticks, none of them outside the limits, where a label would lie off the canvas.
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= axes.get_xlim()[1]])
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel(label, fontsize=_TEXT)
+    axes.set_ylabel("precision", fontsize=_TEXT)
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    if curves:
+        axes.legend(frameon=False, fontsize=_TEXT)
     return figure
 
 

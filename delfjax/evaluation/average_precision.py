@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from delfjax.types import DelfjaxError
 
@@ -74,17 +74,46 @@ def average_precision(positive_ranks: Int[np.ndarray, " hits"], *, num_positives
 
     Source: Philbin et al. 2007, the Oxford Buildings protocol; Radenović et al. 2018 for the NaN.
     """
-    ranks = np.sort(positive_ranks)
-    if ranks.size and (ranks[0] < 0 or bool(np.any(np.diff(ranks) == 0))):
-        raise EvaluationError(f"ranks of positives: got {ranks.tolist()}; they must be distinct and count from 0")
-    if ranks.size > num_positives:
-        raise EvaluationError(f"ranks of positives: {ranks.size} retrieved of num_positives={num_positives}")
+    ranks = _checked_ranks(positive_ranks, num_positives)
     if num_positives == 0:
         return math.nan
     hits = np.arange(ranks.size, dtype=np.float64)
     before = np.where(ranks == 0, 1.0, hits / np.maximum(ranks, 1))
     after = (hits + 1) / (ranks + 1)
     return float(np.sum(before + after) / (2 * num_positives))
+
+
+def precision_at(
+    positive_ranks: Int[np.ndarray, " hits"], *, num_positives: int, cutoffs: Sequence[int]
+) -> Float[np.ndarray, " cutoffs"]:
+    """Share of positives among the first ranks, counted no further than the last positive.
+
+    At a cutoff ``k`` this is the number of positives among the first ``kq`` ranks over ``kq``, where ``kq`` is the smaller
+    of ``k`` and the rank, from 1, of the last positive: with fewer positives than ``k``, a perfect list still scores 1. A
+    positive that was not retrieved stands behind every rank, so that a list gains nothing by being cut short.
+
+    Args:
+        positive_ranks: junk-free ranks of the positives retrieved, from 0, in any order.
+        num_positives: positives in the ground truth.
+        cutoffs: numbers of ranks looked at, each 1 or more.
+
+    Returns:
+        One number in [0, 1] for each cutoff; NaN without any positive.
+
+    Raises:
+        EvaluationError: a cutoff below 1, or ranks as :func:`average_precision` refuses them.
+
+    Source: Radenović et al. 2018, "Revisiting Oxford and Paris", mP@k.
+    """
+    ranks = _checked_ranks(positive_ranks, num_positives)
+    if any(cutoff < 1 for cutoff in cutoffs):
+        raise EvaluationError(f"cutoffs: got {list(cutoffs)}; each is 1 or more")
+    reach = np.asarray(cutoffs, dtype=np.int64)
+    if num_positives == 0:
+        return np.full(reach.shape, math.nan)
+    if ranks.size == num_positives:
+        reach = np.minimum(reach, ranks[-1] + 1)
+    return np.searchsorted(ranks, reach) / reach
 
 
 def ranking_average_precision(
@@ -128,3 +157,13 @@ def mean_average_precision_by_landmark(
     return {
         tier: float(np.mean([np.mean(values) for values in groups.values()])) for tier, groups in by_landmark.items()
     }
+
+
+def _checked_ranks(positive_ranks: Int[np.ndarray, " hits"], num_positives: int) -> Int[np.ndarray, " hits"]:
+    """The ranks in ascending order."""
+    ranks = np.sort(positive_ranks)
+    if ranks.size and (ranks[0] < 0 or bool(np.any(np.diff(ranks) == 0))):
+        raise EvaluationError(f"ranks of positives: got {ranks.tolist()}; they must be distinct and count from 0")
+    if ranks.size > num_positives:
+        raise EvaluationError(f"ranks of positives: {ranks.size} retrieved of num_positives={num_positives}")
+    return ranks

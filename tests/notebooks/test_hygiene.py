@@ -49,7 +49,7 @@ def test_every_notebook_is_run_by_reproduce() -> None:
     assert notebooks() == NOTEBOOKS
     kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
     assert kinds == {
-        "00": "tour", "30": "experiment", "40": "experiment", "41": "experiment",
+        "00": "tour", "12": "tour", "30": "experiment", "40": "experiment", "41": "experiment",
         "42": "report", "90": "report", "91": "report",
     }  # fmt: skip
 
@@ -164,7 +164,7 @@ def test_a_title_that_does_not_say_what_to_expect_is_found(experiment: NotebookN
 
 def test_notebooks_are_selected_by_how_their_names_begin() -> None:
     assert hygiene.select(["40", "41_search"]) == [path for path in NOTEBOOKS if path.name[:2] in ("40", "41")]
-    with pytest.raises(RunError, match="no notebook is called '47'; there are: 00_start_here.ipynb, 30_"):
+    with pytest.raises(RunError, match="no notebook is called '47'; there are: 00_start_here.ipynb, 12_"):
         hygiene.select(["40", "47"])
 
 

@@ -47,6 +47,12 @@ RESULTS = [
 ]
 
 
+CURVES = {
+    "votes": (np.array([1, 2, 2]), np.array([1.0, 1.0, 0.5])),
+    "inliers": (np.arange(1, 4), np.array([1.0, 0.9, 0.4])),
+}
+
+
 def _correspondences() -> Figure:
     return plots.plot_correspondences(
         WIDE, WIDE, keypoints1_yx=KEYPOINTS, keypoints2_yx=KEYPOINTS, inliers=INLIERS, title="a and b"
@@ -65,6 +71,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "keypoints": lambda: plots.plot_keypoints(WIDE, FEATURES, boxes_yx=BOXES),
     "no keypoint": lambda: plots.plot_keypoints(TALL, NO_FEATURES),
     "stage times": lambda: plots.plot_stage_times({"extract": 12.34, "index": 0.045, "search": 250.0}),
+    "precision and recall": lambda: plots.plot_precision_recall(CURVES, label="true positives of all queries"),
+    "precision and recall of nothing": lambda: plots.plot_precision_recall({}),
     "tier scores": lambda: plots.plot_tier_scores({"photo": {"votes": 0.8, "inliers": 0.9}, "pair": {"votes": 0.5}}),
 }
 
@@ -214,6 +222,16 @@ def test_a_tier_shows_the_scores_it_has() -> None:
     heights = sorted(round(patch.get_height(), 2) for patch in figure.axes[0].patches)
     assert heights == [0.5, 0.8, 0.9]
     assert {"0.80", "0.90", "0.50", "votes", "inliers", "photo", "pair"} <= set(_texts(figure))
+
+
+def test_a_curve_of_precision_is_drawn_as_given_and_named() -> None:
+    figure = FIGURES["precision and recall"]()
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    for name, (recall, precision) in CURVES.items():
+        np.testing.assert_array_equal(lines[name].get_xydata(), np.stack([recall, precision], axis=-1))
+    # A count has no fractions on its axis.
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+    assert {"precision", "true positives of all queries", "votes", "inliers"} <= set(_texts(figure))
 
 
 def test_a_thumbnail_says_in_its_frame_what_the_ranked_list_says() -> None:

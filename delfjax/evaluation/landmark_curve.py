@@ -1,0 +1,306 @@
+"""Precision and recall on Google-Landmarks as the paper measures them: all queries pooled under one threshold of score.
+
+An image that is retrieved shows the right landmark when the centre of its landmark lies within 25 km of where the query
+was taken. Positions are ``(latitude, longitude)`` in degrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from delfjax.evaluation.average_precision import EvaluationError
+from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
+
+# Mean radius of the Earth, km. Source: International Union of Geodesy and Geophysics, R1 of the ellipsoid GRS 80.
+EARTH_RADIUS_KM = 6371.0088
+# Distance within which a landmark is the query's, km. Source: Noh et al. 2017.
+RADIUS_KM = 25.0
+# Distances computed at a time: tens of megabytes.
+_BLOCK = 2**22
+
+
+@dataclass(frozen=True)
+class LandmarkDatabase:
+    """Images with their landmarks, and where the landmarks are.
+
+    Attributes:
+        images: names, each once.
+        landmark: landmark of each image, an index into ``centres_deg``; −1 for an image that shows none.
+        centres_deg: centre of each landmark, latitude and longitude, degrees.
+    """
+
+    images: Sequence[str]
+    landmark: Int[np.ndarray, " images"]
+    centres_deg: Float[np.ndarray, "landmarks 2"]
+
+
+@dataclass(frozen=True)
+class ScoredList:
+    """What was retrieved for a query, in any order.
+
+    Attributes:
+        images: names of images of the database.
+        scores: one for each, larger is better; comparable between queries, for instance numbers of inliers.
+    """
+
+    images: Sequence[str]
+    scores: Float[np.ndarray, " images"]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Precision and recall of everything that scores at least ``threshold``.
+
+    Attributes:
+        threshold: lowest score that counts.
+        retrieved: landmarks retrieved, over all queries.
+        true_positives: those that are right: the paper's recall, a count.
+        precision: ``true_positives / retrieved``; NaN where nothing is retrieved and precision is undefined.
+        recall_rate: ``true_positives`` over the number of queries with a match; NaN where there is none. A query with
+            several landmarks within reach may have several true positives, so that the rate can pass 1.
+    """
+
+    threshold: float
+    retrieved: int
+    true_positives: int
+    precision: float
+    recall_rate: float
+
+
+@dataclass(frozen=True)
+class LandmarkCurve:
+    """Precision against recall, one point for each score that occurs, highest first.
+
+    Above the highest score nothing is retrieved and precision is undefined: the curve begins at it and has no point at
+    recall zero unless the best-scoring landmarks are all wrong. Without any retrieved image it has no point at all.
+
+    Attributes:
+        protocol: the rules.
+        queries: names of the queries.
+        has_match: which queries have a landmark of the database within reach.
+        entry_query: query of each landmark retrieved, an index into ``queries``; entries stand by falling score.
+        entry_score: best score among the landmark's images.
+        entry_correct: whether the landmark is the query's.
+    """
+
+    protocol: ProtocolId
+    queries: tuple[str, ...]
+    has_match: Bool[np.ndarray, " queries"]
+    entry_query: Int[np.ndarray, " entries"]
+    entry_score: Float[np.ndarray, " entries"]
+    entry_correct: Bool[np.ndarray, " entries"]
+
+    @property
+    def thresholds(self) -> Float[np.ndarray, " points"]:
+        """Scores that occur, falling."""
+        return np.asarray(self.entry_score[self._ends()])
+
+    @property
+    def retrieved(self) -> Int[np.ndarray, " points"]:
+        """Landmarks retrieved at each threshold, over all queries."""
+        return self._ends() + 1
+
+    @property
+    def true_positives(self) -> Int[np.ndarray, " points"]:
+        """Recall as the paper counts it: landmarks retrieved that are right."""
+        return np.asarray(np.cumsum(self.entry_correct)[self._ends()])
+
+    @property
+    def precision(self) -> Float[np.ndarray, " points"]:
+        """Share of the landmarks retrieved that are right."""
+        return np.asarray(self.true_positives / self.retrieved)
+
+    @property
+    def recall_rate(self) -> Float[np.ndarray, " points"]:
+        """True positives over the number of queries with a match; NaN where no query has one."""
+        matched = int(self.has_match.sum())
+        return self.true_positives / matched if matched else np.full(self.retrieved.shape, np.nan)
+
+    def at(self, threshold: float) -> CurvePoint:
+        """The point of one threshold, of any size."""
+        count = self._count(threshold)
+        right, matched = int(self.entry_correct[:count].sum()), int(self.has_match.sum())
+        precision, rate = right / count if count else np.nan, right / matched if matched else np.nan
+        return CurvePoint(float(threshold), count, right, precision, rate)
+
+    def result_at(self, threshold: float) -> ProtocolResult:
+        """True and false positives of each query at a threshold, for intervals and paired tests."""
+        count = self._count(threshold)
+        right = self.entry_correct[:count]
+        queries, size = self.entry_query[:count], len(self.queries)
+        scores = {
+            name: np.bincount(queries[chosen], minlength=size).astype(np.float64)
+            for name, chosen in (("true positives", right), ("false positives", ~right))
+        }
+        return ProtocolResult(self.protocol, self.queries, scores)
+
+    def _ends(self) -> Int[np.ndarray, " points"]:
+        """Last entry of each score: what ties passes a threshold together."""
+        if not self.entry_score.size:
+            return np.zeros(0, dtype=np.int64)
+        return np.flatnonzero(np.append(np.diff(self.entry_score) != 0, True))
+
+    def _count(self, threshold: float) -> int:
+        return int(np.count_nonzero(self.entry_score >= threshold))
+
+
+def haversine_km(
+    first_deg: Float[np.ndarray, "*#batch 2"], second_deg: Float[np.ndarray, "*#batch 2"]
+) -> Float[np.ndarray, "*batch"]:
+    """Distance on the sphere between two positions, or between rows of them.
+
+    Args:
+        first_deg: latitude and longitude, degrees.
+        second_deg: the same.
+
+    Returns:
+        Kilometres along the great circle; NaN where a position is not known (NaN).
+
+    Source: Sinnott 1984, "Virtues of the Haversine".
+    """
+    first, second = np.radians(first_deg), np.radians(second_deg)
+    half = (second - first) / 2
+    cosines = np.cos(first[..., 0]) * np.cos(second[..., 0])
+    chord = np.sin(half[..., 0]) ** 2 + cosines * np.sin(half[..., 1]) ** 2
+    # Rounding lifts the chord of two antipodes above 1 by a few units in the last place.
+    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(chord, 1.0))))
+
+
+def landmark_precision_recall(
+    retrieved: Mapping[str, ScoredList],
+    *,
+    queries_deg: Mapping[str, tuple[float, float] | None],
+    database: LandmarkDatabase,
+    benchmark: str = "google-landmarks",
+    radius_km: float = RADIUS_KM,
+) -> LandmarkCurve:
+    """Pool what was retrieved for all queries and sweep one threshold of score over it.
+
+    For each query only the best-scoring image of a landmark counts, so that an image named twice counts once. An image
+    without a landmark counts by itself and is wrong. A query without a match (no landmark within reach, or no position)
+    adds false positives, and only those, when anything is retrieved for it.
+
+    Args:
+        retrieved: query → what was retrieved; every query has a list, possibly an empty one.
+        queries_deg: query → where it was taken, latitude and longitude in degrees; ``None`` where it matches nothing.
+        database: images and landmarks.
+        benchmark: name of the dataset; the radius is added to it in the protocol's identifier.
+        radius_km: how far from the query the centre of its landmark may lie, the end included.
+
+    Raises:
+        EvaluationError: a query without a list, a list of something that is no query, an image that is not in the
+            database, a score that is no finite number, or a database or a position that cannot be.
+
+    Source: Noh et al. 2017, "Large-Scale Image Retrieval with Attentive Deep Local Features", evaluation.
+    """
+    index = _checked_database(database)
+    names = tuple(queries_deg)
+    positions = _positions(queries_deg)
+    query, image, score = _pooled(retrieved, names, index)
+    landmark = database.landmark[image].astype(np.int64)
+    count = len(database.centres_deg)
+    # An image that shows none is a landmark of its own, numbered after all others.
+    kept = _best(query, np.where(landmark < 0, count + image, landmark), score)
+    query, landmark, score = query[kept], landmark[kept], score[kept]
+    correct = landmark >= 0
+    correct[correct] = haversine_km(positions[query[correct]], database.centres_deg[landmark[correct]]) <= radius_km
+    present = database.centres_deg[np.unique(database.landmark[database.landmark >= 0])]
+    identifier = ProtocolId(f"{benchmark}-{radius_km:g}km", "full", "best-per-landmark", "threshold-ties")
+    return LandmarkCurve(identifier, names, _within(positions, present, radius_km), query, score, correct)
+
+
+def _checked_database(database: LandmarkDatabase) -> pd.Index:
+    index = pd.Index(np.asarray(database.images, dtype=object), dtype=object)
+    if not index.is_unique:
+        raise EvaluationError(f"database: {index[index.duplicated()][0]!r} appears twice; names must be distinct")
+    if len(database.landmark) != len(index):
+        raise EvaluationError(f"database: {len(index)} images and {len(database.landmark)} landmarks of theirs")
+    strange = (database.landmark < -1) | (database.landmark >= len(database.centres_deg))
+    if strange.any():
+        place = int(np.argmax(strange))
+        known = f"there are {len(database.centres_deg)}, counted from 0, and -1 for none"
+        raise EvaluationError(f"database: {index[place]!r} shows landmark {database.landmark[place]}; {known}")
+    _check_degrees(database.centres_deg, [f"centre of landmark {number}" for number in range(len(database.centres_deg))])
+    return index
+
+
+def _positions(queries_deg: Mapping[str, tuple[float, float] | None]) -> Float[np.ndarray, "queries 2"]:
+    """Positions of the queries; NaN for those without one."""
+    known = {name: position for name, position in queries_deg.items() if position is not None}
+    found = np.array(list(known.values()), dtype=np.float64).reshape(-1, 2)
+    _check_degrees(found, [f"query {name!r}" for name in known])
+    positions = np.full((len(queries_deg), 2), np.nan)
+    positions[[position is not None for position in queries_deg.values()]] = found
+    return positions
+
+
+def _check_degrees(positions: Float[np.ndarray, "n 2"], names: Sequence[str]) -> None:
+    outside = ~(np.abs(positions) <= np.array([90.0, 180.0])).all(axis=-1)
+    if outside.any():
+        place = int(np.argmax(outside))
+        given = tuple(positions[place].tolist())
+        raise EvaluationError(f"{names[place]}: position {given}; latitude lies within ±90 and longitude within ±180 degrees")
+
+
+def _pooled(
+    retrieved: Mapping[str, ScoredList], names: Sequence[str], index: pd.Index
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """All lists one after the other: query, image and score of each entry."""
+    asked = frozenset(names)
+    stranger = next((name for name in retrieved if name not in asked), None)
+    missing = next((name for name in names if name not in retrieved), None)
+    if stranger is not None:
+        raise EvaluationError(f"retrieved: {stranger!r} is not a query of the ground truth")
+    if missing is not None:
+        raise EvaluationError(f"retrieved: nothing for the query {missing!r}; one that failed has an empty list")
+    images, scores = [], [np.zeros(0)]
+    for name in names:
+        found = retrieved[name]
+        codes = np.asarray(index.get_indexer(np.asarray(found.images, dtype=object)), dtype=np.int64)
+        if len(found.scores) != len(codes) or not np.isfinite(found.scores).all():
+            raise EvaluationError(f"retrieved for {name!r}: every one of {len(codes)} images needs one finite score")
+        if (codes < 0).any():
+            raise EvaluationError(f"retrieved for {name!r}: {found.images[int(np.argmin(codes))]!r} is not in the database")
+        images.append(codes)
+        scores.append(found.scores.astype(np.float64))
+    query = np.repeat(np.arange(len(names)), [len(codes) for codes in images])
+    return query, np.concatenate([np.zeros(0, dtype=np.int64), *images]), np.concatenate(scores)
+
+
+def _best(
+    query: Int[np.ndarray, " n"], group: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"]
+) -> Int[np.ndarray, " entries"]:
+    """The best-scoring entry of each group of a query, by falling score."""
+    order = np.lexsort((-score, group, query))
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (np.diff(query[order]) != 0) | (np.diff(group[order]) != 0)
+    kept = order[begins]
+    return kept[np.argsort(-score[kept], kind="stable")]
+
+
+def _within(
+    positions: Float[np.ndarray, "queries 2"], centres: Float[np.ndarray, "landmarks 2"], radius_km: float
+) -> Bool[np.ndarray, " queries"]:
+    """Which positions have a centre within the radius; none has where the position is not known."""
+    within = np.zeros(len(positions), dtype=bool)
+    if not len(centres):
+        return within
+    points, step = _on_sphere(centres).T, max(1, _BLOCK // len(centres))
+    for start in range(0, len(positions), step):
+        block = positions[start : start + step]
+        # The nearest centre has the largest inner product: one exact distance for each query is enough.
+        nearest = np.argmax(_on_sphere(np.nan_to_num(block)) @ points, axis=1)
+        within[start : start + step] = haversine_km(block, centres[nearest]) <= radius_km
+    return within
+
+
+def _on_sphere(positions_deg: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    latitude, longitude = np.radians(positions_deg).T
+    return np.stack(
+        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=-1
+    )
