@@ -30,6 +30,7 @@ lint: env  ## ruff and mypy --strict
 	$(BIN)/mypy --strict delfjax
 
 test: lint  ## everything that must hold: lint, the test suite, every notebook
+	@mkdir -p $(dir $(TEST_DATA))
 	$(BIN)/python -m pytest -n 2 --basetemp=$(TEST_DATA) tests
 	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA)/cache && ln -s $(TEST_DATA)/delfjax-data/cache/xla $(NBVAL_DATA)/cache/xla
 	DELFJAX_DATA=$(NBVAL_DATA) $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist notebooks
