@@ -18,7 +18,7 @@ from delfjax.types import ImageFeatures, LocalFeatures
 
 COMMANDS = [
     "", "extract", "index", "search", "match", "evaluate", "run", "sweep", "compare", "report",
-    "weights", "weights inspect", "weights convert",
+    "weights", "weights inspect", "weights convert", "datasets", "datasets list", "datasets verify", "datasets summary",
 ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "Missing subcommand.*extract, index, search, match, evaluate, run, sweep, compare, report, weights"),
+        ("", "Missing subcommand.*extract, index, search, match, evaluate, run, sweep, compare, report, weights, datasets"),
         ("look", "look"),
         ("weights", "inspect, convert"),
         ("weights look", "look"),
