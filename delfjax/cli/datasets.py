@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from delfjax.cli.options import Flag
-from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_root, open_dataset
+from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset
 from delfjax.datasets.retrieval import DatasetError
 from delfjax.datasets.verification import Check, compare_counts, verify_dataset
 from delfjax.types import DelfjaxError
@@ -28,15 +28,12 @@ class List:
     def run(self) -> None:
         """Print what is known about each; nothing is opened."""
         for name, entry in CATALOGUE.items():
-            place = dataset_root(name)
-            there = "present" if place is not None and place.is_dir() and entry.folder != "." else "not looked for"
             print(f"{name}: {entry.title}")
             print(f"    from      {entry.origin}")
             print(f"    available {entry.availability}")
             print(f"    licence   {entry.licence}; size {entry.size}; checksums unknown")
-            if place is not None:
-                there = "made of several folders there" if entry.folder == "." else there
-                print(f"    place     {place} ({there if place.is_dir() else 'not there'})")
+            for place in dataset_folders(name):
+                print(f"    place     {place} ({'present' if place.is_dir() else 'not there'})")
             for what, expected in entry.expected.items():
                 accepted = " or ".join(f"{value:,d}" for value in expected.values)
                 print(f"    {what:9s} {accepted} ({expected.source})")
@@ -80,8 +77,7 @@ class Summary:
             raise DatasetError(f"--root {self.root}: say which dataset lies there")
         present = 0
         for name in CATALOGUE:
-            place = dataset_root(name)
-            if place is None or not place.is_dir():
+            if not dataset_folders(name) or not all(folder.is_dir() for folder in dataset_folders(name)):
                 continue
             try:
                 _print_summary(name, None)

@@ -124,9 +124,7 @@ def _load(root: Path, name: str, *, corrupt: frozenset[str]) -> RetrievalDataset
     texts = _read_queries(root)
     landmark_names = tuple(sorted({query.name.rpartition("_")[0] for query in texts}))
     landmarks = [[landmark_names.index(query.name.rpartition("_")[0])] for query in texts]
-    sets = {
-        label: IndexSets.of([_indices(query, label, index, corrupt) for query in texts]) for label in LABELS
-    }
+    sets = {label: IndexSets.of([_indices(query, label, index, corrupt) for query in texts]) for label in LABELS}
     own = [_position(query.image, index, f"{query.name}_query.txt") for query in texts]
     columns = list(paths.values())
     damaged = [index[image] for image in paths if image in corrupt]

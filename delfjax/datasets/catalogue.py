@@ -41,8 +41,8 @@ class DatasetEntry:
     Attributes:
         title: one line.
         load: reads it from its root.
-        folder: where it lies under ``external``; ``.`` for one made of several, each in a folder of its own there;
-            ``None`` when only its user knows.
+        folders: where it lies under ``external``: one folder; several for one made of several; none when only its user
+            knows.
         origin: where it comes, or came, from.
         availability: what of it can still be had.
         licence: under what terms.
@@ -52,7 +52,7 @@ class DatasetEntry:
 
     title: str
     load: Loader
-    folder: str | None
+    folders: tuple[str, ...]
     origin: str
     availability: str
     licence: str
@@ -112,30 +112,27 @@ def _extended(base: Mapping[str, Expected], more: Expected) -> dict[str, Expecte
     return {**base, "database": Expected(total, more.source, sure), "distractors": more}
 
 
-def _oxford_paris(title: str, load: Loader, folder: str, expected: Mapping[str, Expected]) -> DatasetEntry:
+def _oxford_paris(title: str, load: Loader, expected: Mapping[str, Expected], *folders: str) -> DatasetEntry:
     page = "oxbuildings" if "Oxford" in title else "parisbuildings"
-    extra = "; Flickr100k is on the page of Oxford5k" if folder == "." else ""
-    return DatasetEntry(
-        title, load, folder, f"robots.ox.ac.uk/~vgg/data/{page}{extra}", _BLURRED, UNKNOWN, UNKNOWN, expected
-    )
+    extra = "; Flickr100k is on the page of Oxford5k" if len(folders) > 1 else ""
+    return DatasetEntry(title, load, folders, f"robots.ox.ac.uk/~vgg/data/{page}{extra}", _BLURRED, UNKNOWN, UNKNOWN, expected)
 
 
-def _revisited(title: str, load: Loader, folder: str, expected: Mapping[str, Expected]) -> DatasetEntry:
-    extra = "; ptak.felk.cvut.cz/revisitop/revisitop1m (100 archives)" if folder == "." else ""
+def _revisited(title: str, load: Loader, expected: Mapping[str, Expected], *folders: str) -> DatasetEntry:
+    extra = "; ptak.felk.cvut.cz/revisitop/revisitop1m (100 archives)" if len(folders) > 1 else ""
     origin = f"cmp.felk.cvut.cz/revisitop/data/datasets, images of the classic dataset{extra}"
-    return DatasetEntry(title, load, folder, origin, _THERE, UNKNOWN, UNKNOWN, expected)
+    return DatasetEntry(title, load, folders, origin, _THERE, UNKNOWN, UNKNOWN, expected)
 
 
 def _version2(title: str, load: Loader, size: str, expected: Mapping[str, Expected]) -> DatasetEntry:
     licence = "one for each image, in train_attribution.csv for the training set"
-    return DatasetEntry(title, load, "google_landmarks_v2", _CVDF, _THERE, licence, size, expected)
+    return DatasetEntry(title, load, ("google_landmarks_v2",), _CVDF, _THERE, licence, size, expected)
 
 
 def _version1(title: str, load: Loader, expected: Mapping[str, Expected]) -> DatasetEntry:
     gone = "VANISHED: no longer available; the paper's queries, database and GPS positions were never published"
-    return DatasetEntry(
-        title, load, "google_landmarks_v1", "was at kaggle.com/google/google-landmarks-dataset", gone, UNKNOWN, UNKNOWN, expected
-    )
+    origin = "was at kaggle.com/google/google-landmarks-dataset"
+    return DatasetEntry(title, load, ("google_landmarks_v1",), origin, gone, UNKNOWN, UNKNOWN, expected)
 
 
 def _babenko(title: str, load: Loader, images: int) -> DatasetEntry:
@@ -145,36 +142,46 @@ def _babenko(title: str, load: Loader, images: int) -> DatasetEntry:
         "database": Expected((images,), _REMEMBERED, confirmed=False),
         "landmarks": Expected((586,), "issue #3387 of tensorflow/models"),
     }
-    return DatasetEntry(title, load, "landmarks", origin, gone, UNKNOWN, UNKNOWN, expected)
+    return DatasetEntry(title, load, ("landmarks",), origin, gone, UNKNOWN, UNKNOWN, expected)
 
 
 CATALOGUE: Mapping[str, DatasetEntry] = {
-    "oxford5k": _oxford_paris("Oxford buildings", buildings.load_oxford5k, "oxford5k", _OXFORD),
-    "paris6k": _oxford_paris("Paris buildings", buildings.load_paris6k, "paris6k", _PARIS),
+    "oxford5k": _oxford_paris("Oxford buildings", buildings.load_oxford5k, _OXFORD, "oxford5k"),
+    "paris6k": _oxford_paris("Paris buildings", buildings.load_paris6k, _PARIS, "paris6k"),
     "oxford105k": _oxford_paris(
         "Oxford buildings and 100k distractors from Flickr",
         buildings.load_oxford105k,
-        ".",
         _extended(_OXFORD, Expected((_FLICKR,), _REMEMBERED, confirmed=False)),
+        "oxford5k",
+        "flickr100k",
     ),
     "paris106k": _oxford_paris(
         "Paris buildings and 100k distractors from Flickr",
         buildings.load_paris106k,
-        ".",
         _extended(_PARIS, Expected((_FLICKR,), _REMEMBERED, confirmed=False)),
+        "paris6k",
+        "flickr100k",
     ),
-    "roxford5k": _revisited("Revisited Oxford", revisited.load_roxford5k, "roxford5k", _ROXFORD),
-    "rparis6k": _revisited("Revisited Paris", revisited.load_rparis6k, "rparis6k", _RPARIS),
+    "roxford5k": _revisited("Revisited Oxford", revisited.load_roxford5k, _ROXFORD, "roxford5k"),
+    "rparis6k": _revisited("Revisited Paris", revisited.load_rparis6k, _RPARIS, "rparis6k"),
     "roxford5k_r1m": _revisited(
-        "Revisited Oxford and a million distractors", revisited.load_roxford5k_r1m, ".", _extended(_ROXFORD, _MILLION)
+        "Revisited Oxford and a million distractors",
+        revisited.load_roxford5k_r1m,
+        _extended(_ROXFORD, _MILLION),
+        "roxford5k",
+        "revisitop1m",
     ),
     "rparis6k_r1m": _revisited(
-        "Revisited Paris and a million distractors", revisited.load_rparis6k_r1m, ".", _extended(_RPARIS, _MILLION)
+        "Revisited Paris and a million distractors",
+        revisited.load_rparis6k_r1m,
+        _extended(_RPARIS, _MILLION),
+        "rparis6k",
+        "revisitop1m",
     ),
     "holidays": DatasetEntry(
         "INRIA Holidays",
         holidays.load_holidays,
-        "holidays",
+        ("holidays",),
         "lear.inrialpes.fr (jpg1.tar.gz, jpg2.tar.gz)",
         _THERE,
         UNKNOWN,
@@ -184,7 +191,7 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
     "holidays_rotated": DatasetEntry(
         "INRIA Holidays, turned upright by hand",
         holidays.load_holidays_rotated,
-        "holidays_rotated",
+        ("holidays_rotated",),
         UNKNOWN,
         UNKNOWN,
         UNKNOWN,
@@ -223,7 +230,7 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
     "folder": DatasetEntry(
         "a folder of photographs: groundtruth.json, or a folder for each landmark",
         photo_folder.load_folder,
-        None,
+        (),
         "yours",
         "yours",
         "yours",
@@ -253,8 +260,16 @@ def dataset_root(name: str) -> Path | None:
 
     A dataset made of several (``oxford105k``) lies in the folder that holds the folders of its parts.
     """
-    folder = dataset_entry(name).folder
-    return None if folder is None else paths.data_root() / "external" / folder
+    folders = dataset_folders(name)
+    if len(folders) > 1:
+        return folders[0].parent
+    return folders[0] if folders else None
+
+
+def dataset_folders(name: str) -> tuple[Path, ...]:
+    """The folders a dataset lies in unless its user says otherwise; several for one made of several."""
+    external = paths.data_root() / "external"
+    return tuple(external / folder for folder in dataset_entry(name).folders)
 
 
 def open_dataset(name: str, root: Path | None = None) -> RetrievalDataset:

@@ -28,6 +28,7 @@ from delfjax.datasets.retrieval import (
     IndexSets,
     Queries,
     RetrievalDataset,
+    joined,
     make_queries,
     no_queries,
     offsets_of,
@@ -101,9 +102,7 @@ def load_v2_clean(root: Path) -> RetrievalDataset:
     flat, lengths = _words(table["images"])
     require_unique(flat, str(file))
     landmarks = np.repeat(_landmarks(table), lengths)
-    return RetrievalDataset(
-        "google_landmarks_v2_clean", root, _sharded("train", flat, file), no_queries(), landmarks=landmarks
-    )
+    return RetrievalDataset("google_landmarks_v2_clean", root, _sharded("train", flat, file), no_queries(), landmarks=landmarks)
 
 
 def load_v1(root: Path) -> RetrievalDataset:
@@ -233,8 +232,9 @@ def _landmarks(table: pa.Table) -> np.ndarray:
 
 def _words(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     """The space-separated words of each row, flat, and how many each row has; ``None`` and nothing are no words."""
-    blank = pc.if_else(pc.is_in(column, pa.array(_NULLS, _TEXT)), "", column)
-    split = pc.split_pattern_regex(pc.utf8_trim_whitespace(blank), r"\s+").combine_chunks()
+    trimmed = pc.utf8_trim_whitespace(column)
+    blank = pc.if_else(pc.is_in(trimmed, pa.array(_NULLS, _TEXT)), pa.scalar("", _TEXT), trimmed)
+    split = pc.split_pattern_regex(blank, r"\s+").combine_chunks()
     flat = pc.list_flatten(split)
     # Splitting nothing gives one empty word.
     lengths = np.where(np.asarray(pc.equal(blank, "")), 0, np.asarray(pc.list_value_length(split))).astype(np.int64)
@@ -252,14 +252,13 @@ def _sharded(split: str, ids: pa.Array | pa.ChunkedArray, file: Path) -> ImagePa
     """``train/a/b/c/abc….jpg`` for each id."""
     _require_hex(ids, file)
     first = [pc.utf8_slice_codeunits(ids, place, place + 1) for place in range(3)]
-    folders = pc.binary_join_element_wise(split, *first, ids, "/")
-    return ImagePaths(pc.binary_join_element_wise(folders, ".jpg", ""))
+    return ImagePaths(joined(split, *first, joined(ids, ".jpg"), separator="/"))
 
 
 def _flat(split: str, ids: pa.ChunkedArray, file: Path) -> ImagePaths:
     """``train/abc….jpg`` for each id."""
     _require_hex(ids, file)
-    return ImagePaths(pc.binary_join_element_wise(split, pc.binary_join_element_wise(ids, ".jpg", ""), "/"))
+    return ImagePaths(joined(split, joined(ids, ".jpg"), separator="/"))
 
 
 def _require_hex(ids: pa.Array | pa.ChunkedArray, file: Path) -> None:

@@ -52,9 +52,7 @@ def _from_groundtruth(root: Path) -> RetrievalDataset:
 
 
 def _from_classes(root: Path, images: tuple[str, ...]) -> RetrievalDataset:
-    names, landmarks, counts = np.unique(
-        [image.partition("/")[0] for image in images], return_inverse=True, return_counts=True
-    )
+    names, landmarks, counts = np.unique([image.partition("/")[0] for image in images], return_inverse=True, return_counts=True)
     if int((counts.astype(np.int64) ** 2).sum()) > MAX_PAIRS:
         raise DatasetError(f"{root}: class {names[counts.argmax()]!r} has {counts.max()} images; use {GROUNDTRUTH} instead")
     own = np.flatnonzero(counts[landmarks] > 1)

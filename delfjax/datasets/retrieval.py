@@ -10,10 +10,11 @@ centres, so that the crop holds rows ``y0 … y1 − 1`` after rounding (half to
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,8 @@ BOX_SLACK_PX = 1.0
 _ITERATION_ROWS = 65_536
 # Longer than any image that is decoded: crops are taken at full size, before any reduction.
 _NO_REDUCTION = 1 << 30
+# 32-bit offsets would overflow when columns of many millions of paths are joined.
+_TEXT = pa.large_string()
 
 
 class DatasetError(DelfjaxError):
@@ -44,8 +47,7 @@ class ImagePaths(Sequence[str]):
         if not isinstance(column, pa.Array | pa.ChunkedArray):
             column = pa.array(list(column), pa.string())
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        # 32-bit offsets would overflow when columns of many millions of paths are joined.
-        self._column = pa.chunked_array([chunk.cast(pa.large_string()) for chunk in chunks], pa.large_string())
+        self._column = pa.chunked_array([chunk.cast(_TEXT) for chunk in chunks], _TEXT)
 
     @property
     def column(self) -> pa.ChunkedArray:
@@ -56,19 +58,20 @@ class ImagePaths(Sequence[str]):
         return len(self._column)
 
     @overload
-    def __getitem__(self, index: int) -> str: ...
+    def __getitem__(self, index: SupportsIndex) -> str: ...
 
     @overload
     def __getitem__(self, index: slice) -> ImagePaths: ...
 
-    def __getitem__(self, index: int | slice) -> str | ImagePaths:
+    def __getitem__(self, index: SupportsIndex | slice) -> str | ImagePaths:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             rows = np.arange(start, stop, step)
             return ImagePaths(self._column.slice(start, len(rows)) if step == 1 else self._column.take(rows))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        return str(self._column[index % len(self)].as_py())
+        position = operator.index(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"image {position} of {len(self)}")
+        return str(self._column[position % len(self)].as_py())
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _ITERATION_ROWS):
@@ -81,11 +84,11 @@ class ImagePaths(Sequence[str]):
         return hash((len(self), self[0] if len(self) else ""))
 
     def __add__(self, other: ImagePaths) -> ImagePaths:
-        return ImagePaths(pa.chunked_array([*self._column.chunks, *other._column.chunks], pa.large_string()))
+        return ImagePaths(pa.chunked_array([*self._column.chunks, *other._column.chunks], _TEXT))
 
     def under(self, folder: str) -> ImagePaths:
         """The same paths, ``folder/`` before each."""
-        return ImagePaths(pc.binary_join_element_wise(folder, self._column, "/"))
+        return ImagePaths(joined(folder, self._column, separator="/"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,20 +157,27 @@ class Queries(Sequence[DatasetQuery]):
     split: np.ndarray | None = None
     gps: Float64[np.ndarray, "n 2"] | None = None
 
+    def __post_init__(self) -> None:
+        columns: dict[str, Any] = {**self.sets, "landmarks": self.landmarks, "boxes": self.boxes, "in_database": self.in_database}
+        columns |= {} if self.split is None else {"split": self.split}
+        wrong = {name: len(column) for name, column in columns.items() if len(column) != len(self)}
+        if wrong:
+            raise DatasetError(f"{len(self)} queries, but other numbers of rows in {wrong}")
+
     def __len__(self) -> int:
         return len(self.paths)
 
     @overload
-    def __getitem__(self, index: int) -> DatasetQuery: ...
+    def __getitem__(self, index: SupportsIndex) -> DatasetQuery: ...
 
     @overload
     def __getitem__(self, index: slice) -> list[DatasetQuery]: ...
 
-    def __getitem__(self, index: int | slice) -> DatasetQuery | list[DatasetQuery]:
+    def __getitem__(self, index: SupportsIndex | slice) -> DatasetQuery | list[DatasetQuery]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         path = self.paths[index]
-        number = index % len(self)
+        number = operator.index(index) % len(self)
         y0, x0, y1, x1 = (float(edge) for edge in self.boxes[number])
         sets = {label: members[number] for label, members in self.sets.items()}
         own = int(self.in_database[number])
@@ -204,17 +214,15 @@ class RetrievalDataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        size, count = len(self.database), len(self.queries)
+        size = len(self.database)
         members = {f"label {label!r}": sets.indices for label, sets in self.queries.sets.items()}
         for what, indices in {**members, "corrupt": self.corrupt}.items():
             outside = indices[(indices < 0) | (indices >= size)]
             if len(outside):
                 raise DatasetError(f"{self.name}: {what} holds index {outside[0]}, the database has {size} images from 0")
-        ragged = {**self.queries.sets, "landmarks": self.queries.landmarks}
-        rows = {name: len(sets) for name, sets in ragged.items()} | {"boxes": len(self.queries.boxes)}
-        wrong = {name: length for name, length in rows.items() if length != count}
-        if wrong:
-            raise DatasetError(f"{self.name}: {count} queries, but other numbers of rows in {wrong}")
+        for what, column in (("landmarks", self.landmarks), ("gps", self.gps)):
+            if column is not None and len(column) != size:
+                raise DatasetError(f"{self.name}: {len(column)} {what} for a database of {size} images, expected as many")
         if not 0 <= self.distractors <= size:
             raise DatasetError(f"{self.name}: {self.distractors} distractors in a database of {size} images")
 
@@ -297,9 +305,7 @@ def read_query(dataset: RetrievalDataset, number: int, *, max_side: int) -> Deco
     return DecodedImage(np.ascontiguousarray(crop), (y1 - y0, x1 - x0), whole.content_hash)
 
 
-def whole_pixels(
-    box: tuple[float, float, float, float], size: tuple[int, int], path: Path | str
-) -> tuple[int, int, int, int]:
+def whole_pixels(box: tuple[float, float, float, float], size: tuple[int, int], path: Path | str) -> tuple[int, int, int, int]:
     """A box in whole pixels, inside its image of ``size`` rows and columns.
 
     Raises:
@@ -337,9 +343,15 @@ def offsets_of(lengths: np.ndarray) -> Int64[np.ndarray, " n_plus_1"]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
+def joined(*parts: str | pa.Array | pa.ChunkedArray, separator: str = "") -> pa.Array | pa.ChunkedArray:
+    """Row by row, the parts in one text; a part that is one text is the same in every row."""
+    alike = [pa.scalar(part, _TEXT) if isinstance(part, str) else part.cast(_TEXT) for part in parts]
+    return pc.binary_join_element_wise(*alike, pa.scalar(separator, _TEXT))
+
+
 def positions(names: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Int64[np.ndarray, " n"]:
     """Where each of ``names`` stands in ``among``; −1 where it does not."""
-    found = pc.index_in(names.cast(pa.large_string()), value_set=_one_array(among.cast(pa.large_string())))
+    found = pc.index_in(names.cast(_TEXT), value_set=_one_array(among.cast(_TEXT)))
     return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
 
 

@@ -27,6 +27,7 @@ from delfjax.datasets.retrieval import (
     IndexSets,
     RetrievalDataset,
     box_from_xyxy,
+    joined,
     make_queries,
     moved_below,
     require_inside,
@@ -106,9 +107,7 @@ def _with_million(dataset: RetrievalDataset, root: Path, *, name: str) -> Retrie
         raise DatasetError(f"{file}: not text; download it again") from None
     require_inside(lines, str(file))
     require_unique(lines, str(file))
-    named = pc.if_else(
-        pc.match_substring_regex(lines, r"(?i)\.jpe?g$"), lines, pc.binary_join_element_wise(lines, ".jpg", "")
-    )
+    named = pc.if_else(pc.match_substring_regex(lines, r"(?i)\.jpe?g$"), lines, joined(lines, ".jpg"))
     below = moved_below(dataset, dataset.root.name)
     return with_distractors(below, ImagePaths(named).under("revisitop1m/jpg"), name=name)
 

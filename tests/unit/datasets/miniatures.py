@@ -43,7 +43,8 @@ def oxford5k(root: Path) -> None:
         image(root / f"{name}.jpg")
     truth = root / "gt_files_170407"
     _query(truth, "all_souls_1", "oxc1_all_souls_000013 6.5 4.1 48.5 40.7", good="all_souls_000026", ok="all_souls_000013")
-    _query(truth, "all_souls_2", "oxc1_oxford_002416 0 0 64 48", good="all_souls_000026 all_souls_000013", junk="all_souls_000051")
+    both = "all_souls_000026 all_souls_000013"
+    _query(truth, "all_souls_2", "oxc1_oxford_002416 0 0 64 48", good=both, junk="all_souls_000051")
     _query(truth, "christ_church_1", "oxc1_christ_church_000179 10 10 20 20", good="christ_church_000179 christ_church_000190")
     lines(truth / "README.txt", "ground truth")
 
@@ -58,7 +59,8 @@ def paris6k(root: Path) -> None:
     truth = root / "paris_120310"
     _query(truth, "defense_1", "paris_defense_000000 1 2 60 40", good="paris_defense_000001", ok="paris_defense_000000")
     _query(truth, "eiffel_1", "paris_eiffel_000001 5 5 30 45", good="paris_eiffel_000000", junk="paris_eiffel_000002")
-    _query(truth, "louvre_1", "paris_louvre_000000 5 5 30 45", good="paris_louvre_000136 paris_louvre_000000", ok="paris_louvre_000001")
+    good = "paris_louvre_000136 paris_louvre_000000"
+    _query(truth, "louvre_1", "paris_louvre_000000 5 5 30 45", good=good, ok="paris_louvre_000001")
 
 
 def flickr100k(root: Path) -> None:
@@ -100,15 +102,16 @@ def google_landmarks_v2(root: Path) -> None:
         for name in ids:
             image(root / split / name[0] / name[1] / name[2] / f"{name}.jpg")
     url = '"http://upload.example.org/a,_b/""c"".jpg"'
-    lines(root / "train" / "train.csv", "id,url,landmark_id", *(f"{i},{url},{n}" for i, n in zip(train, (7, 7, 9, 203093), strict=True)))
+    labelled = (f"{name},{url},{label}" for name, label in zip(train, (7, 7, 9, 203093), strict=True))
+    lines(root / "train" / "train.csv", "id,url,landmark_id", *labelled)
     lines(root / "train" / "train_clean.csv", "landmark_id,images", f"7,{train[0]} {train[1]}", f"203093,{train[3]}")
     lines(root / "index" / "index.csv", "id", *index)
     owners = (f"{name},{number}" for name, number in zip(index[:4], (1, 1, 2, 2), strict=True))
     lines(root / "index" / "index_image_to_landmark.csv", "id,landmark_id", *owners)
     lines(root / "test" / "test.csv", "id", *test)
-    retrieval = (f"{test[0]},{index[0]} {index[1]},Public", f"{test[1]},None,Ignored", f"{test[2]},{index[3]},Private")
+    retrieval = (f"{test[0]},{index[0]} {index[1]},Public", f"{test[1]},None,Ignored", f"{test[2]}, {index[3]} ,Private")
     lines(root / "metadata" / "retrieval_solution_v2.1.csv", "id,images,Usage", *retrieval)
-    recognition = (f"{test[0]},7 9,Public", f"{test[1]},,Ignored", f"{test[2]},203093,Private")
+    recognition = (f"{test[0]},7 9,Public", f"{test[1]}, ,Ignored", f"{test[2]},203093,Private")
     lines(root / "metadata" / "recognition_solution_v2.1.csv", "id,landmarks,Usage", *recognition)
 
 
