@@ -1,7 +1,8 @@
 """The command line.
 
 Photos: ``delfjax extract | index | search | match | evaluate``. Notebooks: ``delfjax run | sweep | compare | report``.
-Weight files: ``delfjax weights``. Bad usage and bad input end in one line on standard error and exit code 1.
+Weight files: ``delfjax weights``. Datasets: ``delfjax datasets``.
+Bad usage and bad input end in one line on standard error and exit code 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 from delfjax import device
+from delfjax.cli.datasets import DatasetsCommand
 from delfjax.cli.experiments import Compare, Report, RunCommand, Sweep
 from delfjax.cli.options import UsageError
 from delfjax.cli.photos import Evaluate, Extract, Index, Match, Search
@@ -32,6 +34,7 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[WeightsCommand, tyro.conf.subcommand("weights")]
+    | Annotated[DatasetsCommand, tyro.conf.subcommand("datasets")]
 )
 
 

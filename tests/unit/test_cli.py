@@ -12,13 +12,15 @@ import pytest
 
 from delfjax.cli import main
 from delfjax.config import config_hash, override, preset
+from delfjax.datasets.catalogue import dataset_names
 from delfjax.features.store import StoreWriter
 from delfjax.retrieval.local_index import open_index
 from delfjax.types import ImageFeatures, LocalFeatures
+from tests.unit.datasets import miniatures
 
 COMMANDS = [
     "", "extract", "index", "search", "match", "evaluate", "run", "sweep", "compare", "report",
-    "weights", "weights inspect", "weights convert",
+    "weights", "weights inspect", "weights convert", "datasets", "datasets list", "datasets verify", "datasets summary",
 ]  # fmt: skip
 
 
@@ -74,10 +76,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "Missing subcommand.*extract, index, search, match, evaluate, run, sweep, compare, report, weights"),
+        ("", "Missing subcommand.*extract, index, search, match, evaluate, run, sweep, compare, report, weights, datasets"),
         ("look", "look"),
         ("weights", "inspect, convert"),
         ("weights look", "look"),
+        ("datasets", "list, verify, summary"),
+        ("datasets summary oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
+        ("datasets verify oxford5k --root nowhere", "nowhere: no such folder; oxford5k comes from robots.ox.ac.uk"),
+        ("datasets verify folder", "'folder' has no place of its own; say which folder"),
+        ("datasets summary --root here", "--root here: say which dataset lies there"),
         ("extract", "PATH"),
         ("extract photos", "--store"),
         ("index store", "--out"),
@@ -185,3 +192,52 @@ def test_a_command_for_photos_does_not_wait_for_the_import_of_what_executes_note
     script = "import sys, delfjax.cli; print({'papermill', 'nbformat'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_list_of_datasets_says_what_has_vanished_and_what_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", "list"]) == 0
+    blocks = re.split(r"^(?=\w+: )", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    said = {block.partition(":")[0]: block for block in blocks}
+    assert tuple(said) == dataset_names()
+    assert "VANISHED: no longer available" in said["google_landmarks_v1"]
+    assert "PARTLY VANISHED: lists of URLs" in said["landmarks_clean"]
+    assert "licence   unknown; size unknown; checksums unknown" in said["oxford5k"]
+    assert "database  4,993 (counted in the ground-truth pickle)" in said["roxford5k"]
+    assert "100,071 (remembered, not confirmed)" in said["oxford105k"]
+
+
+def test_verifying_a_copy_names_what_is_missing_and_what_differs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    root = miniatures.write("roxford5k", tmp_path)
+    (root / "jpg" / "oxford_000317.jpg").unlink()
+    assert main(["datasets", "verify", "roxford5k", "--root", str(root)]) == 1
+    said = capsys.readouterr()
+    assert "jpg/oxford_000317.jpg: missing" in said.out
+    assert re.search(r"^easy +2   expected 3,029 \(counted in the ground-truth pickle\)   DIFFERS$", said.out, re.MULTILINE)
+    assert re.search(r"not a complete copy of roxford5k: 1 images unusable, 5 counts differ: database, queries, easy", said.err)
+
+
+def test_a_folder_of_photos_verifies_when_all_its_images_open(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    root = miniatures.write("folder", tmp_path)
+    assert main(["datasets", "verify", "folder", "--root", str(root), "--decode"]) == 0
+    assert "11 images looked at, 0 unusable" in capsys.readouterr().err
+    (root / "bridge" / "a.jpg").write_bytes(miniatures.WEB_PAGE)
+    assert main(["datasets", "verify", "folder", "--root", str(root), "--decode"]) == 1
+    assert "bridge/a.jpg: not an image" in capsys.readouterr().out
+
+
+def test_the_summary_counts_whatever_is_present(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
+    miniatures.write("oxford105k", tmp_path / "external")
+    (tmp_path / "external" / "holidays").mkdir()
+    assert main(["datasets", "summary"]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"^oxford5k: .*\n    database +7   expected 5,062 or 5,063 .* DIFFERS", said.out, re.MULTILINE)
+    assert re.search(r"^oxford105k: .*\n    database +10 ", said.out, re.MULTILINE)
+    assert re.search(r"^holidays: .*holidays: no images in this folder", said.out, re.MULTILINE)
+    assert said.err == f"2 of {len(dataset_names())} datasets present\n" and "paris" not in said.out

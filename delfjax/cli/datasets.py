@@ -1,0 +1,127 @@
+"""Datasets: ``delfjax datasets list | verify | summary``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from delfjax.cli.options import Flag
+from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset
+from delfjax.datasets.retrieval import DatasetError
+from delfjax.datasets.verification import Check, compare_counts, verify_dataset
+from delfjax.types import DelfjaxError
+
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset, one of `delfjax datasets list`")]
+Root = Annotated[Path | None, tyro.conf.arg(help="its folder; default: its place under external/ of the data root")]
+# Problems of one copy that are printed one by one; the rest is counted.
+_SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class List:
+    """List every dataset: where it comes from, what can still be had, licence, size, expected counts."""
+
+    def run(self) -> None:
+        """Print what is known about each; nothing is opened."""
+        for name, entry in CATALOGUE.items():
+            print(f"{name}: {entry.title}")
+            print(f"    from      {entry.origin}")
+            print(f"    available {entry.availability}")
+            print(f"    licence   {entry.licence}; size {entry.size}; checksums unknown")
+            for place in dataset_folders(name):
+                print(f"    place     {place} ({'present' if place.is_dir() else 'not there'})")
+            for what, expected in entry.expected.items():
+                accepted = " or ".join(f"{value:,d}" for value in expected.values)
+                print(f"    {what:9s} {accepted} ({expected.source})")
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Look for every image of a dataset and compare its counts with those of the real one."""
+
+    name: Name
+    root: Root = None
+    decode: Annotated[Flag, tyro.conf.arg(help="also open every image and every query's box")] = False
+
+    def run(self) -> None:
+        """Print counts and problems; a copy that is not complete ends in an error."""
+        dataset = open_dataset(self.name, self.root)
+        check = verify_dataset(dataset, dataset_entry(self.name).expected, decode=self.decode)
+        _print_check(check, dataset.notes)
+        print(f"{check.checked} images looked at, {len(check.problems)} unusable", file=sys.stderr)
+        if not check.complete:
+            differing = [count.name for count in check.counts if not count.agrees]
+            raise DatasetError(
+                f"{dataset.root}: not a complete copy of {self.name}: {len(check.problems)} images unusable, "
+                f"{len(differing)} counts differ{': ' + ', '.join(differing) if differing else ''}"
+            )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Show the counts of whatever datasets are present beside those of the real ones."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset; default: all that are present")] = ""
+    root: Root = None
+
+    def run(self) -> None:
+        """Print the counts of one dataset, or of all whose folder is there."""
+        if self.name:
+            _print_summary(self.name, self.root)
+            return
+        if self.root is not None:
+            raise DatasetError(f"--root {self.root}: say which dataset lies there")
+        present = 0
+        for name in CATALOGUE:
+            if not dataset_folders(name) or not all(folder.is_dir() for folder in dataset_folders(name)):
+                continue
+            try:
+                _print_summary(name, None)
+                present += 1
+            except DelfjaxError as error:
+                print(f"{name}: {error}")
+        print(f"{present} of {len(CATALOGUE)} datasets present", file=sys.stderr)
+
+
+def _print_summary(name: str, root: Path | None) -> None:
+    dataset = open_dataset(name, root)
+    print(f"{name}: {dataset.root}")
+    for count in compare_counts(dataset, dataset_entry(name).expected):
+        print(f"    {count}")
+    for note in dataset.notes:
+        print(f"    {note}")
+
+
+def _print_check(check: Check, notes: tuple[str, ...]) -> None:
+    for count in check.counts:
+        print(count)
+    for note in notes:
+        print(note)
+    if check.known_corrupt:
+        print(f"{check.known_corrupt} images known to be damaged are")
+    for path, reason in check.problems[:_SHOWN_PROBLEMS]:
+        print(f"{path}: {reason}")
+    if len(check.problems) > _SHOWN_PROBLEMS:
+        print(f"… and {len(check.problems) - _SHOWN_PROBLEMS} more")
+
+
+Datasets = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Summary, tyro.conf.subcommand("summary")]
+)
+
+
+@dataclass(frozen=True)
+class DatasetsCommand:
+    """List the datasets there are, verify a copy, or count what is present."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[Datasets]
+
+    def run(self) -> None:
+        """Run the action."""
+        self.action.run()
