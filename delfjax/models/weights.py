@@ -20,6 +20,7 @@ import pickle
 import pickletools
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -606,13 +607,16 @@ def _unpickle(data: bytes, start: int) -> tuple[object, dict[str, _Storage], int
     stream = io.BytesIO(data)
     stream.seek(start)
     writes = 0
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name not in _OPCODES:
-            raise _Refused(f"pickle opcode {opcode.name}, which tensors have no use for")
-        # The memo is an array: an index out of sequence would allocate all before it.
-        if opcode.name in ("BINPUT", "LONG_BINPUT") and (argument is None or argument > writes):
-            raise _Refused(f"pickle memo index {argument} out of sequence")
-        writes += opcode.name in _MEMO_WRITES
+    with warnings.catch_warnings():
+        # Text with a bad escape is refused in the next line; Python's warning of it would come first.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for opcode, argument, _ in pickletools.genops(stream):
+            if opcode.name not in _OPCODES:
+                raise _Refused(f"pickle opcode {opcode.name}, which tensors have no use for")
+            # The memo is an array: an index out of sequence would allocate all before it.
+            if opcode.name in ("BINPUT", "LONG_BINPUT") and (argument is None or argument > writes):
+                raise _Refused(f"pickle memo index {argument} out of sequence")
+            writes += opcode.name in _MEMO_WRITES
     end = stream.tell()
     unpickler = _TensorUnpickler(data[start:end])
     return unpickler.load(), unpickler.storages, end

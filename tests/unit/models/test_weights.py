@@ -749,3 +749,8 @@ def test_weights_of_ours_have_our_suffix_and_name_their_model(tmp_path: Path) ->
     with pytest.raises(WeightsError, match="model name"):
         weights.save_weights(tmp_path / "model.safetensors", example(), {"stride_layout": "he"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_with_a_bad_escape_is_refused_and_not_warned_of() -> None:
+    with pytest.raises((weights._Refused, ValueError)):
+        weights._unpickle(b"S'\\\xac'\n.", 0)
