@@ -12,6 +12,7 @@ import math
 import pickle
 import pickletools
 import struct
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,9 +194,12 @@ def read_plain_pickle(path: Path) -> Any:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        _check_opcodes(data)
-        # The C unpickler, whose memo is an array: its indices were checked above.
-        return _real(_PlainUnpickler(io.BytesIO(data), encoding="latin1").load(), {})
+        with warnings.catch_warnings():
+            # Text with a bad escape is refused, or read as it stands; Python's warning of it would come first.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            _check_opcodes(data)
+            # The C unpickler, whose memo is an array: its indices were checked above.
+            return _real(_PlainUnpickler(io.BytesIO(data), encoding="latin1").load(), {})
     except _Refused as reason:
         raise DatasetError(f"{path}: {reason}") from None
     except _MALFORMED as error:
