@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from delfjax.experiments.photo_suite import PhotoExperiment
+from delfjax.experiments.photo_suite import PhotoExperiment, upstream_of
 from delfjax.experiments.runs import FinishedRun, RunError, find_run, finished_run, latest_run
 
 
@@ -29,7 +29,9 @@ def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
     try:
         return finished_run(name, settings)
     except RunError:
-        _in_process(name, experiment.parameters)
+        # Only a notebook that reads a run itself is told which.
+        told = {key: value for key, value in experiment.parameters.items() if key != "upstream" or upstream_of(name)}
+        _in_process(name, told)
     return finished_run(name, settings)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from delfjax.config import DelfConfig, ReductionConfig, config_hash
 from delfjax.features.reduction import ReductionError, fit_from_store, fit_pca
@@ -35,6 +36,17 @@ def test_a_reduction_equals_pca_by_singular_values_in_double_precision(rng: np.r
     np.testing.assert_allclose(reduction(rows), expected, atol=2e-5)
     share = (singular[:5] ** 2).sum() / (singular**2).sum()
     assert reduction.explained == pytest.approx(share, abs=1e-9)
+
+
+def test_the_number_of_threads_changes_no_bit(rng: np.random.Generator) -> None:
+    # So many rows that several threads would share them.
+    rows = descriptors(rng, count=40_000, channels=112)
+    found = []
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads):
+            reduction = fit_pca(rows, config=ReductionConfig(dim=40))
+            found.append((reduction.explained, reduction.projection.tobytes(), reduction(rows).tobytes()))
+    assert found[0] == found[1] == found[2]
 
 
 def test_whitening_leaves_uncorrelated_components_of_unit_variance(rng: np.random.Generator) -> None:
