@@ -1,4 +1,4 @@
-"""Datasets: ``delfjax datasets list | verify | summary``."""
+"""Datasets: ``delfjax datasets list | render | verify | summary``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from delfjax.cli.options import Flag
 from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset
 from delfjax.datasets.retrieval import DatasetError
 from delfjax.datasets.verification import Check, compare_counts, verify_dataset
+from delfjax.datasets.world.building import build_world
+from delfjax.datasets.world.config import KNOBS, world_config
+from delfjax.device import use_compilation_cache
 from delfjax.types import DelfjaxError
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset, one of `delfjax datasets list`")]
@@ -37,6 +40,42 @@ class List:
             for what, expected in entry.expected.items():
                 accepted = " or ".join(f"{value:,d}" for value in expected.values)
                 print(f"    {what:9s} {accepted} ({expected.source})")
+
+
+_CHALLENGES = "; ".join(f"{name} ({meaning})" for name, meaning in KNOBS.items())
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render the landmark world: photographs, exact ground truth, GPS positions; run again, it resumes."""
+
+    preset: Annotated[str, tyro.conf.arg(help="ci (seconds), quick (about 1,500 photographs) or full (over 100,000)")] = "quick"
+    root: Root = None
+    seed: Annotated[int, tyro.conf.arg(help="another seed is another world")] = 0
+    set: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            metavar="KNOB=VALUE",
+            help=f"change a count, image_side, or a challenge from 0 to 1, occlusion=0.8; repeatable. Challenges: {_CHALLENGES}",
+        ),
+    ] = ()
+    workers: Annotated[int, tyro.conf.arg(help="photographs at a time; 0: as many as there are processors")] = 0
+
+    def run(self) -> None:
+        """Render what is missing and print how many photographs there are."""
+        use_compilation_cache()
+        config = world_config(self.preset, seed=self.seed, **dict(_assignment(text) for text in self.set))
+        root = self.root or dataset_folders("world")[0]
+        report = build_world(root, config, workers=self.workers or None)
+        print(f"{root}: {report.done} photographs rendered, {report.skipped} were there; open it as `world` and `world_train`")
+
+
+def _assignment(text: str) -> tuple[str, int | float]:
+    name, equals, value = text.partition("=")
+    try:
+        return name.strip(), int(value) if value.strip().lstrip("-").isdigit() else float(value)
+    except ValueError:
+        raise DatasetError(f"--set {text}: expected KNOB=NUMBER{'' if equals else ', there is no ='}") from None
 
 
 @dataclass(frozen=True)
@@ -111,6 +150,7 @@ def _print_check(check: Check, notes: tuple[str, ...]) -> None:
 
 Datasets = (
     Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
 )
@@ -118,7 +158,7 @@ Datasets = (
 
 @dataclass(frozen=True)
 class DatasetsCommand:
-    """List the datasets there are, verify a copy, or count what is present."""
+    """List the datasets there are, render the landmark world, verify a copy, or count what is present."""
 
     action: tyro.conf.OmitSubcommandPrefixes[Datasets]
 

@@ -13,6 +13,7 @@ from delfjax import paths
 from delfjax.config import require_known
 from delfjax.datasets import buildings, google_landmarks, holidays, landmarks, photo_folder, revisited
 from delfjax.datasets.retrieval import DatasetError, RetrievalDataset
+from delfjax.datasets.world.opening import load_world, load_world_train
 
 UNKNOWN = "unknown"
 
@@ -145,7 +146,14 @@ def _babenko(title: str, load: Loader, images: int) -> DatasetEntry:
     return DatasetEntry(title, load, ("landmarks",), origin, gone, UNKNOWN, UNKNOWN, expected)
 
 
+def _world(title: str, load: Loader) -> DatasetEntry:
+    origin, licence = "rendered by `delfjax datasets render`", "none needed: nothing in it is anybody's"
+    return DatasetEntry(title, load, ("world",), origin, "anywhere, offline", licence, "nothing to download", {})
+
+
 CATALOGUE: Mapping[str, DatasetEntry] = {
+    "world": _world("The landmark world: rendered landmarks with exact ground truth", load_world),
+    "world_train": _world("The landmark world: landmarks for training alone", load_world_train),
     "oxford5k": _oxford_paris("Oxford buildings", buildings.load_oxford5k, _OXFORD, "oxford5k"),
     "paris6k": _oxford_paris("Paris buildings", buildings.load_paris6k, _PARIS, "paris6k"),
     "oxford105k": _oxford_paris(

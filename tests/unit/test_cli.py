@@ -20,7 +20,8 @@ from tests.unit.datasets import miniatures
 
 COMMANDS = [
     "", "extract", "index", "search", "match", "evaluate", "run", "sweep", "compare", "report",
-    "weights", "weights inspect", "weights convert", "datasets", "datasets list", "datasets verify", "datasets summary",
+    "weights", "weights inspect", "weights convert",
+    "datasets", "datasets list", "datasets render", "datasets verify", "datasets summary",
 ]  # fmt: skip
 
 
@@ -80,9 +81,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("look", "look"),
         ("weights", "inspect, convert"),
         ("weights look", "look"),
-        ("datasets", "list, verify, summary"),
+        ("datasets", "list, render, verify, summary"),
         ("datasets summary oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
         ("datasets verify oxford5k --root nowhere", "nowhere: no such folder; oxford5k comes from robots.ox.ac.uk"),
+        ("datasets render --preset quik", "world preset 'quik' is unknown; did you mean 'quick'"),
+        ("datasets render --set cluter=1", "world field 'cluter' is unknown; did you mean 'clutter'"),
+        ("datasets render --set landmarks=2.5", "landmarks is 2.5, expected a whole number"),
+        ("datasets render --set clutter=2", "clutter is 2.0, expected a number from 0 to 1"),
+        ("datasets render --set clutter", "--set clutter: expected KNOB=NUMBER, there is no ="),
+        ("datasets render --set clutter=much", "--set clutter=much: expected KNOB=NUMBER"),
         ("datasets verify folder", "'folder' has no place of its own; say which folder"),
         ("datasets summary --root here", "--root here: say which dataset lies there"),
         ("extract", "PATH"),

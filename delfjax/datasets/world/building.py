@@ -136,7 +136,7 @@ def read_config(root: Path) -> WorldConfig:
         stored = json.loads(file.read_text(encoding="utf-8"))
         version, fields = stored["version"], stored["config"]
     except FileNotFoundError:
-        raise WorldError(f"{file}: no such file; a world is made by delfjax datasets build-world") from None
+        raise WorldError(f"{file}: no such file; a world is made by `delfjax datasets render`") from None
     except (ValueError, KeyError, TypeError):
         raise WorldError(f"{file}: not the description of a world") from None
     if version != VERSION:

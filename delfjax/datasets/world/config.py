@@ -102,6 +102,8 @@ def world_config(preset: str, **changes: Any) -> WorldConfig:
         WorldError: a value that is out of range.
     """
     require_known("world preset", preset, PRESETS)
-    for name in changes:
+    for name, value in changes.items():
         require_known("world field", name, [field.name for field in dataclasses.fields(WorldConfig)])
-    return dataclasses.replace(PRESETS[preset], **changes)
+        if name not in KNOBS and not isinstance(value, int):
+            raise WorldError(f"world: {name} is {value}, expected a whole number")
+    return dataclasses.replace(PRESETS[preset], **{n: float(v) if n in KNOBS else v for n, v in changes.items()})
