@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import DatasetName, DatasetRoot, Preset, Set, require_one, require_writable
+from delfjax.cli.options import DatasetName, DatasetRoot, Flag, Preset, Set, require_one, require_writable
 from delfjax.config import override, preset
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.experiments.evaluate_dataset import DatasetEvaluation, evaluate_dataset
@@ -41,6 +41,7 @@ class Evaluate:
     ] = ()
     json: Annotated[Path | None, tyro.conf.arg(help="write scores, timings, rankings and failures to this file")] = None
     store: Annotated[Path | None, tyro.conf.arg(help="feature store; by default one in the cache")] = None
+    retry_failed: Annotated[Flag, tyro.conf.arg(help="try images and queries with a recorded failure again")] = False
     preset: Preset = "default"
     overrides: Set = ()
 
@@ -50,7 +51,9 @@ class Evaluate:
         require_writable("--json", self.json)
         config = override(preset(self.preset), self.overrides)
         dataset = open_dataset("folder", self.folder) if self.folder else open_dataset(self.dataset, self.root)
-        result = evaluate_dataset(dataset, config, protocols=self.protocols, store=self.store)
+        result = evaluate_dataset(
+            dataset, config, protocols=self.protocols, store=self.store, retry_failed=self.retry_failed
+        )
         if self.json is not None:
             self.json.write_text(result.to_json(), encoding="utf-8")
         for line in _scores(result):

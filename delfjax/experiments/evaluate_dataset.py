@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from delfjax.datasets.retrieval import (
     positions,
 )
 from delfjax.evaluation.dataset_protocols import Answer, Scorer, make_scorers, query_names, scored_queries
-from delfjax.features.dataset_loop import extract_dataset
+from delfjax.features.dataset_loop import ImageSource, extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import load_delf
@@ -77,7 +78,7 @@ class DatasetEvaluation:
 
     def to_json(self) -> str:
         """The evaluation as one JSON object."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        return json.dumps(vars(self), indent=1, ensure_ascii=False)
 
 
 def evaluate_dataset(
@@ -86,6 +87,7 @@ def evaluate_dataset(
     *,
     protocols: Sequence[str] = (),
     store: Path | None = None,
+    retry_failed: bool = False,
     progress: bool = True,
 ) -> DatasetEvaluation:
     """Extract (or reuse), fit the reduction, index, search with every query, verify, score.
@@ -99,6 +101,7 @@ def evaluate_dataset(
         protocols: which of the dataset's protocols; all when empty.
         store: where the features of the database are kept, those of the queries in ``<store>-queries``; by default in the
             cache, by dataset, root and config.
+        retry_failed: try images with a recorded failure again, of the database and of the queries.
         progress: show progress bars.
 
     Raises:
@@ -112,7 +115,8 @@ def evaluate_dataset(
     stages = {stage: _Stage(names, make_scorers(dataset, names, protocols)) for stage in (_VOTES, _INLIERS)}
     numbers = scored_queries(dataset)
     place = store or default_store(dataset, config)
-    database, crops = _extract(dataset, names, numbers, config, place, progress=progress)
+    extract = partial(extract_dataset, Extractor(config, load_delf(config)), retry_failed=retry_failed, progress=progress)
+    database, crops = _stored(dataset, names, numbers, place, extract)
     extracted = time.perf_counter()
     index = build_index(database, config=config, photos=str(dataset.root))
     built = time.perf_counter()
@@ -218,25 +222,22 @@ class _Searcher:
         }
 
 
-def _extract(
+def _stored(
     dataset: RetrievalDataset,
     names: tuple[str, ...],
     numbers: Sequence[int],
-    config: DelfConfig,
     store: Path,
-    *,
-    progress: bool,
+    extract: Callable[[ImageSource, Path], object],
 ) -> tuple[FeatureStore, FeatureStore]:
     """Features of the database, and of the queries that are not images of it; the former twice where there are none."""
-    extractor = Extractor(config, load_delf(config))
-    extract_dataset(extractor, PhotoFolder(dataset.root, names), store, progress=progress)
-    database = FeatureStore.open(store, config=config.extraction()).subset(names)
+    extract(PhotoFolder(dataset.root, names), store)
+    database = FeatureStore.open(store).subset(names)
     own = [number for number in numbers if not _is_database_image(dataset.queries[number])]
     if not own:
         return database, database
     crops = QueryImages.of(dataset, own)
-    extract_dataset(extractor, crops, query_store(store), progress=progress)
-    return database, FeatureStore.open(query_store(store), config=config.extraction()).subset(crops.names)
+    extract(crops, query_store(store))
+    return database, FeatureStore.open(query_store(store)).subset(crops.names)
 
 
 def _is_database_image(query: DatasetQuery) -> bool:

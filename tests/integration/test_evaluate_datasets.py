@@ -422,6 +422,16 @@ def test_an_image_taken_out_of_a_dataset_is_not_found_in_its_old_store(tmp_path:
     assert not any("radcliffe_camera_000519.jpg" in ranking for ranking in result["rankings"].values())
 
 
+def test_a_query_that_was_repaired_can_be_tried_again(tmp_path: Path) -> None:
+    root = miniatures.write("roxford5k", tmp_path / "external")
+    path = "jpg/all_souls_000013.jpg"
+    (root / path).write_bytes(miniatures.WEB_PAGE)
+    assert evaluated("roxford5k", root)["query_failures"].keys() == {path}
+    miniatures.image(root / path)
+    assert evaluated("roxford5k", root)["query_failures"].keys() == {path}
+    assert evaluated("roxford5k", root, "--retry-failed")["query_failures"] == {}
+
+
 def test_one_protocol_of_several_can_be_asked_for(evaluate: Evaluate, tmp_path: Path) -> None:
     whole = evaluate("roxford5k")
     result = evaluated("roxford5k", whole.dataset.root, "--protocol", "hard")
