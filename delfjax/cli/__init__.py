@@ -17,9 +17,10 @@ import tyro
 
 from delfjax import device
 from delfjax.cli.datasets import DatasetsCommand
+from delfjax.cli.evaluate import Evaluate
 from delfjax.cli.experiments import Compare, Report, RunCommand, Sweep
 from delfjax.cli.options import UsageError
-from delfjax.cli.photos import Evaluate, Extract, Index, Match, Search
+from delfjax.cli.photos import Extract, Index, Match, Search
 from delfjax.cli.weights import WeightsCommand
 from delfjax.types import DelfjaxError
 

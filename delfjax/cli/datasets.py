@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import Flag
+from delfjax.cli.options import DatasetRoot, Flag
 from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset
 from delfjax.datasets.retrieval import DatasetError
 from delfjax.datasets.verification import Check, compare_counts, verify_dataset
@@ -19,7 +19,6 @@ from delfjax.device import use_compilation_cache
 from delfjax.types import DelfjaxError
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset, one of `delfjax datasets list`")]
-Root = Annotated[Path | None, tyro.conf.arg(help="its folder; default: its place under external/ of the data root")]
 # Problems of one copy that are printed one by one; the rest is counted.
 _SHOWN_PROBLEMS = 20
 
@@ -83,7 +82,7 @@ class Verify:
     """Look for every image of a dataset and compare its counts with those of the real one."""
 
     name: Name
-    root: Root = None
+    root: DatasetRoot = None
     decode: Annotated[Flag, tyro.conf.arg(help="also open every image and every query's box")] = False
 
     def run(self) -> None:
@@ -105,7 +104,7 @@ class Summary:
     """Show the counts of whatever datasets are present beside those of the real ones."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset; default: all that are present")] = ""
-    root: Root = None
+    root: DatasetRoot = None
 
     def run(self) -> None:
         """Print the counts of one dataset, or of all whose folder is there."""

@@ -1,4 +1,4 @@
-"""Photos: ``delfjax extract | index | search | match | evaluate``."""
+"""Photos: ``delfjax extract | index | search | match``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ import numpy as np
 import tyro
 
 from delfjax import plots
-from delfjax.cli.options import Flag, Preset, Set, UsageError, require_writable
+from delfjax.cli.options import (
+    DatasetName,
+    DatasetRoot,
+    Flag,
+    Preset,
+    Set,
+    UsageError,
+    require_one,
+    require_writable,
+)
 from delfjax.config import DelfConfig, from_dict, override, preset, to_dict
-from delfjax.datasets.folder import scan_folder
+from delfjax.datasets.catalogue import open_dataset
+from delfjax.datasets.folder import PhotoFolder, scan_folder
 from delfjax.datasets.images import decode_image
-from delfjax.experiments.evaluate_folder import evaluate_folder
+from delfjax.experiments.evaluate_dataset import default_store
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
@@ -31,49 +41,87 @@ _FIGURE_SIDE = 1024
 _PICTURES = (".png", ".pdf", ".svg")
 _EXTRACTION = ("backbone", "scorer", "features")
 
+
 @dataclass(frozen=True)
 class Extract:
-    """Extract the local features of every photo in a folder into a store; run again, it resumes."""
+    """Extract the local features of every photo in a folder, or of a dataset's database, into a store; run again, it resumes."""
 
-    photos: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder of photos, searched recursively")]
-    store: Annotated[Path, tyro.conf.arg(help="folder of the feature store, made when missing")]
+    photos: Annotated[
+        tyro.conf.Positional[Path | None],
+        tyro.conf.arg(metavar="FOLDER", help="folder of photos, searched recursively; not with --dataset"),
+    ] = None
+    dataset: DatasetName = ""
+    root: DatasetRoot = None
+    store: Annotated[
+        Path | None, tyro.conf.arg(help="folder of the feature store, made when missing; of a dataset by default in the cache")
+    ] = None
     preset: Preset = "default"
     overrides: Set = ()
     retry_failed: Annotated[Flag, tyro.conf.arg(help="try images with a recorded failure again")] = False
 
     def run(self) -> None:
         """Extract, then say what could not be read."""
+        require_one("folder of photos", self.photos, self.dataset, self.root)
         config = override(preset(self.preset), self.overrides)
-        photos = scan_folder(self.photos)
-        if not photos.names:
-            raise UsageError(f"{self.photos}: no photos in this folder ({photos.ignored} other files)")
-        extract_dataset(_extractor(config), photos, self.store, retry_failed=self.retry_failed)
-        (self.store / _SOURCE).write_text(json.dumps({"photos": str(self.photos.resolve())}), encoding="utf-8")
-        problems = [*photos.problems, *FeatureStore.open(self.store).failures().items()]
-        for name, reason in problems:
+        photos, store = self._dataset(config) if self.photos is None else self._folder(self.photos)
+        extract_dataset(_extractor(config), photos, store, retry_failed=self.retry_failed)
+        (store / _SOURCE).write_text(json.dumps({"photos": str(photos.root.resolve())}), encoding="utf-8")
+        failures = FeatureStore.open(store).subset(photos.names).failures()
+        for name, reason in [*photos.problems, *failures.items()]:
             print(f"failed: {name}: {reason}", file=sys.stderr)
+        if self.store is None:
+            print(f"store: {store}", file=sys.stderr)
+
+    def _folder(self, folder: Path) -> tuple[PhotoFolder, Path]:
+        if self.store is None:
+            raise UsageError(f"{folder}: --store is missing; say where the features of this folder are to be kept")
+        photos = scan_folder(folder)
+        if not photos.names:
+            raise UsageError(f"{folder}: no photos in this folder ({photos.ignored} other files)")
+        return photos, self.store
+
+    def _dataset(self, config: DelfConfig) -> tuple[PhotoFolder, Path]:
+        dataset = open_dataset(self.dataset, self.root)
+        return PhotoFolder(dataset.root, tuple(dataset.database)), self.store or default_store(dataset, config)
 
 
 @dataclass(frozen=True)
 class Index:
     """Fit the reduction on a store and build the search index."""
 
-    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="feature store made by `delfjax extract`")]
     out: Annotated[Path, tyro.conf.arg(help="folder of the index; an index already there is replaced")]
+    store: Annotated[
+        tyro.conf.Positional[Path | None],
+        tyro.conf.arg(metavar="STORE", help="feature store made by `delfjax extract`; not with --dataset"),
+    ] = None
+    dataset: DatasetName = ""
+    root: DatasetRoot = None
     preset: Preset = "default"
     overrides: Set = ()
 
     def run(self) -> None:
         """Build and write the index."""
+        require_one("feature store", self.store, self.dataset, self.root)
         require_replaceable(self.out)
-        store = FeatureStore.open(self.store)
-        base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **store.config})
-        _refuse_extraction_overrides(self.overrides, f"the store {self.store}")
-        index = build_index(store, config=override(base, self.overrides), photos=_source(self.store))
+        store, config, photos = self._dataset() if self.store is None else self._given(self.store)
+        index = build_index(store, config=config, photos=photos)
         index.save(self.out)
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())
         kept = f"PCA keeps {index.reduction.explained:.0%} of the variance"
         print(f"index: {len(index.names)} images, {len(index.scales)} features, {kept} ({times})", file=sys.stderr)
+
+    def _given(self, place: Path) -> tuple[FeatureStore, DelfConfig, str]:
+        store = FeatureStore.open(place)
+        base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **store.config})
+        _refuse_extraction_overrides(self.overrides, f"the store {place}")
+        return store, override(base, self.overrides), _source(place)
+
+    def _dataset(self) -> tuple[FeatureStore, DelfConfig, str]:
+        """The store of a dataset is told by the preset and the settings it was extracted with."""
+        config = override(preset(self.preset), self.overrides)
+        dataset = open_dataset(self.dataset, self.root)
+        store = FeatureStore.open(default_store(dataset, config), config=config.extraction())
+        return store.subset(dataset.database), config, str(dataset.root.resolve())
 
 
 @dataclass(frozen=True)
@@ -129,29 +177,6 @@ class Match:
             print(f"{verdict}: {found.inlier.sum()} inliers of {len(found.inlier)} putative matches")
         if self.figure is not None:
             _match_figure(self.image1, self.image2, found, self.figure)
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Score the whole system on a folder with a groundtruth.json: mAP by votes and by inliers, per tier."""
-
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder with groundtruth.json and its photos")]
-    json: Annotated[Path | None, tyro.conf.arg(help="write scores, timings and rankings to this file")] = None
-    store: Annotated[Path | None, tyro.conf.arg(help="feature store; by default one in the cache")] = None
-    preset: Preset = "default"
-    overrides: Set = ()
-
-    def run(self) -> None:
-        """Evaluate and print one line a tier."""
-        require_writable("--json", self.json)
-        config = override(preset(self.preset), self.overrides)
-        result = evaluate_folder(self.folder, config, store=self.store)
-        if self.json is not None:
-            self.json.write_text(result.to_json(), encoding="utf-8")
-        for tier, scores in result.tiers.items():
-            print(f"{tier:12s} mAP  votes {scores['votes']:.3f}  inliers {scores['inliers']:.3f}")
-        times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-        print(f"{result.num_images} images, {result.num_failed} failed; {times}; config {result.config_hash}")
 
 
 def _extractor(config: DelfConfig) -> Extractor:
@@ -241,4 +266,3 @@ def _match_figure(first: Path, second: Path, found: Correspondences, file: Path)
         inliers=found.inlier,
     )
     figure.savefig(file)
-

@@ -296,5 +296,6 @@ def open_dataset(name: str, root: Path | None = None) -> RetrievalDataset:
     if place is None:
         raise DatasetError(f"dataset {name!r} has no place of its own; say which folder")
     if not place.is_dir():
-        raise DatasetError(f"{place}: no such folder; {name} comes from {entry.origin} ({entry.availability})")
+        source = f"; {name} comes from {entry.origin} ({entry.availability})" if entry.folders else ""
+        raise DatasetError(f"{place}: no such folder{source}")
     return entry.load(place)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from delfjax.datasets.images import DecodedImage, decode_image, hash_file
 from delfjax.types import DelfjaxError
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"))
@@ -34,6 +35,14 @@ class PhotoFolder:
     names: tuple[str, ...]
     ignored: int = 0
     problems: tuple[tuple[str, str], ...] = ()
+
+    def read(self, name: str, *, max_side: int) -> DecodedImage:
+        """Pixels of one image, as :func:`~delfjax.datasets.images.decode_image` reads and refuses them."""
+        return decode_image(self.root / name, max_side=max_side)
+
+    def content_hash(self, name: str) -> str:
+        """Digest of an image's file; ``OSError`` where it cannot be read."""
+        return hash_file(self.root / name)
 
 
 @dataclass(frozen=True)

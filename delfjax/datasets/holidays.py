@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from delfjax.datasets.buildings import images_by_name
-from delfjax.datasets.retrieval import DatasetError, ImagePaths, IndexSets, RetrievalDataset, make_queries
+from delfjax.datasets.retrieval import DatasetError, ImagePaths, RetrievalDataset, grouped_dataset
 
 _SIX_DIGITS = re.compile(r"\d{6}")
 _IMAGES_PER_GROUP = 100
@@ -36,31 +36,16 @@ def _load(root: Path, name: str) -> RetrievalDataset:
     for image, path in paths.items():
         if not _SIX_DIGITS.fullmatch(image):
             raise DatasetError(f"{root / path}: name {image!r} is not six digits; keep other files out of the dataset")
+    images = list(paths.values())
     numbers = np.array([int(image) for image in paths], np.int64)
-    groups = numbers // _IMAGES_PER_GROUP
     own = np.flatnonzero(numbers % _IMAGES_PER_GROUP == 0)
-    orphan = np.flatnonzero(~np.isin(groups, groups[own]))
+    groups, landmarks, counts = np.unique(numbers // _IMAGES_PER_GROUP, return_inverse=True, return_counts=True)
+    orphan = np.flatnonzero(~np.isin(landmarks, landmarks[own]))
     if len(orphan):
-        image = list(paths.values())[orphan[0]]
-        raise DatasetError(f"{root / image}: the query of its group, {groups[orphan[0]]:04d}00, is missing; unpack again")
-    ok = [np.setdiff1d(np.flatnonzero(groups == groups[query]), [query]) for query in own]
-    lonely = next((query for query, answers in zip(own, ok, strict=True) if not len(answers)), None)
-    if lonely is not None:
-        image = list(paths.values())[lonely]
-        raise DatasetError(f"{root / image}: no other image of its group is there, a query needs one; unpack again")
-    columns = list(paths.values())
-    names, landmarks = np.unique(groups, return_inverse=True)
-    queries = make_queries(
-        ImagePaths([columns[query] for query in own]),
-        {"ok": IndexSets.of(ok), "junk": IndexSets.of(own[:, None])},
-        landmarks=IndexSets.of(landmarks[own][:, None]),
-        in_database=own.astype(np.int64),
-    )
-    return RetrievalDataset(
-        name,
-        root,
-        ImagePaths(columns),
-        queries,
-        landmarks=landmarks.astype(np.int64),
-        landmark_names=tuple(f"{group:04d}" for group in names),
-    )
+        missing = f"{groups[landmarks[orphan[0]]]:04d}00"
+        raise DatasetError(f"{root / images[orphan[0]]}: the query of its group, {missing}, is missing; unpack again")
+    lonely = own[counts[landmarks[own]] < 2]
+    if len(lonely):
+        raise DatasetError(f"{root / images[lonely[0]]}: no other image of its group is there, a query needs one; unpack again")
+    names = tuple(f"{group:04d}" for group in groups)
+    return grouped_dataset(name, root, ImagePaths(images), landmarks=landmarks, landmark_names=names, queries=own)

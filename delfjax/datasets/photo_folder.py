@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from delfjax.datasets.folder import GROUNDTRUTH, load_groundtruth, scan_folder
-from delfjax.datasets.retrieval import DatasetError, ImagePaths, IndexSets, RetrievalDataset, make_queries, no_queries
+from delfjax.datasets.retrieval import (
+    DatasetError,
+    ImagePaths,
+    IndexSets,
+    RetrievalDataset,
+    grouped_dataset,
+    make_queries,
+    no_queries,
+)
 
 # Above this many pairs of query and answer a class folder is too large to list each image's answers.
 MAX_PAIRS = 50_000_000
@@ -29,7 +37,7 @@ def load_folder(root: Path) -> RetrievalDataset:
         return _from_groundtruth(root)
     names = scan_folder(root).names
     if not names:
-        raise DatasetError(f"{root}: no images in this folder")
+        raise DatasetError(f"{root}: no {GROUNDTRUTH} and no images in this folder")
     if all("/" in name for name in names):
         return _from_classes(root, names)
     return RetrievalDataset("folder", root, ImagePaths(names), no_queries())
@@ -56,19 +64,5 @@ def _from_classes(root: Path, images: tuple[str, ...]) -> RetrievalDataset:
     if int((counts.astype(np.int64) ** 2).sum()) > MAX_PAIRS:
         raise DatasetError(f"{root}: class {names[counts.argmax()]!r} has {counts.max()} images; use {GROUNDTRUTH} instead")
     own = np.flatnonzero(counts[landmarks] > 1)
-    members = [np.flatnonzero(landmarks == number) for number in range(len(names))]
-    ok = [np.setdiff1d(members[landmarks[query]], [query]) for query in own]
-    queries = make_queries(
-        ImagePaths([images[query] for query in own]),
-        {"ok": IndexSets.of(ok), "junk": IndexSets.of(own[:, None])},
-        landmarks=IndexSets.of(landmarks[own][:, None]),
-        in_database=own.astype(np.int64),
-    )
-    return RetrievalDataset(
-        "folder",
-        root,
-        ImagePaths(images),
-        queries,
-        landmarks=landmarks.astype(np.int64),
-        landmark_names=tuple(str(name) for name in names),
-    )
+    classes = tuple(str(name) for name in names)
+    return grouped_dataset("folder", root, ImagePaths(images), landmarks=landmarks, landmark_names=classes, queries=own)

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float64, Int64
 from PIL import Image
 
-from delfjax.datasets.images import DecodedImage, ImageError, decode_image, reduced_size
+from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file, reduced_size
 from delfjax.types import DelfjaxError
 
 # How far a box may stick out of its image before it is refused, pixels: hand-drawn boxes end on the edge, and floats
@@ -255,6 +255,41 @@ def make_queries(
     )
 
 
+def grouped_dataset(
+    name: str,
+    root: Path,
+    database: ImagePaths,
+    *,
+    landmarks: np.ndarray,
+    landmark_names: tuple[str, ...],
+    queries: np.ndarray,
+) -> RetrievalDataset:
+    """A benchmark whose queries are images of its own database, each answered by the others of its landmark.
+
+    Label ok holds the answers, label junk the query itself: a protocol takes it out of its own ranking.
+
+    Args:
+        name: as of the dataset.
+        root: folder all paths are under.
+        database: all images.
+        landmarks: landmark of each image, a position in ``landmark_names``.
+        landmark_names: names of the landmarks.
+        queries: database indices of the queries.
+    """
+    ids, own = landmarks.astype(np.int64), queries.astype(np.int64)
+    order = np.argsort(ids, kind="stable")
+    starts = np.searchsorted(ids[order], np.arange(len(landmark_names) + 1))
+    members = [order[starts[ids[query]] : starts[ids[query] + 1]] for query in own]
+    ok = [group[group != query] for group, query in zip(members, own, strict=True)]
+    columns = make_queries(
+        ImagePaths(database.column.take(own)),
+        {"ok": IndexSets.of(ok), "junk": IndexSets.of(own[:, None])},
+        landmarks=IndexSets.of(ids[own][:, None]),
+        in_database=own,
+    )
+    return RetrievalDataset(name, root, database, columns, landmarks=ids, landmark_names=landmark_names)
+
+
 def with_distractors(dataset: RetrievalDataset, paths: ImagePaths, *, name: str) -> RetrievalDataset:
     """The same benchmark with more images, none of them an answer, at the end of its database."""
     count = len(paths)
@@ -303,6 +338,45 @@ def read_query(dataset: RetrievalDataset, number: int, *, max_side: int) -> Deco
     if size != (x1 - x0, y1 - y0):
         crop = np.array(Image.fromarray(crop).resize(size, Image.Resampling.BILINEAR), np.uint8)
     return DecodedImage(np.ascontiguousarray(crop), (y1 - y0, x1 - x0), whole.content_hash)
+
+
+@dataclass(frozen=True, eq=False)
+class QueryImages:
+    """Queries as images to extract: each cut to its box, under a name of its own.
+
+    The name is the path of the image, followed by ``#`` and the box where there is one: a query that is cut is another
+    image than the one of the database it comes from, and one whose box was corrected is new.
+
+    Attributes:
+        dataset: the dataset.
+        numbers: name → one of the queries called so; two that share image and box share their features.
+    """
+
+    dataset: RetrievalDataset
+    numbers: Mapping[str, int]
+
+    @classmethod
+    def of(cls, dataset: RetrievalDataset, numbers: Sequence[int]) -> QueryImages:
+        """Some of the queries of a dataset."""
+        return cls(dataset, {crop_name(dataset.queries[number]): number for number in numbers})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the images are called."""
+        return tuple(self.numbers)
+
+    def read(self, name: str, *, max_side: int) -> DecodedImage:
+        """Pixels of a query, as :func:`read_query` cuts and refuses them."""
+        return read_query(self.dataset, self.numbers[name], max_side=max_side)
+
+    def content_hash(self, name: str) -> str:
+        """Digest of the whole file a query is cut from; ``OSError`` where it cannot be read."""
+        return hash_file(self.dataset.root / self.dataset.queries[self.numbers[name]].path)
+
+
+def crop_name(query: DatasetQuery) -> str:
+    """What the image of a query is called among :class:`QueryImages`."""
+    return query.path if query.box is None else f"{query.path}#{','.join(map(repr, query.box))}"
 
 
 def whole_pixels(box: tuple[float, float, float, float], size: tuple[int, int], path: Path | str) -> tuple[int, int, int, int]:

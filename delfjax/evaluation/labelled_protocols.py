@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from delfjax.evaluation.average_precision import EvaluationError, average_precision, precision_at
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
@@ -66,6 +66,11 @@ class LabelProtocol:
     positives: tuple[str, ...]
     ignored: tuple[str, ...]
     cutoffs: tuple[int, ...] = ()
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names of the scores of a query: ``mAP``, and ``mP@k`` for each cutoff."""
+        return ("mAP", *(f"mP@{cutoff}" for cutoff in self.cutoffs))
 
 
 def classic_protocol(benchmark: str, *, query: str = "crop") -> LabelProtocol:
@@ -187,18 +192,48 @@ def score_rankings(
     stranger = next((name for name in rankings if name not in asked), None)
     if stranger is not None:
         raise EvaluationError(f"rankings: {stranger!r} is not a query of the ground truth")
-    names = ("mAP", *(f"mP@{cutoff}" for cutoff in protocol.cutoffs))
-    table = np.full((len(queries), len(names)), np.nan)
+    table = np.full((len(queries), len(protocol.score_names)), np.nan)
     for row, query in zip(table, queries, strict=True):
         if query.name not in rankings:
             raise EvaluationError(f"rankings: none for the query {query.name!r}; one that failed has an empty list")
-        roles = _roles(query, protocol, index)
-        ranks = _positive_ranks(rankings[query.name], roles, index, what=f"ranking of {query.name!r}")
-        count = int(np.count_nonzero(roles == _POSITIVE))
-        row[0] = average_precision(ranks, num_positives=count)
-        row[1:] = precision_at(ranks, num_positives=count, cutoffs=protocol.cutoffs)
-    scores = {name: table[:, place].copy() for place, name in enumerate(names)}
+        labels = {
+            label: _indices(sorted(images), index, what=f"query {query.name!r}, label {label!r}")
+            for label, images in query.labels.items()
+        }
+        ranked = _indices(rankings[query.name], index, what=f"ranking of {query.name!r}")
+        row[:] = score_ranking(ranked, protocol=protocol, query=query.name, labels=labels, database=index)
+    scores = {name: table[:, place].copy() for place, name in enumerate(protocol.score_names)}
     return ProtocolResult(protocol.id, tuple(asked), scores)
+
+
+def score_ranking(
+    ranking: Int[np.ndarray, " images"],
+    *,
+    protocol: LabelProtocol,
+    query: str,
+    labels: Mapping[str, Int[np.ndarray, " _"]],
+    database: Sequence[str] | pd.Index,
+) -> Float[np.ndarray, " scores"]:
+    """Score one query of many, so that their rankings need not be held together.
+
+    Args:
+        ranking: database indices, best first and each at most once; possibly cut or empty.
+        protocol: what is positive and what is ignored.
+        query: its name, for messages.
+        labels: label → database indices that carry it.
+        database: names of all images that could be ranked; read for their number and for messages alone.
+
+    Returns:
+        One number for each of ``protocol.score_names``; NaN without positives.
+
+    Raises:
+        EvaluationError: as :func:`score_rankings`.
+    """
+    roles = _roles(labels, protocol, database, query=query)
+    ranks = _positive_ranks(ranking, roles, database, what=f"ranking of {query!r}")
+    count = int(np.count_nonzero(roles == _POSITIVE))
+    precisions = precision_at(ranks, num_positives=count, cutoffs=protocol.cutoffs)
+    return np.concatenate([[average_precision(ranks, num_positives=count)], precisions])
 
 
 def _unique(names: Sequence[str], *, what: str) -> pd.Index:
@@ -208,48 +243,52 @@ def _unique(names: Sequence[str], *, what: str) -> pd.Index:
     return index
 
 
-def _roles(query: LabelledQuery, protocol: LabelProtocol, index: pd.Index) -> Int[np.ndarray, " database"]:
+def _roles(
+    labels: Mapping[str, Int[np.ndarray, " _"]], protocol: LabelProtocol, database: Sequence[str] | pd.Index, *, query: str
+) -> Int[np.ndarray, " database"]:
     """What each image of the database is to the query: positive, ignored or neither."""
-    unknown = set(query.labels) - {*protocol.positives, *protocol.ignored}
+    unknown = set(labels) - {*protocol.positives, *protocol.ignored}
     if unknown:
         known = ", ".join((*protocol.positives, *protocol.ignored))
-        raise EvaluationError(f"query {query.name!r}: label {min(unknown)!r} is not of {protocol.id}; there are: {known}")
-    roles = np.zeros(len(index), dtype=np.int8)
-    for role, labels in ((_POSITIVE, protocol.positives), (_IGNORED, protocol.ignored)):
-        for label in labels:
-            images = sorted(query.labels.get(label, ()))
-            codes = _indices(images, index, what=f"query {query.name!r}, label {label!r}")
+        raise EvaluationError(f"query {query!r}: label {min(unknown)!r} is not of {protocol.id}; there are: {known}")
+    roles = np.zeros(len(database), dtype=np.int8)
+    for role, names in ((_POSITIVE, protocol.positives), (_IGNORED, protocol.ignored)):
+        for label in names:
+            codes = labels.get(label, np.zeros(0, dtype=np.int64))
             both = codes[(roles[codes] != 0) & (roles[codes] != role)]
             if both.size:
-                raise EvaluationError(f"query {query.name!r}: {index[both[0]]!r} is positive and ignored; it may be only one")
+                raise EvaluationError(f"query {query!r}: {database[both[0]]!r} is positive and ignored; it may be only one")
             roles[codes] = role
     return roles
 
 
 def _positive_ranks(
-    ranking: Ranking, roles: Int[np.ndarray, " database"], index: pd.Index, *, what: str
+    codes: Int[np.ndarray, " images"],
+    roles: Int[np.ndarray, " database"],
+    database: Sequence[str] | pd.Index,
+    *,
+    what: str,
 ) -> Int[np.ndarray, " hits"]:
     """Ranks of the positives among the images that are not ignored."""
-    codes = _indices(ranking, index, what=what)
+    outside = (codes < 0) | (codes >= len(database))
+    if outside.any():
+        raise EvaluationError(f"{what}: {int(codes[int(np.argmax(outside))])} is not in the database")
     if codes.size and np.bincount(codes).max() > 1:
         repeated = pd.Series(codes).duplicated().to_numpy()
-        raise EvaluationError(f"{what}: {index[codes[repeated][0]]!r} appears twice; each image may be ranked once")
+        raise EvaluationError(f"{what}: {database[codes[repeated][0]]!r} appears twice; each image may be ranked once")
     kinds = roles[codes]
     ranks = np.cumsum(kinds != _IGNORED) - 1
     return np.asarray(ranks[kinds == _POSITIVE])
 
 
 def _indices(images: Ranking, index: pd.Index, *, what: str) -> Int[np.ndarray, " images"]:
-    """Places of the images in the database."""
+    """Places of the images in the database; indices are taken as they are."""
     if isinstance(images, np.ndarray) and images.ndim != 1:
         raise EvaluationError(f"{what}: an array of shape {images.shape}; one row of images is needed")
     if isinstance(images, np.ndarray) and images.dtype.kind in "iu":
-        codes = images.astype(np.int64)
-        strange = (codes < 0) | (codes >= len(index))
-    else:
-        codes = np.asarray(index.get_indexer(np.asarray(images, dtype=object)), dtype=np.int64)
-        strange = codes < 0
-    if strange.any():
+        return images.astype(np.int64)
+    codes = np.asarray(index.get_indexer(np.asarray(images, dtype=object)), dtype=np.int64)
+    if (codes < 0).any():
         named = images.tolist() if isinstance(images, np.ndarray) else images
-        raise EvaluationError(f"{what}: {named[int(np.argmax(strange))]!r} is not in the database")
+        raise EvaluationError(f"{what}: {named[int(np.argmin(codes))]!r} is not in the database")
     return codes

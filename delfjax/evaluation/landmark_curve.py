@@ -128,6 +128,21 @@ class LandmarkCurve:
         precision, rate = right / count if count else np.nan, right / matched if matched else np.nan
         return CurvePoint(float(threshold), count, right, precision, rate)
 
+    def area(self) -> float:
+        """Area under precision against the rate of recall: for each right landmark, the precision at its score.
+
+        Landmarks of one score share the precision that all of them leave. NaN where no query has a match.
+        """
+        rates, precision = self.recall_rate, self.precision
+        if not self.has_match.any():
+            return float("nan")
+        return float(np.sum(np.diff(rates, prepend=0.0) * precision))
+
+    def last_with(self, precision: float) -> CurvePoint | None:
+        """The point of most true positives at no less than this precision; ``None`` where no point has it."""
+        good = np.flatnonzero(self.precision >= precision)
+        return self.at(float(self.thresholds[good[-1]])) if good.size else None
+
     def result_at(self, threshold: float) -> ProtocolResult:
         """True and false positives of each query at a threshold, for intervals and paired tests."""
         count = self._count(threshold)
@@ -169,6 +184,28 @@ def haversine_km(
     chord = np.sin(half[..., 0]) ** 2 + cosines * np.sin(half[..., 1]) ** 2
     # Rounding lifts the chord of two antipodes above 1 by a few units in the last place.
     return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(chord, 1.0))))
+
+
+def landmark_centres(
+    landmark: Int[np.ndarray, " images"], positions_deg: Float[np.ndarray, "images 2"], *, count: int
+) -> Float[np.ndarray, "landmarks 2"]:
+    """Centre of each landmark: the mean direction of the images of it whose position is known.
+
+    Args:
+        landmark: landmark of each image, −1 for none.
+        positions_deg: latitude and longitude of each image, degrees; NaN where unknown.
+        count: number of landmarks.
+
+    Returns:
+        Latitude and longitude, degrees; NaN for a landmark of which no image has a position.
+    """
+    known = (landmark >= 0) & ~np.isnan(positions_deg).any(axis=1)
+    points = _on_sphere(positions_deg[known])
+    sums = np.stack([np.bincount(landmark[known], weights=axis, minlength=count) for axis in points.T], axis=-1)
+    latitude = np.arctan2(sums[:, 2], np.hypot(sums[:, 0], sums[:, 1]))
+    centres = np.degrees(np.stack([latitude, np.arctan2(sums[:, 1], sums[:, 0])], axis=-1))
+    placed = np.bincount(landmark[known], minlength=count) > 0
+    return np.where(placed[:, None], centres, np.nan)
 
 
 def landmark_precision_recall(

@@ -1,4 +1,4 @@
-"""The resumable loop over a folder of photographs: files in, a feature store out.
+"""The resumable loop over photographs of a folder, or the cropped queries of a dataset: files in, a feature store out.
 
 Threads read and decode ahead, the main thread keeps the device busy, another thread writes; all three overlap. An image
 that cannot be decoded is one recorded failure. The loop can be stopped at any moment and started again.
@@ -20,8 +20,7 @@ from typing import Protocol, runtime_checkable
 from tqdm.auto import tqdm
 
 from delfjax.config import DelfConfig
-from delfjax.datasets.folder import PhotoFolder
-from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file
+from delfjax.datasets.images import DecodedImage, ImageError
 from delfjax.features.store import SHARD_SIZE, FeatureStore, Group, StoreWriter
 from delfjax.types import ImageFeatures
 
@@ -33,6 +32,21 @@ _READY_BATCHES = 2
 _BATCHES_PER_SHARD = 4
 # Files checked for changes in one go.
 _CHECKED_TOGETHER = 4096
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Images by name, such as those of a :class:`~delfjax.datasets.folder.PhotoFolder`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What the images are called in the store."""
+
+    def read(self, name: str, *, max_side: int) -> DecodedImage:
+        """Pixels of one image, its longest side at most ``max_side``; ``ImageError`` where there are none."""
+
+    def content_hash(self, name: str) -> str:
+        """Digest of an image's file, as ``read`` gives it; ``OSError`` where there is none."""
 
 
 @runtime_checkable
@@ -112,7 +126,7 @@ class _Batch:
 
 def extract_dataset(
     extractor: ImageExtractor,
-    photos: PhotoFolder,
+    photos: ImageSource,
     store: Path,
     *,
     num_threads: int | None = None,
@@ -127,7 +141,7 @@ def extract_dataset(
 
     Args:
         extractor: the compiled extractor.
-        photos: root and names of the images.
+        photos: the images.
         store: folder of the store, made when missing.
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         shard_size: images per shard and commit; by default 32, or four batches if that is more.
@@ -147,7 +161,7 @@ def extract_dataset(
         again += held.failures() if retry_failed else []
         groups = writer.plan(photos.names, again=again)
         window = max(2 * threads, _READY_BATCHES * extractor.batch_size)
-        decoded = _decoded(groups, photos.root, extractor.max_side, readers, window)
+        decoded = _decoded(groups, photos, extractor.max_side, readers, window)
         total = sum(len(group.names) for group in groups)
         with tqdm(total=total, desc="extract", unit="image", disable=not progress) as bar:
             failed = _run(extractor, _batches(groups, decoded, extractor), writer, bar)
@@ -159,13 +173,13 @@ def extract_dataset(
     return report
 
 
-def changed_images(store: FeatureStore, photos: PhotoFolder, *, readers: Executor, progress: bool = False) -> list[str]:
+def changed_images(store: FeatureStore, photos: ImageSource, *, readers: Executor, progress: bool = False) -> list[str]:
     """Images of the store whose file in ``photos`` has other bytes now; files that are gone do not count."""
     names = [name for name in photos.names if name in store]
 
     def changed(name: str) -> bool:
         try:
-            return hash_file(photos.root / name) != store.content_hash(name)
+            return photos.content_hash(name) != store.content_hash(name)
         except OSError:
             return False
 
@@ -180,13 +194,13 @@ def changed_images(store: FeatureStore, photos: PhotoFolder, *, readers: Executo
 
 
 def _decoded(
-    groups: Iterable[Group], root: Path, max_side: int, readers: Executor, window: int
+    groups: Iterable[Group], photos: ImageSource, max_side: int, readers: Executor, window: int
 ) -> Iterator[DecodedImage | ImageError]:
     """The images of all groups in order, read and decoded up to ``window`` images ahead."""
 
     def read(name: str) -> DecodedImage | ImageError:
         try:
-            return decode_image(root / name, max_side=max_side)
+            return photos.read(name, max_side=max_side)
         except ImageError as error:
             return error
 

@@ -17,6 +17,7 @@ The checksum in a shard's name is verified before its rows are first used, so th
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import json
 import os
@@ -24,7 +25,7 @@ import re
 import socket
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -232,6 +233,17 @@ class FeatureStore:
             scores=np.concatenate([np.asarray(i.scores) for i in images] or [none]),
             offsets=offsets,
         )
+
+    def subset(self, names: Collection[str]) -> FeatureStore:
+        """The same store as if it held and had tried no images but these; those it knows nothing of are left out."""
+        wanted = frozenset(names)
+        part = copy.copy(self)
+        part._places = {name: place for name, place in self._places.items() if name in wanted}
+        part._failures = {name: reason for name, reason in self._failures.items() if name in wanted}
+        part._pending = tuple(name for name in self._pending if name in wanted)
+        part.names = tuple(name for name in self.names if name in wanted)
+        part._mapped = OrderedDict()
+        return part
 
     def verify(self) -> None:
         """Read every byte.

@@ -16,8 +16,9 @@ from PIL import Image
 
 from delfjax.cli import main
 from delfjax.config import config_hash, preset
+from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.skimage_photos import PhotoSet, homography_between, map_points_yx, write_photo_set
-from delfjax.experiments.evaluate_folder import default_store
+from delfjax.experiments.evaluate_dataset import default_store
 
 OBJECTS = ("chelsea", "coffee", "rocket")
 QUERY = "images/coffee/crop.jpg"
@@ -65,7 +66,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     matched = delfjax("match", *pair, "--preset", "ci", "--json", "--figure", folder / "match.png")
     evaluate = ("evaluate", root, "--preset", "ci", "--json")
     delfjax(*evaluate, folder / "first.json")
-    cached = default_store(root, preset("ci"))
+    cached = default_store(open_dataset("folder", root), preset("ci"))
     before = contents(cached)
     delfjax(*evaluate, folder / "second.json")
     return Session(
@@ -84,7 +85,10 @@ def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Sessi
     assert set(session.search) == {"query", "results"}
     assert all(set(row) == {"rank", "image", "inliers", "votes", "match"} for row in session.search["results"])
     assert set(session.match) == {"putative", "inliers", "transform", "keypoints1_yx", "keypoints2_yx"}
-    assert set(session.evaluation) == {"config_hash", "seconds", "num_images", "num_failed", "tiers", "rankings"}
+    assert set(session.evaluation) == {
+        "dataset", "config_hash", "seconds", "num_images", "num_failed", "num_ignored", "tiers", "results", "rankings",
+        "rankings_by_votes", "scores", "beyond", "failures", "query_failures",
+    }  # fmt: skip
     assert {"extract", "reduction", "index", "search", "total"} == set(session.evaluation["seconds"])
     assert all(set(scores) == {"votes", "inliers"} for scores in session.evaluation["tiers"].values())
 

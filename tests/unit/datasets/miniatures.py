@@ -128,6 +128,23 @@ def google_landmarks_v1(root: Path) -> None:
         lines(root / f"{split}.csv", '"id","url"', *(f'"{name}","{url}"' for name in splits[split]))
 
 
+def google_landmarks_v1_located(root: Path) -> None:
+    """Version 1 with the columns that were never published: in Paris twice, in Rome, and one image of no landmark.
+
+    The first query was taken in Paris and is the picture of an image there, the second in Sydney, where no landmark is, and
+    nobody knows where the third was.
+    """
+    ids = ["1" * 15 + digit for digit in "abcdef"]
+    rows = ("7,48.8584,2.2945", "7,48.8530,2.3499", "9,41.8902,12.4922", "9,,", "None,,", "12,48.8606,2.3376")
+    queries = {ids[0]: "48.85,2.35", "2" * 15 + "b": "-33.8568,151.2153", "2" * 15 + "c": ","}
+    for split, names in (("index", ids), ("test", list(queries))):
+        for name in names:
+            image(root / split / f"{name}.jpg")
+    placed = (f"{name},{row}" for name, row in zip(ids, rows, strict=True))
+    lines(root / "index.csv", "id,landmark_id,latitude,longitude", *placed)
+    lines(root / "test.csv", "id,latitude,longitude", *(f"{name},{position}" for name, position in queries.items()))
+
+
 def landmarks(root: Path) -> None:
     """Lists of URLs, the clean ones with boxes, and the images where `wget -x` puts them."""
     urls = [f"http://photos.example.org/{folder}/photo{number}.jpg" for folder in "ab" for number in range(3)]

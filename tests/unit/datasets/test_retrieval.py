@@ -14,8 +14,11 @@ from delfjax.datasets.retrieval import (
     DatasetError,
     ImagePaths,
     IndexSets,
+    QueryImages,
     RetrievalDataset,
     box_from_xyxy,
+    crop_name,
+    grouped_dataset,
     make_queries,
     moved_below,
     no_queries,
@@ -155,3 +158,28 @@ def test_a_list_cannot_name_files_outside_its_folder(path: str) -> None:
 def test_a_repeated_name_is_told() -> None:
     with pytest.raises(DatasetError, match="list: 'b' is there 2 times, expected once"):
         require_unique(pa.array(["a", "b", "b"]), "list")
+
+
+def test_a_query_that_is_cut_has_another_name_than_its_image(tmp_path: Path) -> None:
+    pixels = _photo(tmp_path)
+    boxes = np.array([(0, 0, 10, 20), (np.nan,) * 4, (0, 0, 10, 20.5)], np.float64)
+    queries = make_queries(ImagePaths(["q.png"] * 3), {}, boxes=boxes)
+    dataset = RetrievalDataset("test", tmp_path, ImagePaths(NAMES), queries)
+    images = QueryImages.of(dataset, [0, 1, 2])
+    assert images.names == ("q.png#0.0,0.0,10.0,20.0", "q.png", "q.png#0.0,0.0,10.0,20.5")
+    assert crop_name(dataset.queries[1]) == "q.png"
+    np.testing.assert_array_equal(images.read(images.names[0], max_side=100).pixels, pixels[:10, :20])
+    read = images.read("q.png", max_side=100)
+    assert images.content_hash(images.names[2]) == read.content_hash
+    np.testing.assert_array_equal(read.pixels, pixels)
+
+
+def test_images_of_a_group_answer_one_another() -> None:
+    dataset = grouped_dataset(
+        "test", Path("root"), ImagePaths("abcd"), landmarks=np.array([1, 0, 1, 1]), landmark_names=("x", "y"),
+        queries=np.array([2, 1]),
+    )  # fmt: skip
+    first, second = dataset.queries
+    assert (first.path, first.in_database, first.landmarks.tolist()) == ("c", 2, [1])
+    assert {label: members.tolist() for label, members in first.sets.items()} == {"ok": [0, 3], "junk": [2]}
+    assert {label: members.tolist() for label, members in second.sets.items()} == {"ok": [], "junk": [1]}

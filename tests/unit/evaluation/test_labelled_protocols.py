@@ -17,6 +17,7 @@ from delfjax.evaluation.labelled_protocols import (
     holidays_protocol,
     holidays_queries,
     revisited_protocol,
+    score_ranking,
     score_rankings,
 )
 from delfjax.evaluation.protocol import ProtocolResult
@@ -208,3 +209,12 @@ def test_a_setup_that_does_not_exist_is_refused() -> None:
 def test_a_cutoff_below_one_is_refused() -> None:
     with pytest.raises(EvaluationError, match="cutoffs: got"):
         _score([], protocol=LabelProtocol(CLASSIC.id, ("good", "ok"), ("junk",), (0,)))
+
+
+def test_one_ranking_by_indices_scores_as_among_many_by_names() -> None:
+    labels = {label: np.array([DATABASE.index(image) for image in sorted(images)]) for label, images in TOWER.labels.items()}
+    ranking = np.array([DATABASE.index(image) for image in ("x1", "j1", "g1", "o1")])
+    scores = score_ranking(ranking, protocol=CLASSIC, query="tower", labels=labels, database=DATABASE)
+    assert CLASSIC.score_names == ("mAP",) and scores.tolist() == [_score(["x1", "j1", "g1", "o1"])["mAP"]]
+    with pytest.raises(EvaluationError, match="ranking of 'tower': 99 is not in the database"):
+        score_ranking(np.array([0, 99]), protocol=CLASSIC, query="tower", labels=labels, database=DATABASE)

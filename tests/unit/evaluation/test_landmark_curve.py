@@ -14,6 +14,7 @@ from delfjax.evaluation.landmark_curve import (
     LandmarkDatabase,
     ScoredList,
     haversine_km,
+    landmark_centres,
     landmark_precision_recall,
 )
 
@@ -171,3 +172,26 @@ def test_a_database_that_cannot_be_is_refused_by_name(
 def test_a_query_that_is_nowhere_on_earth_is_refused_by_name() -> None:
     with pytest.raises(EvaluationError, match="query 'q': position"):
         landmark_precision_recall({"q": _list()}, queries_deg={"q": (2.3, 488.6)}, database=DATABASE)
+
+
+def test_the_area_is_the_precision_at_each_right_landmark() -> None:
+    curve = _curve(paris=_list(e1=9.0, d1=5.0), cologne=_list(d1=7.0, l1=8.0))
+    # Right at precisions 1 and 2/3, of two queries with a match.
+    assert curve.area() == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
+    assert _curve().area() == 0.0
+    assert math.isnan(landmark_precision_recall({"sea": _list(e1=1.0)}, queries_deg={"sea": None}, database=DATABASE).area())
+
+
+def test_the_curve_is_read_at_its_last_point_of_a_precision() -> None:
+    curve = _curve(paris=_list(e1=9.0, d1=5.0), cologne=_list(d1=7.0, l1=8.0))
+    last = curve.last_with(0.6)
+    assert last is not None and (last.threshold, last.true_positives) == (7.0, 2)
+    assert _curve(sea=_list(e1=3.0)).last_with(0.5) is None and _curve().last_with(0.0) is None
+
+
+def test_the_centre_of_a_landmark_is_that_of_its_images_on_the_sphere() -> None:
+    positions = np.array([(0.0, 179.0), (0.0, -179.0), (10.0, 5.0), (np.nan, np.nan), (np.nan, np.nan), (50.0, 50.0)])
+    centres = landmark_centres(np.array([0, 0, 1, 1, 2, -1]), positions, count=3)
+    np.testing.assert_allclose(np.abs(centres[0]), [0.0, 180.0], atol=1e-12)
+    np.testing.assert_allclose(centres[1], [10.0, 5.0], atol=1e-12)
+    assert np.isnan(centres[2]).all()

@@ -433,3 +433,13 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
         _commit(writer, writer.plan(_names(2)))
     assert time.monotonic() - started < 10
     assert (path / "writer.lock").read_bytes() == b""
+
+
+def test_a_subset_knows_nothing_of_other_images(tmp_path: Path) -> None:
+    names = _names(6)
+    store = _fill(tmp_path / "store", names, broken=(names[1], names[4]))
+    part = store.subset([names[3], names[0], names[1], "elsewhere"])
+    assert part.names == (names[0], names[3]) and part.failures().keys() == {names[1]} and len(part) == 2
+    assert names[2] not in part and names[2] in store and part.config_hash == store.config_hash
+    _assert_equal(part.get(names[3]), store.get(names[3]))
+    assert part.arrays().names == part.names

@@ -1,0 +1,333 @@
+"""Which protocols a dataset is scored by, and scores that grow query by query.
+
+A scorer is handed one answer at a time and keeps a few numbers of it, so that the rankings of a hundred thousand queries
+over a million images are never held together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from delfjax.config import require_known
+from delfjax.datasets.retrieval import DatasetQuery, RetrievalDataset
+from delfjax.evaluation.average_precision import EvaluationError, mean_average_precision_by_landmark
+from delfjax.evaluation.gldv2_protocol import CUTOFF, global_average_precision, retrieval_mean_average_precision
+from delfjax.evaluation.labelled_protocols import (
+    LabelProtocol,
+    classic_protocol,
+    holidays_protocol,
+    revisited_protocol,
+    score_ranking,
+)
+from delfjax.evaluation.landmark_curve import LandmarkDatabase, ScoredList, landmark_centres, landmark_precision_recall
+from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
+
+# Ranks of a labelled query that are worth reporting; all are scored.
+_LONGEST_RANKING = 1000
+# Google-Landmarks has too many queries to look at more images of each. Source: Weyand et al. 2020; our choice for version 1.
+_LONGEST_LIST = CUTOFF
+# Precision at which the poster reads its curves (DELF: about 500 true positives at half).
+_READ_AT = 0.5
+# Tier of the queries of a folder that has none.
+_ONE_TIER = "all"
+# Usage of the queries that the solutions of Google-Landmarks v2 do not score.
+_IGNORED = "Ignored"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found for one query; nothing for one that could not be read.
+
+    Attributes:
+        images: database indices, best first, each once.
+        scores: of each, not rising: votes or inliers; 0 for an image that nothing speaks for.
+    """
+
+    images: Int[np.ndarray, " n"]
+    scores: Int[np.ndarray, " n"]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores of one protocol, query by query."""
+
+    @property
+    def longest(self) -> int:
+        """Ranks of an answer that are worth reporting: with those of the labelled images behind them, the score follows."""
+
+    def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
+        """Score the answer to a query called ``name``."""
+
+    def record(self) -> dict[str, Any]:
+        """``protocol``, ``means`` and ``queries`` as JSON can hold them, of all that was added; ``None`` is undefined."""
+
+
+class _LabelScorer:
+    """Average precision over the labels of each query."""
+
+    longest = _LONGEST_RANKING
+
+    def __init__(
+        self,
+        dataset: RetrievalDataset,
+        protocol: LabelProtocol,
+        *,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        """``names`` are those that the protocol has for labels of the dataset, where they differ."""
+        self._protocol, self._database, self._label_names = protocol, dataset.database, names or {}
+        self._rows: dict[str, np.ndarray] = {}
+
+    def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
+        """See :class:`Scorer`."""
+        labels = {self._label_names.get(label, label): members for label, members in query.sets.items()}
+        self._rows[name] = score_ranking(
+            answer.images, protocol=self._protocol, query=name, labels=labels, database=self._database
+        )
+
+    def result(self) -> ProtocolResult:
+        """Scores of everything that was added."""
+        table = np.array(list(self._rows.values())).reshape(len(self._rows), len(self._protocol.score_names))
+        scores = {score: table[:, place] for place, score in enumerate(self._protocol.score_names)}
+        return ProtocolResult(self._protocol.id, tuple(self._rows), scores)
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`Scorer`."""
+        return self.result().record()
+
+
+class _FolderScorer(_LabelScorer):
+    """Average precision, its mean over the queries of a landmark first, then over the landmarks of a tier."""
+
+    def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
+        identifier = ProtocolId("folder-by-landmark", "full", "junk-removed", "stable-ties")
+        super().__init__(dataset, LabelProtocol(identifier, ("ok",), ("junk",)))
+        self._landmark_names, self._split = dataset.landmark_names, dataset.queries.split
+        self._landmarks: list[str] = []
+        self._tiers: list[str] = []
+
+    def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
+        """See :class:`Scorer`."""
+        super().add(name, query, answer)
+        self._landmarks.append(self._landmark_names[query.landmarks[0]])
+        self._tiers.append(_ONE_TIER if self._split is None else str(self._split[query.number]))
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`Scorer`."""
+        result = self.result()
+        precisions = result.scores["mAP"].tolist()
+        tiers = mean_average_precision_by_landmark(precisions, landmarks=self._landmarks, tiers=self._tiers)
+        return {**result.record(), "means": tiers}
+
+
+class _RetrievalScorer:
+    """Average precision among the first hundred images."""
+
+    longest = _LONGEST_LIST
+
+    def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
+        self._benchmark, self._database = dataset.name, database
+        self._predictions: dict[str, list[str]] = {}
+        self._solution: dict[str, list[str]] = {}
+
+    def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
+        """See :class:`Scorer`."""
+        self._predictions[name] = [self._database[image] for image in answer.images[:CUTOFF]]
+        self._solution[name] = [self._database[image] for image in query.sets["ok"]]
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`Scorer`."""
+        result = retrieval_mean_average_precision(
+            self._predictions, solution=self._solution, benchmark=self._benchmark
+        )
+        return result.record()
+
+
+class _RecognitionScorer:
+    """Each query is recognised as the landmark of its best image, as surely as that image scores."""
+
+    longest = _LONGEST_LIST
+
+    def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
+        if dataset.landmarks is None:
+            raise EvaluationError(f"{dataset.name}: the images of the database have no landmarks, so none can be recognised")
+        self._benchmark, self._landmarks = dataset.name, dataset.landmarks
+        self._predictions: list[tuple[str, int, float]] = []
+        self._solution: dict[str, list[int]] = {}
+
+    def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
+        """See :class:`Scorer`."""
+        self._solution[name] = query.landmarks.tolist()
+        # Nothing is said of a query that no image speaks for.
+        if answer.scores.size and answer.scores[0] > 0:
+            self._predictions.append((name, int(self._landmarks[answer.images[0]]), float(answer.scores[0])))
+
+    def record(self) -> dict[str, Any]:
+        """See :class:`Scorer`."""
+        result = global_average_precision(
+            [name for name, _, _ in self._predictions],
+            classes=np.array([landmark for _, landmark, _ in self._predictions], np.int64),
+            confidences=np.array([score for _, _, score in self._predictions], np.float64),
+            solution=self._solution,
+            benchmark=self._benchmark,
+        )
+        return result.record()
+
+
+class _LandmarkScorer:
+    """Precision and recall by position: of each query, the first hundred images that anything speaks for."""
+
+    longest = _LONGEST_LIST
+
+    def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
+        columns = {
+            "landmark of each image of the database": dataset.landmarks,
+            "position of each image of the database": dataset.gps,
+            "position of each query": dataset.queries.gps,
+        }
+        missing = next((what for what, column in columns.items() if column is None), None)
+        if dataset.landmarks is None or dataset.gps is None or dataset.queries.gps is None:
+            raise EvaluationError(
+                f"{dataset.name}: no {missing}, by which the paper judges and which was never published; index.csv may carry "
+                "them as landmark_id, latitude and longitude, test.csv the last two"
+            )
+        self._benchmark, self._positions, self._names = dataset.name, dataset.queries.gps, database
+        self._database = _landmark_database(dataset.name, database, dataset.landmarks, dataset.gps)
+        self._retrieved: dict[str, ScoredList] = {}
+        self._queries_deg: dict[str, tuple[float, float] | None] = {}
+
+    def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
+        """See :class:`Scorer`."""
+        kept = np.flatnonzero(answer.scores[:_LONGEST_LIST] > 0)
+        images = [self._names[image] for image in answer.images[kept]]
+        self._retrieved[name] = ScoredList(images, answer.scores[kept].astype(np.float64))
+        latitude, longitude = self._positions[query.number].tolist()
+        self._queries_deg[name] = None if math.isnan(latitude + longitude) else (latitude, longitude)
+
+    def record(self) -> dict[str, Any]:
+        """The whole curve as well; scores of each query are counts at the threshold of the means."""
+        curve = landmark_precision_recall(
+            self._retrieved, queries_deg=self._queries_deg, database=self._database, benchmark=self._benchmark
+        )
+        point = curve.last_with(_READ_AT) or curve.at(math.inf)
+        means = {"area": curve.area(), "TP@P50": float(point.true_positives), "recall@P50": point.recall_rate}
+        return {
+            **curve.result_at(point.threshold).record(),
+            "means": {name: _number(value) for name, value in means.items()},
+            "threshold": point.threshold if math.isfinite(point.threshold) else None,
+            "curve": {
+                "threshold": curve.thresholds.tolist(),
+                "retrieved": curve.retrieved.tolist(),
+                "true_positives": curve.true_positives.tolist(),
+                "precision": curve.precision.tolist(),
+                "recall_rate": [_number(value) for value in curve.recall_rate.tolist()],
+            },
+        }
+
+
+def _classic(dataset: RetrievalDataset, database: Sequence[str]) -> Scorer:
+    return _LabelScorer(dataset, classic_protocol(dataset.name))
+
+
+def _revisited(dataset: RetrievalDataset, database: Sequence[str], *, setup: str) -> Scorer:
+    return _LabelScorer(dataset, revisited_protocol(dataset.name, setup))
+
+
+def _holidays(dataset: RetrievalDataset, database: Sequence[str]) -> Scorer:
+    return _LabelScorer(dataset, holidays_protocol(dataset.name), names={"ok": "scene", "junk": "self"})
+
+
+_Maker = Callable[[RetrievalDataset, Sequence[str]], Scorer]
+_REVISITED: Mapping[str, _Maker] = {setup: partial(_revisited, setup=setup) for setup in ("easy", "medium", "hard")}
+# Dataset → its protocols. A dataset of the catalogue that is not here is a training set.
+PROTOCOLS: Mapping[str, Mapping[str, _Maker]] = {
+    "oxford5k": {"classic": _classic},
+    "paris6k": {"classic": _classic},
+    "oxford105k": {"classic": _classic},
+    "paris106k": {"classic": _classic},
+    "roxford5k": _REVISITED,
+    "rparis6k": _REVISITED,
+    "roxford5k_r1m": _REVISITED,
+    "rparis6k_r1m": _REVISITED,
+    "holidays": {"holidays": _holidays},
+    "holidays_rotated": {"holidays": _holidays},
+    "google_landmarks_v1": {"precision-recall": _LandmarkScorer},
+    "google_landmarks_v2": {"retrieval": _RetrievalScorer},
+    "google_landmarks_v2_recognition": {"recognition": _RecognitionScorer},
+    "folder": {"folder": _FolderScorer},
+}
+
+
+def make_scorers(
+    dataset: RetrievalDataset, database: Sequence[str], protocols: Sequence[str] = ()
+) -> dict[str, Scorer]:
+    """A new scorer for each protocol of a dataset.
+
+    Args:
+        dataset: the dataset; its name decides.
+        database: names of its database images, as plain text that is quick to look up.
+        protocols: some of its protocols; all when empty.
+
+    Raises:
+        EvaluationError: the dataset has no queries or no protocol, or lacks what its protocol judges by.
+        ConfigError: a protocol that it does not have; the message has the nearest.
+    """
+    if not len(dataset.queries):
+        raise EvaluationError(_without_queries(dataset))
+    if dataset.name not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise EvaluationError(f"{dataset.name}: no protocol is known for a dataset of this name; there are those of: {known}")
+    makers = PROTOCOLS[dataset.name]
+    for protocol in protocols:
+        require_known(f"{dataset.name}: protocol", protocol, makers)
+    return {name: make(dataset, database) for name, make in makers.items() if not protocols or name in protocols}
+
+
+def scored_queries(dataset: RetrievalDataset) -> list[int]:
+    """Numbers of the queries that a protocol looks at: all but those whose solution says that they are ignored."""
+    split = dataset.queries.split
+    if split is None or not dataset.name.startswith("google_landmarks_v2"):
+        return list(range(len(dataset.queries)))
+    numbers: list[int] = np.flatnonzero(split != _IGNORED).tolist()
+    return numbers
+
+
+def query_names(dataset: RetrievalDataset) -> list[str]:
+    """What each query is called in results: its path, and ``#`` and its number where several have that path."""
+    paths = list(dataset.queries.paths)
+    seen, repeated = set[str](), set[str]()
+    for path in paths:
+        (repeated if path in seen else seen).add(path)
+    return [f"{path}#{number}" if path in repeated else path for number, path in enumerate(paths)]
+
+
+def _without_queries(dataset: RetrievalDataset) -> str:
+    if dataset.name == "folder":
+        wanted = "a groundtruth.json, or a folder of several images for each landmark, says what answers what"
+        return f"{dataset.root}: no queries, so nothing can be scored; {wanted}"
+    return f"{dataset.name}: no queries, so nothing can be scored: it is for training; `extract` and `index` take it"
+
+
+def _landmark_database(
+    name: str, database: Sequence[str], landmarks: Int[np.ndarray, " images"], gps: np.ndarray
+) -> LandmarkDatabase:
+    ids, codes = np.unique(landmarks[landmarks >= 0], return_inverse=True)
+    landmark = np.full(len(landmarks), -1, np.int64)
+    landmark[landmarks >= 0] = codes
+    centres = landmark_centres(landmark, gps, count=len(ids))
+    lost = np.isnan(centres).any(axis=1)
+    if lost.any():
+        number = int(ids[int(np.argmax(lost))])
+        raise EvaluationError(f"{name}: no image of landmark {number} has a position; every landmark needs one to be judged")
+    return LandmarkDatabase(database, landmark, centres)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
