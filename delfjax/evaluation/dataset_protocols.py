@@ -244,10 +244,15 @@ def _holidays(dataset: RetrievalDataset, database: Sequence[str]) -> Scorer:
     return _LabelScorer(dataset, holidays_protocol(dataset.name), names={"ok": "scene", "junk": "self"})
 
 
+def _world(dataset: RetrievalDataset, database: Sequence[str]) -> Scorer:
+    return _LabelScorer(dataset, LabelProtocol(ProtocolId("world", "full", "junk-removed", "stable-ties"), ("ok",), ("junk",)))
+
+
 _Maker = Callable[[RetrievalDataset, Sequence[str]], Scorer]
 _REVISITED: Mapping[str, _Maker] = {setup: partial(_revisited, setup=setup) for setup in ("easy", "medium", "hard")}
 # Dataset → its protocols. A dataset of the catalogue that is not here is a training set.
 PROTOCOLS: Mapping[str, Mapping[str, _Maker]] = {
+    "world": {"average-precision": _world, "precision-recall": _LandmarkScorer},
     "oxford5k": {"classic": _classic},
     "paris6k": {"classic": _classic},
     "oxford105k": {"classic": _classic},

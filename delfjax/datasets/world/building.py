@@ -218,8 +218,7 @@ def _photograph(root: Path, census: Census, frame: Frame, device: jax.Device) ->
 def _where_and_when(census: Census, frame: Frame, shot: Shot) -> tuple[float, float, datetime.datetime]:
     """What the camera notes: its position, with the error of its receiver, and its clock."""
     rng = named_generator(census.config.seed, f"gps {frame.split} {frame.index}")
-    # A street is somewhere in the city of some landmark.
-    place = census.place(frame.landmark if frame.landmark >= 0 else int(rng.integers(census.landmark_count)))
+    place = census.place(frame.landmark) if frame.landmark >= 0 else census.street(rng)
     x, y = shot.scene.camera.position[:2] if frame.landmark >= 0 else rng.uniform(-3000, 3000, 2)
     # The landmark's −y points to `facing`.
     cosine, sine = math.cos(place.facing), math.sin(place.facing)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from delfjax.datasets.world.architecture import Landmark, make_landmark
 from delfjax.datasets.world.config import WorldConfig
 from delfjax.datasets.world.photography import Shot, Site, take_shot
@@ -206,7 +208,23 @@ class Census:
         return None
 
     def _city(self, number: int) -> int:
-        return number // _LANDMARKS_PER_CITY
+        """City of a landmark. Those of a family stand in different ones, and no city has landmarks of two purposes.
+
+        So a landmark in the right city is the right landmark but for unlike ones, and nothing near a stranger or a street
+        is in the database: what a query without a match retrieves is wrong by its position as well.
+        """
+        config, first = self.config, 0
+        for count in (config.landmarks, config.train_landmarks, max(self.strangers, 1)):
+            cities = math.ceil(count / _LANDMARKS_PER_CITY)
+            if number < count:
+                return first + number % cities
+            first, number = first + cities, number - count
+        raise IndexError(f"landmark {number} past the last")
+
+    def street(self, rng: np.random.Generator) -> Place:
+        """A place in a city of strangers."""
+        known = self.config.landmarks + self.config.train_landmarks
+        return self.place(known + int(rng.integers(max(self.strangers, 1))))
 
     def _landmark(self, number: int) -> Landmark:
         return make_landmark(number, self.family(number), seed=self.config.seed, likeness=self.config.likeness)
