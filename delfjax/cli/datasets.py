@@ -1,4 +1,4 @@
-"""Datasets: ``delfjax datasets list | verify | summary``."""
+"""Datasets: ``delfjax datasets list | fetch | verify | summary``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import Flag
+from delfjax.cli.options import Flag, UsageError
+from delfjax.datasets.archives import describe_checksums
 from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset
+from delfjax.datasets.downloading import FetchError, readable
+from delfjax.datasets.fetching import FetchPlan, fetch, plan_fetch
 from delfjax.datasets.retrieval import DatasetError
 from delfjax.datasets.verification import Check, compare_counts, verify_dataset
 from delfjax.types import DelfjaxError
@@ -19,6 +22,8 @@ Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset, one of 
 Root = Annotated[Path | None, tyro.conf.arg(help="its folder; default: its place under external/ of the data root")]
 # Problems of one copy that are printed one by one; the rest is counted.
 _SHOWN_PROBLEMS = 20
+# More than this is fetched only when its user agrees, bytes.
+_ASK_BEYOND = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,45 @@ class List:
             print(f"{name}: {entry.title}")
             print(f"    from      {entry.origin}")
             print(f"    available {entry.availability}")
-            print(f"    licence   {entry.licence}; size {entry.size}; checksums unknown")
+            checksums = f"; checksums {describe_checksums(entry.published)}" if entry.published else ""
+            print(f"    licence   {entry.licence}; size {entry.size}{checksums}")
+            for files in entry.published:
+                if files.remedy:
+                    print(f"    by hand   {files.remedy}")
             for place in dataset_folders(name):
                 print(f"    place     {place} ({'present' if place.is_dir() else 'not there'})")
             for what, expected in entry.expected.items():
                 accepted = " or ".join(f"{value:,d}" for value in expected.values)
                 print(f"    {what:9s} {accepted} ({expected.source})")
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download a dataset, or take it from a local copy, compare checksums, and unpack it; run again, it resumes."""
+
+    name: Name
+    root: Root = None
+    source: Annotated[
+        str,
+        tyro.conf.arg(name="from", metavar="FOLDER|URL", help="a copy of the same files; default: where they are published"),
+    ] = ""
+    yes: Annotated[Flag, tyro.conf.arg(help="do not ask before more than 10 GB")] = False
+    keep_archives: Annotated[Flag, tyro.conf.arg(help="leave downloaded archives in .fetch of the dataset's folder")] = False
+
+    def run(self) -> None:
+        """Fetch what is missing; files that failed are listed and end in an error."""
+        plan = plan_fetch(self.name, self.root, source=self.source)
+        print(plan)
+        _require_consent(plan, yes=self.yes)
+        report = fetch(plan, keep_archives=self.keep_archives)
+        for file, reason in report.failed:
+            print(f"{file}: {reason}")
+        print(report, file=sys.stderr)
+        if report.failed:
+            (file, reason), others = report.failed[0], len(report.failed) - 1
+            raise FetchError(f"{self.name}: {file}: {reason}" + (f" (and {others} other files, listed above)" if others else ""))
+        if plan.remedies:
+            raise FetchError(f"{self.name}: not complete: {'; '.join(plan.remedies)}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +125,16 @@ class Summary:
         print(f"{present} of {len(CATALOGUE)} datasets present", file=sys.stderr)
 
 
+def _require_consent(plan: FetchPlan, *, yes: bool) -> None:
+    """Ask before very much is fetched; without a terminal nobody can be asked."""
+    if yes or plan.size <= _ASK_BEYOND:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{plan.name}: ≈ {readable(plan.size)} in {len(plan.missing)} files is much; say --yes if that is meant")
+    if input("Fetch them? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError(f"{plan.name}: nothing was fetched")
+
+
 def _print_summary(name: str, root: Path | None) -> None:
     dataset = open_dataset(name, root)
     print(f"{name}: {dataset.root}")
@@ -111,6 +159,7 @@ def _print_check(check: Check, notes: tuple[str, ...]) -> None:
 
 Datasets = (
     Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Fetch, tyro.conf.subcommand("fetch")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
 )
@@ -118,7 +167,7 @@ Datasets = (
 
 @dataclass(frozen=True)
 class DatasetsCommand:
-    """List the datasets there are, verify a copy, or count what is present."""
+    """List the datasets there are, fetch one, verify a copy, or count what is present."""
 
     action: tyro.conf.OmitSubcommandPrefixes[Datasets]
 
