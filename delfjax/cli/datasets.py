@@ -1,4 +1,4 @@
-"""Datasets: ``delfjax datasets list | render | verify | summary``."""
+"""Datasets: ``delfjax datasets list | render | fetch | verify | summary``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import DatasetRoot, Flag
+from delfjax.cli.options import DatasetRoot, Flag, UsageError
+from delfjax.datasets.archives import describe_checksums
 from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset
+from delfjax.datasets.downloading import FetchError, readable
+from delfjax.datasets.fetching import FetchPlan, fetch, plan_fetch
 from delfjax.datasets.retrieval import DatasetError
 from delfjax.datasets.verification import Check, compare_counts, verify_dataset
 from delfjax.datasets.world.building import build_world
@@ -21,6 +24,8 @@ from delfjax.types import DelfjaxError
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset, one of `delfjax datasets list`")]
 # Problems of one copy that are printed one by one; the rest is counted.
 _SHOWN_PROBLEMS = 20
+# More than this is fetched only when its user agrees, bytes.
+_ASK_BEYOND = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,11 @@ class List:
             print(f"{name}: {entry.title}")
             print(f"    from      {entry.origin}")
             print(f"    available {entry.availability}")
-            print(f"    licence   {entry.licence}; size {entry.size}; checksums unknown")
+            checksums = f"; checksums {describe_checksums(entry.published)}" if entry.published else ""
+            print(f"    licence   {entry.licence}; size {entry.size}{checksums}")
+            for files in entry.published:
+                if files.remedy:
+                    print(f"    by hand   {files.remedy}")
             for place in dataset_folders(name):
                 print(f"    place     {place} ({'present' if place.is_dir() else 'not there'})")
             for what, expected in entry.expected.items():
@@ -49,7 +58,7 @@ class Render:
     """Render the landmark world: photographs, exact ground truth, GPS positions; run again, it resumes."""
 
     preset: Annotated[str, tyro.conf.arg(help="ci (seconds), quick (about 1,500 photographs) or full (over 100,000)")] = "quick"
-    root: Root = None
+    root: DatasetRoot = None
     seed: Annotated[int, tyro.conf.arg(help="another seed is another world")] = 0
     set: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
@@ -75,6 +84,35 @@ def _assignment(text: str) -> tuple[str, int | float]:
         return name.strip(), int(value) if value.strip().lstrip("-").isdigit() else float(value)
     except ValueError:
         raise DatasetError(f"--set {text}: expected KNOB=NUMBER{'' if equals else ', there is no ='}") from None
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Download a dataset, or take it from a local copy, compare checksums, and unpack it; run again, it resumes."""
+
+    name: Name
+    root: DatasetRoot = None
+    source: Annotated[
+        str,
+        tyro.conf.arg(name="from", metavar="FOLDER|URL", help="a copy of the same files; default: where they are published"),
+    ] = ""
+    yes: Annotated[Flag, tyro.conf.arg(help="do not ask before more than 10 GB")] = False
+    keep_archives: Annotated[Flag, tyro.conf.arg(help="leave downloaded archives in .fetch of the dataset's folder")] = False
+
+    def run(self) -> None:
+        """Fetch what is missing; files that failed are listed and end in an error."""
+        plan = plan_fetch(self.name, self.root, source=self.source)
+        print(plan)
+        _require_consent(plan, yes=self.yes)
+        report = fetch(plan, keep_archives=self.keep_archives)
+        for file, reason in report.failed:
+            print(f"{file}: {reason}")
+        print(report, file=sys.stderr)
+        if report.failed:
+            (file, reason), others = report.failed[0], len(report.failed) - 1
+            raise FetchError(f"{self.name}: {file}: {reason}" + (f" (and {others} other files, listed above)" if others else ""))
+        if plan.remedies:
+            raise FetchError(f"{self.name}: not complete: {'; '.join(plan.remedies)}")
 
 
 @dataclass(frozen=True)
@@ -125,6 +163,16 @@ class Summary:
         print(f"{present} of {len(CATALOGUE)} datasets present", file=sys.stderr)
 
 
+def _require_consent(plan: FetchPlan, *, yes: bool) -> None:
+    """Ask before very much is fetched; without a terminal nobody can be asked."""
+    if yes or plan.size <= _ASK_BEYOND:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{plan.name}: ≈ {readable(plan.size)} in {len(plan.missing)} files is much; say --yes if that is meant")
+    if input("Fetch them? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError(f"{plan.name}: nothing was fetched")
+
+
 def _print_summary(name: str, root: Path | None) -> None:
     dataset = open_dataset(name, root)
     print(f"{name}: {dataset.root}")
@@ -150,6 +198,7 @@ def _print_check(check: Check, notes: tuple[str, ...]) -> None:
 Datasets = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Fetch, tyro.conf.subcommand("fetch")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Summary, tyro.conf.subcommand("summary")]
 )
@@ -157,7 +206,7 @@ Datasets = (
 
 @dataclass(frozen=True)
 class DatasetsCommand:
-    """List the datasets there are, render the landmark world, verify a copy, or count what is present."""
+    """List the datasets there are, render the landmark world, fetch another, verify a copy, or count what is present."""
 
     action: tyro.conf.OmitSubcommandPrefixes[Datasets]
 

@@ -1,6 +1,7 @@
 """Every dataset by name: where it comes from, what of it can still be had, and how many of what it should hold.
 
-Nothing here downloads: a dataset lies in ``external/<folder>`` of the data root, or wherever its user says.
+Nothing here downloads (:mod:`delfjax.datasets.fetching` does): a dataset lies in ``external/<folder>`` of the data root,
+or wherever its user says.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from delfjax import paths
 from delfjax.config import require_known
-from delfjax.datasets import buildings, google_landmarks, holidays, landmarks, photo_folder, revisited
+from delfjax.datasets import archives, buildings, google_landmarks, holidays, landmarks, photo_folder, revisited
+from delfjax.datasets.archives import FileSet
 from delfjax.datasets.retrieval import DatasetError, RetrievalDataset
 from delfjax.datasets.world.opening import load_world, load_world_train
 
@@ -49,6 +51,7 @@ class DatasetEntry:
         licence: under what terms.
         size: how much there is to download.
         expected: counts of the real dataset, by the names that ``count_dataset`` uses.
+        published: the files it is published as; none where it is gone.
     """
 
     title: str
@@ -59,6 +62,7 @@ class DatasetEntry:
     licence: str
     size: str
     expected: Mapping[str, Expected]
+    published: tuple[FileSet, ...] = ()
 
 
 _POSTER = "DELF poster (ICCV 2017)"
@@ -69,6 +73,7 @@ _THERE = "as far as is known, still there"
 _BLURRED = "since 2022 as archives with blurred faces (oxbuild_images-v1.tgz, paris_1-v1.tgz, paris_2-v1.tgz)"
 _FLICKR = 100_071
 _MILLION = Expected((1_001_001,), "revisitop")
+_V2_INDEX_LISTS = ("index.csv", "index_image_to_landmark.csv")
 _V2_TRAIN = {"database": Expected((4_132_914,), _CVDF), "landmarks": Expected((203_094,), _CVDF)}
 
 _OXFORD = {
@@ -106,6 +111,10 @@ _HOLIDAYS = {
 }
 
 
+_OXFORD_FILES = (archives.OXFORD_IMAGES, archives.OXFORD_TRUTH)
+_PARIS_FILES = (archives.PARIS_IMAGES, archives.PARIS_TRUTH)
+
+
 def _extended(base: Mapping[str, Expected], more: Expected) -> dict[str, Expected]:
     """Expected counts with ``more`` distractors; the sum is no surer than they are."""
     total = tuple(value + more.values[0] for value in base["database"].values)
@@ -114,20 +123,31 @@ def _extended(base: Mapping[str, Expected], more: Expected) -> dict[str, Expecte
 
 
 def _oxford_paris(title: str, load: Loader, expected: Mapping[str, Expected], *folders: str) -> DatasetEntry:
-    page = "oxbuildings" if "Oxford" in title else "parisbuildings"
-    extra = "; Flickr100k is on the page of Oxford5k" if len(folders) > 1 else ""
-    return DatasetEntry(title, load, folders, f"robots.ox.ac.uk/~vgg/data/{page}{extra}", _BLURRED, UNKNOWN, UNKNOWN, expected)
+    oxford = "Oxford" in title
+    page = "oxbuildings" if oxford else "parisbuildings"
+    origin = f"robots.ox.ac.uk/~vgg/data/{page}" + ("; Flickr100k is on the page of Oxford5k" if len(folders) > 1 else "")
+    files = _OXFORD_FILES if oxford else _PARIS_FILES
+    published = (*files, archives.FLICKR) if len(folders) > 1 else files
+    size = archives.describe_size(published)
+    return DatasetEntry(title, load, folders, origin, _BLURRED, UNKNOWN, size, expected, published)
 
 
 def _revisited(title: str, load: Loader, expected: Mapping[str, Expected], *folders: str) -> DatasetEntry:
     extra = "; ptak.felk.cvut.cz/revisitop/revisitop1m (100 archives)" if len(folders) > 1 else ""
     origin = f"cmp.felk.cvut.cz/revisitop/data/datasets, images of the classic dataset{extra}"
-    return DatasetEntry(title, load, folders, origin, _THERE, UNKNOWN, UNKNOWN, expected)
+    oxford = "Oxford" in title
+    # Their loaders find the images in the folder of the classic dataset.
+    truth, images = (
+        (archives.ROXFORD_TRUTH, archives.OXFORD_IMAGES) if oxford else (archives.RPARIS_TRUTH, archives.PARIS_IMAGES)
+    )
+    published = (truth, images, archives.MILLION) if len(folders) > 1 else (truth, images)
+    size = archives.describe_size(published) + (", an estimate" if len(folders) > 1 else "")
+    return DatasetEntry(title, load, folders, origin, _THERE, UNKNOWN, size, expected, published)
 
 
-def _version2(title: str, load: Loader, size: str, expected: Mapping[str, Expected]) -> DatasetEntry:
+def _version2(title: str, load: Loader, size: str, expected: Mapping[str, Expected], files: FileSet) -> DatasetEntry:
     licence = "one for each image, in train_attribution.csv for the training set"
-    return DatasetEntry(title, load, ("google_landmarks_v2",), _CVDF, _THERE, licence, size, expected)
+    return DatasetEntry(title, load, ("google_landmarks_v2",), _CVDF, _THERE, licence, size, expected, (files,))
 
 
 def _version1(title: str, load: Loader, expected: Mapping[str, Expected]) -> DatasetEntry:
@@ -193,8 +213,9 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
         "lear.inrialpes.fr (jpg1.tar.gz, jpg2.tar.gz)",
         _THERE,
         UNKNOWN,
-        UNKNOWN,
+        archives.describe_size((archives.HOLIDAYS,)),
         _HOLIDAYS,
+        (archives.HOLIDAYS,),
     ),
     "holidays_rotated": DatasetEntry(
         "INRIA Holidays, turned upright by hand",
@@ -217,21 +238,28 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
         google_landmarks.load_v2,
         "index ≈ 85 GB in 100 archives, test ≈ 10 GB in 20",
         {"database": Expected((761_757,), _CVDF), "queries": Expected((117_577,), _CVDF)},
+        archives.google_landmarks_v2("index", "test", lists=(*_V2_INDEX_LISTS, "test.csv", google_landmarks.RETRIEVAL_SOLUTION)),
     ),
     "google_landmarks_v2_recognition": _version2(
         "Google-Landmarks v2: recognition, train and test",
         google_landmarks.load_v2_recognition,
         "train ≈ 500 GB in 500 archives, test ≈ 10 GB in 20",
         {**_V2_TRAIN, "queries": Expected((117_577,), _CVDF)},
+        archives.google_landmarks_v2("train", "test", lists=("train.csv", "test.csv", google_landmarks.RECOGNITION_SOLUTION)),
     ),
     "google_landmarks_v2_train": _version2(
-        "Google-Landmarks v2: training set", google_landmarks.load_v2_train, "≈ 500 GB in 500 archives", _V2_TRAIN
+        "Google-Landmarks v2: training set",
+        google_landmarks.load_v2_train,
+        "≈ 500 GB in 500 archives",
+        _V2_TRAIN,
+        archives.google_landmarks_v2("train", lists=("train.csv",)),
     ),
     "google_landmarks_v2_clean": _version2(
         "Google-Landmarks v2: cleaned training set",
         google_landmarks.load_v2_clean,
-        "images of the training set",
+        "≈ 500 GB in 500 archives: those of the training set",
         {"database": Expected((1_580_470,), _CVDF), "landmarks": Expected((81_313,), _CVDF)},
+        archives.google_landmarks_v2("train", lists=("train_clean.csv",)),
     ),
     "landmarks_full": _babenko("Landmarks (Babenko), full lists", landmarks.load_landmarks_full, 140_372),
     "landmarks_clean": _babenko("Landmarks (Babenko), cleaned lists", landmarks.load_landmarks_clean, 35_382),

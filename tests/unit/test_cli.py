@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +20,12 @@ from delfjax.features.store import StoreWriter
 from delfjax.retrieval.local_index import open_index
 from delfjax.types import ImageFeatures, LocalFeatures
 from tests.unit.datasets import miniatures
+from tests.unit.datasets.file_server import serving
 
 COMMANDS = [
     "", "extract", "index", "search", "match", "evaluate", "run", "sweep", "compare", "report",
     "weights", "weights inspect", "weights convert",
-    "datasets", "datasets list", "datasets render", "datasets verify", "datasets summary",
+    "datasets", "datasets list", "datasets render", "datasets fetch", "datasets verify", "datasets summary",
 ]  # fmt: skip
 
 
@@ -81,7 +85,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("look", "look"),
         ("weights", "inspect, convert"),
         ("weights look", "look"),
-        ("datasets", "list, render, verify, summary"),
+        ("datasets", "list, render, fetch, verify, summary"),
         ("datasets summary oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
         ("datasets verify oxford5k --root nowhere", "nowhere: no such folder; oxford5k comes from robots.ox.ac.uk"),
         ("datasets render --preset quik", "world preset 'quik' is unknown; did you mean 'quick'"),
@@ -91,6 +95,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("datasets render --set clutter", "--set clutter: expected KNOB=NUMBER, there is no ="),
         ("datasets render --set clutter=much", "--set clutter=much: expected KNOB=NUMBER"),
         ("datasets verify folder", "'folder' has no place of its own; say which folder"),
+        ("datasets fetch oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
+        ("datasets fetch google_landmarks_v1", "nothing to fetch: VANISHED: .*; unpack a copy into .*landmarks_v1, or say"),
+        ("datasets fetch holidays", "served over FTP alone"),
+        ("datasets fetch oxford5k --from nowhere", "--from nowhere: neither a folder nor an address"),
         ("datasets summary --root here", "--root here: say which dataset lies there"),
         ("extract", "nothing to work on; name a folder of photos, or a dataset with --dataset NAME"),
         ("extract photos", "photos: --store is missing"),
@@ -217,9 +225,69 @@ def test_the_list_of_datasets_says_what_has_vanished_and_what_is_unknown(capsys:
     assert tuple(said) == dataset_names()
     assert "VANISHED: no longer available" in said["google_landmarks_v1"]
     assert "PARTLY VANISHED: lists of URLs" in said["landmarks_clean"]
-    assert "licence   unknown; size unknown; checksums unknown" in said["oxford5k"]
+    assert "licence   unknown; size ≈ 1.94 GB in 2 files; checksums none known" in said["oxford5k"]
+    assert "checksums published for 120 of 124 files, none known for the other 4" in said["google_landmarks_v2"]
+    assert "licence   unknown; size unknown\n" in said["google_landmarks_v1"]
+    assert "by hand   it is served over FTP alone" in said["holidays"]
     assert "database  4,993 (counted in the ground-truth pickle)" in said["roxford5k"]
     assert "100,071 (remembered, not confirmed)" in said["oxford105k"]
+
+
+PICKLE = "gnd_roxford5k.pkl"
+
+
+def packed(tmp_path: Path) -> dict[str, bytes]:
+    """The files a miniature of the revisited dataset is published as."""
+    root = miniatures.write("roxford5k", tmp_path / "made")
+    with tarfile.open(tmp_path / "images.tgz", "w:gz") as tar:
+        for image in sorted((root / "jpg").iterdir()):
+            tar.add(image, image.name)
+    return {"oxbuild_images-v1.tgz": (tmp_path / "images.tgz").read_bytes(), PICKLE: (root / PICKLE).read_bytes()}
+
+
+def test_a_dataset_is_fetched_and_a_second_time_there_is_nothing_to_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / "data"))
+    with serving(dict(packed(tmp_path))) as server:
+        command = ["datasets", "fetch", "roxford5k", "--from", server.url]
+        assert main(command) == 0
+        said = capsys.readouterr()
+        assert re.match(r"roxford5k: 0 of 2 files are there; 2 to fetch, ≈ .* kB, into .*oxford5k, .*roxford5k\n$", said.out)
+        assert said.err.endswith("2 done, 0 skipped, 0 failed; 2 without a checksum to compare\n")
+        assert main(command) == 0
+        said = capsys.readouterr()
+        assert said.out == "roxford5k: 2 of 2 files are there\n" and said.err == "0 done, 2 skipped, 0 failed\n"
+    assert main(["datasets", "summary", "roxford5k"]) == 0
+    assert re.search(r"database +5 ", capsys.readouterr().out)
+
+
+def test_files_that_could_not_be_fetched_are_listed_and_the_others_are_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    root = tmp_path / "roxford5k"
+    with serving({PICKLE: packed(tmp_path)[PICKLE]}) as server:
+        assert main(["datasets", "fetch", "roxford5k", "--root", str(root), "--from", server.url]) == 1
+    said = capsys.readouterr()
+    reason = f"oxbuild_images-v1.tgz: {server.url}/oxbuild_images-v1.tgz: HTTP 404 Not Found"
+    assert reason in said.out and f"delfjax: roxford5k: {reason}" in said.err
+    assert "1 done, 0 skipped, 1 failed" in said.err and (root / PICKLE).is_file()
+
+
+@pytest.mark.parametrize(("answer", "said"), [(None, "say --yes if that is meant"), ("n", "nothing was fetched")])
+def test_tens_of_gigabytes_are_not_fetched_without_being_agreed_to(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, said: str
+) -> None:
+    terminal = io.StringIO("" if answer is None else f"{answer}\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: answer is not None)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert main(["datasets", "fetch", "google_landmarks_v2", "--root", str(tmp_path / "v2")]) == 1
+    message = capsys.readouterr()
+    assert said in message.err and "124 to fetch, ≈ 95 GB" in message.out and not (tmp_path / "v2").exists()
+    # Agreed to, it is refused for another reason.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1}))
+    assert main(["datasets", "fetch", "google_landmarks_v2", "--root", str(tmp_path / "v2"), "--yes"]) == 1
+    assert "v2: 95.9 GB needed, 1 bytes free on this disk" in capsys.readouterr().err and not (tmp_path / "v2").exists()
 
 
 def test_verifying_a_copy_names_what_is_missing_and_what_differs(

@@ -106,4 +106,5 @@ def world_config(preset: str, **changes: Any) -> WorldConfig:
         require_known("world field", name, [field.name for field in dataclasses.fields(WorldConfig)])
         if name not in KNOBS and not isinstance(value, int):
             raise WorldError(f"world: {name} is {value}, expected a whole number")
-    return dataclasses.replace(PRESETS[preset], **{n: float(v) if n in KNOBS else v for n, v in changes.items()})
+    typed: dict[str, Any] = {name: float(value) if name in KNOBS else value for name, value in changes.items()}
+    return dataclasses.replace(PRESETS[preset], **typed)

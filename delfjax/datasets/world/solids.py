@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from delfjax.types import DelfjaxError
+from delfjax.datasets.retrieval import DatasetError
 
 Real = float | int
 Colour = tuple[Real, Real, Real]
 Point = tuple[Real, Real, Real]
 
 
-class WorldError(DelfjaxError):
+class WorldError(DatasetError):
     """The world cannot be made or read as asked; the message names the file or value and the remedy."""
 
 

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from delfjax.datasets.world.building import build_world
+from delfjax.datasets.world.config import world_config
+
 # Rows and columns of every image.
 SIZE = (48, 64)
 # The damaged files of Paris6k hold a web page where an image should be.
@@ -163,6 +166,15 @@ def folder(root: Path) -> None:
         image(root / name)
 
 
+def world(root: Path) -> None:
+    """The smallest photographs there are of three landmarks, of two for training, and of what matches nothing."""
+    config = world_config(
+        "ci", landmarks=3, train_landmarks=2, train_views=2, database_views=2, query_views=1, distractors=2, no_match=2,
+        image_side=128,
+    )  # fmt: skip
+    build_world(root, config, progress=False)
+
+
 # What to write for each dataset: (folder below the data root's `external`, function).
 PARTS: dict[str, list[tuple[str, Callable[[Path], None]]]] = {
     "oxford5k": [("oxford5k", oxford5k)],
@@ -183,6 +195,8 @@ PARTS: dict[str, list[tuple[str, Callable[[Path], None]]]] = {
     "google_landmarks_v2_clean": [("google_landmarks_v2", google_landmarks_v2)],
     "landmarks_full": [("landmarks", landmarks)],
     "landmarks_clean": [("landmarks", landmarks)],
+    "world": [("world", world)],
+    "world_train": [("world", world)],
     "folder": [("folder", folder)],
 }
 # Datasets made of several, whose root is the folder that holds the folders of their parts.

@@ -45,6 +45,8 @@ COUNTS = {
     "google_landmarks_v2_clean": {"database": 3, "landmarks": 2},
     "landmarks_full": {"database": 6, "landmarks": 4},
     "landmarks_clean": {"database": 4, "landmarks": 3},
+    "world": {"database": 8, "distractors": 2, "queries": 5, "landmarks": 3, "ok": 6},
+    "world_train": {"database": 4, "landmarks": 2},
     "folder": {"database": 6, "queries": 5, "landmarks": 3, "ok": 8, "junk": 5},
 }  # fmt: skip
 
