@@ -7,6 +7,7 @@ INSTALLED := $(VENV)/.installed
 # with the tests before them, which saves a minute.
 TEST_DATA := $(CURDIR)/data/cache/pytest
 NBVAL_DATA := $(CURDIR)/data/cache/nbval
+NBVAL = $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
 
 .DEFAULT_GOAL := help
 .PHONY: help env test test-slow lint reproduce lab bench clean
@@ -33,7 +34,9 @@ test: lint  ## everything that must hold: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
 	$(BIN)/python -m pytest -n 2 --basetemp=$(TEST_DATA) tests
 	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA)/cache && ln -s $(TEST_DATA)/delfjax-data/cache/xla $(NBVAL_DATA)/cache/xla
-	DELFJAX_DATA=$(NBVAL_DATA) $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist notebooks
+	@# Two halves side by side; notebooks from 30 on read each other's runs, in order.
+	DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[01]*.ipynb & first=$$!; \
+	  DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[2-9]*.ipynb; second=$$?; wait $$first && exit $$second
 
 test-slow: env  ## the exhaustive tests, about an hour: 300 images against native extraction, a sweep killed twice
 	$(BIN)/python -m pytest -n 2 -m slow tests

@@ -255,6 +255,97 @@ def plot_keypoints(
     return figure
 
 
+def plot_gallery(photos: Sequence[Photo], captions: Sequence[str], *, title: str, columns: int = 6) -> Figure:
+    """Photos in rows, each in the middle of a square with its caption above.
+
+    Args:
+        photos: RGB, of any sizes.
+        captions: one for each photo, short enough for its column.
+        title: headline.
+        columns: photos in a row.
+
+    Raises:
+        ValueError: not as many captions as photos.
+    """
+    cell = (_WIDTH - _GAP * (columns + 1)) / columns
+    rows = max(1, math.ceil(len(photos) / columns))
+    high = cell + _LINE + _GAP
+    figure = _figure(title, width=_WIDTH, height=_HEADLINE + rows * high)
+    for place, (photo, caption) in enumerate(zip(photos, captions, strict=True)):
+        row, column = divmod(place, columns)
+        axes = _axes_at(figure, (_GAP + column * (cell + _GAP), (rows - 1 - row) * high + _GAP, cell, cell))
+        axes.imshow(photo)
+        side, (height, width) = max(photo.shape[:2]), photo.shape[:2]
+        axes.set_xlim((width - side) / 2 - 0.5, (width + side) / 2 - 0.5)
+        axes.set_ylim((height + side) / 2 - 0.5, (height - side) / 2 - 0.5)
+        axes.set_axis_off()
+        axes.set_title(caption, fontsize=_SMALL, pad=3)
+    return figure
+
+
+def plot_positions(groups: Mapping[str, Float[np.ndarray, "_ 2"]], *, title: str) -> Figure:
+    """Positions on the globe, latitude upwards and longitude to the right.
+
+    Args:
+        groups: name → ``(latitude, longitude)``, degrees; each has a colour and a mark of its own.
+        title: headline.
+    """
+    figure = _figure(title, width=_WIDTH, height=0.5 * _WIDTH + _HEADLINE)
+    axes = figure.add_axes((0.07, 0.1, 0.74, 0.78))
+    marks = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (PURPLE, "D"))
+    for (name, positions), (colour, mark) in zip(groups.items(), marks, strict=False):
+        axes.scatter(positions[:, 1], positions[:, 0], s=22, c=colour, marker=mark, alpha=0.6, linewidths=0, label=name)
+    axes.set(xlim=(-180, 180), ylim=(-90, 90), xlabel="longitude, degrees", ylabel="latitude, degrees")
+    axes.set_xticks(range(-180, 181, 60))
+    axes.set_yticks(range(-90, 91, 30))
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=_TEXT)
+    return figure
+
+
+def plot_counts(groups: Mapping[str, Num[np.ndarray, " _"]], *, title: str, label: str) -> Figure:
+    """How many of something each member of a group has, the most first: a curve for each group.
+
+    Args:
+        groups: name → one count for each member.
+        title: headline.
+        label: what is counted, beside the axis.
+    """
+    figure = _figure(title, width=_WIDTH, height=0.4 * _WIDTH + _HEADLINE)
+    axes = figure.add_axes((0.08, 0.14, 0.73, 0.72))
+    for (name, counts), colour in zip(groups.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
+        axes.step(np.arange(1, len(counts) + 1), np.sort(counts)[::-1], where="mid", color=colour, linewidth=2, label=name)
+    axes.set(xlabel="rank", ylabel=label, ylim=(0, None))
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=_TEXT)
+    return figure
+
+
+def plot_trends(curves: Mapping[str, Mapping[float, float]], *, title: str, xlabel: str, ylabel: str) -> Figure:
+    """A measure against a setting, a line with marks for each curve.
+
+    Args:
+        curves: name → setting → measure, from 0 to 1.
+        title: headline.
+        xlabel: what is set.
+        ylabel: what is measured.
+    """
+    figure = _figure(title, width=0.8 * _WIDTH, height=0.45 * _WIDTH + _HEADLINE)
+    axes = figure.add_axes((0.09, 0.13, 0.66, 0.75))
+    looks = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (VERMILLION, "D"), (PURPLE, "v"), (SKY, "P"))
+    for (name, curve), (colour, mark) in zip(curves.items(), looks, strict=False):
+        axes.plot(list(curve), list(curve.values()), color=colour, marker=mark, linewidth=2, label=name)
+    settings = sorted({setting for curve in curves.values() for setting in curve})
+    axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1))
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=_TEXT)
+    return figure
+
+
 def plot_stage_times(seconds: Mapping[str, float], *, title: str = "") -> Figure:
     """How long each stage took, one bar each from top to bottom, in the order given.
 

@@ -11,7 +11,7 @@ import tyro
 
 from delfjax.cli.options import DatasetRoot, Flag, UsageError
 from delfjax.datasets.archives import describe_checksums
-from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset
+from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset, present_datasets
 from delfjax.datasets.downloading import FetchError, readable
 from delfjax.datasets.fetching import FetchPlan, fetch, plan_fetch
 from delfjax.datasets.retrieval import DatasetError
@@ -152,9 +152,7 @@ class Summary:
         if self.root is not None:
             raise DatasetError(f"--root {self.root}: say which dataset lies there")
         present = 0
-        for name in CATALOGUE:
-            if not dataset_folders(name) or not all(folder.is_dir() for folder in dataset_folders(name)):
-                continue
+        for name in present_datasets():
             try:
                 _print_summary(name, None)
                 present += 1

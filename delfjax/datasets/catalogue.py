@@ -308,6 +308,12 @@ def dataset_folders(name: str) -> tuple[Path, ...]:
     return tuple(external / folder for folder in dataset_entry(name).folders)
 
 
+def present_datasets() -> tuple[str, ...]:
+    """Names of the datasets all of whose folders are in their place."""
+    folders = {name: dataset_folders(name) for name in CATALOGUE}
+    return tuple(name for name, places in folders.items() if places and all(place.is_dir() for place in places))
+
+
 def open_dataset(name: str, root: Path | None = None) -> RetrievalDataset:
     """Read a dataset's lists and ground truth; its images are not opened.
 

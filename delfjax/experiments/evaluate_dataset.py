@@ -88,6 +88,7 @@ def evaluate_dataset(
     protocols: Sequence[str] = (),
     store: Path | None = None,
     retry_failed: bool = False,
+    extractor: Extractor | None = None,
     progress: bool = True,
 ) -> DatasetEvaluation:
     """Extract (or reuse), fit the reduction, index, search with every query, verify, score.
@@ -102,6 +103,7 @@ def evaluate_dataset(
         store: where the features of the database are kept, those of the queries in ``<store>-queries``; by default in the
             cache, by dataset, root and config.
         retry_failed: try images with a recorded failure again, of the database and of the queries.
+        extractor: one of this config that is there already, for instance from another dataset.
         progress: show progress bars.
 
     Raises:
@@ -115,7 +117,8 @@ def evaluate_dataset(
     stages = {stage: _Stage(names, make_scorers(dataset, names, protocols)) for stage in (_VOTES, _INLIERS)}
     numbers = scored_queries(dataset)
     place = store or default_store(dataset, config)
-    extract = partial(extract_dataset, Extractor(config, load_delf(config)), retry_failed=retry_failed, progress=progress)
+    chosen = extractor or Extractor(config, load_delf(config))
+    extract = partial(extract_dataset, chosen, retry_failed=retry_failed, progress=progress)
     database, crops = _stored(dataset, names, numbers, place, extract)
     extracted = time.perf_counter()
     index = build_index(database, config=config, photos=str(dataset.root))

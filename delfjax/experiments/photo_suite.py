@@ -18,6 +18,8 @@ from delfjax import config, paths
 from delfjax.config import ConfigError, DelfConfig, config_hash, require_known, to_dict
 from delfjax.datasets.folder import PhotoFolder, load_groundtruth
 from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS, write_photo_set
+from delfjax.datasets.world.building import build_world
+from delfjax.datasets.world.config import WorldConfig, world_config
 from delfjax.experiments.provenance import split_overrides
 from delfjax.experiments.runs import FinishedRun, Run, open_run, start_run
 
@@ -39,12 +41,22 @@ _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 _EXTRACTION = ("backbone", "scorer", "features")
 _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
+    "10_inspect_dataset": (("backbone", "features"), None),
+    "13_measure_challenges": (_SEARCH, None),
     "30_extract_features": (_EXTRACTION, None),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
     "41_search_and_verify": (_SEARCH, ("index", "40_build_index")),
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
 }
-DATASETS = ("embedded",)
+# Experiments on the landmark world; the others are on the embedded photographs.
+_ON_WORLD = ("10_inspect_dataset", "13_measure_challenges")
+# The world of `13_measure_challenges`: as large as each preset has time for.
+_CHALLENGE: dict[str, dict[str, int]] = {
+    "ci": {"landmarks": 4, "family_size": 2, "database_views": 2, "query_views": 1, "distractors": 2},
+    "quick": {"landmarks": 24, "family_size": 4, "database_views": 3, "query_views": 2, "distractors": 24},
+    "full": {"landmarks": 120, "family_size": 4, "database_views": 4, "query_views": 2, "distractors": 120, "image_side": 512},
+}
+DATASETS = ("embedded", "world")
 PRESETS = tuple(_SIDES)
 
 
@@ -72,7 +84,17 @@ class PhotoExperiment:
         sections = _STAGES[experiment][0] if experiment in _STAGES else [n for n in whole if n != "seed"]
         used = {name: whole[name] for name in sections}
         used["features"] = {k: v for k, v in whole["features"].items() if k != "batch_size"}
+        needed = "world" if experiment in _ON_WORLD else "embedded"
+        if experiment in _STAGES and self.parameters["dataset"] != needed:
+            raise ConfigError(f"{experiment}: dataset {self.parameters['dataset']!r}, this notebook is about {needed!r} alone")
+        if experiment in _ON_WORLD:
+            world = challenge_world(self) if experiment == "13_measure_challenges" else self.world()
+            return {"dataset": "world", "world": world.plain(), "seed": self.config.seed, **used}
         return {"dataset": self.parameters["dataset"], "photos": self.photos(), "seed": self.config.seed, **used}
+
+    def world(self, **changes: Any) -> WorldConfig:
+        """The landmark world of these parameters, with some of its fields changed."""
+        return world_config(self.parameters["preset"], seed=self.config.seed, **changes)
 
     def photos(self) -> dict[str, Any]:
         """Plain values that decide the bytes of the photographs."""
@@ -110,7 +132,8 @@ def photo_experiment(
     Args:
         preset: ``"ci"``: a few small photographs, seconds; ``"quick"``: all of them at 512 pixels; ``"full"``: at 1024.
         seed: of the photographs and of everything that is drawn at random.
-        dataset: ``"embedded"``, the photographs of scikit-image.
+        dataset: ``"embedded"``, the photographs of scikit-image, or ``"world"``, the landmark world; a notebook is about one
+            of them.
         overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``.
         upstream: which run the notebook reads; noted here for the command that does the same again.
 
@@ -149,6 +172,18 @@ def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
             )
             _move(Path(partial) / "photos", folder)
     return PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
+
+
+def challenge_world(experiment: PhotoExperiment, **knobs: float) -> WorldConfig:
+    """A world small enough to be rendered once for each setting of a knob; no part of it is for training."""
+    return experiment.world(train_landmarks=0, train_views=0, no_match=0, **_CHALLENGE[experiment.parameters["preset"]], **knobs)
+
+
+def world_set(config: WorldConfig, *, progress: bool = False) -> Path:
+    """Folder of a landmark world in the cache, rendered when it is not there yet; an interrupted one is gone on with."""
+    folder = paths.cache_root() / "worlds" / config_hash(config.plain())
+    build_world(folder, config, progress=progress)
+    return folder
 
 
 def features_run(index: FinishedRun) -> FinishedRun:

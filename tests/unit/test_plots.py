@@ -59,6 +59,8 @@ def _correspondences() -> Figure:
     )
 
 
+POSITIONS = {"here": np.array([(48.9, 2.3), (-33.9, 151.2)]), "there": np.array([(0.0, -179.0)])}
+TRENDS = {"scale": {0.0: 0.8, 0.5: 0.6, 1.0: 0.3}, "occlusion": {0.0: 0.7, 1.0: 0.5}}
 FIGURES: dict[str, Callable[[], Figure]] = {
     "ranked list": lambda: plots.plot_ranked_list(WIDE, RESULTS),
     "ranked list of nothing": lambda: plots.plot_ranked_list(WIDE, []),
@@ -74,6 +76,11 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "precision and recall": lambda: plots.plot_precision_recall(CURVES, label="true positives of all queries"),
     "precision and recall of nothing": lambda: plots.plot_precision_recall({}),
     "tier scores": lambda: plots.plot_tier_scores({"photo": {"votes": 0.8, "inliers": 0.9}, "pair": {"votes": 0.5}}),
+    "gallery": lambda: plots.plot_gallery([WIDE, TALL] * 9, [f"photo {k}" for k in range(18)], title="Photos"),
+    "gallery in two columns": lambda: plots.plot_gallery([WIDE, TALL], ["wide", "tall"], title="Photos", columns=2),
+    "positions": lambda: plots.plot_positions(POSITIONS, title="Landmarks"),
+    "counts": lambda: plots.plot_counts({"some": np.array([1, 5, 2])}, title="Photos of each", label="photos"),
+    "trends": lambda: plots.plot_trends(TRENDS, title="Turned up", xlabel="setting", ylabel="mean average precision"),
 }
 
 
@@ -249,3 +256,30 @@ def test_stacked_figures_keep_their_sizes_and_their_order() -> None:
     alone = np.asarray(Image.open(io.BytesIO(plots.png(small))).convert("RGB"))
     assert (stacked[sizes[0][1] :, : sizes[1][0]] == alone).all()
     assert (stacked[sizes[0][1] :, sizes[1][0] :] == 255).all()
+
+
+def test_every_photo_of_a_gallery_has_its_caption_and_its_proportions() -> None:
+    figure = FIGURES["gallery"]()
+    axes = _photo_axes(figure)
+    assert [one.get_title() for one in axes] == [f"photo {k}" for k in range(18)]
+    for one, photo in zip(axes, [WIDE, TALL] * 9, strict=True):
+        left, right = one.get_xlim()
+        low, high = one.get_ylim()
+        # Square cells, photos whole within them.
+        assert right - left == low - high == max(photo.shape[:2])
+    with pytest.raises(ValueError, match="zip"):
+        plots.plot_gallery([WIDE], [], title="One photo, no caption")
+
+
+def test_positions_are_drawn_north_up_and_east_right() -> None:
+    axes = FIGURES["positions"]().axes[0]
+    offsets = [np.asarray(collection.get_offsets()) for collection in axes.collections]
+    np.testing.assert_array_equal(offsets[0], [(2.3, 48.9), (151.2, -33.9)])
+    assert axes.get_xlim() == (-180, 180) and axes.get_ylim() == (-90, 90)
+
+
+def test_trends_and_counts_are_drawn_as_given() -> None:
+    lines = {str(line.get_label()): line for line in FIGURES["trends"]().axes[0].lines}
+    for name, curve in TRENDS.items():
+        np.testing.assert_array_equal(lines[name].get_xydata(), list(curve.items()))
+    np.testing.assert_array_equal(FIGURES["counts"]().axes[0].lines[0].get_ydata(), [5, 2, 1])

@@ -7,6 +7,7 @@ Photographs are taken in parts of a few hundred; a part counts once its rows are
 from __future__ import annotations
 
 import datetime
+import fcntl
 import io
 import json
 import math
@@ -42,6 +43,7 @@ VISIBLE_SHARE, PICTURE_SHARE = 0.25, 0.01
 _ATTEMPTS = 6
 _PART = 200
 _PARTS = "parts"
+_LOCK = ".lock"
 # Positions of photographs: noise of a good receiver, and of one between high walls; metres.
 _GPS_NOISE_M, _GPS_LOST_M, _GPS_LOST_SHARE = 8.0, 250.0, 0.04
 _FIRST_DAY = datetime.datetime(2012, 1, 1)
@@ -93,9 +95,17 @@ def build_world(root: Path, config: WorldConfig, *, workers: int | None = None, 
         OSError: the disk is full; what was written stays, and counts in the next call.
     """
     census = Census(config)
-    _claim(root, config)
-    if (root / MANIFEST).is_file():
-        return BuildReport(0, census.frame_count)
+    root.mkdir(parents=True, exist_ok=True)
+    # Of two builders of one folder the second waits, and finds it finished.
+    with (root / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _claim(root, config)
+        if (root / MANIFEST).is_file():
+            return BuildReport(0, census.frame_count)
+        return _build(root, census, workers=workers, progress=progress)
+
+
+def _build(root: Path, census: Census, *, workers: int | None, progress: bool) -> BuildReport:
     parts = root / _PARTS
     parts.mkdir(exist_ok=True)
     starts = range(0, census.frame_count, _PART)
@@ -231,7 +241,6 @@ def _where_and_when(census: Census, frame: Frame, shot: Shot) -> tuple[float, fl
 
 def _claim(root: Path, config: WorldConfig) -> None:
     """Make the folder this world's, or find that it is."""
-    root.mkdir(parents=True, exist_ok=True)
     if (root / CONFIG).is_file():
         found = read_config(root)
         if found != config:

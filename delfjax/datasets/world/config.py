@@ -51,15 +51,15 @@ class WorldConfig:
     distractors: int = 200
     no_match: int = 60
     image_side: int = 256
-    scale: float = 0.5
-    occlusion: float = 0.5
-    clutter: float = 0.5
+    scale: float = 0.4
+    occlusion: float = 0.4
+    clutter: float = 0.4
     likeness: float = 0.5
-    viewpoint: float = 0.5
-    tilt: float = 0.5
-    framing: float = 0.5
-    weather: float = 0.5
-    film: float = 0.5
+    viewpoint: float = 0.4
+    tilt: float = 0.4
+    framing: float = 0.4
+    weather: float = 0.4
+    film: float = 0.4
 
     def __post_init__(self) -> None:
         for name in KNOBS:

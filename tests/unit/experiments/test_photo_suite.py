@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from delfjax import paths
 from delfjax.config import ConfigError, config_hash
 from delfjax.datasets import skimage_photos
 from delfjax.datasets.skimage_photos import PhotoSetError
+from delfjax.datasets.world.config import world_config
 from delfjax.experiments.photo_suite import (
     PhotoExperiment,
+    challenge_world,
     index_of,
     photo_experiment,
     photo_set,
@@ -19,6 +22,7 @@ from delfjax.experiments.photo_suite import (
     store_of,
     table,
     upstream_of,
+    world_set,
 )
 from delfjax.experiments.runs import differences
 
@@ -98,3 +102,29 @@ def test_a_table_has_the_rows_and_columns_it_was_given() -> None:
     shown = table({"first": {"a": 1, "b": 2.5}, "second": {"a": 3, "b": 4.5}})
     assert shown.index.tolist() == ["first", "second"]
     assert shown.to_dict("list") == {"a": [1, 3], "b": [2.5, 4.5]}
+
+
+def test_experiments_on_the_world_depend_on_its_knobs_and_not_on_the_photographs() -> None:
+    first, other = (photo_experiment("ci", seed, dataset="world") for seed in (0, 1))
+    settings = first.settings("10_inspect_dataset")
+    assert settings["world"] == first.world().plain() and "photos" not in settings
+    assert settings["world"] != other.settings("10_inspect_dataset")["world"]
+    challenge = first.settings("13_measure_challenges")["world"]
+    assert challenge == challenge_world(first).plain() and challenge["train_landmarks"] == 0
+    assert challenge_world(first, scale=1.0).plain() == {**challenge, "scale": 1.0}
+
+
+def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "cache_root", lambda: tmp_path)
+    few = {"landmarks": 1, "train_landmarks": 0, "database_views": 1, "query_views": 1, "distractors": 0, "no_match": 0}
+    config = world_config("ci", image_side=128, **few)
+    root = world_set(config)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
+    assert len(before) == 2 and world_set(config) == root
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == before
+
+
+@pytest.mark.parametrize(("experiment", "dataset"), [("10_inspect_dataset", "embedded"), (SEARCH, "world")])
+def test_a_notebook_refuses_a_dataset_that_it_is_not_about(experiment: str, dataset: str) -> None:
+    with pytest.raises(ConfigError, match=f"{experiment}: dataset '{dataset}', this notebook is about"):
+        photo_experiment("ci", 0, dataset=dataset).settings(experiment)
