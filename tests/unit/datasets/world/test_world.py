@@ -83,6 +83,7 @@ def test_a_killed_build_goes_on_and_nothing_is_lost(world: World, tmp_path: Path
     assert build_world(root, SMALL, progress=False).done == 0
 
 
+@pytest.mark.slow
 def test_a_build_on_two_devices_that_is_killed_is_finished_on_one_with_the_same_bytes(world: World, tmp_path: Path) -> None:
     script = (
         "import sys, json; from pathlib import Path; from delfjax import device; device.use_compilation_cache();"
