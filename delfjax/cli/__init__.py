@@ -1,6 +1,6 @@
 """The command line.
 
-Photos: ``delfjax extract | index | search | match | evaluate``. Notebooks: ``delfjax run | sweep | compare | report``.
+Photos: ``delfjax extract | index | search | match | evaluate | mine``. Notebooks: ``delfjax run | sweep | compare | report``.
 Weight files: ``delfjax weights``. Datasets: ``delfjax datasets``.
 Bad usage and bad input end in one line on standard error and exit code 1.
 """
@@ -18,6 +18,7 @@ import tyro
 from delfjax import device
 from delfjax.cli.datasets import DatasetsCommand
 from delfjax.cli.experiments import Compare, Report, RunCommand, Sweep
+from delfjax.cli.mining import Mine
 from delfjax.cli.options import UsageError
 from delfjax.cli.photos import Evaluate, Extract, Index, Match, Search
 from delfjax.cli.weights import WeightsCommand
@@ -29,6 +30,7 @@ Command = (
     | Annotated[Search, tyro.conf.subcommand("search")]
     | Annotated[Match, tyro.conf.subcommand("match")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Mine, tyro.conf.subcommand("mine")]
     | Annotated[RunCommand, tyro.conf.subcommand("run")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]

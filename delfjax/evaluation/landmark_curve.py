@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from delfjax.datasets.geography import haversine_km
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
-# Mean radius of the Earth, km. Source: International Union of Geodesy and Geophysics, R1 of the ellipsoid GRS 80.
-EARTH_RADIUS_KM = 6371.0088
 # Distance within which a landmark is the query's, km. Source: Noh et al. 2017.
 RADIUS_KM = 25.0
 # Distances computed at a time: tens of megabytes.
@@ -147,28 +146,6 @@ class LandmarkCurve:
 
     def _count(self, threshold: float) -> int:
         return int(np.count_nonzero(self.entry_score >= threshold))
-
-
-def haversine_km(
-    first_deg: Float[np.ndarray, "*#batch 2"], second_deg: Float[np.ndarray, "*#batch 2"]
-) -> Float[np.ndarray, "*batch"]:
-    """Distance on the sphere between two positions, or between rows of them.
-
-    Args:
-        first_deg: latitude and longitude, degrees.
-        second_deg: the same.
-
-    Returns:
-        Kilometres along the great circle; NaN where a position is not known (NaN).
-
-    Source: Sinnott 1984, "Virtues of the Haversine".
-    """
-    first, second = np.radians(first_deg), np.radians(second_deg)
-    half = (second - first) / 2
-    cosines = np.cos(first[..., 0]) * np.cos(second[..., 0])
-    chord = np.sin(half[..., 0]) ** 2 + cosines * np.sin(half[..., 1]) ** 2
-    # Rounding lifts the chord of two antipodes above 1 by a few units in the last place.
-    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(chord, 1.0))))
 
 
 def landmark_precision_recall(
