@@ -278,7 +278,7 @@ def _count(
     second: Float[jax.Array, "lanes m d"],
     first_valid: Bool[jax.Array, "lanes m"],
     second_valid: Bool[jax.Array, "lanes m"],
-    min_similarity: float,
+    min_similarity: Float[jax.Array, ""],
 ) -> Int[jax.Array, " lanes"]:
     """Mutual nearest neighbours that are similar enough: a cell that is the largest of its row and of its column."""
     cosine = jnp.einsum("bmd,bnd->bmn", first, second)
@@ -293,7 +293,7 @@ def _match(
     second: Float[jax.Array, "lanes m d"],
     first_valid: Bool[jax.Array, "lanes m"],
     second_valid: Bool[jax.Array, "lanes m"],
-    min_similarity: float,
+    min_similarity: Float[jax.Array, ""],
 ) -> tuple[Int[jax.Array, "lanes m"], Float[jax.Array, "lanes m"], Bool[jax.Array, "lanes m"]]:
     nearest, cosine, mutual = jax.vmap(mutual_nearest)(first, second, first_valid, second_valid)
     held = mutual & (cosine >= min_similarity)
