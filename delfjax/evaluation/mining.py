@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, Int64
 
 from delfjax.evaluation.average_precision import EvaluationError
 
-# Photos from which a true landmark counts, and the share of them that finds it. Source: the first is that of issue and report.
+# Photos from which a true landmark counts, and the share of them that finds it. Ours.
 LEAST_PHOTOS, FOUND_SHARE = 5, 0.5
 
 

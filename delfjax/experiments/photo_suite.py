@@ -18,6 +18,8 @@ from delfjax import config, paths
 from delfjax.config import ConfigError, DelfConfig, config_hash, require_known, to_dict
 from delfjax.datasets.folder import PhotoFolder, load_groundtruth
 from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS, write_photo_set
+from delfjax.datasets.world.building import VERSION, build_world
+from delfjax.datasets.world.config import world_config
 from delfjax.experiments.provenance import split_overrides
 from delfjax.experiments.runs import FinishedRun, Run, open_run, start_run
 
@@ -149,6 +151,24 @@ def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
             )
             _move(Path(partial) / "photos", folder)
     return PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
+
+
+def world_set(preset: str, seed: int, **changes: Any) -> Path:
+    """The folder of a world in the cache, made when it is not there yet; one that was stopped is gone on with.
+
+    Args:
+        preset: of the world, ``"ci"``, ``"quick"`` or ``"full"``.
+        seed: of everything in it.
+        changes: fields of :class:`~delfjax.datasets.world.config.WorldConfig` that differ from the preset.
+
+    Raises:
+        ConfigError: no such preset or field; the nearest is named.
+        WorldError: a value that is out of range.
+    """
+    world = world_config(preset, seed=seed, **changes)
+    folder = paths.cache_root() / "worlds" / config_hash({"version": VERSION, **world.plain()})
+    build_world(folder, world, progress=False)
+    return folder
 
 
 def features_run(index: FinishedRun) -> FinishedRun:
