@@ -175,7 +175,7 @@ class MiningConfig(_Strict):
     """From photos with positions to landmarks. Not a section of the system's config: no search depends on it."""
 
     # Longest step between photos of one geographic cluster, metres. Source: photos of one landmark of the world are taken
-    # within 120 m of it (95 %); with 2 km (and a reach of 8 km), look-alikes of the same city are joined and purity falls from 0.96 to 0.35.
+    # within 120 m of it (95 %); with 2 km (reach 8 km), look-alikes are joined and purity falls from 0.96 to 0.35.
     radius_m: PositiveFloat = 200.0
     # Photos of a cluster further apart than this are not compared, metres. Ours: bounds the pairs of a city that is one cluster.
     reach_m: PositiveFloat = 1000.0
