@@ -1,6 +1,6 @@
 """The command line.
 
-Photos: ``delfjax extract | index | search | match | evaluate``. Notebooks: ``delfjax run | sweep | compare | report``.
+Photos: ``delfjax extract | index | search | match | evaluate | mine``. Notebooks: ``delfjax run | sweep | compare | report``.
 Weight files: ``delfjax weights``. Datasets: ``delfjax datasets``.
 Bad usage and bad input end in one line on standard error and exit code 1.
 """
@@ -19,6 +19,7 @@ from delfjax import device
 from delfjax.cli.datasets import DatasetsCommand
 from delfjax.cli.evaluate import Evaluate
 from delfjax.cli.experiments import Compare, Report, RunCommand, Sweep
+from delfjax.cli.mining import Mine
 from delfjax.cli.options import UsageError
 from delfjax.cli.photos import Extract, Index, Match, Search
 from delfjax.cli.weights import WeightsCommand
@@ -30,6 +31,7 @@ Command = (
     | Annotated[Search, tyro.conf.subcommand("search")]
     | Annotated[Match, tyro.conf.subcommand("match")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Mine, tyro.conf.subcommand("mine")]
     | Annotated[RunCommand, tyro.conf.subcommand("run")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]

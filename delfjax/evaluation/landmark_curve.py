@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from delfjax.datasets.geography import haversine_km, unit_vectors
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
-# Mean radius of the Earth, km. Source: International Union of Geodesy and Geophysics, R1 of the ellipsoid GRS 80.
-EARTH_RADIUS_KM = 6371.0088
 # Distance within which a landmark is the query's, km. Source: Noh et al. 2017.
 RADIUS_KM = 25.0
 # Distances computed at a time: tens of megabytes.
@@ -164,28 +163,6 @@ class LandmarkCurve:
         return int(np.count_nonzero(self.entry_score >= threshold))
 
 
-def haversine_km(
-    first_deg: Float[np.ndarray, "*#batch 2"], second_deg: Float[np.ndarray, "*#batch 2"]
-) -> Float[np.ndarray, "*batch"]:
-    """Distance on the sphere between two positions, or between rows of them.
-
-    Args:
-        first_deg: latitude and longitude, degrees.
-        second_deg: the same.
-
-    Returns:
-        Kilometres along the great circle; NaN where a position is not known (NaN).
-
-    Source: Sinnott 1984, "Virtues of the Haversine".
-    """
-    first, second = np.radians(first_deg), np.radians(second_deg)
-    half = (second - first) / 2
-    cosines = np.cos(first[..., 0]) * np.cos(second[..., 0])
-    chord = np.sin(half[..., 0]) ** 2 + cosines * np.sin(half[..., 1]) ** 2
-    # Rounding lifts the chord of two antipodes above 1 by a few units in the last place.
-    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(chord, 1.0))))
-
-
 def landmark_centres(
     landmark: Int[np.ndarray, " images"], positions_deg: Float[np.ndarray, "images 2"], *, count: int
 ) -> Float[np.ndarray, "landmarks 2"]:
@@ -200,7 +177,7 @@ def landmark_centres(
         Latitude and longitude, degrees; NaN for a landmark of which no image has a position.
     """
     known = (landmark >= 0) & ~np.isnan(positions_deg).any(axis=1)
-    points = _on_sphere(positions_deg[known])
+    points = unit_vectors(positions_deg[known])
     sums = np.stack([np.bincount(landmark[known], weights=axis, minlength=count) for axis in points.T], axis=-1)
     latitude = np.arctan2(sums[:, 2], np.hypot(sums[:, 0], sums[:, 1]))
     centres = np.degrees(np.stack([latitude, np.arctan2(sums[:, 1], sums[:, 0])], axis=-1))
@@ -327,17 +304,10 @@ def _within(
     within = np.zeros(len(positions), dtype=bool)
     if not len(centres):
         return within
-    points, step = _on_sphere(centres).T, max(1, _BLOCK // len(centres))
+    points, step = unit_vectors(centres).T, max(1, _BLOCK // len(centres))
     for start in range(0, len(positions), step):
         block = positions[start : start + step]
         # The nearest centre has the largest inner product: one exact distance for each query is enough.
-        nearest = np.argmax(_on_sphere(np.nan_to_num(block)) @ points, axis=1)
+        nearest = np.argmax(unit_vectors(np.nan_to_num(block)) @ points, axis=1)
         within[start : start + step] = haversine_km(block, centres[nearest]) <= radius_km
     return within
-
-
-def _on_sphere(positions_deg: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
-    latitude, longitude = np.radians(positions_deg).T
-    return np.stack(
-        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=-1
-    )

@@ -18,7 +18,7 @@ from delfjax import config, paths
 from delfjax.config import ConfigError, DelfConfig, config_hash, require_known, to_dict
 from delfjax.datasets.folder import PhotoFolder, load_groundtruth
 from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS, write_photo_set
-from delfjax.datasets.world.building import build_world
+from delfjax.datasets.world.building import VERSION, build_world
 from delfjax.datasets.world.config import WorldConfig, world_config
 from delfjax.experiments.provenance import split_overrides
 from delfjax.experiments.runs import FinishedRun, Run, open_run, start_run
@@ -181,7 +181,7 @@ def challenge_world(experiment: PhotoExperiment, **knobs: float) -> WorldConfig:
 
 def world_set(config: WorldConfig, *, progress: bool = False) -> Path:
     """Folder of a landmark world in the cache, rendered when it is not there yet; an interrupted one is gone on with."""
-    folder = paths.cache_root() / "worlds" / config_hash(config.plain())
+    folder = paths.cache_root() / "worlds" / config_hash({"version": VERSION, **config.plain()})
     build_world(folder, config, progress=progress)
     return folder
 

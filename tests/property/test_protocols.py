@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from delfjax.datasets.geography import EARTH_RADIUS_KM, haversine_km
 from delfjax.evaluation.gldv2_protocol import global_average_precision, retrieval_mean_average_precision
 from delfjax.evaluation.labelled_protocols import LabelledQuery, revisited_protocol, score_rankings
 from delfjax.evaluation.landmark_curve import (
-    EARTH_RADIUS_KM,
     LandmarkCurve,
     LandmarkDatabase,
     ScoredList,
-    haversine_km,
     landmark_precision_recall,
 )
 from delfjax.evaluation.protocol import stable_ranking

@@ -7,13 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from delfjax.datasets.geography import EARTH_RADIUS_KM, haversine_km
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.landmark_curve import (
-    EARTH_RADIUS_KM,
     LandmarkCurve,
     LandmarkDatabase,
     ScoredList,
-    haversine_km,
     landmark_centres,
     landmark_precision_recall,
 )
