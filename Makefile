@@ -38,7 +38,7 @@ test: lint  ## everything that must hold: lint, the test suite, every notebook
 	DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[01]*.ipynb & first=$$!; \
 	  DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[2-9]*.ipynb; second=$$?; wait $$first && exit $$second
 
-test-slow: env  ## the exhaustive tests, about an hour: 300 images against native extraction, a sweep killed twice
+test-slow: env  ## the exhaustive tests, over an hour: 300 images, a sweep killed twice, a world on two devices, mining
 	$(BIN)/python -m pytest -n 2 -m slow tests
 
 reproduce: env  ## run every notebook (preset quick), then build the report; both land in data/runs

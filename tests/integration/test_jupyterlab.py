@@ -36,6 +36,7 @@ def test_the_first_notebook_runs_from_the_menu(page: Page) -> None:
     assert found.pictures >= 2
 
 
+@pytest.mark.slow
 def test_the_view_of_results_answers_clicks(page: Page, tmp_path: Path) -> None:
     write_collection(tmp_path)
     lines = [

@@ -77,7 +77,7 @@ def test_recognition_without_landmarks_is_refused() -> None:
 
 
 def test_what_has_no_protocol_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="mine: no protocol is known for a dataset of this name; there are those of: oxf"):
+    with pytest.raises(EvaluationError, match="mine: no protocol is known for a dataset of this name; there are those of: world"):
         make_scorers(_dataset("mine"), DATABASE)
     with pytest.raises(ConfigError, match="folder: protocol 'hard' is unknown; there are: folder"):
         make_scorers(_dataset("folder"), DATABASE, ["hard"])

@@ -132,7 +132,14 @@ def test_every_feature_of_300_images_of_any_sizes_equals_that_of_the_image_extra
         assert len(assert_equal_to_native(model, any_size.config, ours, image)) > 0
 
 
-def test_300_images_of_any_sizes_compile_few_programs_and_a_second_process_none() -> None:
+@pytest.mark.parametrize(
+    ("images", "scales", "most"),
+    [
+        (100, "[0.5,1.0]", 20),
+        pytest.param(300, "[0.25,0.3536,0.5,0.7071,1.0,1.4142,2.0]", 40, marks=pytest.mark.slow),
+    ],
+)
+def test_images_of_any_sizes_compile_few_programs_and_a_second_process_none(images: int, scales: str, most: int) -> None:
     script = """
 import sys
 import numpy as np
@@ -142,7 +149,7 @@ from delfjax.datasets.images import DecodedImage
 from delfjax.features.extractor import Extractor
 from delfjax.models.delf import load_delf
 device.use_compilation_cache()
-config = override(DelfConfig(), ["features.max_side=176", "features.max_features=150"])
+config = override(DelfConfig(), ["features.max_side=176", "features.max_features=150", "features.scales=" + sys.argv[2]])
 extractor = Extractor(config, load_delf(config))
 sizes = np.random.default_rng(0).integers(12, 177, (300, 2)).tolist()
 with device.count_compilations() as count:
@@ -151,12 +158,12 @@ with device.count_compilations() as count:
 print(count.programs, count.compiled)
 """
     counts = []
-    for images in ("300", "20"):
-        command = [sys.executable, "-c", script, images]
+    for number in (images, 20):
+        command = [sys.executable, "-c", script, str(number), scales]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
         counts.append([int(number) for number in done.stdout.split()])
     (programs, compiled), (programs_again, compiled_again) = counts
-    assert 1 < programs <= 40 and compiled == programs
+    assert 1 < programs <= most and compiled == programs
     assert 1 < programs_again <= programs and compiled_again == 0
 
 
