@@ -155,18 +155,17 @@ def load_world(root: Path) -> RetrievalDataset:
     database = np.concatenate([world.rows("database"), world.rows("distractor")])
     asked = np.concatenate([world.rows("query"), world.rows("no_match")])
     owner, landmark, well = _showing(table)
+    count = world.census.config.landmarks
     position = np.full(len(table), -1, np.int64)
     position[database] = np.arange(len(database))
-    in_database = position[owner] >= 0
-    ok, junk = [], []
-    subject = np.asarray(table["subject"])
-    for query in asked:
-        same = in_database & (landmark == subject[query]) & (subject[query] < world.census.config.landmarks)
-        ok.append(position[owner[same & well]])
-        junk.append(position[owner[same & ~well]])
-    searched = (subject[asked] >= 0) & (subject[asked] < world.census.config.landmarks)
-    own = [[int(number)] if known else [] for number, known in zip(subject[asked], searched, strict=True)]
-    gps = np.stack([np.asarray(table["latitude"]), np.asarray(table["longitude"])], axis=1)
+    held = position[owner] >= 0
+    shown, by_landmark = position[owner[held]], _grouped(landmark[held], count)
+    subject, nothing = np.asarray(table["subject"]), np.empty(0, np.int64)
+    searched = (subject >= 0) & (subject < count)
+    members = [by_landmark[subject[query]] if searched[query] else nothing for query in asked]
+    ok, junk = ([shown[some[well[held][some] == enough]] for some in members] for enough in (True, False))
+    own = [[int(subject[query])] if searched[query] else [] for query in asked]
+    gps = _positions(table)
     queries = make_queries(
         ImagePaths(table["path"].take(asked)),
         {"ok": IndexSets.of(ok), "junk": IndexSets.of(junk)},
@@ -174,7 +173,7 @@ def load_world(root: Path) -> RetrievalDataset:
         split=np.asarray(table["split"].take(asked)).astype(np.str_),
         gps=gps[asked],
     )
-    labels = np.where(subject < world.census.config.landmarks, subject, -1)
+    labels = np.where(subject < count, subject, -1)
     distractors = len(world.rows("distractor"))
     return RetrievalDataset(
         "world",
@@ -183,7 +182,7 @@ def load_world(root: Path) -> RetrievalDataset:
         queries,
         distractors=distractors,
         landmarks=labels[database].astype(np.int64),
-        landmark_names=_names(world.census, world.census.config.landmarks),
+        landmark_names=_names(world.census, range(count)),
         gps=gps[database],
     )
 
@@ -199,23 +198,30 @@ def load_world_train(root: Path) -> RetrievalDataset:
     rows = world.rows("train")
     config = world.census.config
     subject = np.asarray(world.manifest["subject"].take(rows)) - config.landmarks
-    names = tuple(
-        world.census.landmark(config.landmarks + k).kind + f" {config.landmarks + k}" for k in range(config.train_landmarks)
-    )
-    gps = np.stack([np.asarray(world.manifest[axis].take(rows)) for axis in ("latitude", "longitude")], axis=1)
     return RetrievalDataset(
         "world_train",
         root,
         ImagePaths(world.manifest["path"].take(rows)),
         no_queries(),
         landmarks=subject.astype(np.int64),
-        landmark_names=names,
-        gps=gps,
+        landmark_names=_names(world.census, range(config.landmarks, config.landmarks + config.train_landmarks)),
+        gps=_positions(world.manifest)[rows],
     )
 
 
-def _names(census: Census, count: int) -> tuple[str, ...]:
-    return tuple(f"{census.landmark(number).kind} {number}" for number in range(count))
+def _names(census: Census, numbers: range) -> tuple[str, ...]:
+    return tuple(f"{census.landmark(number).kind} {number}" for number in numbers)
+
+
+def _positions(table: pa.Table) -> Float[np.ndarray, "n 2"]:
+    """Latitude and longitude of every photograph, degrees."""
+    return np.stack([np.asarray(table["latitude"]), np.asarray(table["longitude"])], axis=1)
+
+
+def _grouped(labels: np.ndarray, count: int) -> list[np.ndarray]:
+    """Where each of the labels 0 … ``count`` − 1 stands, in order."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(count + 1)))[1 : count + 1]
 
 
 def _showing(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
