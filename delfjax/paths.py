@@ -38,3 +38,23 @@ def cache_root() -> Path:
 def compilation_cache() -> Path:
     """Folder of the persistent cache of compiled programs."""
     return cache_root() / "xla"
+
+
+def replace_file(file: Path, content: bytes, *, suffix: str = ".partial") -> None:
+    """Write a whole file or none: under another name first, in the same folder, which an error does not leave behind.
+
+    Args:
+        file: what is written, or replaced.
+        content: all of it.
+        suffix: of the other name; one of the process's own where several may write the file.
+
+    Raises:
+        OSError: it cannot be written, for instance to a full disk; a file that was there is as before.
+    """
+    partial = file.with_name(f".{file.name}{suffix}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(file)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -19,6 +19,7 @@ import numpy as np
 
 from delfjax.config import MiningConfig, VerificationConfig, from_dict, to_dict
 from delfjax.features.reduction import Reduction
+from delfjax.paths import replace_file
 from delfjax.retrieval.mining import MinedLandmarks, MiningError, VisualGraph
 
 FORMAT_VERSION = 1
@@ -49,8 +50,9 @@ def save_landmarks(mined: MinedLandmarks, folder: Path) -> None:
         "landmarks": [_listed(mined, number) for number in range(len(mined.centres_deg))],
         "names": list(mined.names),
     }
-    _replace(folder / _ARRAYS, content.getvalue())
-    _replace(folder / _HEADER, json.dumps(header, indent=1, ensure_ascii=False).encode())
+    own = f".partial-{os.getpid()}"
+    replace_file(folder / _ARRAYS, content.getvalue(), suffix=own)
+    replace_file(folder / _HEADER, json.dumps(header, indent=1, ensure_ascii=False).encode(), suffix=own)
 
 
 def open_landmarks(folder: Path) -> MinedLandmarks:
@@ -105,13 +107,3 @@ def _listed(mined: MinedLandmarks, number: int) -> dict[str, Any]:
         "representative": mined.names[mined.representatives[number]],
         "photos": [mined.names[photo] for photo in mined.photos(number)],
     }
-
-
-def _replace(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

@@ -42,3 +42,20 @@ def test_an_installed_package_keeps_data_in_the_current_folder(
     monkeypatch.chdir(tmp_path)
     assert paths.repository_root() is None
     assert paths.data_root() == tmp_path / "delfjax-data"
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "kept"
+    paths.replace_file(file, b"first")
+    paths.replace_file(file, b"second", suffix=".mine")
+    assert file.read_bytes() == b"second"
+    whole = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        whole(path, content[:2])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        paths.replace_file(file, b"third")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"] and file.read_bytes() == b"second"

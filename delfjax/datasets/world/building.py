@@ -30,6 +30,7 @@ from delfjax.datasets.world.config import WorldConfig
 from delfjax.datasets.world.photography import Shot
 from delfjax.datasets.world.rendering import Photograph, render
 from delfjax.datasets.world.solids import WorldError
+from delfjax.paths import replace_file
 from delfjax.rng import named_generator
 
 MANIFEST = "manifest.parquet"
@@ -194,7 +195,7 @@ def _photograph(root: Path, census: Census, frame: Frame, device: jax.Device) ->
     shot, photograph, attempt = take(census, frame, device=device)
     target = root / frame.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    _replace(target, encode_jpeg(photograph.image, shot.quality))
+    replace_file(target, encode_jpeg(photograph.image, shot.quality))
     showing = []
     for owner, landmark in enumerate(census.shown(frame), start=1):
         visible, covers = visibility(photograph, owner)
@@ -249,7 +250,7 @@ def _claim(root: Path, config: WorldConfig) -> None:
             raise WorldError(f"{root}: holds another world ({name} is {theirs[name]}, not {mine[name]}); choose another folder")
         return
     text = json.dumps({"version": VERSION, "config": config.plain()}, indent=1)
-    _replace(root / CONFIG, text.encode())
+    replace_file(root / CONFIG, text.encode())
 
 
 def _part_name(start: int) -> str:
@@ -263,15 +264,4 @@ def _write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _replace_table(file: Path, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    _replace(file, buffer.getvalue())
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Write a whole file or none."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    replace_file(file, buffer.getvalue())
