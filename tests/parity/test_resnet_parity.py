@@ -188,13 +188,13 @@ def randomise(torch: Any, network: Any, rng: np.random.Generator) -> None:
 def test_imported_resnet50_equals_plain_pytorch_at_224_px(
     stride_layout: StrideLayout, container: str, rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="the extra `bench` is not installed")
     network = plain_torch_resnet50(torch, stride_layout)
     randomise(torch, network, rng)
     state = network.state_dict()
     path = tmp_path / ("resnet50.safetensors" if container == "safetensors" else "resnet50.pth")
     if container == "safetensors":
-        pytest.importorskip("safetensors.torch").save_file(state, path)
+        pytest.importorskip("safetensors.torch", reason="the extra `bench` is not installed").save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=container == "zip")
 

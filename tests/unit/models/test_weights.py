@@ -472,7 +472,7 @@ def test_missing_files_and_folders_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_the_reader_agrees_with_torch(zipped: bool, tmp_path: Path, rng: np.random.Generator) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="the extra `bench` is not installed")
     base = torch.from_numpy(rng.normal(size=(6, 5)).astype(np.float32))
     state = {
         "whole": base,
