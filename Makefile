@@ -32,7 +32,7 @@ lint: env  ## ruff and mypy --strict
 
 test: lint  ## everything that must hold: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
-	$(BIN)/python -m pytest -n 2 --basetemp=$(TEST_DATA) tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests
 	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA)/cache && ln -s $(TEST_DATA)/delfjax-data/cache/xla $(NBVAL_DATA)/cache/xla
 	@# Two halves side by side; notebooks from 30 on read each other's runs, in order.
 	DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[01]*.ipynb & first=$$!; \

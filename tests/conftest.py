@@ -15,6 +15,8 @@ from jaxtyping import install_import_hook
 # Before the first import of the library: from here on its annotated shapes and types are checked at every call.
 install_import_hook("delfjax", "beartype.beartype")
 
+from delfjax import device  # noqa: E402 - the hook goes first
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -34,6 +36,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root.mkdir(exist_ok=True)
     patch = pytest.MonkeyPatch()
     patch.setenv("DELFJAX_DATA", str(root))
+    device.use_compilation_cache()
     yield root
     patch.undo()
 
