@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Notebooks under test start from an empty data root: no run of yesterday can make them pass. They share compiled programs alone
-# with the tests before them, which saves a minute.
+# Notebooks under test start without a run: none of yesterday can make them pass. What the tests before them have compiled and
+# rendered is shared.
 TEST_DATA := $(CURDIR)/data/cache/pytest
 NBVAL_DATA := $(CURDIR)/data/cache/nbval
 NBVAL = $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
@@ -33,7 +33,7 @@ lint: env  ## ruff and mypy --strict
 test: lint  ## everything that must hold: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
 	$(BIN)/python -m pytest -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests
-	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA)/cache && ln -s $(TEST_DATA)/delfjax-data/cache/xla $(NBVAL_DATA)/cache/xla
+	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA) && ln -s $(TEST_DATA)/delfjax-data/cache $(NBVAL_DATA)/cache
 	@# Two halves side by side; notebooks from 30 on read each other's runs, in order.
 	DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[01]*.ipynb & first=$$!; \
 	  DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[2-9]*.ipynb; second=$$?; wait $$first && exit $$second

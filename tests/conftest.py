@@ -25,6 +25,11 @@ settings.register_profile("delfjax", derandomize=True, database=None, deadline=N
 settings.load_profile("delfjax")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: begun last, it would keep one worker busy long after the other has nothing to do."""
+    items.sort(key=lambda item: item.path.name != "test_execution.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The data root of this test session: nothing is written in the checkout.

@@ -14,7 +14,6 @@ from tests.integration.lab_session import CHROMIUM, browser_page, find_chromium,
 from tests.unit.experiments.tiny_collection import write_collection
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(420)]
-FIRST = "00_start_here.ipynb"
 
 
 @pytest.fixture
@@ -26,14 +25,17 @@ def page() -> Iterator[Page]:
         yield opened
 
 
-def test_the_first_notebook_runs_from_the_menu(page: Page) -> None:
+@pytest.mark.parametrize(
+    ("notebook", "pictures"), [("12_check_protocols.ipynb", 0), pytest.param("00_start_here.ipynb", 2, marks=pytest.mark.slow)]
+)
+def test_a_notebook_runs_from_the_menu(page: Page, notebook: str, pictures: int) -> None:
     root = paths.repository_root()
     assert root is not None
-    with lab_server([root / "notebooks" / FIRST]) as address:
-        found = run_all_cells(page, address, FIRST, seconds=240)
+    with lab_server([root / "notebooks" / notebook]) as address:
+        found = run_all_cells(page, address, notebook, seconds=240)
     assert found.errors == ()
     assert found.finished and len(found.prompts) >= 5, found.prompts
-    assert found.pictures >= 2
+    assert found.pictures >= pictures
 
 
 @pytest.mark.slow

@@ -23,11 +23,9 @@ LONGEST = 60.0
 
 def _run_all(root: Path) -> dict[Path, tuple[Job, float]]:
     """Run every notebook in reading order as `delfjax run` does; its job and the seconds it took."""
-    # Runs of their own, but the compiled programs of this test session.
-    compiled = paths.compilation_cache()
-    compiled.mkdir(parents=True, exist_ok=True)
-    (root / "cache").mkdir()
-    (root / "cache" / "xla").symlink_to(compiled)
+    # Runs of their own, but the compiled programs, photographs and worlds of this test session.
+    paths.cache_root().mkdir(parents=True, exist_ok=True)
+    (root / "cache").symlink_to(paths.cache_root())
     done = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DELFJAX_DATA", str(root))

@@ -135,7 +135,7 @@ def test_every_feature_of_300_images_of_any_sizes_equals_that_of_the_image_extra
 @pytest.mark.parametrize(
     ("images", "scales", "most"),
     [
-        (100, "[0.5,1.0]", 20),
+        (60, "[0.5,1.0]", 20),
         pytest.param(300, "[0.25,0.3536,0.5,0.7071,1.0,1.4142,2.0]", 40, marks=pytest.mark.slow),
     ],
 )
