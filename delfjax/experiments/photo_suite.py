@@ -7,7 +7,7 @@ change there, so that each notebook finds what an earlier one left by asking for
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,20 +42,26 @@ _EXTRACTION = ("backbone", "scorer", "features")
 _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "10_inspect_dataset": (("backbone", "features"), None),
+    "11_mine_landmarks": ((*_EXTRACTION, "reduction", "verification"), None),
     "13_measure_challenges": (_SEARCH, None),
     "30_extract_features": (_EXTRACTION, None),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
     "41_search_and_verify": (_SEARCH, ("index", "40_build_index")),
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
 }
-# Experiments on the landmark world; the others are on the embedded photographs.
-_ON_WORLD = ("10_inspect_dataset", "13_measure_challenges")
 # The world of `13_measure_challenges`: as large as each preset has time for.
 _CHALLENGE: dict[str, dict[str, int]] = {
     "ci": {"landmarks": 4, "family_size": 2, "database_views": 2, "query_views": 1, "distractors": 2},
     "quick": {"landmarks": 24, "family_size": 4, "database_views": 3, "query_views": 2, "distractors": 24},
     "full": {"landmarks": 120, "family_size": 4, "database_views": 4, "query_views": 2, "distractors": 120, "image_side": 512},
 }
+# What `11_mine_landmarks` changes of the world of a preset: for seconds, fewer photographs, and enough of each landmark.
+_MINED: dict[str, dict[str, int]] = {
+    "ci": {
+        "landmarks": 4, "database_views": 8, "query_views": 0, "distractors": 6, "no_match": 0, "train_landmarks": 0,
+        "train_views": 0,
+    },
+}  # fmt: skip
 DATASETS = ("embedded", "world")
 PRESETS = tuple(_SIDES)
 
@@ -84,12 +90,11 @@ class PhotoExperiment:
         sections = _STAGES[experiment][0] if experiment in _STAGES else [n for n in whole if n != "seed"]
         used = {name: whole[name] for name in sections}
         used["features"] = {k: v for k, v in whole["features"].items() if k != "batch_size"}
-        needed = "world" if experiment in _ON_WORLD else "embedded"
+        needed = "world" if experiment in _WORLDS else "embedded"
         if experiment in _STAGES and self.parameters["dataset"] != needed:
             raise ConfigError(f"{experiment}: dataset {self.parameters['dataset']!r}, this notebook is about {needed!r} alone")
-        if experiment in _ON_WORLD:
-            world = challenge_world(self) if experiment == "13_measure_challenges" else self.world()
-            return {"dataset": "world", "world": world.plain(), "seed": self.config.seed, **used}
+        if experiment in _WORLDS:
+            return {"dataset": "world", "world": _WORLDS[experiment](self).plain(), "seed": self.config.seed, **used}
         return {"dataset": self.parameters["dataset"], "photos": self.photos(), "seed": self.config.seed, **used}
 
     def world(self, **changes: Any) -> WorldConfig:
@@ -177,6 +182,19 @@ def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
 def challenge_world(experiment: PhotoExperiment, **knobs: float) -> WorldConfig:
     """A world small enough to be rendered once for each setting of a knob; no part of it is for training."""
     return experiment.world(train_landmarks=0, train_views=0, no_match=0, **_CHALLENGE[experiment.parameters["preset"]], **knobs)
+
+
+def mining_world(experiment: PhotoExperiment) -> WorldConfig:
+    """The world that is mined: that of the parameters, or for seconds a smaller one."""
+    return experiment.world(**_MINED.get(experiment.parameters["preset"], {}))
+
+
+# Experiments on the landmark world, and which world; the others are on the embedded photographs.
+_WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
+    "10_inspect_dataset": PhotoExperiment.world,
+    "11_mine_landmarks": mining_world,
+    "13_measure_challenges": challenge_world,
+}
 
 
 def world_set(config: WorldConfig, *, progress: bool = False) -> Path:

@@ -51,8 +51,8 @@ def test_every_notebook_is_run_by_reproduce() -> None:
     assert notebooks() == NOTEBOOKS
     kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
     assert kinds == {
-        "00": "tour", "10": "experiment", "12": "tour", "13": "experiment", "30": "experiment", "40": "experiment", "41": "experiment",
-        "42": "report", "90": "report", "91": "report",
+        "00": "tour", "10": "experiment", "11": "experiment", "12": "tour", "13": "experiment", "30": "experiment",
+        "40": "experiment", "41": "experiment", "42": "report", "90": "report", "91": "report",
     }  # fmt: skip
 
 

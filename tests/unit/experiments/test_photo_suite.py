@@ -12,10 +12,12 @@ from delfjax.config import ConfigError, config_hash
 from delfjax.datasets import skimage_photos
 from delfjax.datasets.skimage_photos import PhotoSetError
 from delfjax.datasets.world.config import world_config
+from delfjax.evaluation.mining import LEAST_PHOTOS
 from delfjax.experiments.photo_suite import (
     PhotoExperiment,
     challenge_world,
     index_of,
+    mining_world,
     photo_experiment,
     photo_set,
     relevant_overrides,
@@ -112,6 +114,9 @@ def test_experiments_on_the_world_depend_on_its_knobs_and_not_on_the_photographs
     challenge = first.settings("13_measure_challenges")["world"]
     assert challenge == challenge_world(first).plain() and challenge["train_landmarks"] == 0
     assert challenge_world(first, scale=1.0).plain() == {**challenge, "scale": 1.0}
+    mined = first.settings("11_mine_landmarks")["world"]
+    assert mined == mining_world(first).plain() and mined["database_views"] >= LEAST_PHOTOS
+    assert mining_world(photo_experiment("quick", 0, dataset="world")) == world_config("quick")
 
 
 def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
