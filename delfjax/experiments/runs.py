@@ -66,6 +66,10 @@ class FinishedRun:
     results: dict[str, Any]
     provenance: dict[str, Any]
 
+    def __repr__(self) -> str:
+        # What a notebook that ends with it shows: where everything is, not everything.
+        return f"run {self.hash} of {self.experiment}, finished: {self.path}"
+
     @property
     def hash(self) -> str:
         """Ten digits that identify the config."""

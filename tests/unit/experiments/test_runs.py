@@ -40,6 +40,7 @@ def test_a_finished_run_is_found_by_its_config() -> None:
     assert found.path.parent == paths.runs_root() / "10_example" and len(found.path.name) == 10
     assert json.loads((found.path / "results.json").read_text()) == {"map": 0.5, "pairs": [1, 2], "images": 3}
     assert json.loads((found.path / "config.json").read_text()) == CONFIG
+    assert repr(found) == f"run {found.path.name} of 10_example, finished: {found.path}"
 
 
 def test_provenance_names_commit_versions_device_command_time_and_memory() -> None:
