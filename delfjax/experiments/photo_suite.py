@@ -49,6 +49,8 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "41_search_and_verify": (_SEARCH, ("index", "40_build_index")),
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
 }
+# A world that is searched alone: nothing to train on, and an answer to every query.
+_SEARCHED_ALONE = {"train_landmarks": 0, "train_views": 0, "no_match": 0}
 # The world of `13_measure_challenges`: as large as each preset has time for.
 _CHALLENGE: dict[str, dict[str, int]] = {
     "ci": {"landmarks": 4, "family_size": 2, "database_views": 2, "query_views": 1, "distractors": 2},
@@ -57,11 +59,8 @@ _CHALLENGE: dict[str, dict[str, int]] = {
 }
 # What `11_mine_landmarks` changes of the world of a preset: for seconds, fewer photographs, and enough of each landmark.
 _MINED: dict[str, dict[str, int]] = {
-    "ci": {
-        "landmarks": 4, "database_views": 8, "query_views": 0, "distractors": 6, "no_match": 0, "train_landmarks": 0,
-        "train_views": 0,
-    },
-}  # fmt: skip
+    "ci": {**_SEARCHED_ALONE, "landmarks": 4, "database_views": 8, "query_views": 0, "distractors": 6},
+}
 DATASETS = ("embedded", "world")
 PRESETS = tuple(_SIDES)
 
@@ -181,7 +180,7 @@ def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
 
 def challenge_world(experiment: PhotoExperiment, **knobs: float) -> WorldConfig:
     """A world small enough to be rendered once for each setting of a knob; no part of it is for training."""
-    return experiment.world(train_landmarks=0, train_views=0, no_match=0, **_CHALLENGE[experiment.parameters["preset"]], **knobs)
+    return experiment.world(**_SEARCHED_ALONE, **_CHALLENGE[experiment.parameters["preset"]], **knobs)
 
 
 def mining_world(experiment: PhotoExperiment) -> WorldConfig:

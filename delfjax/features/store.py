@@ -311,6 +311,7 @@ class StoreWriter:
                 _write_header(self.path, self._config)
             self._resume()
         except BaseException:
+            # No with block begins, and so none will end and give the lock back.
             self._release()
             raise
         return self

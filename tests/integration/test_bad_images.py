@@ -11,7 +11,6 @@ from PIL import Image
 
 from delfjax.config import override, preset
 from delfjax.datasets.folder import PhotoFolder, scan_folder
-from delfjax.device import use_compilation_cache
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
@@ -91,7 +90,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[PhotoFolder, dict[
 @pytest.fixture(scope="module")
 def store(photos: tuple[PhotoFolder, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """The features of that folder, by the real extractor."""
-    use_compilation_cache()
     path = tmp_path_factory.mktemp("stores") / "store"
     extractor = Extractor(_CONFIG, load_delf(_CONFIG))
     report = extract_dataset(extractor, photos[0], path, num_threads=2, progress=False)

@@ -26,7 +26,7 @@ def page() -> Iterator[Page]:
 
 
 @pytest.mark.parametrize(
-    ("notebook", "pictures"), [("12_check_protocols.ipynb", 0), pytest.param("00_start_here.ipynb", 2, marks=pytest.mark.slow)]
+    ("notebook", "pictures"), [("12_check_protocols.ipynb", 1), pytest.param("00_start_here.ipynb", 2, marks=pytest.mark.slow)]
 )
 def test_a_notebook_runs_from_the_menu(page: Page, notebook: str, pictures: int) -> None:
     root = paths.repository_root()

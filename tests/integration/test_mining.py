@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delfjax import cli, device
+from delfjax import cli
 from delfjax.config import DelfConfig, FeaturesConfig, MiningConfig, VerificationConfig
 from delfjax.datasets.folder import PhotoFolder
 from delfjax.datasets.world.building import build_world
@@ -37,7 +37,6 @@ WORLD = WorldConfig(
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("mining") / "world"
-    device.use_compilation_cache()
     build_world(root, WORLD, progress=False)
     return open_world(root)
 

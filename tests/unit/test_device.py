@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 
@@ -37,3 +42,20 @@ def test_blocks_inside_each_other_count_each_for_itself() -> None:
         with device.count_compilations() as inner:
             jax.jit(lambda x: x - 0.22222)(np.ones(7, np.float32)).block_until_ready()
     assert (outer.programs, inner.programs) == (2, 1)
+
+
+def test_a_cache_that_was_moved_still_holds_every_program(tmp_path: Path) -> None:
+    script = (
+        "import jax, numpy as np; from delfjax import device; device.use_compilation_cache();"
+        "f = jax.jit(lambda x: x * 3 - 0.98765)\n"
+        "with device.count_compilations() as count: f(np.ones(7, np.float32)).block_until_ready()\n"
+        "print(count.programs, count.compiled)"
+    )
+
+    def count(root: Path) -> str:
+        environment = {**os.environ, "DELFJAX_DATA": str(root)}
+        return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert count(tmp_path / "here") == "1 1\n"
+    (tmp_path / "here").rename(tmp_path / "elsewhere")
+    assert count(tmp_path / "elsewhere") == "1 0\n"
