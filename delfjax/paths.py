@@ -40,6 +40,11 @@ def compilation_cache() -> Path:
     return cache_root() / "xla"
 
 
+def program_cache() -> Path:
+    """Folder of programs that are traced but not yet compiled."""
+    return cache_root() / "programs"
+
+
 def replace_file(file: Path, content: bytes, *, suffix: str = ".partial") -> None:
     """Write a whole file or none: under another name first, in the same folder, which an error does not leave behind.
 

@@ -19,7 +19,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, PyTree, UInt8
 
-from delfjax.config import DelfConfig, FeaturesConfig
+from delfjax import programs
+from delfjax.config import DelfConfig, FeaturesConfig, to_dict
 from delfjax.datasets.images import DecodedImage
 from delfjax.models.delf import Delf
 from delfjax.ops import pooling, pyramid, selection
@@ -95,12 +96,16 @@ class Extractor:
         self._batch = NamedSharding(mesh, PartitionSpec("batch"))
         self._state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         level = partial(_level, graph, config.features, self.receptive_field)
+        decides = {"features": to_dict(config.features), "model": programs.description(graph)}
         self._level = {
-            shape: _compiled(mesh, partial(level, canvas=shape), (PartitionSpec(), PartitionSpec("batch")))
+            shape: programs.StoredProgram(
+                _on_each(mesh, partial(level, canvas=shape), (PartitionSpec(), PartitionSpec("batch"))),
+                settings={"program": "level", "canvas": shape, **decides},
+            )
             for shape in pyramid.canvases(config.features.max_side, config.features.scales)
         }
-        merge = partial(_merge, config.features, self.receptive_field)
-        self._merge = _compiled(mesh, merge, (PartitionSpec("batch"),))
+        merge = _on_each(mesh, partial(_merge, config.features, self.receptive_field), (PartitionSpec("batch"),))
+        self._merge = programs.StoredProgram(merge, settings={"program": "merge", **decides})
 
     @property
     def max_side(self) -> int:
@@ -126,9 +131,10 @@ class Extractor:
         for scale, shape in zip(self.config.features.scales, shapes, strict=True):
             targets = np.array([pyramid.level_size(size, scale) for size in sizes], np.int32)
             placed = self._padded(targets), self._padded(self._regions(targets))
-            levels.append(self._level[shape](self._state, LevelInput(source, extent, original, *placed)))
-        features, pooled = self._merge(tuple(levels))
-        return PendingBatch(features, pooled, tuple(images))
+            found = self._level[shape](self._state, LevelInput(source, extent, original, *placed))
+            levels.append(LevelFeatures(*found))
+        *features, pooled = self._merge(tuple(levels))
+        return PendingBatch(LocalFeatures(*features), pooled, tuple(images))
 
     def _regions(self, targets: Int[np.ndarray, "b 2"]) -> Int[np.ndarray, "b r 4"]:
         if self.config.features.global_descriptor != "rmac":
@@ -146,17 +152,17 @@ class Extractor:
         return placed
 
 
-def _compiled(mesh: Mesh, function: Callable[..., Any], in_specs: tuple[PartitionSpec, ...]) -> Callable[..., Any]:
+def _on_each(
+    mesh: Mesh, function: Callable[..., tuple[jax.Array, ...]], in_specs: tuple[PartitionSpec, ...]
+) -> Callable[..., tuple[jax.Array, ...]]:
     # Each device runs its own part of the batch; nothing is exchanged.
-    sharded = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False)
-    compiled: Callable[..., Any] = jax.jit(sharded)
-    return compiled
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False)
 
 
 def _level(
     graph: Any, config: FeaturesConfig, field: ReceptiveField, state: PyTree, batch: LevelInput, *, canvas: Size
-) -> LevelFeatures:
-    """One level of the pyramid: resize, describe and score every cell, keep the best."""
+) -> tuple[jax.Array, ...]:
+    """One level of the pyramid: resize, describe and score every cell, keep the best; the fields of LevelFeatures."""
     targets = batch.targets
     pixels = pyramid.resize_onto(batch.source, batch.sizes, targets, canvas)
     features, scores = nnx.merge(graph, state)(pixels, targets, dtype=config.dtype)
@@ -170,13 +176,14 @@ def _level(
         axis=1,
     )
     factors = targets.astype(jnp.float32) / batch.originals.astype(jnp.float32)
-    return LevelFeatures(
+    level = LevelFeatures(
         scores=best,
         keypoints_yx=to_original_px(centres_px(field, cells), factors[:, None]),
         descriptors=descriptors,
         cells=jnp.sum(held, axis=(1, 2), dtype=jnp.int32),
         pooled=_pool(config, features.values, extent, batch.regions),
     )
+    return tuple(vars(level).values())
 
 
 def _within(
@@ -207,8 +214,8 @@ def _pool(config: FeaturesConfig, values: jax.Array, extent: jax.Array, regions:
 
 def _merge(
     config: FeaturesConfig, field: ReceptiveField, levels: tuple[LevelFeatures, ...]
-) -> tuple[LocalFeatures, jax.Array]:
-    """The best features over all levels, and the sum of the levels' global descriptors."""
+) -> tuple[jax.Array, ...]:
+    """The best features over all levels, field by field, and the sum of the levels' global descriptors."""
     scores = jnp.concatenate([level.scores for level in levels], axis=1)
     keypoints = jnp.concatenate([level.keypoints_yx for level in levels], axis=1)
     descriptors = jnp.concatenate([level.descriptors for level in levels], axis=1)
@@ -226,7 +233,7 @@ def _merge(
         descriptors=jnp.where(valid[..., None], pooling.l2_normalise(picked), 0.0),
         valid=valid,
     )
-    return local, pooling.l2_normalise(sum((level.pooled for level in levels), jnp.zeros_like(levels[0].pooled)))
+    return *vars(local).values(), pooling.l2_normalise(sum((level.pooled for level in levels), jnp.zeros_like(levels[0].pooled)))
 
 
 def _order(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cache
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from delfjax.config import VerificationConfig
 from delfjax.ops.geometry import Correspondences, Effort, Limits, robust_fit
+from delfjax.programs import StoredProgram
 from delfjax.types import DelfjaxError, Matches, Verification
 
 # Candidates per compiled call, and the shortest list: small enough that one pair of images is not kept waiting for
@@ -81,7 +82,8 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
     effort, limits = _effort(config), _limits(config)
     calls = list(_calls(batched, config))
     # All calls are under way before the first answer is waited for.
-    answers = jax.device_get([_fit(call.points, limits, effort=effort) for call in calls])
+    fit = _fit(effort)
+    answers = jax.device_get([fit(call.points, limits) for call in calls])
     for call, (inside, fitted) in zip(calls, answers, strict=True):
         used, width = call.chosen.shape
         picked = np.zeros((used, slots), bool)
@@ -96,17 +98,14 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
     )
 
 
-@partial(jax.jit, static_argnames="effort")
-def _fit(
-    points: dict[str, jax.Array], limits: dict[str, jax.Array], *, effort: Effort
-) -> tuple[Bool[jax.Array, "lanes m"], Float[jax.Array, "lanes 3 3"]]:
-    bounds = Limits(**limits)
+@cache
+def _fit(effort: Effort) -> StoredProgram:
+    """Fits all lanes of a call: inliers ``[lanes, m]`` and transforms ``[lanes, 3, 3]``."""
 
-    def one(lane: dict[str, jax.Array]) -> tuple[Bool[jax.Array, " m"], Float[jax.Array, "3 3"]]:
-        return robust_fit(Correspondences(**lane), bounds, effort=effort)
+    def one(lane: dict[str, jax.Array], limits: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return robust_fit(Correspondences(**lane), Limits(**limits), effort=effort)
 
-    inside, fitted = jax.vmap(one)(points)
-    return inside, fitted
+    return StoredProgram(jax.vmap(one, in_axes=(0, None)), settings={"program": "verification", **asdict(effort)})
 
 
 def _calls(matches: Matches, config: VerificationConfig) -> Iterator[_Call]:

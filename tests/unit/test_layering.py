@@ -15,7 +15,7 @@ PACKAGE = ROOT / "delfjax"
 
 # A room may import rooms of its own layer and of those with a smaller number.
 LAYERS = {
-    "types": 0, "config": 0, "paths": 0, "rng": 0, "device": 0,
+    "types": 0, "config": 0, "paths": 0, "rng": 0, "device": 0, "programs": 0,
     "ops": 1,
     "models": 2, "datasets": 2,
     "features": 3, "training": 3,

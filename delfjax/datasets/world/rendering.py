@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 from delfjax.datasets.world.materials import RGB, ground_albedo, shade, sky_colour
 from delfjax.datasets.world.raycast import FAR, Vector, nearest, shadowed, surface_at
 from delfjax.datasets.world.solids import COLUMN, COLUMNS, Solid, WorldError, corners, table
+from delfjax.programs import StoredProgram
 
 # Side of a tile, pixels; images are whole numbers of tiles.
 TILE_PX = 32
@@ -180,8 +181,8 @@ def render(scene: Scene, *, device: jax.Device | None = None) -> Photograph:
         WorldError: more than :data:`MAX_SOLIDS` solids, or a size that is not whole tiles.
     """
     packed = _pack(scene, device=device, shadows=True)
-    light, owner, present = _photograph(packed)
-    image = _develop(light, packed.film, packed.noise_seed, size=scene.camera.size)
+    light, owner, present = _PHOTOGRAPH(packed)
+    (image,) = _film(scene.camera.size)(light, packed.film, packed.noise_seed)
     owner_map, present_map = (np.asarray(_assembled(jax.device_get(part), scene.camera.size)) for part in (owner, present))
     return Photograph(jax.device_get(image), owner_map, np.moveaxis(present_map, -1, 0))
 
@@ -193,7 +194,7 @@ def render_truth(scene: Scene, *, device: jax.Device | None = None) -> Truth:
         WorldError: as :func:`render`.
     """
     packed = _pack(scene, device=device, shadows=False)
-    return Truth(*(np.asarray(_assembled(part, scene.camera.size)) for part in jax.device_get(_truth(packed))))
+    return Truth(*(np.asarray(_assembled(part, scene.camera.size)) for part in jax.device_get(_TRUTH(packed))))
 
 
 def tile_lists(
@@ -289,7 +290,6 @@ def _swept(boxes: Float[np.ndarray, "n 8 3"], sun: tuple[float, float, float]) -
     return np.concatenate([boxes, shadow], axis=1)
 
 
-@jax.jit
 def _photograph(scene: _Packed) -> tuple[Array, Array, Array]:
     """Light, owner and presence, tile by tile."""
     offsets, sides = jnp.array(_SAMPLES_YX, jnp.float32), (len(_SAMPLES_YX), TILE_PX, TILE_PX)
@@ -304,7 +304,6 @@ def _photograph(scene: _Packed) -> tuple[Array, Array, Array]:
     return tiles
 
 
-@jax.jit
 def _truth(scene: _Packed) -> tuple[Array, Array, Array, Array]:
     """Owner, solid, depth and points, tile by tile."""
     sides = (TILE_PX, TILE_PX)
@@ -423,8 +422,7 @@ def _ground_length(height: Array, down: Array) -> Array:
     return jnp.where((down < -1e-6) & (length < 4000.0), length, FAR)
 
 
-@partial(jax.jit, static_argnames="size")
-def _develop(tiles: Array, film: Array, noise_seed: Array, *, size: tuple[int, int]) -> Array:
+def _develop(tiles: Array, film: Array, noise_seed: Array, *, size: tuple[int, int]) -> tuple[Array]:
     """Light to an image: exposure, colour cast, blur, vignette, tone curve and noise."""
     light = jnp.asarray(_assembled(tiles, size))
     exposure, white, blur, motion = film[0], film[1:4], film[4], film[5:7]
@@ -439,7 +437,16 @@ def _develop(tiles: Array, film: Array, noise_seed: Array, *, size: tuple[int, i
     encoded = jnp.clip(toned, 0.0, 1.0) ** (1 / 2.2)
     grain = jax.random.normal(jax.random.key(noise_seed), encoded.shape, jnp.float32)
     levels = 255 * encoded + noise * grain
-    return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)
+    return (jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8),)
+
+
+_PHOTOGRAPH = StoredProgram(_photograph, settings={"program": "photograph"})
+_TRUTH = StoredProgram(_truth, settings={"program": "truth"})
+
+
+@cache
+def _film(size: tuple[int, int]) -> StoredProgram:
+    return StoredProgram(partial(_develop, size=size), settings={"program": "develop", "size": size})
 
 
 def _blurred(light: Array, sigma: Array, motion_yx: Array) -> Array:
