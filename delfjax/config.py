@@ -32,14 +32,14 @@ class ConfigError(DelfjaxError):
     """A config field that does not exist or does not take the value given."""
 
 
-class _Strict:
+class Strict:
     """Shared by all configs: unknown fields are refused, values are validated by their annotations."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
-class BackboneConfig(_Strict):
+class BackboneConfig(Strict):
     """The convolutional network that turns an image into a feature map."""
 
     name: Literal["efficientnet_lite0", "resnet50", "resnet101"] = "efficientnet_lite0"
@@ -53,7 +53,7 @@ class BackboneConfig(_Strict):
 
 
 @dataclass(frozen=True)
-class ScorerConfig(_Strict):
+class ScorerConfig(Strict):
     """What ranks the cells of the feature map as keypoints."""
 
     # "attention": the learned scorer. "norm": length of the feature vector, the explicit choice until one is trained.
@@ -65,7 +65,7 @@ class ScorerConfig(_Strict):
 
 
 @dataclass(frozen=True)
-class FeaturesConfig(_Strict):
+class FeaturesConfig(Strict):
     """From an image to its local features (and, on request, one global descriptor)."""
 
     # Longest side an image is reduced to before extraction, pixels; images are never enlarged. Source: DELF configs.
@@ -92,7 +92,7 @@ class FeaturesConfig(_Strict):
 
 
 @dataclass(frozen=True)
-class ReductionConfig(_Strict):
+class ReductionConfig(Strict):
     """L2 → PCA → L2 of the local descriptors."""
 
     # Source: the paper, 40 dimensions.
@@ -104,7 +104,7 @@ class ReductionConfig(_Strict):
 
 
 @dataclass(frozen=True)
-class IndexConfig(_Strict):
+class IndexConfig(Strict):
     """The nearest-neighbour index over all local descriptors of the database."""
 
     # "auto" is "exact" up to auto_exact_below descriptors, else "ivf". "ivf_pq" is the paper's compressed index.
@@ -124,7 +124,7 @@ class IndexConfig(_Strict):
 
 
 @dataclass(frozen=True)
-class SearchConfig(_Strict):
+class SearchConfig(Strict):
     """From query features to a ranked list."""
 
     # Nearest neighbours per query descriptor. Source: the paper (unconfirmed), K = 60.
@@ -134,7 +134,7 @@ class SearchConfig(_Strict):
 
 
 @dataclass(frozen=True)
-class VerificationConfig(_Strict):
+class VerificationConfig(Strict):
     """Geometric verification of putative matches."""
 
     model: Literal["affine", "homography"] = "affine"
@@ -171,7 +171,7 @@ class VerificationConfig(_Strict):
 
 
 @dataclass(frozen=True)
-class MiningConfig(_Strict):
+class MiningConfig(Strict):
     """From photos with positions to landmarks. Not a section of the system's config: no search depends on it."""
 
     # Longest step between photos of one geographic cluster, metres. Source: photos of one landmark of the world are taken
@@ -193,7 +193,7 @@ class MiningConfig(_Strict):
 
 
 @dataclass(frozen=True)
-class DelfConfig(_Strict):
+class DelfConfig(Strict):
     """The whole system."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)

@@ -149,6 +149,21 @@ def decode_image(path: Path, *, max_side: int) -> DecodedImage:
     return DecodedImage(pixels, (width, height) if sideways else (height, width), _digest(data))
 
 
+def central_square(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
+    """The square in the middle of an image, as large as its shorter side."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def resized(pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """An image of ``size`` rows and columns, by Pillow's antialiased bilinear filter."""
+    if pixels.shape[:2] == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
 def hash_file(path: Path) -> str:
     """Digest of a file's bytes, equal to the ``content_hash`` of the image decoded from it."""
     with path.open("rb") as file:

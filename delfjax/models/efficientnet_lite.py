@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
-from delfjax.models.layers import ConvNorm, FeatureMap, pad_map
+from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, pad_map
 from delfjax.ops import convolution
 from delfjax.ops.receptive_field import Window
 
@@ -75,12 +75,21 @@ class EfficientNetLite0(nnx.Module):
         self.head = ConvNorm(features, _HEAD, activation="relu6", epsilon=_EPSILON, rngs=rngs)
         self.classifier = nnx.Linear(_HEAD, _CLASSES, rngs=rngs)
 
-    def __call__(self, x: FeatureMap, *, output: str = "conv4") -> FeatureMap:
-        """Feature map of normalised images: 112 channels at stride 16 ("conv4") or 320 at stride 32 ("conv5")."""
-        x = self.stem(x)
-        for block in self._blocks(output):
-            x = block(x)
+    def __call__(self, x: FeatureMap, *, output: str = "conv4", layers: slice = WHOLE) -> FeatureMap:
+        """Feature map of normalised images: 112 channels at stride 16 ("conv4") or 320 at stride 32 ("conv5").
+
+        Args:
+            x: normalised images, or what the layers before ``layers`` made of them.
+            output: the feature map that is read out.
+            layers: which of the layers up to there are applied; the stem is the first.
+        """
+        for layer in self.layers(output)[layers]:
+            x = layer(x)
         return x
+
+    def layers(self, output: str = "conv4") -> list[ConvNorm | InvertedBottleneck]:
+        """The stem and the blocks up to the feature map that is read out."""
+        return [self.stem, *self._blocks(output)]
 
     def classify(self, x: FeatureMap) -> Float[jax.Array, "b 1000"]:
         """ImageNet logits of normalised images; the average is over each image's own extent."""

@@ -22,6 +22,8 @@ from delfjax.types import Array
 
 Activation = Literal["none", "relu", "relu6"]
 POINTWISE = Window(1)
+# All layers of a network.
+WHOLE = slice(None)
 M = TypeVar("M", bound=nnx.Module)
 
 

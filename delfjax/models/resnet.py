@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from delfjax.models.layers import ConvNorm, FeatureMap, activate, strided
+from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, activate, strided
 from delfjax.ops import convolution
 from delfjax.ops.receptive_field import Window
 
@@ -88,12 +88,21 @@ class ResNet(nnx.Module):
         self.stages = nnx.List(stages)
         self.classifier = nnx.data(None if classes is None else nnx.Linear(features, classes, rngs=rngs))
 
-    def __call__(self, x: FeatureMap, *, output: str = "conv4") -> FeatureMap:
-        """Feature map of normalised images: 1024 channels at stride 16 ("conv4") or 2048 at stride 32 ("conv5")."""
-        x = _max_pool(self.stem(x))
-        for block in self._blocks(output):
-            x = block(x)
+    def __call__(self, x: FeatureMap, *, output: str = "conv4", layers: slice = WHOLE) -> FeatureMap:
+        """Feature map of normalised images: 1024 channels at stride 16 ("conv4") or 2048 at stride 32 ("conv5").
+
+        Args:
+            x: normalised images, or what the layers before ``layers`` made of them.
+            output: the feature map that is read out.
+            layers: which of the layers up to there are applied; the stem is the first.
+        """
+        for layer in self.layers(output)[layers]:
+            x = _max_pool(layer(x)) if layer is self.stem else layer(x)
         return x
+
+    def layers(self, output: str = "conv4") -> list[ConvNorm | Bottleneck]:
+        """The stem, which a maximum follows, and the blocks up to the feature map that is read out."""
+        return [self.stem, *self._blocks(output)]
 
     def classify(self, x: FeatureMap) -> Float[jax.Array, "b classes"]:
         """Logits of normalised images; the average is over each image's own extent.

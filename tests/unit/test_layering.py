@@ -37,7 +37,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ipywidgets": ("experiments/",),
     "matplotlib": ("plots.py",),
     "tyro": ("cli/",),
-    "pydantic": ("config.py",),
+    "pydantic": ("config.py", "training/config.py"),
     "optax": ("training/",),
     "orbax": ("training/",),
     "dask": ("experiments/",),

@@ -1,0 +1,96 @@
+"""Checkpoints of a training: the last, to go on from, and the best by validation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from delfjax.paths import replace_file
+from delfjax.training.photos import TrainingError
+
+_ABOUT = "training.json"
+
+
+class Checkpoints:
+    """The checkpoints in a folder; used as a context manager, which waits for the last one to be written."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Open or make the folder.
+
+        Args:
+            folder: theirs alone.
+            about: plain values that decide the training; those in the folder must be the same.
+
+        Raises:
+            TrainingError: the folder holds another training; the message names the first setting that differs.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        file, text = folder / _ABOUT, json.dumps(about, indent=1, sort_keys=True)
+        if file.is_file():
+            _require_same(folder, json.loads(file.read_text(encoding="utf-8")), json.loads(text))
+        else:
+            replace_file(file, text.encode())
+        kept = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(1),
+                preservation_policy.BestN(get_metric_fn=_accuracy, n=1),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, best_fn=_accuracy, best_mode="max")
+        self._manager = ocp.CheckpointManager(folder.resolve() / "checkpoints", options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._manager.close()
+
+    @property
+    def last(self) -> int | None:
+        """Steps done at the last checkpoint; ``None`` without one."""
+        step: int | None = self._manager.latest_step()
+        return step
+
+    @property
+    def best(self) -> int | None:
+        """Steps done at the checkpoint with the best validation, the earliest of equals; ``None`` without one."""
+        self._manager.wait_until_finished()
+        step: int | None = self._manager.best_step()
+        return step
+
+    def save(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
+        """Write the state after ``step`` steps; returns once the arrays are copied."""
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=dict(metrics))
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state after ``step`` steps, placed as ``like`` is.
+
+        Raises:
+            TrainingError: it is of another architecture, or damaged.
+        """
+        self._manager.wait_until_finished()
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+        except (ValueError, KeyError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TrainingError(f"{self._manager.directory}: step {step} cannot be read ({reason:.200})") from None
+
+
+def _require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise TrainingError(
+                f"{folder}: holds a training with {name} {found.get(name)!r}, not {wanted.get(name)!r}; choose another folder"
+            )
+
+
+def _accuracy(metrics: dict[str, float]) -> float:
+    return float(metrics["accuracy"])

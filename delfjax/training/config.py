@@ -1,0 +1,94 @@
+"""How a stage is trained: one frozen record for both stages, and presets of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from delfjax.config import PositiveFloat, PositiveInt, Strict, UnitFloat, require_known
+
+
+@dataclass(frozen=True)
+class OptimiserConfig(Strict):
+    """Gradient descent. The paper names no optimiser, rate, batch size or duration: all of these are ours or TF's (D-06)."""
+
+    # Source of "sgd" and its momentum: the TF2 code.
+    name: Literal["sgd", "adamw"] = "sgd"
+    # Source: the TF2 code, for batches of 32.
+    learning_rate: PositiveFloat = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    # Of kernels, decoupled from the gradient for adamw and added to it for sgd. TF declares 1e-4 but never adds it to the loss.
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    # Down to 0 over all steps. Source of "linear": the TF2 code; "cosine" is ours.
+    schedule: Literal["cosine", "linear"] = "cosine"
+    # Steps of a linear rise from 0.
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    # Largest norm of the gradient of all parameters. Source: the TF2 code.
+    clip_norm: PositiveFloat = 10.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Strict):
+    """One stage. Batch norm of the backbone keeps its running statistics in both; that of the scorer learns its own."""
+
+    # "finetune": the backbone learns to classify by the mean of its features. "attention": on fixed features, a scorer learns
+    # to classify by their weighted mean.
+    stage: Literal["finetune", "attention"] = "finetune"
+    # A photograph's central square is resized to this side, pixels. Source: the paper, 250 and 900.
+    square_side: PositiveInt = 250
+    # Side of the random square cut out of that, pixels. Source: the paper, 224 and 720.
+    crop_side: PositiveInt = 224
+    # The batch is resized as a whole by one of these, so that nothing is padded. Source: the authors, in an issue of their code.
+    rescales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
+    # Mirror half of the photographs. Ours: off in TF.
+    mirror: bool = True
+    # Layers from the first that the stage "finetune" leaves as they are; the stage "attention" leaves all.
+    frozen_layers: Annotated[int, Field(ge=0)] = 0
+    # Crops are cut out of feature maps that the frozen layers made once, not out of photographs: minutes, not hours, on CPU.
+    cached_maps: bool = False
+    # Hidden width of the scorer. Source: TF1 and TF2 code.
+    hidden: PositiveInt = 512
+    # "mean" over the cells, as in TF, so that logits do not depend on the size of the map; "sum" as on the poster.
+    pooling: Literal["mean", "sum"] = "mean"
+    batch_size: PositiveInt = 32
+    # Parts that a batch is computed in, one after another.
+    accumulate: PositiveInt = 1
+    steps: PositiveInt = 1000
+    label_smoothing: UnitFloat = 0.0
+    # Draw a landmark first, then one of its photographs.
+    class_balanced: bool = True
+    # Photographs of each landmark that are kept for validation: at least one. Source: the TF2 code.
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    # Steps between validations; each writes a checkpoint.
+    validate_every: PositiveInt = 1000
+    # Steps between lines of the metrics.
+    log_every: PositiveInt = 10
+    # Arithmetic of the backbone's trained part and of the scorer.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+_QUICK = TrainingConfig(
+    square_side=384, crop_side=320, cached_maps=True, validate_every=200, optimiser=OptimiserConfig(name="adamw", warmup_steps=20)
+)
+PRESETS: dict[str, TrainingConfig] = {
+    "paper_finetune": TrainingConfig(steps=500_000),
+    "paper_attention": TrainingConfig(
+        stage="attention", square_side=900, crop_side=720, rescales=(0.25, 0.3536, 0.5, 0.7071, 1.0), steps=500_000
+    ),
+    # A minute or two on two cores, for photographs of 256 pixels.
+    "quick_finetune": replace(_QUICK, frozen_layers=6, rescales=(0.3536, 0.5, 0.7071)),
+    "quick_attention": replace(_QUICK, stage="attention", rescales=(0.25, 0.3536, 0.5, 0.7071, 1.0)),
+}
+
+
+def training_preset(name: str) -> TrainingConfig:
+    """The preset called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest.
+    """
+    require_known("training preset", name, PRESETS)
+    return PRESETS[name]

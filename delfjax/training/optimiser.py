@@ -1,0 +1,48 @@
+"""Gradient descent as the config says, with the schedule that it follows."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from delfjax.training.config import OptimiserConfig
+
+Parameters = dict[str, Array]
+
+
+def make_schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
+    """Learning rate of each step: a linear rise over ``warmup_steps``, then down to 0 at ``steps``."""
+    left = max(1, steps - config.warmup_steps)
+    if config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(config.learning_rate, left)
+    else:
+        schedule = optax.linear_schedule(config.learning_rate, 0.0, left)
+    if config.warmup_steps:
+        rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+        schedule = optax.join_schedules([rise, schedule], [config.warmup_steps])
+    return schedule
+
+
+def make_optimiser(config: OptimiserConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping of the whole gradient, then SGD with momentum or AdamW; only kernels decay."""
+    schedule = make_schedule(config, steps)
+    if config.name == "adamw":
+        descent = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels)
+    else:
+        decay = optax.add_decayed_weights(config.weight_decay, mask=_kernels)
+        descent = optax.chain(decay, optax.sgd(schedule, momentum=config.momentum))
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), descent)
+
+
+def cross_entropy(
+    logits: Float[Array, "b classes"], labels: Int[Array, " b"], *, smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Mean softmax cross-entropy; ``smoothing`` of each label is spread over all classes."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype), smoothing)
+    return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+def _kernels(parameters: Parameters) -> dict[str, bool]:
+    return {name: name.endswith("kernel") for name in parameters}

@@ -1,0 +1,231 @@
+"""What a stage learns from: labelled photographs, which of them are held out, and batches that are a function of the step.
+
+Everything random about a batch is drawn from the seed and the number of its step alone: a run that was stopped sees the same
+batches again, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Float16, Int, Int64, Shaped, UInt8
+
+from delfjax.datasets.images import ImageError, central_square, decode_image, resized
+from delfjax.datasets.retrieval import RetrievalDataset
+from delfjax.rng import named_generator
+from delfjax.training.config import TrainingConfig
+from delfjax.types import DelfjaxError
+
+# Larger than any photograph: the square is cut out at full size.
+_NO_REDUCTION = 1 << 30
+
+
+class TrainingError(DelfjaxError):
+    """Photographs, labels or a checkpoint that cannot be trained with, or a loss that is no number."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one step.
+
+    Attributes:
+        inputs: pixels (RGB, 0 … 255), or what the frozen layers made of them.
+        labels: landmark of each.
+        members: which of the photographs each is.
+    """
+
+    inputs: UInt8[np.ndarray, "b h w 3"] | Float16[np.ndarray, "b h w c"]
+    labels: Int[np.ndarray, " b"]
+    members: Int64[np.ndarray, " b"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPhotos:
+    """Photographs and the landmark that each shows.
+
+    Attributes:
+        root: folder of the files.
+        paths: under ``root``.
+        labels: from 0 to ``classes`` − 1.
+        classes: how many landmarks.
+    """
+
+    root: Path
+    paths: Sequence[str]
+    labels: Int64[np.ndarray, " n"]
+    classes: int
+
+    def __post_init__(self) -> None:
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
+        if wrong.size:
+            first = int(wrong[0])
+            raise TrainingError(f"{self.paths[first]}: label {self.labels[first]}, expected 0 to {self.classes - 1}")
+        empty = np.flatnonzero(np.bincount(self.labels, minlength=self.classes) == 0)
+        if empty.size:
+            raise TrainingError(f"landmark {empty[0]} has no photograph, and {len(empty)} of {self.classes} have none")
+
+    @classmethod
+    def of(cls, dataset: RetrievalDataset) -> LabelledPhotos:
+        """The photographs of a dataset that show a landmark; ids without names are numbered in their order.
+
+        Raises:
+            TrainingError: there are no labels, an id beyond the names, or a landmark without a photograph.
+        """
+        if dataset.landmarks is None or not len(dataset.database):
+            raise TrainingError(f"dataset {dataset.name}: its photographs have no landmark labels to learn from")
+        rows = np.flatnonzero(dataset.landmarks >= 0)
+        labels, classes = dataset.landmarks[rows], len(dataset.landmark_names)
+        if not classes:
+            ids, labels = np.unique(labels, return_inverse=True)
+            classes = len(ids)
+        return cls(dataset.root, [dataset.database[row] for row in rows], labels.astype(np.int64), classes)
+
+    def square(self, member: int, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
+        """The central square of a photograph, resized.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        pixels = decode_image(self.root / self.paths[member], max_side=_NO_REDUCTION).pixels
+        return resized(central_square(pixels), (side, side))
+
+
+def held_out(labels: Int64[np.ndarray, " n"], share: float, *, seed: int) -> Bool[np.ndarray, " n"]:
+    """Which photographs are for validation: ``share`` of each landmark's, at least one, and never its last."""
+    rng, chosen = named_generator(seed, "validation"), np.zeros(len(labels), bool)
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        chosen[members[: min(max(1, int(share * len(members))), len(members) - 1)]] = True
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What is random about a batch; offsets are shares of the room there is."""
+
+    members: Int64[np.ndarray, " b"]
+    rescale: int
+    offset_yx: Float[np.ndarray, "b 2"]
+    mirrored: Bool[np.ndarray, " b"]
+
+
+class _Draws:
+    """Members and augmentation of each step."""
+
+    def __init__(self, labels: np.ndarray, members: np.ndarray, config: TrainingConfig, seed: int) -> None:
+        self._labels, self._members, self._config, self._seed = labels, members, config, seed
+        self._order = members[np.argsort(labels[members], kind="stable")]
+        self._starts = np.searchsorted(labels[self._order], np.unique(labels[members]))
+        self._counts = np.diff(np.append(self._starts, len(self._order)))
+
+    def at(self, step: int) -> _Draw:
+        """Members and augmentation of a step."""
+        config, rng = self._config, named_generator(self._seed, f"batch {step}")
+        size = config.batch_size
+        if config.class_balanced:
+            classes = rng.integers(0, len(self._starts), size)
+            members = self._order[self._starts[classes] + rng.integers(0, self._counts[classes])]
+        else:
+            members = self._members[rng.integers(0, len(self._members), size)]
+        mirrored = (rng.uniform(size=size) < 0.5) & config.mirror
+        return _Draw(members, int(rng.integers(len(config.rescales))), rng.uniform(size=(size, 2)), mirrored)
+
+    def central(self, members: np.ndarray, rescale: int) -> _Draw:
+        """Without chance: the middle of each."""
+        return _Draw(members, rescale, np.full((len(members), 2), 0.5), np.zeros(len(members), bool))
+
+
+class PhotoBatches:
+    """Batches of pixels, read when they are asked for; a photograph that cannot be read gives way to another of its landmark."""
+
+    def __init__(self, photos: LabelledPhotos, *, config: TrainingConfig, seed: int) -> None:
+        self.photos, self._config = photos, config
+        self.validation = held_out(photos.labels, config.validation_share, seed=seed)
+        self._draws = _Draws(photos.labels, np.flatnonzero(~self.validation), config, seed)
+        self._failures: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Photographs that could not be read so far, and why."""
+        with self._lock:
+            return dict(self._failures)
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        return self._batch(self._draws.at(step))
+
+    def central(self, members: Int64[np.ndarray, " b"], rescale: int) -> Batch:
+        """The middle of each of ``members`` at one of the rescales: for validation."""
+        return self._batch(self._draws.central(members, rescale))
+
+    def _batch(self, draw: _Draw) -> Batch:
+        config = self._config
+        room = max(0, config.square_side - config.crop_side)
+        crop = min(config.crop_side, config.square_side)
+        side = max(1, round(crop * config.rescales[draw.rescale]))
+        inputs = np.empty((len(draw.members), side, side, 3), np.uint8)
+        for slot, member in enumerate(draw.members):
+            square = self._readable(int(member))
+            y, x = np.floor(draw.offset_yx[slot] * (room + 1)).astype(int).clip(0, room)
+            cut = square[y : y + crop, x : x + crop]
+            inputs[slot] = resized(cut[:, ::-1] if draw.mirrored[slot] else cut, (side, side))
+        return Batch(inputs, self.photos.labels[draw.members], draw.members.astype(np.int64))
+
+    def _readable(self, member: int) -> UInt8[np.ndarray, "side side 3"]:
+        label = self.photos.labels[member]
+        same = np.flatnonzero((self.photos.labels == label) & (self.validation == self.validation[member]))
+        for other in np.roll(same, -int(np.searchsorted(same, member))):
+            try:
+                return self.photos.square(int(other), self._config.square_side)
+            except ImageError as error:
+                with self._lock:
+                    self._failures[self.photos.paths[int(other)]] = error.reason
+        raise TrainingError(f"landmark {label}: none of its {len(same)} photographs can be read ({self._a_failure(same)})")
+
+    def _a_failure(self, members: np.ndarray) -> str:
+        path = self.photos.paths[int(members[0])]
+        return f"{path}: {self.failures[path]}"
+
+
+class MapBatches:
+    """Batches of crops of feature maps, one array for each of the rescales."""
+
+    def __init__(
+        self, photos: LabelledPhotos, maps: Sequence[Float16[np.ndarray, "n _ _ c"]], *, config: TrainingConfig, seed: int
+    ) -> None:
+        self.photos, self._maps, self._config = photos, maps, config
+        self.validation = held_out(photos.labels, config.validation_share, seed=seed)
+        self._draws = _Draws(photos.labels, np.flatnonzero(~self.validation), config, seed)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """None: the maps are there."""
+        return {}
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        return self._batch(self._draws.at(step))
+
+    def central(self, members: Int64[np.ndarray, " b"], rescale: int) -> Batch:
+        """The middle of each of ``members`` at one of the rescales: for validation."""
+        return self._batch(self._draws.central(members, rescale))
+
+    def _batch(self, draw: _Draw) -> Batch:
+        maps = self._maps[draw.rescale]
+        side = maps.shape[1]
+        crop = min(side, max(1, round(side * self._config.crop_side / self._config.square_side)))
+        start = np.floor(draw.offset_yx * (side - crop + 1)).astype(int).clip(0, side - crop)
+        along = np.arange(crop)
+        rows = start[:, :1] + along
+        columns = np.where(draw.mirrored[:, None], start[:, 1:] + along[::-1], start[:, 1:] + along)
+        inputs: Shaped[np.ndarray, "b k k c"] = maps[draw.members[:, None, None], rows[:, :, None], columns[:, None]]
+        return Batch(inputs, self.photos.labels[draw.members], draw.members.astype(np.int64))
+
+
+Batches = PhotoBatches | MapBatches

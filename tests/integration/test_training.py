@@ -1,0 +1,148 @@
+"""Training as a whole: it fits a batch, goes on after kill -9 with the same numbers, and is the same on any number of devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from delfjax.config import BackboneConfig
+from delfjax.models.delf import load_backbone
+from delfjax.models.tensors import named_tensors
+from delfjax.training.config import OptimiserConfig, TrainingConfig
+from delfjax.training.loop import METRICS, TrainingReport, train
+from delfjax.training.networks import make_network
+from delfjax.training.photos import LabelledPhotos, MapBatches, TrainingError
+
+CLASSES, PER_CLASS, CHANNELS = 4, 6, 112
+CONFIG = TrainingConfig(
+    stage="attention", square_side=64, crop_side=48, rescales=(0.5, 1.0), hidden=16, batch_size=8, steps=20, validate_every=5,
+    log_every=1, optimiser=OptimiserConfig(name="adamw", learning_rate=0.01),
+)  # fmt: skip
+
+
+def batches(folder: Path, config: TrainingConfig = CONFIG, *, spoil: int | None = None) -> MapBatches:
+    """Maps of noise in which two cells show the landmark."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(CLASSES), PER_CLASS)
+    signs = rng.normal(size=(CLASSES, CHANNELS))
+    maps = []
+    for side in (4, 8):
+        cells = rng.normal(size=(len(labels), side, side, CHANNELS))
+        cells[:, side // 2 - 1 : side // 2 + 1, side // 2 - 1 : side // 2 + 1] += 3 * signs[labels][:, None, None]
+        if spoil is not None:
+            cells[spoil] = np.inf
+        maps.append(cells.astype(np.float16))
+    photos = LabelledPhotos(folder, [f"{number}.jpg" for number in range(len(labels))], labels, CLASSES)
+    return MapBatches(photos, maps, config=config, seed=0)
+
+
+def run(folder: Path, config: TrainingConfig = CONFIG, *, devices: int = 1, spoil: int | None = None) -> TrainingReport:
+    import jax  # noqa: PLC0415 - a subprocess sets the number of devices first
+
+    network = make_network(load_backbone(BackboneConfig()), CLASSES, config=config, output="conv4", rngs=nnx.Rngs(1))
+    return train(
+        network, batches(folder, config, spoil=spoil), config=config, folder=folder, about={"seed": 0},
+        devices=jax.local_devices()[:devices], progress=False,
+    )  # fmt: skip
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [(line["step"], line.get("loss", line.get("validation_loss"))) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingReport]:
+    """An undisturbed training."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder)
+
+
+def test_a_small_set_is_learnt_by_heart(tmp_path: Path) -> None:
+    report = run(tmp_path, replace(CONFIG, steps=120, validate_every=60))
+    lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert [line["accuracy"] for line in lines if "accuracy" in line][-20:] == [1.0] * 20
+    assert report.validation[120]["accuracy"] == 1.0
+
+
+def test_the_report_says_what_was_done(whole: tuple[Path, TrainingReport]) -> None:
+    folder, report = whole
+    assert (report.steps, report.resumed_at, report.failures) == (20, 0, {})
+    assert list(report.validation) == [5, 10, 15, 20] and report.best_step in report.validation
+    best = max(report.validation.values(), key=lambda scores: scores["accuracy"])
+    assert report.validation[report.best_step]["accuracy"] == best["accuracy"]
+    assert [step for step, _ in losses(folder)] == sorted([*range(1, 21), 5, 10, 15, 20])
+
+
+def test_a_training_that_was_killed_goes_on_with_the_same_losses_to_the_last_bit(
+    tmp_path: Path, whole: tuple[Path, TrainingReport]
+) -> None:
+    script = f"from tests.integration.test_training import run; from pathlib import Path; run(Path({str(tmp_path)!r}))"
+    command = [sys.executable, "-c", script]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}) as process:
+        # After the second checkpoint is whole, before the end where possible.
+        while process.poll() is None and not (tmp_path / "checkpoints" / "10" / "_CHECKPOINT_METADATA").exists():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    report = run(tmp_path)
+    assert report.resumed_at >= 5
+    assert losses(tmp_path) == losses(whole[0])
+    ours, theirs = named_tensors(report.network), named_tensors(whole[1].network)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_four_devices_and_accumulated_parts_equal_one_device(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from dataclasses import replace
+from tests.integration.test_training import CONFIG, run
+root = Path({str(tmp_path)!r})
+run(root / "1")
+run(root / "4", devices=4)
+"""
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, check=True)
+    one, four = (np.array([loss for _, loss in losses(tmp_path / name)]) for name in ("1", "4"))
+    assert len(one) == 24
+    np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_the_photographs(tmp_path: Path) -> None:
+    victim = int(np.flatnonzero(~batches(tmp_path).validation)[3])
+    with pytest.raises(TrainingError, match=rf"step \d+: the loss is nan; the batch held (\d+\.jpg, )*{victim}\.jpg"):
+        run(tmp_path, spoil=victim)
+
+
+def test_a_folder_of_another_training_is_refused(whole: tuple[Path, TrainingReport]) -> None:
+    with pytest.raises(TrainingError, match="holds a training with hidden 16, not 32"):
+        run(whole[0], replace(CONFIG, hidden=32))
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="batch_size 8 is not a multiple of accumulate × devices, 3 × 1"):
+        run(tmp_path, replace(CONFIG, accumulate=3))
+
+
+def test_finetuning_in_parts_equals_finetuning_whole(tmp_path: Path) -> None:
+    """Batch norm of the backbone keeps its statistics, so that only the order of additions differs."""
+    config = replace(CONFIG, stage="finetune", frozen_layers=11, optimiser=OptimiserConfig(learning_rate=0.05))
+    reports = [run(tmp_path / str(parts), replace(config, accumulate=parts)) for parts in (1, 4)]
+    whole, parts = (np.array([loss for _, loss in losses(tmp_path / str(number))]) for number in (1, 4))
+    np.testing.assert_allclose(parts, whole, rtol=1e-3)
+    assert whole[-1] < whole[0] / 2
+    before = named_tensors(load_backbone(BackboneConfig()))
+    after = named_tensors(reports[0].network.backbone)
+    changed = {".".join(name.split(".")[:2]) for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"blocks.10"}

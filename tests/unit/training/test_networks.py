@@ -1,0 +1,112 @@
+"""What each stage trains, and what it leaves alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from delfjax.config import BackboneConfig
+from delfjax.models.delf import load_backbone
+from delfjax.models.efficientnet_lite import EfficientNetLite0
+from delfjax.models.resnet import BLOCKS, ResNet
+from delfjax.models.tensors import abstract
+from delfjax.training.config import TrainingConfig
+from delfjax.training.loop import Parts
+from delfjax.training.networks import AttentionNetwork, FinetuneNetwork, Network, make_network
+from delfjax.training.optimiser import cross_entropy
+
+
+@pytest.fixture(scope="module")
+def backbone() -> EfficientNetLite0:
+    loaded = load_backbone(BackboneConfig())
+    assert isinstance(loaded, EfficientNetLite0)
+    return loaded
+
+
+def attention(backbone: EfficientNetLite0, *, pooling: str = "mean") -> AttentionNetwork:
+    config = TrainingConfig(stage="attention", hidden=16, pooling=pooling)
+    network = make_network(backbone, 3, config=config, output="conv4", rngs=nnx.Rngs(1))
+    assert isinstance(network, AttentionNetwork)
+    return network
+
+
+def _gradient_of_everything(network: Network, pixels: np.ndarray) -> dict[str, float]:
+    """Largest entry of the loss's gradient, for every parameter, frozen ones included."""
+    parts = Parts(network)
+    parameters = {**parts.learnt, **{name: value for name, value in parts.fixed.items()}}
+
+    def loss(tensors: dict[str, jax.Array]) -> jax.Array:
+        whole = parts.network({**tensors, **parts.statistics}, training=True)
+        return cross_entropy(whole(jax.lax.stop_gradient(whole.fixed(jnp.asarray(pixels)))), jnp.array([0, 1]))
+
+    slopes = jax.jit(jax.grad(loss))(parameters)
+    return {name: float(jnp.abs(slope).max()) for name, slope in slopes.items()}
+
+
+def test_the_attention_loss_reaches_the_scorer_and_no_parameter_of_the_backbone(backbone: EfficientNetLite0) -> None:
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    slopes = _gradient_of_everything(attention(backbone), pixels)
+    assert all(slope == 0 for name, slope in slopes.items() if name.startswith("backbone."))
+    assert all(slopes[name] > 0 for name in ("scorer.hidden.kernel", "scorer.score.kernel", "classifier.kernel"))
+
+
+def test_finetuning_learns_the_layers_that_are_read_out_and_not_frozen(backbone: EfficientNetLite0) -> None:
+    network = FinetuneNetwork(backbone, 3, output="conv4", frozen_layers=9, rngs=nnx.Rngs(1))
+    learnt = set(Parts(network).learnt)
+    layers = backbone.layers("conv4")
+    blocks = {name.split(".")[2] for name in learnt if name.startswith("backbone.blocks.")}
+    assert blocks == {str(number) for number in range(8, len(layers) - 1)}
+    assert {"classifier.kernel", "classifier.bias"} < learnt
+    assert not any(name.startswith(("backbone.stem", "backbone.head", "backbone.classifier")) for name in learnt)
+
+
+def test_a_resnet_is_finetuned_from_any_of_its_layers() -> None:
+    def build(rngs: nnx.Rngs) -> FinetuneNetwork:
+        return FinetuneNetwork(ResNet(BLOCKS["resnet50"], rngs=rngs), 2, output="conv4", frozen_layers=8, rngs=rngs)
+
+    network = abstract(build)
+    learnt = {path[1:3] for path, _ in nnx.to_flat_state(nnx.state(network)) if path[0] == "backbone" and network.learns(path)}
+    # The stem, three and four blocks are frozen: what learns is conv4.
+    assert learnt == {("stages", 2)}
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 9])
+def test_a_network_cut_in_two_is_the_whole(backbone: EfficientNetLite0, frozen: int) -> None:
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
+
+    def logits(frozen: int) -> np.ndarray:
+        network = FinetuneNetwork(backbone, 3, output="conv4", frozen_layers=frozen, rngs=nnx.Rngs(1))
+        network.set_mode(training=False)
+        return np.asarray(network(network.fixed(jnp.asarray(pixels))))
+
+    np.testing.assert_allclose(logits(frozen), logits(5), rtol=1e-5, atol=1e-6)
+
+
+def test_logits_are_the_classified_mean_of_weighted_unit_features(backbone: EfficientNetLite0) -> None:
+    maps = np.random.default_rng(0).normal(size=(2, 3, 4, 112)).astype(np.float32)
+    network = attention(backbone)
+    network.set_mode(training=False)
+    kernel, bias, mean, var = (
+        np.asarray(part[...], np.float64)
+        for part in (network.scorer.hidden.norm.scale, network.scorer.hidden.norm.bias, network.scorer.hidden.norm.mean,
+                     network.scorer.hidden.norm.var)
+    )  # fmt: skip
+    hidden = maps @ np.asarray(network.scorer.hidden.kernel[...], np.float64)
+    hidden = np.maximum((hidden - mean) / np.sqrt(var + 1e-5) * kernel + bias, 0)
+    score = hidden @ np.asarray(network.scorer.score.kernel[...], np.float64) + np.asarray(network.scorer.score.bias[...])
+    alpha = np.log1p(np.exp(score))
+    unit = maps / np.linalg.norm(maps, axis=-1, keepdims=True)
+    pooled = (alpha * unit).mean(axis=(1, 2))
+    expected = pooled @ np.asarray(network.classifier.kernel[...]) + np.asarray(network.classifier.bias[...])
+    np.testing.assert_allclose(np.asarray(network(jnp.asarray(maps))), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sum_is_the_mean_times_the_cells(backbone: EfficientNetLite0) -> None:
+    maps = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4, 112)).astype(np.float32))
+    mean, total = attention(backbone), attention(backbone, pooling="sum")
+    for network in (mean, total):
+        network.set_mode(training=False)
+    np.testing.assert_allclose(np.asarray(total(maps)), 12 * np.asarray(mean(maps)), rtol=1e-4, atol=1e-5)
