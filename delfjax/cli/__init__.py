@@ -1,7 +1,7 @@
 """The command line.
 
 Photos: ``delfjax extract | index | search | match | evaluate | mine``. Notebooks: ``delfjax run | sweep | compare | report``.
-Weight files: ``delfjax weights``. Datasets: ``delfjax datasets``.
+Training: ``delfjax train``. Weight files: ``delfjax weights``. Datasets: ``delfjax datasets``.
 Bad usage and bad input end in one line on standard error and exit code 1.
 """
 
@@ -22,6 +22,7 @@ from delfjax.cli.experiments import Compare, Report, RunCommand, Sweep
 from delfjax.cli.mining import Mine
 from delfjax.cli.options import UsageError
 from delfjax.cli.photos import Extract, Index, Match, Search
+from delfjax.cli.training import Train
 from delfjax.cli.weights import WeightsCommand
 from delfjax.types import DelfjaxError
 
@@ -32,6 +33,7 @@ Command = (
     | Annotated[Match, tyro.conf.subcommand("match")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Mine, tyro.conf.subcommand("mine")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[RunCommand, tyro.conf.subcommand("run")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]

@@ -23,7 +23,7 @@ from tests.unit.datasets import miniatures
 from tests.unit.datasets.file_server import serving
 
 COMMANDS = [
-    "", "extract", "index", "search", "match", "evaluate", "mine", "run", "sweep", "compare", "report",
+    "", "extract", "index", "search", "match", "evaluate", "mine", "train", "run", "sweep", "compare", "report",
     "weights", "weights inspect", "weights convert",
     "datasets", "datasets list", "datasets render", "datasets fetch", "datasets verify", "datasets summary",
 ]  # fmt: skip
@@ -37,7 +37,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
     assert stop.value.code == 0 and said.err == ""
     assert said.out.startswith("usage: delfjax") or "usage: delfjax" in said.out
     # Commands that take a config name the option that changes it.
-    takes_config = command in {"extract", "index", "search", "match", "evaluate", "mine", "weights convert"}
+    takes_config = command in {"extract", "index", "search", "match", "evaluate", "mine", "train", "weights convert"}
     assert ("--set FIELD=VALUE" in said.out) == takes_config
     assert ("--set NAME=VALUE" in said.out) == (command == "run")
 
@@ -81,9 +81,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "Missing subcommand.*extract, index, search, match, evaluate, mine, run, sweep, compare, report, weights, datasets"),
+        ("", "Missing subcommand.*extract, index, search, match, evaluate, mine, train, run, sweep, compare, report, weights"),
         ("look", "look"),
         ("weights", "inspect, convert"),
+        ("train world_train --out a.pth", "--out a.pth: the name must end in .safetensors"),
+        ("train world_train --out a.safetensors --preset quick", "training preset 'quick' is unknown; did you mean 'quick_"),
+        ("train world_train --out a.safetensors --set step=3", "config field 'step' does not exist; did you mean 'steps'"),
         ("weights look", "look"),
         ("datasets", "list, render, fetch, verify, summary"),
         ("datasets summary oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),

@@ -47,7 +47,7 @@ def _gradient_of_everything(network: Network, pixels: np.ndarray) -> dict[str, f
 
 
 def test_the_attention_loss_reaches_the_scorer_and_no_parameter_of_the_backbone(backbone: EfficientNetLite0) -> None:
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     slopes = _gradient_of_everything(attention(backbone), pixels)
     assert all(slope == 0 for name, slope in slopes.items() if name.startswith("backbone."))
     assert all(slopes[name] > 0 for name in ("scorer.hidden.kernel", "scorer.score.kernel", "classifier.kernel"))
@@ -73,16 +73,15 @@ def test_a_resnet_is_finetuned_from_any_of_its_layers() -> None:
     assert learnt == {("stages", 2)}
 
 
-@pytest.mark.parametrize("frozen", [0, 1, 9])
-def test_a_network_cut_in_two_is_the_whole(backbone: EfficientNetLite0, frozen: int) -> None:
-    pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
+def test_a_network_cut_in_two_is_the_whole(backbone: EfficientNetLite0) -> None:
+    pixels = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32))
 
     def logits(frozen: int) -> np.ndarray:
         network = FinetuneNetwork(backbone, 3, output="conv4", frozen_layers=frozen, rngs=nnx.Rngs(1))
         network.set_mode(training=False)
-        return np.asarray(network(network.fixed(jnp.asarray(pixels))))
+        return np.asarray(nnx.jit(lambda network: network(network.fixed(pixels)))(network))
 
-    np.testing.assert_allclose(logits(frozen), logits(5), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits(9), logits(0), rtol=1e-5, atol=1e-6)
 
 
 def test_logits_are_the_classified_mean_of_weighted_unit_features(backbone: EfficientNetLite0) -> None:
