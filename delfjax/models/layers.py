@@ -111,7 +111,8 @@ class ConvNorm(nnx.Module):
     def finish(self, values: jax.Array) -> jax.Array:
         """Batch norm or folded bias, then the activation."""
         if self.norm is not None:
-            values = self.norm(values)
+            # Statistics are in float32, and so is what batch norm makes of bfloat16.
+            values = self.norm(values).astype(values.dtype)
         if self.bias is not None:
             values = values + jnp.asarray(self.bias[...], values.dtype)[None, None, None]
         return activate(values, self.activation)

@@ -128,7 +128,7 @@ def train(
             cannot share evenly, or a folder of another training.
     """
     started = time.perf_counter()
-    trainer = _Trainer(network, config, list(jax.local_devices() if devices is None else devices))
+    trainer = Trainer(network, config, list(jax.local_devices() if devices is None else devices))
     validation: dict[int, dict[str, float]] = {}
     with Checkpoints(folder, {**to_dict(config), **(about or {})}) as checkpoints:
         state, first = trainer.start(), checkpoints.last or 0
@@ -156,7 +156,7 @@ def train(
     return TrainingReport(trained, config.steps, first, best, validation, seconds, images / seconds, batches.failures)
 
 
-class _Trainer:
+class Trainer:
     """The compiled programs of a training, and where its arrays lie."""
 
     def __init__(self, network: Network, config: TrainingConfig, devices: list[jax.Device]) -> None:
@@ -246,10 +246,10 @@ class _Trainer:
         return jnp.sum(losses * weight), jnp.sum(right * weight), jnp.sum(weight)
 
     def _logits(self, network: Network, inputs: jax.Array) -> jax.Array:
-        dtype = jnp.dtype(self._config.dtype)
+        dtype = self._config.dtype
         if inputs.dtype == jnp.uint8:
-            inputs = network.fixed(inputs.astype(jnp.float32))
-        return network(jax.lax.stop_gradient(inputs).astype(dtype))
+            inputs = network.fixed(inputs.astype(jnp.float32), dtype)
+        return network(jax.lax.stop_gradient(inputs).astype(jnp.dtype(dtype)))
 
 
 def _prepared(batches: Batches, steps: range) -> Iterator[tuple[int, Batch]]:

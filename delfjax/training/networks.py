@@ -32,9 +32,9 @@ class FinetuneNetwork(nnx.Module):
         self.output = output
         self.frozen_layers = frozen_layers
 
-    def fixed(self, pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b fh fw c"]:
-        """What the frozen layers make of RGB in 0 … 255."""
-        images = FeatureMap.full(self.backbone.normalise(pixels))
+    def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
+        """What the frozen layers make of RGB in 0 … 255, in the arithmetic of ``dtype``."""
+        images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
         return jnp.asarray(self.backbone(images, output=self.output, layers=slice(self.frozen_layers)).values)
 
     def __call__(self, maps: Float[jax.Array, "b fh fw c"]) -> Float[jax.Array, "b classes"]:
@@ -73,9 +73,9 @@ class AttentionNetwork(nnx.Module):
         self.output = output
         self.pooling = pooling
 
-    def fixed(self, pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b fh fw c"]:
-        """The backbone's features of RGB in 0 … 255."""
-        images = FeatureMap.full(self.backbone.normalise(pixels))
+    def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
+        """The backbone's features of RGB in 0 … 255, in the arithmetic of ``dtype``."""
+        images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
         return jnp.asarray(self.backbone(images, output=self.output).values)
 
     def __call__(self, maps: Float[jax.Array, "b fh fw c"]) -> Float[jax.Array, "b classes"]:

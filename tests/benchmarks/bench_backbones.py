@@ -26,7 +26,7 @@ from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.ops.pyramid import level_size
 
 Shape = tuple[int, int]
-_BLOCKS = {"resnet50": (3, 4, 6), "resnet101": (3, 4, 23)}
+BLOCKS = {"resnet50": (3, 4, 6), "resnet101": (3, 4, 23)}
 _STAGES = ((1, 16, 3, 1, 1), (6, 24, 3, 2, 2), (6, 40, 5, 2, 2), (6, 80, 3, 2, 3), (6, 112, 5, 1, 3))
 
 
@@ -47,7 +47,7 @@ class _Residual(nn.Module):
         return self.last(self.branch(x) + self.shortcut(x))
 
 
-def _torch_resnet(blocks: tuple[int, ...]) -> nn.Module:
+def torch_resnet(blocks: tuple[int, ...]) -> nn.Module:
     layers = [_unit(3, 64, 7, nn.ReLU(), stride=2), nn.MaxPool2d(3, 2, 1)]
     features = 64
     for stage, (width, repeats) in enumerate(zip((64, 128, 256), blocks, strict=True)):
@@ -64,7 +64,7 @@ def _torch_resnet(blocks: tuple[int, ...]) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def _torch_efficientnet() -> nn.Module:
+def torch_efficientnet() -> nn.Module:
     layers, features = [_unit(3, 32, 3, nn.ReLU6(), stride=2)], 32
     for expansion, width, kernel, first, repeats in _STAGES:
         for repeat in range(repeats):
@@ -102,7 +102,7 @@ def _seconds(function: Callable[[], object]) -> float:
 def _race(name: str, shapes: list[Shape], rounds: int) -> tuple[float, float, float]:
     """Best seconds for the whole pyramid, ours and PyTorch's, in turn; and the multiply-adds of our programs."""
     ours = _ours(name)
-    theirs = (_torch_efficientnet() if name == "efficientnet_lite0" else _torch_resnet(_BLOCKS[name])).eval()
+    theirs = (torch_efficientnet() if name == "efficientnet_lite0" else torch_resnet(BLOCKS[name])).eval()
     theirs = theirs.to(memory_format=torch.channels_last)
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(1, *shape, 3)).astype(np.float32) for shape in shapes]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +29,21 @@ def test_depthwise_equals_scipy_and_the_grouped_convolution(taps: int, stride: i
     np.testing.assert_allclose(ours, expected, atol=1e-5)  # 25 products of float32 of size about one
     np.testing.assert_allclose(grouped, ours, atol=1e-5)
 
+
+@pytest.mark.parametrize(("taps", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_the_gradient_of_depthwise_is_that_of_the_grouped_convolution(taps: int, stride: int, rng: np.random.Generator) -> None:
+    # 12 columns: with stride 2, the last one meets no tap.
+    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 9, 12, 4), (taps, taps, 4)))
+
+    def bent(function: Callable[..., jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        return lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel, stride=stride)))
+
+    def grouped(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+        return convolution._grouped(x, kernel, stride)
+
+    found, expected = (jax.grad(bent(function), argnums=(0, 1))(x, kernel) for function in (convolution.depthwise, grouped))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 def test_zero_outside_leaves_the_image_and_clears_the_rest() -> None:
     x = jnp.ones((2, 4, 5, 1))
