@@ -50,8 +50,21 @@ def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
     for name in ("30_extract_features", "40_build_index"):
         assert plain.settings(name) == changed.settings(name)
     assert changed.settings(SEARCH)["search"]["neighbours"] == 5 != plain.settings(SEARCH)["search"]["neighbours"]
-    assert set(plain.settings("43_my_idea")) == set(plain.settings(SEARCH))  # a notebook that nobody knows: the whole config
+    # A notebook that nobody knows depends on everything.
+    assert set(plain.settings("43_my_idea")) == set(plain.settings(SEARCH)) | {"finetune", "attention"}
     assert relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3; ftures.x=1") == "index.probes=3; ftures.x=1"
+
+
+def test_a_training_depends_on_its_own_stage_and_has_overrides_of_its_own() -> None:
+    asked = ("", "attention.steps=7; search.neighbours=5")
+    plain, changed = (photo_experiment("ci", 0, dataset="world", overrides=text) for text in asked)
+    assert changed.training.attention.steps == 7 != plain.training.attention.steps
+    assert changed.settings("20_finetune_descriptors") == plain.settings("20_finetune_descriptors")
+    assert changed.settings("21_train_attention") != plain.settings("21_train_attention")
+    assert plain.settings("50_ablation")["seeds"] == [0] and photo_experiment("quick", 3).seeds == (3, 4, 5)
+    assert relevant_overrides(SEARCH, "attention.steps=7; search.neighbours=5") == "search.neighbours=5"
+    with pytest.raises(ConfigError, match="attention"):
+        photo_experiment("ci", 0, overrides="attention.stps=7")
 
 
 @pytest.mark.parametrize("name", ["40_build_index", SEARCH])
