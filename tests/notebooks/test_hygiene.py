@@ -51,8 +51,9 @@ def test_every_notebook_is_run_by_reproduce() -> None:
     assert notebooks() == NOTEBOOKS
     kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
     assert kinds == {
-        "00": "tour", "10": "experiment", "11": "experiment", "12": "tour", "13": "experiment", "30": "experiment",
-        "40": "experiment", "41": "experiment", "42": "report", "90": "report", "91": "report",
+        "00": "tour", "10": "experiment", "11": "experiment", "12": "tour", "13": "experiment", "20": "experiment",
+        "21": "experiment", "30": "experiment", "40": "experiment", "41": "experiment", "42": "report", "50": "experiment",
+        "51": "experiment", "90": "report", "91": "report",
     }  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def test_papermill_sees_the_parameters_that_the_runner_sees(path: Path) -> None:
     found = {name: ast.literal_eval(entry["default"]) for name, entry in inspect_notebook(str(path)).items()}
     assert found == hygiene.parameter_defaults(nbformat.read(path, as_version=4))
     if KINDS[path] == Kind.EXPERIMENT:
-        dataset = "world" if path.name.startswith("1") else "embedded"
+        dataset = "embedded" if path.name.startswith(("3", "4")) else "world"
         expected = {"preset": "ci", "dataset": dataset, "seed": 0, "overrides": "", "upstream": "latest"}
         assert found == {name: expected[name] for name in found} and {"preset", "dataset", "seed", "overrides"} <= set(found)
 
