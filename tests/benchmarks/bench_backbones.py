@@ -93,7 +93,7 @@ def _ours(name: str) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
     return partial(jax.jit(run), state)
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -119,7 +119,7 @@ def _race(name: str, shapes: list[Shape], rounds: int) -> tuple[float, float, fl
 
     run_ours()
     run_theirs()
-    pairs = [(_seconds(run_ours), _seconds(run_theirs)) for _ in range(rounds)]
+    pairs = [(seconds(run_ours), seconds(run_theirs)) for _ in range(rounds)]
     return min(p[0] for p in pairs), min(p[1] for p in pairs), _multiply_adds(theirs, tensors)
 
 
@@ -144,7 +144,7 @@ def _matrix_peak() -> float:
     matrix = np.random.default_rng(0).normal(size=(2048, 2048)).astype(np.float32)
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
-    return 2048**3 / min(_seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(10))
+    return 2048**3 / min(seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(10))
 
 
 def main() -> None:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import torch
-from bench_backbones import BLOCKS, torch_efficientnet, torch_resnet
+from bench_backbones import BLOCKS, seconds, torch_efficientnet, torch_resnet
 from flax import nnx
 from torch import nn
 
@@ -103,12 +103,6 @@ def _theirs(name: str, config: TrainingConfig, batch: Batch, device: str) -> Cal
     return run
 
 
-def _seconds(function: Callable[[int], None], steps: int) -> float:
-    start = time.perf_counter()
-    function(steps)
-    return (time.perf_counter() - start) / steps
-
-
 def main() -> None:
     """Print one row a network and stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,7 +133,7 @@ def main() -> None:
                 runs = (_ours(name, config, batch), _theirs(name, config, batch, device))
                 for run in runs:
                     run(2)
-                pairs = [[_seconds(run, options.steps) for run in runs] for _ in range(options.rounds)]
+                pairs = [[seconds(partial(run, options.steps)) / options.steps for run in runs] for _ in range(options.rounds)]
                 ours, theirs = (options.batch / min(pair[side] for pair in pairs) for side in (0, 1))
                 print(f"{name:20s} {stage:10s} {dtype:9s} {ours:8.1f} {theirs:8.1f} {ours / theirs:6.2f}", flush=True)
 
