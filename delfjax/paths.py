@@ -25,6 +25,11 @@ def data_root() -> Path:
     return root / "data" if root is not None else Path.cwd() / "delfjax-data"
 
 
+def shipped_weights() -> Path:
+    """Folder of the weights that come with the suite, wherever the data root was moved to."""
+    return (repository_root() or Path.cwd()) / "data" / "weights"
+
+
 def runs_root() -> Path:
     """Folder of the run folders: ``runs/<experiment>/<hash10>``."""
     return data_root() / "runs"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
@@ -96,6 +96,11 @@ class DecodedImage:
     pixels: UInt8[np.ndarray, "h w 3"]
     original_size: tuple[int, int]
     content_hash: str
+
+    def shown_yx(self, points_yx: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Points of the original image, pixels, as points of these pixels."""
+        factors = np.array(self.pixels.shape[:2]) / np.array(self.original_size)
+        return np.asarray((points_yx + 0.5) * factors - 0.5, np.float32)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ centres, so that the crop holds rows ``y0 … y1 − 1`` after rounding (half to
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ _ITERATION_ROWS = 65_536
 _NO_REDUCTION = 1 << 30
 # 32-bit offsets would overflow when columns of many millions of paths are joined.
 _TEXT = pa.large_string()
+# Label of the images that count neither for nor against an answer.
+_JUNK = "junk"
 
 
 class DatasetError(DelfjaxError):
@@ -134,6 +137,12 @@ class DatasetQuery:
     landmarks: Int64[np.ndarray, " k"]
     in_database: int | None
 
+    @property
+    def answers(self) -> Int64[np.ndarray, " k"]:
+        """Database indices of every image that is right in some protocol: those of all labels but junk."""
+        right = [members for label, members in self.sets.items() if label != _JUNK]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *right]))
+
 
 @dataclass(frozen=True, eq=False)
 class Queries(Sequence[DatasetQuery]):
@@ -225,6 +234,21 @@ class RetrievalDataset:
                 raise DatasetError(f"{self.name}: {len(column)} {what} for a database of {size} images, expected as many")
         if not 0 <= self.distractors <= size:
             raise DatasetError(f"{self.name}: {self.distractors} distractors in a database of {size} images")
+
+    def digest(self) -> str:
+        """Ten hexadecimal digits that tell this copy from one of other images, queries or labels; no image is opened."""
+        queries = self.queries
+        columns = [queries.boxes, queries.in_database, queries.landmarks.offsets, queries.landmarks.indices]
+        for sets in queries.sets.values():
+            columns += [sets.offsets, sets.indices]
+        columns += [] if self.landmarks is None else [self.landmarks]
+        whole = hashlib.sha256("\0".join([self.name, *queries.sets]).encode())
+        for text in (self.database.column, queries.paths.column):
+            for chunk in text.chunks:
+                whole.update("".join(f"{path}\0" for path in chunk.to_pylist()).encode())
+        for column in columns:
+            whole.update(np.ascontiguousarray(column).tobytes())
+        return whole.hexdigest()[:10]
 
 
 def no_queries() -> Queries:

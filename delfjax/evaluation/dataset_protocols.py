@@ -268,6 +268,17 @@ PROTOCOLS: Mapping[str, Mapping[str, _Maker]] = {
     "google_landmarks_v2_recognition": {"recognition": _RecognitionScorer},
     "folder": {"folder": _FolderScorer},
 }
+# Dataset → the protocol and the mean that stand for it where there is room for one number; of a folder, the mean of its tiers.
+HEADLINES: Mapping[str, tuple[str, str]] = {
+    "world": ("average-precision", "mAP"),
+    **dict.fromkeys(("oxford5k", "paris6k", "oxford105k", "paris106k"), ("classic", "mAP")),
+    **dict.fromkeys(("roxford5k", "rparis6k", "roxford5k_r1m", "rparis6k_r1m"), ("medium", "mAP")),
+    **dict.fromkeys(("holidays", "holidays_rotated"), ("holidays", "mAP")),
+    "google_landmarks_v1": ("precision-recall", "area"),
+    "google_landmarks_v2": ("retrieval", f"mAP@{CUTOFF}"),
+    "google_landmarks_v2_recognition": ("recognition", "GAP"),
+    "folder": ("folder", "mAP"),
+}
 
 
 def make_scorers(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 from tqdm.auto import tqdm
 
 from delfjax import paths
@@ -25,8 +25,8 @@ from delfjax.datasets.retrieval import (
     crop_name,
     positions,
 )
-from delfjax.evaluation.dataset_protocols import Answer, Scorer, make_scorers, query_names, scored_queries
-from delfjax.features.dataset_loop import ImageSource, extract_dataset
+from delfjax.evaluation.dataset_protocols import HEADLINES, Answer, Scorer, make_scorers, query_names, scored_queries
+from delfjax.features.dataset_loop import ExtractionReport, ImageSource, extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import load_delf
@@ -39,16 +39,37 @@ _VOTES, _INLIERS = "votes", "inliers"
 
 
 @dataclass(frozen=True)
-class DatasetEvaluation:
-    """Scores of one config on one dataset.
+class DatasetFeatures:
+    """Features of a dataset.
+
+    Attributes:
+        database: of its images.
+        queries: of the queries that are not whole images of the database; the same store where there are none.
+    """
+
+    database: FeatureStore
+    queries: FeatureStore
+
+    def of(self, query: DatasetQuery) -> ImageFeatures | None:
+        """Features of a query; ``None`` where its image could not be read."""
+        store, name = self._place(query)
+        return store.get(name) if name in store else None
+
+    def failure(self, query: DatasetQuery) -> str:
+        """Why a query has no features."""
+        store, name = self._place(query)
+        return store.failures().get(name, "not extracted")
+
+    def _place(self, query: DatasetQuery) -> tuple[FeatureStore, str]:
+        return (self.database, query.path) if _is_database_image(query) else (self.queries, crop_name(query))
+
+
+@dataclass(frozen=True)
+class DatasetScores:
+    """What one index answers to the queries of one dataset.
 
     Attributes:
         dataset: name of the dataset.
-        config_hash: of the whole config.
-        seconds: wall time of each stage.
-        num_images: images that were indexed.
-        num_failed: images of the database that could not be read.
-        num_ignored: queries that the ground truth says are not scored; they were not searched for.
         tiers: of a folder, tier → {"votes": mAP before, "inliers": mAP after verification}.
         results: protocol → {"votes": scores before, "inliers": scores after verification}, each with the ``protocol`` id,
             ``means`` and the scores of all ``queries``.
@@ -57,24 +78,63 @@ class DatasetEvaluation:
         scores: {"votes", "inliers"} → query → votes or inliers of the images of its ranking.
         beyond: {"votes", "inliers"} → query → labelled images behind the cut, each with its rank, from 0: with them, every
             score follows from the rankings. Queries without any are left out.
-        failures: image of the database that could not be read → reason.
         query_failures: query that could not be read, which scores 0 → reason.
     """
 
     dataset: str
-    config_hash: str
-    seconds: dict[str, float]
-    num_images: int
-    num_failed: int
-    num_ignored: int
     tiers: dict[str, dict[str, float]]
     results: dict[str, dict[str, dict[str, Any]]]
     rankings: dict[str, list[str]]
     rankings_by_votes: dict[str, list[str]]
     scores: dict[str, dict[str, list[int]]]
     beyond: dict[str, dict[str, dict[str, int]]]
-    failures: dict[str, str]
     query_failures: dict[str, str]
+
+    def headline(self, stage: str) -> float:
+        """The one number of a dataset, by ``"votes"`` or ``"inliers"``; of a folder, the mean over its tiers."""
+        protocol, mean = HEADLINES[self.dataset]
+        means = self.results[protocol][stage]["means"]
+        return float(means[mean] if mean in means else np.mean(list(means.values())))
+
+    def by_query(self, stage: str) -> dict[str, float]:
+        """What each query adds to the headline, where it has a score."""
+        protocol, mean = HEADLINES[self.dataset]
+        kept = self.results[protocol][stage]["queries"]
+        found = kept[mean] if mean in kept else next(iter(kept.values()))
+        return {query: float(value) for query, value in found.items() if value is not None}
+
+    def rows(self, stage: str) -> dict[str, float]:
+        """Every mean that is a share: tier → its mean for a folder, else mean → value; named by its protocol too if need be."""
+        if self.tiers:
+            return {tier: scores[stage] for tier, scores in self.tiers.items()}
+        means = [(protocol, mean, v) for protocol, kept in self.results.items() for mean, v in kept[stage]["means"].items()]
+        names = [mean for _, mean, _ in means]
+        return {
+            mean if names.count(mean) == 1 else f"{protocol} {mean}": float(value)
+            for protocol, mean, value in means
+            if value is not None and 0 <= value <= 1
+        }
+
+
+@dataclass(frozen=True)
+class DatasetEvaluation(DatasetScores):
+    """Scores of one config on one dataset.
+
+    Attributes:
+        config_hash: of the whole config.
+        seconds: wall time of each stage.
+        num_images: images that were indexed.
+        num_failed: images of the database that could not be read.
+        num_ignored: queries that the ground truth says are not scored; they were not searched for.
+        failures: image of the database that could not be read → reason.
+    """
+
+    config_hash: str
+    seconds: dict[str, float]
+    num_images: int
+    num_failed: int
+    num_ignored: int
+    failures: dict[str, str]
 
     def to_json(self) -> str:
         """The evaluation as one JSON object."""
@@ -113,33 +173,18 @@ def evaluate_dataset(
         ReductionError: too few features to fit the reduction.
     """
     started = time.perf_counter()
-    names = tuple(dataset.database)
-    stages = {stage: _Stage(names, make_scorers(dataset, names, protocols)) for stage in (_VOTES, _INLIERS)}
-    numbers = scored_queries(dataset)
+    # Before hours of extraction: a protocol that cannot judge says so.
+    make_scorers(dataset, tuple(dataset.database), protocols)
     place = store or default_store(dataset, config)
     chosen = extractor or Extractor(config, load_delf(config))
-    extract = partial(extract_dataset, chosen, retry_failed=retry_failed, progress=progress)
-    database, crops = _stored(dataset, names, numbers, place, extract)
+    features, _ = extract_features(dataset, chosen, place, retry_failed=retry_failed, progress=progress)
     extracted = time.perf_counter()
-    index = build_index(database, config=config, photos=str(dataset.root))
+    index = build_index(features.database, config=config, photos=str(dataset.root))
     built = time.perf_counter()
-    searcher = _Searcher(index, dataset)
-    called, failed = query_names(dataset), {**database.failures(), **crops.failures()}
-    query_failures: dict[str, str] = {}
-    for number in tqdm(numbers, desc="search", unit="query", disable=not progress):
-        query = dataset.queries[number]
-        features = _features(query, database, crops)
-        if features is None:
-            query_failures[called[number]] = failed.get(_stored_name(query), "not extracted")
-        for stage, answer in searcher.answers(features).items():
-            stages[stage].add(called[number], query, answer)
-    results = {
-        protocol: {stage: stages[stage].scorers[protocol].record() for stage in stages}
-        for protocol in stages[_VOTES].scorers
-    }
+    found = score_index(dataset, index, features, protocols=protocols, progress=progress)
     finished = time.perf_counter()
     return DatasetEvaluation(
-        dataset=dataset.name,
+        **vars(found),
         config_hash=config_hash(config),
         seconds={
             "extract": extracted - started,
@@ -147,18 +192,132 @@ def evaluate_dataset(
             "search": finished - built,
             "total": finished - started,
         },
-        num_images=len(database),
-        num_failed=len(database.failures()),
-        num_ignored=len(dataset.queries) - len(numbers),
+        num_images=len(features.database),
+        num_failed=len(features.database.failures()),
+        num_ignored=len(dataset.queries) - len(scored_queries(dataset)),
+        failures=features.database.failures(),
+    )
+
+
+def extract_features(
+    dataset: RetrievalDataset, extractor: Extractor, store: Path, *, retry_failed: bool = False, progress: bool = True
+) -> tuple[DatasetFeatures, ExtractionReport]:
+    """Extract (or find extracted) the database into ``store``, and queries that are not images of it beside it.
+
+    Args:
+        dataset: a benchmark.
+        extractor: the compiled extractor.
+        store: folder of the database's store; that of the queries is ``<store>-queries``.
+        retry_failed: try images with a recorded failure again.
+        progress: show progress bars.
+
+    Returns:
+        The features, and what was done for database and queries together.
+
+    Raises:
+        StoreError: a store is of another config, damaged, or being written.
+    """
+    reports = [
+        extract_dataset(extractor, source, place, retry_failed=retry_failed, progress=progress)
+        for source, place in _sources(dataset, store)
+    ]
+    whole = {name: sum(getattr(report, name) for report in reports) for name in vars(reports[0])}
+    return open_features(dataset, store), ExtractionReport(**whole)
+
+
+def open_features(dataset: RetrievalDataset, store: Path) -> DatasetFeatures:
+    """The features that :func:`extract_features` has left.
+
+    Raises:
+        StoreError: there are none, or they are damaged.
+    """
+    database, *queries = (FeatureStore.open(place).subset(source.names) for source, place in _sources(dataset, store))
+    return DatasetFeatures(database, *(queries or [database]))
+
+
+def score_index(
+    dataset: RetrievalDataset,
+    index: LocalIndex,
+    features: DatasetFeatures,
+    *,
+    config: DelfConfig | None = None,
+    protocols: Sequence[str] = (),
+    progress: bool = True,
+) -> DatasetScores:
+    """Search an index with every query of a dataset, verify, and score both orders.
+
+    Args:
+        dataset: a benchmark.
+        index: of its database.
+        features: of its queries.
+        config: its sections ``search`` and ``verification`` count; by default those of the index.
+        protocols: which of the dataset's protocols; all when empty.
+        progress: show a progress bar.
+
+    Raises:
+        EvaluationError: the dataset has no queries, no protocol, or lacks what its protocol judges by.
+        ConfigError: a protocol that it does not have.
+    """
+    names = tuple(dataset.database)
+    stages = {stage: _Stage(names, make_scorers(dataset, names, protocols)) for stage in (_VOTES, _INLIERS)}
+    searcher, called = _Searcher(index, dataset, config or index.config), query_names(dataset)
+    query_failures: dict[str, str] = {}
+    for number in tqdm(scored_queries(dataset), desc="search", unit="query", disable=not progress):
+        query = dataset.queries[number]
+        known = features.of(query)
+        if known is None:
+            query_failures[called[number]] = features.failure(query)
+        for stage, answer in searcher.answers(known).items():
+            stages[stage].add(called[number], query, answer)
+    results = {
+        protocol: {stage: stages[stage].scorers[protocol].record() for stage in stages}
+        for protocol in stages[_VOTES].scorers
+    }
+    return DatasetScores(
+        dataset=dataset.name,
         tiers=_tiers(results),
         results=results,
         rankings=stages[_INLIERS].rankings,
         rankings_by_votes=stages[_VOTES].rankings,
         scores={name: stage.scores for name, stage in stages.items()},
         beyond={name: stage.beyond for name, stage in stages.items()},
-        failures=database.failures(),
         query_failures=query_failures,
     )
+
+
+@dataclass(frozen=True)
+class JudgedInliers:
+    """Inliers of the images that were found, by what they are.
+
+    Attributes:
+        right: of every image that answers its query.
+        wrong: of the images that do not, over the queries that have an answer; junk and the query itself left out.
+        unanswered: query without an answer → inliers of the best image found for it.
+    """
+
+    right: Int64[np.ndarray, " r"]
+    wrong: Int64[np.ndarray, " w"]
+    unanswered: dict[str, int]
+
+
+def judge_inliers(dataset: RetrievalDataset, found: DatasetScores) -> JudgedInliers:
+    """Sort the inliers of every ranking by whether its images are right: a threshold has to stand between them."""
+    number = {name: place for place, name in enumerate(dataset.database)}
+    right, wrong, unanswered = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], {}
+    for name, query in zip(query_names(dataset), dataset.queries, strict=True):
+        if name not in found.rankings:
+            continue
+        images = np.array([number[image] for image in found.rankings[name]], np.int64)
+        inliers = np.array(found.scores[_INLIERS][name], np.int64)
+        answers = query.answers
+        ignored = np.concatenate([np.array([query.in_database if query.in_database is not None else -1]), *query.sets.values()])
+        is_right, is_ignored = np.isin(images, answers), np.isin(images, ignored)
+        if answers.size:
+            right.append(inliers[is_right])
+            wrong.append(inliers[~is_right & ~is_ignored])
+        else:
+            unanswered[name] = int(inliers[~is_ignored].max(initial=0))
+    return JudgedInliers(np.concatenate(right), np.concatenate(wrong), unanswered)
 
 
 def default_store(dataset: RetrievalDataset, config: DelfConfig) -> Path:
@@ -201,8 +360,8 @@ class _Stage:
 class _Searcher:
     """Searches an index, and answers in the numbers of the dataset."""
 
-    def __init__(self, index: LocalIndex, dataset: RetrievalDataset) -> None:
-        self._index = index
+    def __init__(self, index: LocalIndex, dataset: RetrievalDataset, config: DelfConfig) -> None:
+        self._index, self._config = index, config
         self._places = positions(ImagePaths(index.names).column, dataset.database.column)
         self._in_order = np.argsort(self._places)
 
@@ -211,8 +370,7 @@ class _Searcher:
         if features is None:
             nothing = Answer(np.zeros(0, np.int64), np.zeros(0, np.int64))
             return {_VOTES: nothing, _INLIERS: nothing}
-        config = self._index.config
-        ranked = search(self._index, features, config=config.search, verification=config.verification)
+        ranked = search(self._index, features, config=self._config.search, verification=self._config.verification)
         votes = np.zeros(len(self._places), np.int64)
         votes[ranked.images] = ranked.votes
         found = int(np.count_nonzero(votes))
@@ -225,35 +383,17 @@ class _Searcher:
         }
 
 
-def _stored(
-    dataset: RetrievalDataset,
-    names: tuple[str, ...],
-    numbers: Sequence[int],
-    store: Path,
-    extract: Callable[[ImageSource, Path], object],
-) -> tuple[FeatureStore, FeatureStore]:
-    """Features of the database, and of the queries that are not images of it; the former twice where there are none."""
-    extract(PhotoFolder(dataset.root, names), store)
-    database = FeatureStore.open(store).subset(names)
-    own = [number for number in numbers if not _is_database_image(dataset.queries[number])]
-    if not own:
-        return database, database
-    crops = QueryImages.of(dataset, own)
-    extract(crops, query_store(store))
-    return database, FeatureStore.open(query_store(store)).subset(crops.names)
+def _sources(dataset: RetrievalDataset, store: Path) -> list[tuple[ImageSource, Path]]:
+    """What is extracted, and where to: the database, and the queries that are not images of it, if there are any."""
+    sources: list[tuple[ImageSource, Path]] = [(PhotoFolder(dataset.root, tuple(dataset.database)), store)]
+    own = [number for number in scored_queries(dataset) if not _is_database_image(dataset.queries[number])]
+    if own:
+        sources.append((QueryImages.of(dataset, own), query_store(store)))
+    return sources
 
 
 def _is_database_image(query: DatasetQuery) -> bool:
     return query.box is None and query.in_database is not None
-
-
-def _stored_name(query: DatasetQuery) -> str:
-    return query.path if _is_database_image(query) else crop_name(query)
-
-
-def _features(query: DatasetQuery, database: FeatureStore, crops: FeatureStore) -> ImageFeatures | None:
-    store, name = database if _is_database_image(query) else crops, _stored_name(query)
-    return store.get(name) if name in store else None
 
 
 def _tiers(results: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:

@@ -21,11 +21,11 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
-from jaxtyping import Float
 
 from delfjax import plots
 from delfjax.config import DelfConfig
 from delfjax.datasets.images import DecodedImage, decode_image
+from delfjax.features.dataset_loop import ImageSource
 from delfjax.features.store import FeatureStore
 from delfjax.retrieval.local_index import LocalIndex
 from delfjax.retrieval.search import Correspondences, search
@@ -89,6 +89,7 @@ class Explorer:
         store: FeatureStore,
         photos_root: Path | None = None,
         *,
+        queries: ImageSource | None = None,
         truth: Mapping[str, Set[str]] | None = None,
         config: DelfConfig | None = None,
         shown: int = 11,
@@ -97,8 +98,9 @@ class Explorer:
 
         Args:
             index: the database.
-            store: features of the photos that can be searched for, those the index was built from.
+            store: features of the photos that can be searched for: those the index was built from, or others like them.
             photos_root: folder that the names are relative to; by default the one that the index remembers.
+            queries: gives the pixels of photos that are no whole files, such as queries cut to their boxes.
             truth: photo → the photos that are right answers; photos not in it are shown without verdicts.
             config: its sections ``search`` and ``verification`` count; by default those of the index.
             shown: results in the list.
@@ -115,6 +117,7 @@ class Explorer:
             raise ExplorerError(f"{store.path}: holds no photo that could be searched for; extract some first")
         self._index, self._store, self._truth = index, store, truth or {}
         self._root = Path(index.photos) if photos_root is None else photos_root
+        self._queries, self._cut = queries, frozenset(queries.names if queries else ())
         self._config = config or index.config
         self.hits: tuple[Hit, ...] = ()
         self._chosen = 0
@@ -294,7 +297,10 @@ class Explorer:
 
     def _photo(self, name: str, side: int) -> DecodedImage:
         if (name, side) not in self._photos:
-            self._photos[name, side] = decode_image(self._root / name, max_side=side)
+            source = self._queries if name in self._cut else None
+            self._photos[name, side] = (
+                decode_image(self._root / name, max_side=side) if source is None else source.read(name, max_side=side)
+            )
         return self._photos[name, side]
 
     def _pixels(self, name: str) -> plots.Photo:
@@ -317,8 +323,8 @@ class Explorer:
         return plots.plot_correspondences(
             first.pixels,
             second.pixels,
-            keypoints1_yx=_shown_yx(hit.correspondences.query_yx, first),
-            keypoints2_yx=_shown_yx(hit.correspondences.database_yx, second),
+            keypoints1_yx=first.shown_yx(hit.correspondences.query_yx),
+            keypoints2_yx=second.shown_yx(hit.correspondences.database_yx),
             inliers=hit.correspondences.inlier,
             title=f"query and result {self._chosen + 1}",
         )
@@ -328,16 +334,10 @@ class Explorer:
         photo, local = self._photo(query, _LARGE_SIDE), self._store.get(query).local
         scores = np.asarray(local.scores)
         high = scores >= self.least.value * scores.max(initial=0.0)
-        features = dataclasses.replace(local, keypoints_yx=_shown_yx(np.asarray(local.keypoints_yx), photo), valid=high)
+        features = dataclasses.replace(local, keypoints_yx=photo.shown_yx(np.asarray(local.keypoints_yx)), valid=high)
         count = min(self.top.value, int(high.sum()))
         title = f"{_elided(query)}: best {count} of {len(scores)} keypoints"
         return plots.plot_keypoints(photo.pixels, features, top=self.top.value, title=title)
-
-
-def _shown_yx(points_yx: Float[np.ndarray, "n 2"], photo: DecodedImage) -> Float[np.ndarray, "n 2"]:
-    """Pixels of the original photo as pixels of the photo shown."""
-    factors = np.array(photo.pixels.shape[:2]) / np.array(photo.original_size)
-    return np.asarray((points_yx + 0.5) * factors - 0.5, np.float32)
 
 
 def _picture(width: str) -> widgets.Image:

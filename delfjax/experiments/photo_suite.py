@@ -1,25 +1,25 @@
-"""The photographs and settings that the notebooks share: their parameters decide everything they do.
+"""The settings that the notebooks share: their parameters decide everything they do.
 
-The photographs are those of :mod:`delfjax.datasets.skimage_photos`; they are written once into the cache and never
-change there, so that each notebook finds what an earlier one left by asking for the same parameters.
+A notebook is about one dataset: the landmark world, the embedded photographs of :mod:`delfjax.datasets.skimage_photos`, or
+a benchmark of the catalogue by its name. :mod:`delfjax.experiments.suite_data` makes or opens it.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from delfjax import config, paths
-from delfjax.config import ConfigError, DelfConfig, config_hash, require_known, to_dict
-from delfjax.datasets.folder import PhotoFolder, load_groundtruth
-from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS, write_photo_set
-from delfjax.datasets.world.building import VERSION, build_world
+from delfjax.config import ConfigError, DelfConfig, require_known, to_dict
+from delfjax.datasets.catalogue import open_dataset
+from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS
 from delfjax.datasets.world.config import WorldConfig, world_config
+from delfjax.evaluation.dataset_protocols import PROTOCOLS
 from delfjax.experiments.provenance import split_overrides
 from delfjax.experiments.runs import FinishedRun, Run, open_run, start_run
 from delfjax.training.config import TwoStages, training_preset
@@ -33,11 +33,10 @@ _FEW_DISTRACTORS = ("clock", "gravel", "moon")
 _SMALL_DATABASE = ("search.neighbours=10", "verification.threshold_px=10", "verification.min_inliers=25")
 # Photographs of 256 pixels take seconds; enlarged, for cells of 8 pixels.
 _CI_SCALES = "features.scales=[0.7071, 1.0, 1.4142, 2.0]"
-# Features of a photograph of the world: more than a landmark of it has cells at all scales together.
-_FEW_FEATURES = 300
-# Levels of these: smaller ones have a dozen cells. 2.0 costs as much as all others together, but on small photographs the
-# attention needs its small cells: measured on the world of "quick", mAP 0.477 against 0.432 without it (norm: 0.359 and 0.364).
-_FEW_SCALES = (0.5, 0.7071, 1.0, 1.4142, 2.0)
+# Photographs of the world: as many features as a landmark of it has cells at all scales together. Levels smaller than 0.5
+# have a dozen cells. 2.0 costs as much as all others together, but on small photographs the attention needs its small cells:
+# measured on the world of "quick", mAP 0.477 against 0.432 without it (norm: 0.359 and 0.364).
+_SMALL_PHOTOS = ("features.max_features=300", "features.scales=[0.5, 0.7071, 1.0, 1.4142, 2.0]", "search.shortlist=30")
 # Longest side of the photographs, pixels.
 _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 
@@ -91,7 +90,8 @@ _TRAINING = {
 }
 # Trainings that `50_ablation` averages over.
 _TRAININGS = {"ci": 1, "quick": 3, "full": 3}
-DATASETS = ("embedded", "world")
+# What a notebook can be about: two that need no download, and every benchmark that has a name and a protocol.
+DATASETS = ("world", "embedded", *(name for name in PROTOCOLS if name not in ("world", "folder")))
 PRESETS = tuple(_SIDES)
 
 
@@ -123,12 +123,23 @@ class PhotoExperiment:
         used["features"] = {k: v for k, v in whole["features"].items() if k != "batch_size"}
         if experiment == "50_ablation":
             used["seeds"] = list(self.seeds)
-        needed = "world" if experiment in _WORLDS else "embedded"
-        if experiment in _STAGES and self.parameters["dataset"] != needed:
-            raise ConfigError(f"{experiment}: dataset {self.parameters['dataset']!r}, this notebook is about {needed!r} alone")
-        if experiment in _WORLDS:
-            return {"dataset": "world", "world": _WORLDS[experiment](self).plain(), "seed": self.config.seed, **used}
-        return {"dataset": self.parameters["dataset"], "photos": self.photos(), "seed": self.config.seed, **used}
+        return {**self._data(experiment), "seed": self.config.seed, **used}
+
+    def _data(self, experiment: str) -> dict[str, Any]:
+        """Plain values that decide every image, or tell one copy of a benchmark from another."""
+        dataset = self.dataset
+        if experiment in _WORLDS and dataset != "world":
+            raise ConfigError(f"{experiment}: dataset {dataset!r}, this notebook is about 'world' alone")
+        if dataset == "world":
+            return {"dataset": dataset, "world": _WORLDS.get(experiment, PhotoExperiment.world)(self).plain()}
+        if dataset == "embedded":
+            return {"dataset": dataset, "photos": self.photos()}
+        return {"dataset": dataset, "content": _content(dataset, paths.data_root())}
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset, one of :data:`DATASETS`."""
+        return str(self.parameters["dataset"])
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -154,6 +165,21 @@ class PhotoExperiment:
         return start_run(experiment, settings, parameters=self.parameters, upstream=upstream, resume=resume)
 
 
+def _reductions(preset: str, dataset: str) -> list[str]:
+    """What the defaults are changed by for small photographs and small databases."""
+    if dataset not in ("world", "embedded"):
+        return [f"features.max_side={_SIDES[preset]}"]
+    scales = [_CI_SCALES] if preset == "ci" else []
+    if dataset == "embedded":
+        return [f"features.max_side={_SIDES[preset]}", *_SMALL_DATABASE, *scales]
+    return [f"features.max_side={world_config(preset).image_side}", *_SMALL_DATABASE, *_SMALL_PHOTOS, *scales]
+
+
+@cache
+def _content(dataset: str, _data_root: Path) -> str:
+    return open_dataset(dataset).digest()
+
+
 def upstream_of(experiment: str) -> tuple[str, str] | None:
     """Role and name of the experiment whose run ``experiment`` reads; ``None`` where it reads none."""
     return _STAGES[experiment][1] if experiment in _STAGES else None
@@ -169,15 +195,15 @@ def relevant_overrides(experiment: str, overrides: str) -> str:
 
 
 def photo_experiment(
-    preset: str, seed: int, *, dataset: str = "embedded", overrides: str = "", upstream: str = "latest"
+    preset: str, seed: int, *, dataset: str = "world", overrides: str = "", upstream: str = "latest"
 ) -> PhotoExperiment:
     """What the parameters of a notebook stand for.
 
     Args:
-        preset: ``"ci"``: a few small photographs, seconds; ``"quick"``: all of them at 512 pixels; ``"full"``: at 1024.
+        preset: ``"ci"``: a few small photographs, seconds; ``"quick"``: minutes; ``"full"``: as many and as large as there are.
         seed: of the photographs and of everything that is drawn at random.
-        dataset: ``"embedded"``, the photographs of scikit-image, or ``"world"``, the landmark world; a notebook is about one
-            of them.
+        dataset: ``"world"``, the landmark world; ``"embedded"``, the photographs of scikit-image; or a benchmark of the
+            catalogue, which ``preset`` changes nothing of but the size its images are reduced to.
         overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``.
         upstream: which run the notebook reads; noted here for the command that does the same again.
 
@@ -187,9 +213,8 @@ def photo_experiment(
     require_known("preset", preset, PRESETS)
     require_known("dataset", dataset, DATASETS)
     given = {"preset": preset, "dataset": dataset, "seed": seed, "overrides": overrides, "upstream": upstream}
-    changes = [f"features.max_side={_SIDES[preset]}", *_SMALL_DATABASE]
     base = config.preset("ci" if preset == "ci" else "default")
-    system = config.override(base, [*changes, *([_CI_SCALES] if preset == "ci" else [])])
+    system = config.override(base, _reductions(preset, dataset))
     asked = split_overrides(overrides)
     trained = [part for part in asked if part.partition(".")[0] in _TRAINED]
     training = config.override(_TRAINING[preset], trained)
@@ -200,39 +225,9 @@ def photo_experiment(
     return PhotoExperiment(system, training, *photos, photo_side=_SIDES[preset], parameters=given)
 
 
-def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
-    """The photographs of ``experiment``, written when they are not there yet: all of them or none.
-
-    Raises:
-        PhotoSetError: the installed scikit-image lacks a photograph.
-    """
-    folder = paths.cache_root() / "photos" / config_hash(experiment.photos())
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
-            write_photo_set(
-                Path(partial) / "photos",
-                seed=experiment.config.seed,
-                objects=experiment.objects,
-                distractors=experiment.distractors,
-                max_side=experiment.photo_side,
-            )
-            _move(Path(partial) / "photos", folder)
-    return PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
-
-
 def challenge_world(experiment: PhotoExperiment, **knobs: float) -> WorldConfig:
     """A world small enough to be rendered once for each setting of a knob; no part of it is for training."""
     return experiment.world(**_SEARCHED_ALONE, **_CHALLENGE[experiment.parameters["preset"]], **knobs)
-
-
-def small_photographs(experiment: PhotoExperiment) -> DelfConfig:
-    """The system for a world's photographs: fewer features, smaller canvases and, unless asked for, fewer scales."""
-    features = experiment.config.features
-    scales = _FEW_SCALES if features.scales == config.PYRAMID else features.scales
-    changes = [f"max_side={experiment.world().image_side}", f"max_features={min(_FEW_FEATURES, features.max_features)}"]
-    asked = [f"features.{change}" for change in (*changes, f"scales={list(scales)}")]
-    return config.override(experiment.config, [*asked, "search.shortlist=30"])
 
 
 def mining_world(experiment: PhotoExperiment) -> WorldConfig:
@@ -240,7 +235,7 @@ def mining_world(experiment: PhotoExperiment) -> WorldConfig:
     return experiment.world(**_MINED.get(experiment.parameters["preset"], {}))
 
 
-# Experiments on the landmark world, and which world; the others are on the embedded photographs.
+# Experiments on the landmark world alone, and on which.
 _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "10_inspect_dataset": PhotoExperiment.world,
     "11_mine_landmarks": mining_world,
@@ -250,13 +245,6 @@ _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "50_ablation": PhotoExperiment.world,
     "51_visualise_attention": PhotoExperiment.world,
 }
-
-
-def world_set(config: WorldConfig, *, progress: bool = False) -> Path:
-    """Folder of a landmark world in the cache, rendered when it is not there yet; an interrupted one is gone on with."""
-    folder = paths.cache_root() / "worlds" / config_hash({"version": VERSION, **config.plain()})
-    build_world(folder, config, progress=progress)
-    return folder
 
 
 def features_run(index: FinishedRun) -> FinishedRun:
@@ -281,12 +269,3 @@ def index_of(run: Run | FinishedRun, kind: str) -> Path:
 def table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """``rows`` for display: row name → column → value."""
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError:
-        # Another process may have been faster; it wrote the same bytes.
-        if not target.is_dir():
-            raise

@@ -14,13 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from delfjax import paths
+from delfjax.datasets.catalogue import present_datasets
 from delfjax.experiments.compare import experiments_with_runs, flat
-from delfjax.experiments.photo_suite import DATASETS
 from delfjax.experiments.runs import FinishedRun, differences, finished_runs
 
 NAMES = {
-    "google_landmarks": "Google-Landmarks",
+    "google_landmarks_v1": "Google-Landmarks",
     "oxford5k": "Oxford5k",
     "oxford105k": "Oxford105k",
     "paris6k": "Paris6k",
@@ -143,7 +142,7 @@ _PUBLISHED: tuple[tuple[System, tuple[float | None, ...]], ...] = (
 )
 # Landmarks (scenes), query images, database images, whether there are query distractors.
 _SIZES: dict[str, tuple[int | str, ...]] = {
-    "google_landmarks": (12_894, 100_000, 1_060_709, "yes"),
+    "google_landmarks_v1": (12_894, 100_000, 1_060_709, "yes"),
     "oxford5k": (16, 55, 5_062, "no"),
     "paris6k": (11, 55, 6_412, "no"),
     "holidays": (500, 500, 1_491, "no"),
@@ -257,10 +256,8 @@ def _why_not(cell: PosterCell) -> tuple[str, ...]:
     if cell.quoted:
         return ("quoted by the authors from another paper; there is nothing to run",)
     reasons = [] if cell.experiment else ["the system is not yet in the suite"]
-    if not (paths.data_root() / "external" / cell.dataset).is_dir():
+    if cell.dataset not in present_datasets():
         reasons.append("the dataset is not downloaded")
-    elif cell.dataset not in DATASETS:
-        reasons.append("the suite does not read the dataset yet")
     return tuple(reasons) or (f"no finished run of {cell.experiment} has these settings",)
 
 
@@ -292,7 +289,7 @@ def _results_table() -> PosterTable:
 
 
 def _ablation_table() -> PosterTable:
-    cells = tuple(_scored(system, "google_landmarks", None) for system in _VARIANTS)
+    cells = tuple(_scored(system, "google_landmarks_v1", None) for system in _VARIANTS)
     notes = (
         "Published claim: attention helps more than fine-tuning, FT+ATT > ATT > FT > noFT; the poster draws curves, no numbers.",
     )

@@ -64,7 +64,7 @@ class SweepFile:
     question: str
     notebooks: Names
     preset: str = "ci"
-    dataset: str = "embedded"
+    dataset: str = "world"
     grid: Columns = field(default_factory=dict)
     zip: Columns = field(default_factory=dict)
     list: Points = field(default_factory=list)

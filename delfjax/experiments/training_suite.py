@@ -20,7 +20,8 @@ from delfjax.config import BackboneConfig, DelfConfig, config_hash, override, to
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.world.opening import World
 from delfjax.features.store import FeatureStore
-from delfjax.models.weights import load_weights, tensor_digest
+from delfjax.models.delf import describe_backbone
+from delfjax.models.weights import load_weights
 from delfjax.training.config import TrainingConfig
 from delfjax.training.loop import METRICS
 from delfjax.training.stages import save_trained, train_stage
@@ -54,7 +55,7 @@ def trained_stage(
     """Train a stage on the training photographs of a world, or find it trained.
 
     Args:
-        world: its folder, from :func:`~delfjax.experiments.photo_suite.world_set`.
+        world: its folder, from :func:`~delfjax.experiments.suite_data.world_set`.
         backbone: where the stage starts.
         config: how.
         seed: of everything drawn at random.
@@ -63,10 +64,8 @@ def trained_stage(
     Raises:
         TrainingError: see :func:`~delfjax.training.stages.train_stage`.
     """
-    start = to_dict(backbone)
-    if Path(backbone.weights).suffix == ".safetensors":
-        start["weights"] = tensor_digest(load_weights(backbone.weights)[0])
-    settings = {"version": _VERSION, "world": world.name, "backbone": start, "config": to_dict(config), "seed": seed}
+    start, how = describe_backbone(backbone), to_dict(config)
+    settings = {"version": _VERSION, "world": world.name, "backbone": start, "config": how, "seed": seed}
     folder = paths.cache_root() / "trained" / config_hash(settings)
     weights = folder / f"{config.stage}.safetensors"
     if not weights.with_suffix(".json").is_file() or not weights.is_file():
@@ -85,7 +84,9 @@ def trained_stage(
 def system(config: DelfConfig, *, descriptors: TrainedStage | None = None, attention: TrainedStage | None = None) -> DelfConfig:
     """``config`` with the stages that were trained; without an attention, the norm of the features is the score."""
     changes = [] if descriptors is None else [f"backbone.weights={descriptors.weights}"]
-    if attention is not None:
+    if attention is None:
+        changes.append("scorer.kind=norm")
+    else:
         changes += ["scorer.kind=attention", f"scorer.weights={attention.weights}"]
     return override(config, changes)
 

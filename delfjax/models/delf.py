@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int
 
-from delfjax.config import BackboneConfig, DelfConfig, ScorerConfig
+from delfjax.config import BackboneConfig, DelfConfig
 from delfjax.models.attention import AttentionScorer, feature_norm
 from delfjax.models.efficientnet_lite import EfficientNetLite0
 from delfjax.models.layers import FeatureMap, fold_batch_norm
@@ -22,6 +24,8 @@ from delfjax.models.weights import (
     load_weights,
     read_tensors,
     require_match,
+    shipped_attention,
+    weights_digest,
 )
 from delfjax.ops.receptive_field import ReceptiveField, compose
 from delfjax.types import Array
@@ -73,7 +77,7 @@ def load_delf(config: DelfConfig) -> Delf:
     backbone = load_backbone(config.backbone, seed=config.seed)
     scorer = None
     if config.scorer.kind == "attention":
-        scorer = _load_scorer(config.scorer, backbone.channels(config.backbone.output), seed=config.seed)
+        scorer = _load_scorer(config, backbone.channels(config.backbone.output))
     return fold_batch_norm(Delf(backbone, scorer, output=config.backbone.output))
 
 
@@ -114,13 +118,39 @@ def backbone_builder(config: BackboneConfig) -> Callable[[nnx.Rngs], Backbone]:
     return lambda rngs: ResNet(BLOCKS[config.name], stride_layout=config.stride_layout, rngs=rngs)
 
 
-def _load_scorer(config: ScorerConfig, channels: int, *, seed: int) -> AttentionScorer:
-    def build(rngs: nnx.Rngs) -> AttentionScorer:
-        return AttentionScorer(channels, hidden=config.hidden, rngs=rngs)
+def describe_backbone(config: BackboneConfig) -> dict[str, str]:
+    """What tells the features of one backbone from those of another, wherever its weights lie: they go by their digest.
 
-    if config.weights == "random":
-        return build(nnx.Rngs(seed))
+    Raises:
+        WeightsError: the weights are missing, or their description is damaged.
+    """
+    named = config.weights in ("imagenet", "random")
+    layout = {} if config.name == "efficientnet_lite0" else {"stride_layout": config.stride_layout}
+    weights = config.weights if named else weights_digest(config.weights)
+    return {"name": config.name, "output": config.output, **layout, "weights": weights}
+
+
+def _load_scorer(config: DelfConfig, channels: int) -> AttentionScorer:
+    def build(rngs: nnx.Rngs) -> AttentionScorer:
+        return AttentionScorer(channels, hidden=config.scorer.hidden, rngs=rngs)
+
+    weights = config.scorer.weights
+    if weights == "random":
+        return build(nnx.Rngs(config.seed))
+    path = Path(weights) if Path(weights).suffix == ".safetensors" else shipped_attention(weights)
+    tensors, about = load_weights(path)
+    trained, asked = about.get("backbone"), describe_backbone(config.backbone)
+    if trained != asked:
+        raise WeightsError(
+            f"{path}: scores the features of {_told(trained)}, the config extracts those of {_told(asked)}; train an attention "
+            "for these with `delfjax train`, or set scorer.kind=norm"
+        )
     model = abstract(build)
-    tensors, _ = load_weights(config.weights)
-    require_match(named_shapes(model), tensors, source=config.weights)
+    require_match(named_shapes(model), tensors, source=path)
     return with_tensors(model, tensors)
+
+
+def _told(backbone: Any) -> str:
+    if not isinstance(backbone, dict):
+        return "a backbone that it does not name"
+    return " ".join(f"{value:.18s}" for value in map(str, backbone.values()))

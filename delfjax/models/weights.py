@@ -32,6 +32,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from delfjax import paths
 from delfjax.types import DelfjaxError
 
 Tensors = dict[str, np.ndarray]
@@ -242,6 +243,31 @@ def embedded_efficientnet_lite0() -> Path:
     if not digest.startswith(promised):
         raise WeightsError(f"{path}: damaged: SHA-256 {digest[:8]}…, its name says {promised}…; reinstall the package")
     return path
+
+
+def shipped_attention(name: str) -> Path:
+    """The file of an attention that comes with the suite.
+
+    Raises:
+        WeightsError: there is none of that name; the message says which there are.
+    """
+    path = paths.shipped_weights() / f"{name}.safetensors"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.safetensors"))) or "none"
+        raise WeightsError(
+            f"scorer.weights is {name!r}, which is neither a .safetensors file nor one that comes with the suite ({path.parent} "
+            f"holds: {there}); train one with `delfjax train`, or set scorer.kind=norm"
+        )
+    return path
+
+
+def weights_digest(path: str | Path) -> str:
+    """What :func:`tensor_digest` gave when the file was written, as its JSON says; the tensors are not read.
+
+    Raises:
+        WeightsError: the JSON is missing, damaged, of another format or version.
+    """
+    return str(_read_about(_own_path(path).with_suffix(".json"))["digest"])
 
 
 def import_torchvision_resnet(found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path) -> Tensors:

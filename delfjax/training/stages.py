@@ -11,7 +11,7 @@ from flax import nnx
 
 from delfjax.config import BackboneConfig, to_dict
 from delfjax.datasets.retrieval import RetrievalDataset
-from delfjax.models.delf import load_backbone
+from delfjax.models.delf import describe_backbone, load_backbone
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import save_weights
 from delfjax.training.config import TrainingConfig
@@ -72,7 +72,7 @@ def save_trained(file: Path, report: TrainingReport, *, backbone: BackboneConfig
     network = report.network
     if isinstance(network, AttentionNetwork):
         hidden = int(network.scorer.hidden.kernel.shape[-1])
-        kept: dict[str, Any] = {"name": "attention", "hidden": hidden, "backbone": to_dict(backbone)}
+        kept: dict[str, Any] = {"name": "attention", "hidden": hidden, "backbone": describe_backbone(backbone)}
         save_weights(file, named_tensors(network.scorer), {**kept, **about})
     else:
         kept = {"name": backbone.name, "stride_layout": backbone.stride_layout}

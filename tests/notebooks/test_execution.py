@@ -9,13 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from delfjax import paths
+from delfjax.datasets.catalogue import open_dataset
 from delfjax.experiments.notebooks import Kind, notebooks, parameter_defaults, read_notebook
 from delfjax.experiments.regression import drift, expected_folder
 from delfjax.experiments.runner import Job, prepare, run_notebook
 from delfjax.experiments.runs import open_run
+from tests.unit.datasets import miniatures
 
 ROOT = Path(__file__).resolve().parents[2]
 # What each may take on two cores, seconds.
@@ -57,6 +61,27 @@ def test_every_notebook_runs_headlessly_in_under_a_minute_and_finds_what_is_expe
         else:
             assert not (job.path / "DONE").exists()
     _run_with_papermill(ROOT / "notebooks" / "40_build_index.ipynb", executed, tmp_path)
+
+
+@pytest.mark.timeout(300)
+def test_the_notebooks_of_the_search_take_a_benchmark_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries cut to boxes, labels good and ok, the classic protocol: nothing that the world has."""
+    (tmp_path / "cache").symlink_to(paths.cache_root())
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
+    miniatures.write("oxford5k", tmp_path / "external")
+    benchmark = open_dataset("oxford5k")
+    rng = np.random.default_rng(0)
+    for path in benchmark.database:  # large enough for an index of codes
+        coarse = rng.integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(coarse).resize((256, 256), Image.Resampling.NEAREST).save(benchmark.root / path)
+    for name in ("30_extract_features", "40_build_index", "41_search_and_verify", "42_explore_results"):
+        job = prepare(ROOT / "notebooks" / f"{name}.ipynb", {"preset": "ci", "dataset": "oxford5k"})
+        run_notebook(job, progress=False)
+        if name.startswith("41"):
+            run = open_run(job.path)
+            assert run.config["dataset"] == "oxford5k" and run.config["search"]["neighbours"] == 60
+            assert run.results["queries"] == len(benchmark.queries) and run.results["query_distractors"] is False
+            assert 0 < run.results["mean"]["inliers"] == run.results["tiers"]["mAP"]["inliers"] <= 1
 
 
 def _run_with_papermill(notebook: Path, executed: dict[Path, tuple[Job, float]], root: Path) -> None:

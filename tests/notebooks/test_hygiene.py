@@ -62,8 +62,7 @@ def test_papermill_sees_the_parameters_that_the_runner_sees(path: Path) -> None:
     found = {name: ast.literal_eval(entry["default"]) for name, entry in inspect_notebook(str(path)).items()}
     assert found == hygiene.parameter_defaults(nbformat.read(path, as_version=4))
     if KINDS[path] == Kind.EXPERIMENT:
-        dataset = "embedded" if path.name.startswith(("3", "4")) else "world"
-        expected = {"preset": "ci", "dataset": dataset, "seed": 0, "overrides": "", "upstream": "latest"}
+        expected = {"preset": "ci", "dataset": "world", "seed": 0, "overrides": "", "upstream": "latest"}
         assert found == {name: expected[name] for name in found} and {"preset", "dataset", "seed", "overrides"} <= set(found)
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from delfjax import paths
-from delfjax.config import ConfigError, config_hash
+from delfjax.config import ConfigError, DelfConfig, config_hash
 from delfjax.datasets import skimage_photos
-from delfjax.datasets.skimage_photos import PhotoSetError
+from delfjax.datasets.retrieval import DatasetError
 from delfjax.datasets.world.config import world_config
 from delfjax.evaluation.mining import LEAST_PHOTOS
 from delfjax.experiments.photo_suite import (
@@ -19,14 +18,13 @@ from delfjax.experiments.photo_suite import (
     index_of,
     mining_world,
     photo_experiment,
-    photo_set,
     relevant_overrides,
     store_of,
     table,
     upstream_of,
-    world_set,
 )
 from delfjax.experiments.runs import differences
+from tests.unit.datasets import miniatures
 
 SEARCH = "41_search_and_verify"
 
@@ -35,7 +33,7 @@ SEARCH = "41_search_and_verify"
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoExperiment:
     """One object and one distractor at 96 pixels, under a data root of its own."""
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
-    return replace(photo_experiment("ci", 3), objects=("coffee",), distractors=("moon",), photo_side=96)
+    return replace(photo_experiment("ci", 3, dataset="embedded"), objects=("coffee",), distractors=("moon",), photo_side=96)
 
 
 def test_preset_and_seed_alone_decide_the_settings() -> None:
@@ -74,7 +72,7 @@ def test_settings_contain_those_of_what_is_read(name: str) -> None:
 
 
 def test_only_the_smallest_preset_leaves_photographs_out() -> None:
-    small, quick, full = (photo_experiment(preset, 0) for preset in ("ci", "quick", "full"))
+    small, quick, full = (photo_experiment(preset, 0, dataset="embedded") for preset in ("ci", "quick", "full"))
     assert (quick.objects, quick.distractors) == (skimage_photos.OBJECTS, skimage_photos.DISTRACTORS)
     assert (full.objects, full.distractors) == (quick.objects, quick.distractors)
     assert set(small.objects) < set(quick.objects) and set(small.distractors) < set(quick.distractors)
@@ -89,21 +87,6 @@ def test_an_unknown_preset_is_refused_by_name() -> None:
         photo_experiment("ci", 0, overrides="search.neighbors=5")
     with pytest.raises(ConfigError, match="overrides set seed to 4, the parameter seed says 0"):
         photo_experiment("ci", 0, overrides="seed=4")
-
-
-def test_photographs_are_written_once(tiny: PhotoExperiment) -> None:
-    first = photo_set(tiny)
-    before = {name: (first.root / name).stat().st_mtime_ns for name in first.names}
-    assert photo_set(tiny) == first
-    assert before == {name: (first.root / name).stat().st_mtime_ns for name in first.names}
-    assert len(first.names) == 7
-    assert photo_set(replace(tiny, photo_side=64)).root != first.root
-
-
-def test_photographs_that_could_not_be_written_leave_nothing(tiny: PhotoExperiment, tmp_path: Path) -> None:
-    with pytest.raises(PhotoSetError, match="'unknown' is not one of"):
-        photo_set(replace(tiny, objects=("coffee",), distractors=("unknown",)))
-    assert list((tmp_path / "cache" / "photos").iterdir()) == []
 
 
 def test_what_a_run_keeps_lies_in_its_folder(tiny: PhotoExperiment) -> None:
@@ -132,17 +115,26 @@ def test_experiments_on_the_world_depend_on_its_knobs_and_not_on_the_photographs
     assert mining_world(photo_experiment("quick", 0, dataset="world")) == world_config("quick")
 
 
-def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "cache_root", lambda: tmp_path)
-    few = {"landmarks": 1, "train_landmarks": 0, "database_views": 1, "query_views": 1, "distractors": 0, "no_match": 0}
-    config = world_config("ci", image_side=128, **few)
-    root = world_set(config)
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
-    assert len(before) == 2 and world_set(config) == root
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == before
+def test_a_notebook_refuses_a_dataset_that_it_is_not_about() -> None:
+    with pytest.raises(ConfigError, match="10_inspect_dataset: dataset 'embedded', this notebook is about 'world' alone"):
+        photo_experiment("ci", 0, dataset="embedded").settings("10_inspect_dataset")
 
 
-@pytest.mark.parametrize(("experiment", "dataset"), [("10_inspect_dataset", "embedded"), (SEARCH, "world")])
-def test_a_notebook_refuses_a_dataset_that_it_is_not_about(experiment: str, dataset: str) -> None:
-    with pytest.raises(ConfigError, match=f"{experiment}: dataset '{dataset}', this notebook is about"):
-        photo_experiment("ci", 0, dataset=dataset).settings(experiment)
+def test_a_benchmark_is_searched_with_the_defaults_and_told_by_its_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = photo_experiment("quick", 0, dataset="holidays")
+    assert experiment.config.search == DelfConfig().search and experiment.config.features.max_side == 512
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / "nothing"))
+    with pytest.raises(DatasetError, match="holidays: no such folder; holidays comes from"):
+        experiment.settings(SEARCH)
+    content = []
+    for name in ("first", "same", "other"):
+        monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / name))
+        root = miniatures.write("holidays", tmp_path / name / "external")
+        if name == "other":
+            miniatures.image(root / "jpg" / "149999.jpg")
+        settings = experiment.settings(SEARCH)
+        assert settings["dataset"] == "holidays" and "photos" not in settings
+        content.append(settings["content"])
+    assert content[0] == content[1] != content[2]

@@ -45,7 +45,7 @@ def test_each_run_is_planned_once_after_what_it_reads_with_only_the_settings_tha
     paths = [task.job.path for task in tasks]
     assert all(task.needs is None or paths.index(task.needs) < paths.index(task.job.path) for task in tasks)
     assert tasks[0].command == (
-        "delfjax run 30_extract_features --preset ci --dataset embedded --seed 0 --set features.max_features=150"
+        "delfjax run 30_extract_features --preset ci --dataset world --seed 0 --set features.max_features=150"
     )
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delfjax.config import BackboneConfig, DelfConfig
+from delfjax.config import BackboneConfig, DelfConfig, override
 from delfjax.datasets.world.config import world_config
 from delfjax.datasets.world.opening import open_world
-from delfjax.experiments.photo_suite import photo_experiment, world_set
+from delfjax.experiments.photo_suite import photo_experiment
+from delfjax.experiments.suite_data import world_set
 from delfjax.experiments.training_suite import (
     detector_curve,
     landmark_masks,
@@ -69,7 +70,7 @@ def test_a_stage_is_trained_once_and_its_weights_make_a_system(monkeypatch: pyte
     chosen = system(DelfConfig(), attention=first)
     assert (chosen.scorer.kind, chosen.scorer.weights) == ("attention", str(first.weights))
     assert chosen.backbone == BackboneConfig()
-    assert system(DelfConfig()) == DelfConfig()
+    assert system(DelfConfig()) == override(DelfConfig(), ["scorer.kind=norm"])
 
 
 def test_masks_are_spread_over_the_split() -> None:

@@ -13,12 +13,12 @@ from PIL import Image
 from delfjax.config import BackboneConfig, DelfConfig, override
 from delfjax.datasets.skimage_photos import source_photo
 from delfjax.models.attention import AttentionScorer, feature_norm
-from delfjax.models.delf import Delf, load_backbone, load_delf
+from delfjax.models.delf import Delf, describe_backbone, load_backbone, load_delf
 from delfjax.models.efficientnet_lite import EfficientNetLite0, InvertedBottleneck
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.resnet import ResNet
 from delfjax.models.tensors import abstract, named_shapes, named_tensors, with_tensors
-from delfjax.models.weights import WeightsError, save_weights
+from delfjax.models.weights import WeightsError, load_weights, save_weights, shipped_attention
 
 # Classes of ImageNet that name what the photograph shows: tabby, tiger cat, Persian or Egyptian cat; espresso, cup;
 # missile, projectile, space shuttle.
@@ -146,9 +146,13 @@ def test_without_attention_the_length_of_a_feature_is_its_score(rng: np.random.G
     )
 
 
-def test_the_default_model_is_folded_and_has_no_attention() -> None:
+def test_the_default_model_is_folded_and_has_the_attention_that_ships() -> None:
     model = load_delf(DelfConfig())
-    assert model.scorer is None and model.channels == 112
+    tensors, about = load_weights(shipped_attention("landmark_world"))
+    assert model.scorer is not None and model.channels == 112
+    np.testing.assert_array_equal(model.scorer.score.kernel[...], tensors["score.kernel"])
+    assert about["trained_on"] == "world_train" and about["backbone"] == describe_backbone(BackboneConfig())
+    assert load_delf(override(DelfConfig(), ["scorer.kind=norm"])).scorer is None
     assert not [name for name in named_shapes(model) if ".norm." in name]
     # EfficientNet-Lite0 up to its stride-16 stage.
     assert model.receptive_field.stride == 16
@@ -205,9 +209,36 @@ def test_a_saved_backbone_loads_as_it_was(tmp_path: Path) -> None:
     assert all(np.array_equal(tensor, saved[name]) for name, tensor in again.items())
 
 
+def attention(path: Path, *, channels: int = 112, **backbone: str) -> str:
+    """A scorer's file, made for EfficientNet-Lite0 of ImageNet but for what is changed."""
+    about = {"name": "attention", "backbone": {**describe_backbone(BackboneConfig()), **backbone}}
+    save_weights(path, named_tensors(AttentionScorer(channels, hidden=8, rngs=nnx.Rngs(0))), about)
+    return str(path)
+
+
 def test_attention_weights_of_another_width_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "attention.safetensors"
-    save_weights(file, named_tensors(AttentionScorer(64, hidden=8, rngs=nnx.Rngs(0))), {"name": "attention"})
-    config = override(DelfConfig(), ["scorer.kind=attention", f"scorer.weights={file}"])
+    file = attention(tmp_path / "attention.safetensors", channels=64)
     with pytest.raises(WeightsError, match="attention.safetensors: does not fit the model"):
-        load_delf(config)
+        load_delf(override(DelfConfig(), [f"scorer.weights={file}"]))
+
+
+def test_an_attention_for_other_features_is_refused(tmp_path: Path) -> None:
+    """Of the same shape, it would be accepted in silence and score noise."""
+    file = attention(tmp_path / "attention.safetensors", weights="0123456789abcdef")
+    with pytest.raises(WeightsError) as error:
+        load_delf(override(DelfConfig(), [f"scorer.weights={file}"]))
+    trained, asked = ("efficientnet_lite0 conv4 " + weights for weights in ("0123456789abcdef", "imagenet"))
+    assert f"scores the features of {trained}, the config extracts those of {asked}" in str(error.value)
+    assert "scorer.kind=norm" in str(error.value)
+
+
+def test_backbones_go_by_what_their_files_hold(tmp_path: Path) -> None:
+    files = [checkpoint(tmp_path / name, "efficientnet_lite0") for name in ("one.safetensors", "same.safetensors")]
+    one, same = (describe_backbone(BackboneConfig(weights=file)) for file in files)
+    assert one == same and str(tmp_path) not in str(one)
+    assert "stride_layout" in describe_backbone(BackboneConfig(name="resnet50", weights="random"))
+
+
+def test_an_attention_that_does_not_ship_is_refused_with_those_that_do() -> None:
+    with pytest.raises(WeightsError, match="'moon', which is neither a .safetensors file nor .*holds: landmark_world"):
+        load_delf(override(DelfConfig(), ["scorer.weights=moon"]))

@@ -1,0 +1,105 @@
+"""What another scorer would keep, from a store of every cell: systems that share a backbone run it once.
+
+The backbone takes nearly all the time of an extraction, and neither the scorer nor the number of features changes what it
+computes. A dense store holds each cell's descriptor, of unit length, and the norm it had; together they are the feature
+that a scorer scores, but for the half precision that stores keep descriptors in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from delfjax.config import BackboneConfig, ConfigError, DelfConfig, override
+from delfjax.features.extractor import Extractor
+from delfjax.features.store import FeatureStore, StoreWriter
+from delfjax.models.attention import AttentionScorer
+from delfjax.models.delf import load_delf
+from delfjax.models.layers import FeatureMap
+from delfjax.types import ImageFeatures
+
+# Fields that decide a dense store: systems that agree in them can share one.
+DENSE_FIELDS = (
+    *(f"backbone.{field.name}" for field in dataclasses.fields(BackboneConfig)),
+    *(f"features.{name}" for name in ("max_side", "scales", "min_level_side", "border_px", "dtype")),
+)
+
+
+def dense_extractor(config: DelfConfig) -> Extractor:
+    """An extractor for the backbone and the scales of ``config`` that keeps every cell, by the norm of its feature.
+
+    Raises:
+        WeightsError: the backbone's weights are missing, damaged, or those of another architecture.
+    """
+    plain = override(config, ["scorer.kind=norm", "features.nms_iou=1.0", "features.threshold_kind=none"])
+    model = load_delf(plain)
+    sides = [-(-round(config.features.max_side * scale) // model.receptive_field.stride) + 1 for scale in config.features.scales]
+    return Extractor(override(plain, [f"features.max_features={sum(side * side for side in sides)}"]), model)
+
+
+def rescore(dense: FeatureStore, config: DelfConfig, place: Path, *, progress: bool = True) -> FeatureStore:
+    """The features that ``config`` keeps of each image of a dense store, in a store of their own.
+
+    Args:
+        dense: made by a :func:`dense_extractor` for the same backbone and scales.
+        config: whose scorer and number of features are wanted.
+        place: folder of the new store.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: ``config`` has another backbone or other scales, or suppresses or thresholds features.
+        WeightsError: the scorer's weights are missing, damaged, or for another backbone.
+        StoreError: the new store is of another config, or being written.
+    """
+    wanted = config.extraction()
+    if config.features.nms_iou < 1 or config.features.threshold_kind != "none":
+        raise ConfigError("features.nms_iou or features.threshold_kind is set: a dense store knows neither; extract instead")
+    for path in DENSE_FIELDS:
+        section, field = path.split(".")
+        held, asked = dense.config[section][field], wanted[section][field]
+        if held != asked:
+            raise ConfigError(f"{path} is {asked!r}, the dense store has {held!r}")
+    score, count = _scores(load_delf(config).scorer, int(dense.counts().max(initial=1))), config.features.max_features
+    failures = dense.failures()
+    with StoreWriter(place, wanted) as writer:
+        for group in tqdm(writer.plan([*dense.names, *failures]), desc="rescore", unit="shard", disable=not progress):
+            kept = {name: _best(dense.get(name), score, count) for name in group.names if name in dense}
+            writer.commit(group, kept, {name: failures[name] for name in group.names if name in failures})
+        return writer.store()
+
+
+_Score = Callable[[Float[np.ndarray, "n c"]], Float[np.ndarray, " n"]]
+
+
+def _scores(scorer: AttentionScorer | None, most: int) -> _Score:
+    """Scores of up to ``most`` raw features, always padded to as many: one program."""
+    if scorer is None:
+        return lambda features: np.linalg.norm(features, axis=1)
+    graph, state = nnx.split(scorer)
+
+    @jax.jit
+    def run(state: nnx.State[Any, Any], maps: jax.Array) -> jax.Array:
+        return nnx.merge(graph, state)(FeatureMap.full(maps))[0, :, 0]
+
+    def score(features: Float[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:
+        padded = np.zeros((1, most, 1, features.shape[1]), np.float32)
+        padded[0, : len(features), 0] = features
+        return np.asarray(run(state, padded))[: len(features)]
+
+    return score
+
+
+def _best(image: ImageFeatures, score: _Score, count: int) -> ImageFeatures:
+    local = image.local
+    scores = score(np.asarray(local.descriptors, np.float32) * np.asarray(local.scores)[:, None])
+    order = np.argsort(-scores, kind="stable")[:count]
+    taken = {name: np.asarray(value)[order] for name, value in vars(local).items()}
+    return dataclasses.replace(image, local=type(local)(**{**taken, "scores": scores[order]}))

@@ -1,0 +1,76 @@
+"""A dense store, rescored, holds what an extraction with that scorer would have kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delfjax.config import ConfigError, DelfConfig, override
+from delfjax.datasets.folder import PhotoFolder, scan_folder
+from delfjax.features.dataset_loop import extract_dataset
+from delfjax.features.extractor import Extractor
+from delfjax.features.rescoring import dense_extractor, rescore
+from delfjax.features.store import FeatureStore
+from delfjax.models.delf import load_delf
+
+CONFIG = override(DelfConfig(), ["features.max_side=160", "features.scales=[0.7071, 1.0]", "features.max_features=60"])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoFolder:
+    """Two photographs and a broken file."""
+    folder = tmp_path_factory.mktemp("photos")
+    for seed, size in enumerate([(120, 160), (160, 90)]):
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(0, 255, (*(side // 16 + 1 for side in size), 3)).repeat(16, 0).repeat(16, 1)
+        Image.fromarray(coarse[: size[0], : size[1]].astype(np.uint8)).save(folder / f"{seed}.png")
+    (folder / "broken.jpg").write_bytes(b"no photograph")
+    return scan_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def dense(photos: PhotoFolder, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    place = tmp_path_factory.mktemp("stores") / "dense"
+    extract_dataset(dense_extractor(CONFIG), photos, place, progress=False)
+    return FeatureStore.open(place)
+
+
+@pytest.mark.parametrize("scorer", ["scorer.kind=norm", "scorer.kind=attention"])
+def test_it_keeps_what_an_extraction_keeps(scorer: str, dense: FeatureStore, photos: PhotoFolder, tmp_path: Path) -> None:
+    config = override(CONFIG, [scorer])
+    extract_dataset(Extractor(config, load_delf(config)), photos, tmp_path / "direct", progress=False)
+    direct = FeatureStore.open(tmp_path / "direct")
+    again = rescore(dense, config, tmp_path / "again", progress=False)
+    assert again.names == direct.names and again.failures() == direct.failures() and again.config == direct.config
+    for name in direct.names:
+        expected, found = direct.get(name).local, again.get(name).local
+        assert len(found.scores) == len(expected.scores) == 60 < len(dense.get(name).local.scores)
+        assert np.all(np.diff(found.scores) <= 0)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=5e-3)
+        # In half precision the last few of equal score may change places with the next.
+        rows = [_rows(part.keypoints_yx, part.scales) for part in (expected, found)]
+        both = rows[0].keys() & rows[1].keys()
+        assert len(both) >= 57
+        cosines = [expected.descriptors[rows[0][key]].astype(np.float32) @ found.descriptors[rows[1][key]] for key in both]
+        assert min(cosines) > 0.999
+
+
+def _rows(keypoints_yx: np.ndarray, scales: np.ndarray) -> dict[tuple[float, ...], int]:
+    return {(*map(float, yx), float(scale)): row for row, (yx, scale) in enumerate(zip(keypoints_yx, scales, strict=True))}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("features.scales=[1.0]", r"features.scales is \[1.0\], the dense store has \[0.7071, 1.0\]"),
+        ("features.nms_iou=0.5", "features.nms_iou or features.threshold_kind is set"),
+        ("features.threshold_kind=absolute", "features.nms_iou or features.threshold_kind is set"),
+    ],
+)
+def test_what_a_dense_store_cannot_tell_is_refused(change: str, said: str, dense: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        rescore(dense, override(CONFIG, [change]), tmp_path / "store", progress=False)
+    assert not (tmp_path / "store").exists()
