@@ -12,10 +12,12 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from delfjax import paths
 from delfjax.types import DelfjaxError
 
 C = TypeVar("C")
@@ -26,6 +28,9 @@ UnitFloat = Annotated[float, Field(ge=0, le=1)]
 
 # Seven levels, a factor √2 apart. Source: every DELF/DELG extraction config (0.25, 0.3536, …, 2.0).
 PYRAMID = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+
+# The one assignment that is no field, and what stands in a model file for the file itself.
+_MODEL, _ITSELF = "model", "*"
 
 
 class ConfigError(DelfjaxError):
@@ -102,6 +107,8 @@ class ReductionConfig(Strict):
     whiten: bool = True
     # Descriptors sampled from the database to fit on.
     max_samples: PositiveInt = 200_000
+    # A model file of ours whose reduction is used as it is; empty to fit one on the database.
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -280,17 +287,22 @@ def config_hash(config: Any) -> str:
 
 
 def override(config: C, assignments: Iterable[str]) -> C:
-    """``config`` with each ``path.to.field=value`` applied; values are JSON, or bare text.
+    """``config`` with each ``path.to.field=value`` applied in turn; values are JSON, or bare text.
+
+    ``model=FILE`` stands for all fields that a model file sets (``delfjax weights export`` writes them); FILE may be the name
+    of one that comes with the suite.
 
     Raises:
-        ConfigError: no ``=``, an unknown field (the nearest is named) or a value of the wrong type.
+        ConfigError: no ``=``, an unknown field (the nearest is named), a value of the wrong type, or no such model file.
     """
     values = to_dict(config)
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError(f"--set {assignment!r} is not of the form path.to.field=value")
-        _assign(values, path.strip(), _parse(text.strip()))
+        settings = _model_settings(text.strip()) if path.strip() == _MODEL else {path.strip(): _parse(text.strip())}
+        for field_path, value in settings.items():
+            _assign(values, field_path, value)
     return from_dict(type(config), values)
 
 
@@ -300,6 +312,27 @@ def field_paths(values: dict[str, Any], prefix: str = "") -> list[str]:
     for name, value in values.items():
         paths += field_paths(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
     return paths
+
+
+def _model_settings(name: str) -> dict[str, Any]:
+    """Dotted field → value, of a model file."""
+    file = Path(name) if Path(name).suffix == ".safetensors" else paths.shipped_weights() / f"{name}.safetensors"
+    try:
+        about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        system = about["config"]["system"]
+        found = {path: _at(system, path) for path in field_paths(system)}
+    except OSError as error:
+        raise ConfigError(f"model={name}: {file.with_suffix('.json')}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        what = "holds no whole system; `delfjax weights export` writes one"
+        raise ConfigError(f"model={name}: {file.with_suffix('.json')} {what}") from None
+    return {path: str(file) if value == _ITSELF else value for path, value in found.items()}
+
+
+def _at(values: dict[str, Any], path: str) -> Any:
+    for room in path.split("."):
+        values = values[room]
+    return values
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:

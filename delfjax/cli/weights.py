@@ -1,4 +1,4 @@
-"""Weight files: ``delfjax weights inspect | convert``."""
+"""Weight files: ``delfjax weights inspect | convert | export | record | card``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import Set
-from delfjax.config import DelfConfig, override
+from delfjax.cli.options import Preset, Set, require_writable
+from delfjax.config import DelfConfig, override, preset
+from delfjax.features.export import export_system
 from delfjax.models.delf import backbone_builder
+from delfjax.models.model_files import card, record_scores
 from delfjax.models.tensors import abstract, named_shapes
 from delfjax.models.weights import (
     import_efficientnet_lite0,
@@ -20,6 +22,7 @@ from delfjax.models.weights import (
     load_weights,
     read_tensors,
     save_weights,
+    shipped_attention,
 )
 
 
@@ -58,14 +61,65 @@ class Convert:
         print(f"{self.out}: {len(tensors)} tensors of {backbone.name}", file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class Export:
+    """Put a whole system into one file, which `--set model=FILE` then means on every command and in every notebook."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE", help=".safetensors file to write")]
+    store: Annotated[
+        Path | None, tyro.conf.arg(help="features that this very system extracted, to fit the reduction on")
+    ] = None
+    preset: Preset = "default"
+    overrides: Set = ()
+
+    def run(self) -> None:
+        """Write the file, then print its card."""
+        require_writable("FILE", self.out, (".safetensors",))
+        config = override(preset(self.preset), self.overrides)
+        export_system(self.out, config, store=self.store)
+        print("\n".join(card(self.out)))
+
+
+@dataclass(frozen=True)
+class Record:
+    """Put scores on the card of a weight file."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="weight file of ours")]
+    scores: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="JSON", help="what `delfjax evaluate --json` wrote when it used the file"),
+    ]
+
+    def run(self) -> None:
+        """Write the file anew, then print its card."""
+        record_scores(self.file, self.scores)
+        print("\n".join(card(self.file)))
+
+
+@dataclass(frozen=True)
+class Card:
+    """Say what a weight file is, what it was trained on, and how it scored."""
+
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="weight file, or the name of one that comes with the suite")]
+
+    def run(self) -> None:
+        """Print the card."""
+        own = Path(self.file).suffix == ".safetensors"
+        print("\n".join(card(self.file if own else shipped_attention(self.file))))
+
+
 Weights = (
-    Annotated[Inspect, tyro.conf.subcommand("inspect")] | Annotated[Convert, tyro.conf.subcommand("convert")]
+    Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Record, tyro.conf.subcommand("record")]
+    | Annotated[Card, tyro.conf.subcommand("card")]
 )
 
 
 @dataclass(frozen=True)
 class WeightsCommand:
-    """Look into weight files, or convert foreign ones."""
+    """Look into weight files, convert foreign ones, or put a whole system into one."""
 
     action: tyro.conf.OmitSubcommandPrefixes[Weights]
 

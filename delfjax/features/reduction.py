@@ -15,8 +15,10 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from delfjax.config import ReductionConfig
+from delfjax.config import BackboneConfig, ReductionConfig, from_dict
 from delfjax.features.store import FeatureStore
+from delfjax.models.delf import describe_backbone
+from delfjax.models.model_files import REDUCTION, load_part
 from delfjax.rng import named_generator
 from delfjax.types import DelfjaxError
 
@@ -84,6 +86,25 @@ def fit_pca(
         kept = kept / np.sqrt(np.maximum(variances[: config.dim], variances[0] * 1e-9))
     explained = float(variances[: config.dim].sum() / max(variances.sum(), np.finfo(np.float64).tiny))
     return Reduction(mean.astype(np.float32), kept.astype(np.float32), explained, extraction_hash)
+
+
+def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) -> Reduction:
+    """The reduction of a model file when ``config`` names one, otherwise one that is fitted on the store.
+
+    Raises:
+        ReductionError: the store holds too few descriptors, or was made with another backbone or for other dimensions than
+            the reduction of the file.
+        WeightsError: the file is missing or damaged, or has no reduction.
+    """
+    if not config.weights:
+        return fit_from_store(store, config=config, seed=seed)
+    tensors, about = load_part(config.weights, REDUCTION)
+    backbone = describe_backbone(from_dict(BackboneConfig, store.config["backbone"]))
+    asked = {"backbone": backbone, "dim": config.dim, "whiten": config.whiten}
+    for name, value in asked.items():
+        if about.get(name) != value:
+            raise ReductionError(f"{config.weights}: its reduction is for {name} {about.get(name)}, not {value}; export it anew")
+    return Reduction(tensors["mean"], tensors["projection"], float(about["explained"]), store.config_hash)
 
 
 def fit_from_store(store: FeatureStore, *, config: ReductionConfig, seed: int) -> Reduction:

@@ -15,17 +15,16 @@ from delfjax.config import BackboneConfig, DelfConfig
 from delfjax.models.attention import AttentionScorer, feature_norm
 from delfjax.models.efficientnet_lite import EfficientNetLite0
 from delfjax.models.layers import FeatureMap, fold_batch_norm
+from delfjax.models.model_files import BACKBONE, SCORER, load_part, part_digest
 from delfjax.models.resnet import BLOCKS, ResNet
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
 from delfjax.models.weights import (
     WeightsError,
     embedded_efficientnet_lite0,
     import_efficientnet_lite0,
-    load_weights,
     read_tensors,
     require_match,
     shipped_attention,
-    weights_digest,
 )
 from delfjax.ops.receptive_field import ReceptiveField, compose
 from delfjax.types import Array
@@ -77,7 +76,7 @@ def load_delf(config: DelfConfig) -> Delf:
     backbone = load_backbone(config.backbone, seed=config.seed)
     scorer = None
     if config.scorer.kind == "attention":
-        scorer = _load_scorer(config, backbone.channels(config.backbone.output))
+        scorer = load_scorer(config, backbone.channels(config.backbone.output))
     return fold_batch_norm(Delf(backbone, scorer, output=config.backbone.output))
 
 
@@ -100,7 +99,7 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
             )
         path = embedded_efficientnet_lite0()
         return with_tensors(model, import_efficientnet_lite0(read_tensors(path), expected, source=path))
-    tensors, about = load_weights(config.weights)
+    tensors, about = load_part(config.weights, BACKBONE)
     described = (about.get("name"), about.get("stride_layout", config.stride_layout))
     if described != (config.name, config.stride_layout):
         raise WeightsError(
@@ -126,11 +125,17 @@ def describe_backbone(config: BackboneConfig) -> dict[str, str]:
     """
     named = config.weights in ("imagenet", "random")
     layout = {} if config.name == "efficientnet_lite0" else {"stride_layout": config.stride_layout}
-    weights = config.weights if named else weights_digest(config.weights)
+    weights = config.weights if named else part_digest(config.weights, BACKBONE)
     return {"name": config.name, "output": config.output, **layout, "weights": weights}
 
 
-def _load_scorer(config: DelfConfig, channels: int) -> AttentionScorer:
+def load_scorer(config: DelfConfig, channels: int) -> AttentionScorer:
+    """The attention of ``config`` for features of ``channels`` values.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or were trained for the features of another backbone.
+    """
+
     def build(rngs: nnx.Rngs) -> AttentionScorer:
         return AttentionScorer(channels, hidden=config.scorer.hidden, rngs=rngs)
 
@@ -138,7 +143,7 @@ def _load_scorer(config: DelfConfig, channels: int) -> AttentionScorer:
     if weights == "random":
         return build(nnx.Rngs(config.seed))
     path = Path(weights) if Path(weights).suffix == ".safetensors" else shipped_attention(weights)
-    tensors, about = load_weights(path)
+    tensors, about = load_part(path, SCORER)
     trained, asked = about.get("backbone"), describe_backbone(config.backbone)
     if trained != asked:
         raise WeightsError(

@@ -137,18 +137,25 @@ def load_weights(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
     Raises:
         WeightsError: a file is missing, damaged, of another format or version, or the two do not belong together.
     """
-    path = _own_path(path)
-    beside = path.with_suffix(".json")
-    about = _read_about(beside)
+    about, beside = read_description(path), Path(path).with_suffix(".json").name
     tensors = read_safetensors(path)
     digest = tensor_digest(tensors)
     if digest != about["digest"]:
         raise WeightsError(
-            f"{path}: damaged, or not the file that {beside.name} describes: its tensors have the digest {digest}, "
+            f"{path}: damaged, or not the file that {beside} describes: its tensors have the digest {digest}, "
             f"expected {about['digest']}"
         )
     config: dict[str, Any] = about["config"]
     return tensors, config
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """The JSON beside a weight file: ``config``, and the ``digest`` of the tensors; these are not read.
+
+    Raises:
+        WeightsError: it is missing, damaged, of another format or version.
+    """
+    return _read_about(_own_path(path).with_suffix(".json"))
 
 
 def tensor_digest(tensors: Mapping[str, np.ndarray]) -> str:
@@ -259,15 +266,6 @@ def shipped_attention(name: str) -> Path:
             f"holds: {there}); train one with `delfjax train`, or set scorer.kind=norm"
         )
     return path
-
-
-def weights_digest(path: str | Path) -> str:
-    """What :func:`tensor_digest` gave when the file was written, as its JSON says; the tensors are not read.
-
-    Raises:
-        WeightsError: the JSON is missing, damaged, of another format or version.
-    """
-    return str(_read_about(_own_path(path).with_suffix(".json"))["digest"])
 
 
 def import_torchvision_resnet(found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path) -> Tensors:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from delfjax.config import DelfConfig, IndexConfig, config_hash, from_dict, to_dict
-from delfjax.features.reduction import Reduction, fit_from_store
+from delfjax.features.reduction import Reduction, reduction_for
 from delfjax.features.store import FeatureStore
 from delfjax.rng import named_generator
 from delfjax.types import DelfjaxError
@@ -142,7 +142,7 @@ def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") ->
         )
     seconds: dict[str, float] = {}
     with _timed(seconds, "reduction"):
-        reduction = fit_from_store(store, config=config.reduction, seed=config.seed)
+        reduction = reduction_for(store, config=config.reduction, seed=config.seed)
         features = store.arrays(reduce=reduction)
     with _timed(seconds, "index"):
         vectors = _build_vectors(features.descriptors, config.index, config.seed)

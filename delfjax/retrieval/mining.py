@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from delfjax.config import DelfConfig, MiningConfig, VerificationConfig
 from delfjax.datasets.geography import geographic_clusters, geometric_median, known_positions, pairs_within
-from delfjax.features.reduction import Reduction, fit_from_store
+from delfjax.features.reduction import Reduction, reduction_for
 from delfjax.features.store import FeatureStore
 from delfjax.ops.matching import mutual_nearest
 from delfjax.retrieval.landmark_graph import landmark_communities
@@ -126,7 +126,7 @@ def mine_landmarks(
         raise MiningError(f"{store.path}: none of its {len(store)} photos has a position; give some of them one, by name")
     if known is not None:
         reduction = known.reduction
-    reduction = reduction or fit_from_store(store, config=config.reduction, seed=config.seed)
+    reduction = reduction or reduction_for(store, config=config.reduction, seed=config.seed)
     if reduction.extraction_hash != store.config_hash:
         raise MiningError(
             f"{store.path}: extracted with config {store.config_hash}, mined before with {reduction.extraction_hash}; "

@@ -1,0 +1,68 @@
+"""A trained system as one file: what ``delfjax weights export`` does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from delfjax.config import DelfConfig, to_dict
+from delfjax.features.reduction import fit_from_store
+from delfjax.features.store import FeatureStore
+from delfjax.models.delf import describe_backbone, load_backbone, load_scorer
+from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, load_part, save_model
+from delfjax.models.tensors import named_tensors
+from delfjax.models.weights import Tensors, shipped_attention, tensor_digest
+from delfjax.ops.receptive_field import compose
+
+# Of the features, what belongs to a trained system; sizes and numbers are its user's choice.
+_FEATURES = ("scales", "threshold_kind", "threshold", "border_px")
+
+
+def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -> None:
+    """Write backbone, scorer and, given a store, the reduction of a system into one file.
+
+    Args:
+        out: the ``.safetensors`` file.
+        config: the system.
+        store: features that it extracted, to fit the reduction on.
+
+    Raises:
+        WeightsError: weights are missing, damaged or do not belong together.
+        StoreError: the store is missing, damaged or of another system.
+        ReductionError: it holds too few descriptors.
+    """
+    backbone = load_backbone(config.backbone, seed=config.seed)
+    tensors = named_tensors(backbone)
+    # In the file, the backbone goes by what it is, not by the name it had.
+    identity = {**describe_backbone(config.backbone), "weights": tensor_digest(tensors)}
+    layers = {"name": config.backbone.name, "stride_layout": config.backbone.stride_layout}
+    parts: dict[str, tuple[Tensors, dict[str, Any]]] = {BACKBONE: (tensors, {**layers, **_backbone_about(config)})}
+    system: dict[str, dict[str, Any]] = {
+        BACKBONE: {**layers, "output": config.backbone.output},
+        SCORER: {"kind": config.scorer.kind, "hidden": config.scorer.hidden},
+        "features": {name: to_dict(config.features)[name] for name in _FEATURES},
+        REDUCTION: {"dim": config.reduction.dim, "whiten": config.reduction.whiten},
+    }
+    if config.scorer.kind == "attention":
+        scorer = load_scorer(config, backbone.channels(config.backbone.output))
+        parts[SCORER] = named_tensors(scorer), {**_scorer_about(config), "backbone": identity}
+    if store is not None:
+        opened = FeatureStore.open(store, config=config.extraction())
+        fitted = fit_from_store(opened, config=dataclasses.replace(config.reduction, weights=""), seed=config.seed)
+        about = {"backbone": identity, **system[REDUCTION], "explained": fitted.explained, "photos": len(opened)}
+        parts[REDUCTION] = {"mean": fitted.mean, "projection": fitted.projection}, about
+    field = dataclasses.asdict(compose(backbone.windows(config.backbone.output)))
+    save_model(out, parts, system=system, about={"receptive_field": field})
+
+
+def _backbone_about(config: DelfConfig) -> dict[str, Any]:
+    weights = config.backbone.weights
+    return load_part(weights, BACKBONE)[1] if Path(weights).suffix == ".safetensors" else {"weights": weights}
+
+
+def _scorer_about(config: DelfConfig) -> dict[str, Any]:
+    weights = config.scorer.weights
+    if weights == "random":
+        return {"name": "attention", "hidden": config.scorer.hidden}
+    return load_part(weights if Path(weights).suffix == ".safetensors" else shipped_attention(weights), SCORER)[1]

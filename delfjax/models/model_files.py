@@ -1,0 +1,142 @@
+"""A whole system in one file: backbone, scorer and reduction, and how they are to be used.
+
+Such a file is written by ``delfjax weights export``. Its tensors carry the name of their part (``backbone.…``, ``scorer.…``,
+``reduction.…``), its JSON what each part is and the settings that extraction needs; ``--set model=FILE`` applies these
+(:func:`delfjax.config.override`). A file of one part, as training writes it, is read the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from delfjax.models.weights import Tensors, WeightsError, load_weights, read_description, save_weights, tensor_digest
+
+BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
+# Name of the model in the JSON of a file with parts.
+WHOLE = "delf"
+# In the settings of a file: this very file, wherever it lies.
+_ITSELF = "*"
+
+
+def save_model(
+    path: Path, parts: Mapping[str, tuple[Tensors, dict[str, Any]]], *, system: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
+    """Write a system; the file appears whole or not at all.
+
+    Args:
+        path: a ``.safetensors`` file; a ``.json`` file of the same stem appears beside it.
+        parts: part → its tensors, and what it is.
+        system: sections of the config that go with them; ``weights`` of the parts are set here.
+        about: what else is worth knowing: plain values.
+
+    Raises:
+        WeightsError: another suffix.
+    """
+    tensors = {f"{part}.{name}": tensor for part, (held, _) in parts.items() for name, tensor in held.items()}
+    told = {part: {**described, "digest": tensor_digest(held)} for part, (held, described) in parts.items()}
+    settings = {section: dict(fields) for section, fields in system.items()}
+    for part in parts:
+        settings.setdefault(part, {})["weights"] = _ITSELF
+    save_weights(path, tensors, {"name": WHOLE, "parts": told, "system": settings, **about})
+
+
+def load_part(path: str | Path, part: str) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors of one part, and what it is.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or has no such part.
+    """
+    tensors, about = load_weights(path)
+    if about["name"] != WHOLE:
+        return tensors, about
+    told = _described(path, about, part)
+    return {name.removeprefix(f"{part}."): held for name, held in tensors.items() if name.startswith(f"{part}.")}, told
+
+
+def part_digest(path: str | Path, part: str) -> str:
+    """What tells a part from others, wherever its file lies; the tensors are not read.
+
+    Raises:
+        WeightsError: the JSON is missing or damaged, or names no such part.
+    """
+    described = read_description(path)
+    about: dict[str, Any] = described["config"]
+    return str(described["digest"] if about["name"] != WHOLE else _described(path, about, part)["digest"])
+
+
+def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
+    """Add to a weight file what evaluations of it found; those of a dataset and config that are there already are replaced.
+
+    Args:
+        path: the weight file.
+        evaluations: files that ``delfjax evaluate --json`` wrote.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or no evaluation.
+    """
+    tensors, about = load_weights(path)
+    kept = {(score["dataset"], score["config_hash"]): score for score in about.get("scores", ())}
+    for file in evaluations:
+        score = _scores(file)
+        kept[score["dataset"], score["config_hash"]] = score
+    save_weights(path, tensors, {**about, "scores": list(kept.values())})
+
+
+def card(path: str | Path) -> Iterator[str]:
+    """What a weight file is, what it was trained on and how it scored, line by line.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+    """
+    tensors, about = load_weights(path)
+    values = sum(tensor.size for tensor in tensors.values())
+    yield f"{Path(path).name}: {about['name']}, {len(tensors)} tensors, {values:,} values"
+    parts = about["parts"] if about["name"] == WHOLE else {about["name"]: about}
+    for part, told in parts.items():
+        yield f"{part}"
+        yield from _facts({key: value for key, value in told.items() if key not in ("parts", "system", "scores")})
+    for title in ("receptive_field", "system"):
+        if title in about and about["name"] == WHOLE:
+            yield title.replace("_", " ")
+            yield from _facts(about[title])
+    yield "scores" if about.get("scores") else "scores: none on record"
+    for score in about.get("scores", ()):
+        told = ", ".join(f"{name} {value:.3f}" for name, value in score["inliers"].items())
+        yield f"  {score['dataset']}: {told} (by inliers, config {score['config_hash']})"
+
+
+def _described(path: str | Path, about: Mapping[str, Any], part: str) -> dict[str, Any]:
+    parts = about.get("parts", {})
+    if part not in parts:
+        raise WeightsError(f"{path}: has no {part}; it holds: {', '.join(parts) or 'nothing'}")
+    found: dict[str, Any] = parts[part]
+    return found
+
+
+def _facts(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _facts(value, f"{prefix}{key}.")
+        else:
+            yield f"  {prefix}{key}: {value}"
+
+
+def _scores(file: Path) -> dict[str, Any]:
+    """What a card says of an evaluation: dataset, means by inliers, config."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        tiers = {tier: scores["inliers"] for tier, scores in found["tiers"].items()}
+        means = {
+            f"{protocol} {mean}": value
+            for protocol, kept in found["results"].items()
+            for mean, value in kept["inliers"]["means"].items()
+            if value is not None
+        }
+        return {"dataset": found["dataset"], "config_hash": found["config_hash"], "inliers": tiers or means}
+    except OSError as error:
+        raise WeightsError(f"{file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise WeightsError(f"{file}: not what `delfjax evaluate --json` writes") from None
