@@ -231,7 +231,7 @@ def _executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, C
         with _dask_client(scheduler) as client:
             yield client.get_executor(), execute_in_process
         return
-    local = _LocalWorkers(workers)
+    local = LocalWorkers(workers)
     with ThreadPoolExecutor(workers) as executor:
         try:
             yield executor, local.execute
@@ -264,18 +264,19 @@ def execute_in_process(notebook: str, parameters: dict[str, Any], data_root: str
     return _outcome(_start(process_command(notebook, parameters), data_root))
 
 
-class _LocalWorkers:
-    """The processes of this machine: each has processors of its own, and all can be told to stop."""
+class LocalWorkers:
+    """The processes of this machine, which can all be told to stop."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, shared: bool = False) -> None:
+        """Divide the processors among ``workers``, or let each use all of them when they are ``shared``."""
         everything = sorted(_processors())
         self._shares: queue.SimpleQueue[frozenset[int]] = queue.SimpleQueue()
         for number in range(workers):
-            self._shares.put(frozenset(everything[number::workers] or everything))
+            self._shares.put(frozenset(() if shared else everything[number::workers] or everything))
         self._lock, self._running, self._stopped = threading.Lock(), set[subprocess.Popen[str]](), False
 
     def execute(self, notebook: str, parameters: dict[str, Any], data_root: str) -> str:
-        """Like :func:`execute_in_process`, on processors that no other run has."""
+        """Like :func:`execute_in_process`, when and where one of the workers is free."""
         share = self._shares.get()
         with self._lock:
             if self._stopped:

@@ -109,12 +109,14 @@ class ConvNorm(nnx.Module):
         return FeatureMap(self.finish(values), strided(x.extent, self.window.stride))
 
     def finish(self, values: jax.Array) -> jax.Array:
-        """Batch norm or folded bias, then the activation."""
-        if self.norm is not None:
+        """What is left of batch norm, or the folded bias, then the activation."""
+        if self.norm is not None and not self.norm.use_running_average:
             # Statistics are in float32, and so is what batch norm makes of bfloat16.
             values = self.norm(values).astype(values.dtype)
-        if self.bias is not None:
-            values = values + jnp.asarray(self.bias[...], values.dtype)[None, None, None]
+        elif self.norm is not None:
+            values = convolution.add_bias(values, _gain_and_offset(self.norm)[1])
+        elif self.bias is not None:
+            values = convolution.add_bias(values, self.bias[...])
         return activate(values, self.activation)
 
     def fold(self) -> None:
@@ -131,7 +133,19 @@ class ConvNorm(nnx.Module):
         self.norm = None
 
     def _kernel(self, x: FeatureMap) -> jax.Array:
-        return jnp.asarray(self.kernel[...], x.values.dtype)
+        kernel = jnp.asarray(self.kernel[...])
+        if self.norm is not None and self.norm.use_running_average:
+            # Scaling the kernel gives what scaling every cell would, and so do the gradients.
+            kernel = kernel * jnp.broadcast_to(_gain_and_offset(self.norm)[0], kernel.shape)
+        return kernel.astype(x.values.dtype)
+
+
+def _gain_and_offset(norm: nnx.BatchNorm) -> tuple[jax.Array, jax.Array]:
+    """What batch norm multiplies each channel by and adds to it when its statistics are fixed."""
+    parts: tuple[Any, ...] = (norm.scale, norm.bias, norm.mean, norm.var)
+    scale, offset, mean, variance = (jnp.asarray(part[...]) for part in parts)
+    gain = scale * jax.lax.rsqrt(variance + norm.epsilon)
+    return gain, offset - mean * gain
 
 
 def pad_map(x: FeatureMap, pad: tuple[int, int]) -> FeatureMap:

@@ -24,7 +24,58 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[jax.Array, "b h w d"]:
     """1×1 convolution as a matrix product."""
+    result: jax.Array = jax.lax.platform_dependent(jnp.asarray(x), jnp.asarray(kernel), cpu=_product, default=_plain_product)
+    return result
+
+
+def _plain_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.einsum("bhwc,cd->bhwd", x, kernel)
+
+
+_product = jax.custom_vjp(_plain_product)
+
+
+def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _plain_product(x, kernel), (x, kernel)
+
+
+def _product_backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Left to itself, XLA computes what the slope is made of a second time, walking down columns, to transpose it."""
+    x, kernel = kept
+    x, slope = jax.lax.optimization_barrier((x, slope))
+    rows = x.reshape(-1, x.shape[-1]), slope.reshape(-1, slope.shape[-1])
+    of_kernel = jax.lax.dot_general(*rows, (((0,), (0,)), ((), ())))
+    return jnp.einsum("bhwd,cd->bhwc", slope, kernel), of_kernel
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[jax.Array, "b h w c"]:
+    """``x`` plus one number for each channel."""
+    result: jax.Array = jax.lax.platform_dependent(
+        jnp.asarray(x), jnp.asarray(bias, x.dtype), cpu=_add_bias, default=lambda x, bias: x + bias[None, None, None]
+    )
+    return result
+
+
+@jax.custom_vjp
+def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    return x + bias[None, None, None]
+
+
+def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    return _add_bias(x, bias), None
+
+
+def _add_bias_backward(_: None, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum over all cells as a matrix product: left to itself, XLA walks down each column by itself, in one thread."""
+    rows = slope.reshape(-1, slope.shape[-1])
+    total = jnp.ones((1, len(rows)), slope.dtype) @ rows
+    return slope, total[0]
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def dense(
