@@ -35,7 +35,8 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
     backbone = load_backbone(config.backbone, seed=config.seed)
     tensors = named_tensors(backbone)
     # In the file, the backbone goes by what it is, not by the name it had.
-    identity = {**describe_backbone(config.backbone), "weights": tensor_digest(tensors)}
+    named = describe_backbone(config.backbone)
+    made_for = {"backbone": {**named, "weights": tensor_digest(tensors)}, "same_backbone": named}
     layers = {"name": config.backbone.name, "stride_layout": config.backbone.stride_layout}
     parts: dict[str, tuple[Tensors, dict[str, Any]]] = {BACKBONE: (tensors, {**layers, **_backbone_about(config)})}
     system: dict[str, dict[str, Any]] = {
@@ -46,11 +47,11 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
     }
     if config.scorer.kind == "attention":
         scorer = load_scorer(config, backbone.channels(config.backbone.output))
-        parts[SCORER] = named_tensors(scorer), {**_scorer_about(config), "backbone": identity}
+        parts[SCORER] = named_tensors(scorer), {**_scorer_about(config), **made_for}
     if store is not None:
         opened = FeatureStore.open(store, config=config.extraction())
         fitted = fit_from_store(opened, config=dataclasses.replace(config.reduction, weights=""), seed=config.seed)
-        about = {"backbone": identity, **system[REDUCTION], "explained": fitted.explained, "photos": len(opened)}
+        about = {**made_for, **system[REDUCTION], "explained": fitted.explained, "photos": len(opened)}
         parts[REDUCTION] = {"mean": fitted.mean, "projection": fitted.projection}, about
     field = dataclasses.asdict(compose(backbone.windows(config.backbone.output)))
     save_model(out, parts, system=system, about={"receptive_field": field})

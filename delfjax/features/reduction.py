@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from delfjax.config import BackboneConfig, ReductionConfig, from_dict
 from delfjax.features.store import FeatureStore
-from delfjax.models.delf import describe_backbone
+from delfjax.models.delf import describe_backbone, is_for_backbone
 from delfjax.models.model_files import REDUCTION, load_part
 from delfjax.rng import named_generator
 from delfjax.types import DelfjaxError
@@ -99,8 +99,10 @@ def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) ->
     if not config.weights:
         return fit_from_store(store, config=config, seed=seed)
     tensors, about = load_part(config.weights, REDUCTION)
+    asked: dict[str, object] = {"dim": config.dim, "whiten": config.whiten}
     backbone = describe_backbone(from_dict(BackboneConfig, store.config["backbone"]))
-    asked = {"backbone": backbone, "dim": config.dim, "whiten": config.whiten}
+    if not is_for_backbone(about, backbone):
+        asked["backbone"] = backbone
     for name, value in asked.items():
         if about.get(name) != value:
             raise ReductionError(f"{config.weights}: its reduction is for {name} {about.get(name)}, not {value}; export it anew")

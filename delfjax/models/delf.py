@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,11 @@ def describe_backbone(config: BackboneConfig) -> dict[str, str]:
     return {"name": config.name, "output": config.output, **layout, "weights": weights}
 
 
+def is_for_backbone(about: Mapping[str, Any], backbone: Mapping[str, str]) -> bool:
+    """Whether a scorer or a reduction was made for the features of a backbone, by the names that it knows this by."""
+    return backbone in (about.get("backbone"), about.get("same_backbone"))
+
+
 def load_scorer(config: DelfConfig, channels: int) -> AttentionScorer:
     """The attention of ``config`` for features of ``channels`` values.
 
@@ -144,11 +149,11 @@ def load_scorer(config: DelfConfig, channels: int) -> AttentionScorer:
         return build(nnx.Rngs(config.seed))
     path = Path(weights) if Path(weights).suffix == ".safetensors" else shipped_attention(weights)
     tensors, about = load_part(path, SCORER)
-    trained, asked = about.get("backbone"), describe_backbone(config.backbone)
-    if trained != asked:
+    asked = describe_backbone(config.backbone)
+    if not is_for_backbone(about, asked):
         raise WeightsError(
-            f"{path}: scores the features of {_told(trained)}, the config extracts those of {_told(asked)}; train an attention "
-            "for these with `delfjax train`, or set scorer.kind=norm"
+            f"{path}: scores the features of {_told(about.get('backbone'))}, the config extracts those of {_told(asked)}; train "
+            "an attention for these with `delfjax train`, or set scorer.kind=norm"
         )
     model = abstract(build)
     require_match(named_shapes(model), tensors, source=path)

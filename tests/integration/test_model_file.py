@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,13 @@ def test_the_card_says_what_it_is_trained_on_what_and_how_it_scored(made: Path, 
 def test_a_reduction_is_refused_for_other_descriptors_or_dimensions(made: Path) -> None:
     config = override(DelfConfig(), [*SMALL, f"model={made / 'model.safetensors'}"]).reduction
     store = FeatureStore.open(made / "store")
-    with pytest.raises(ReductionError, match="its reduction is for backbone .*, not .*imagenet"):
+    assert reduction_for(store, config=config, seed=0).extraction_hash == store.config_hash
+    with pytest.raises(ReductionError, match="model.safetensors: its reduction is for dim 16, not 8"):
+        reduction_for(store, config=replace(config, dim=8), seed=0)
+    store.config["backbone"]["weights"] = "random"
+    with pytest.raises(ReductionError, match="its reduction is for backbone .*, not .*random"):
         reduction_for(store, config=config, seed=0)
-    with pytest.raises(WeightsError, match="has no reduction; it holds: attention|no reduction"):
+    with pytest.raises(WeightsError, match="parts.safetensors: has no reduction; it holds: backbone, scorer"):
         load_part(export_without_store(made), "reduction")
 
 

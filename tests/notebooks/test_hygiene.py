@@ -151,7 +151,7 @@ def test_a_run_that_is_finished_before_its_checks_or_before_the_end_is_found(exp
 
 def test_a_cell_is_called_what_the_text_before_it_says_first(experiment: NotebookNode) -> None:
     titles = list(hygiene.cell_titles(experiment).values())
-    assert "The photographs" in titles and max(map(len, titles)) <= 60
+    assert "The images" in titles and max(map(len, titles)) <= 60
     assert len(titles) == sum(cell.cell_type == "code" for cell in experiment.cells)
 
 
