@@ -19,12 +19,12 @@ _BACKBONE = "backbone."
 
 @dataclass(frozen=True)
 class Train:
-    """Train a stage on labelled photos: descriptors first (finetune), then attention; the same command resumes."""
+    """Train a stage on labelled photos: descriptors first (finetune), then attention, or delg; the same command resumes."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="a dataset with labels, e.g. world_train")]
     out: Annotated[Path, tyro.conf.arg(help=".safetensors file to write; checkpoints and metrics go into a folder beside it")]
     preset: Annotated[
-        str, tyro.conf.arg(help="quick_finetune, quick_attention, paper_finetune or paper_attention")
+        str, tyro.conf.arg(help="quick_ or paper_, and finetune, attention or delg")
     ] = "quick_attention"
     root: DatasetRoot = None
     seed: Annotated[int, tyro.conf.arg(help="of everything drawn at random")] = 0

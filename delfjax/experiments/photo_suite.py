@@ -48,10 +48,11 @@ _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "10_inspect_dataset": (("backbone", "features"), None),
     "11_mine_landmarks": ((*_EXTRACTION, "reduction", "verification"), None),
-    "13_measure_challenges": (_SEARCH, None),
+    "13_measure_challenges": (tuple(name for name in _SEARCH if name != "scorer"), None),
     "20_finetune_descriptors": (("backbone", "finetune"), None),
     "21_train_attention": (("backbone", "finetune", "attention"), None),
     "30_extract_features": (_EXTRACTION, None),
+    "31_fit_reduction": (_SEARCH, ("features", "30_extract_features")),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
     "41_search_and_verify": (_SEARCH, ("index", "40_build_index")),
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
@@ -259,6 +260,11 @@ def features_run(index: FinishedRun) -> FinishedRun:
 def store_of(run: Run | FinishedRun) -> Path:
     """Where a run of ``30_extract_features`` keeps its feature store."""
     return run.path / "store"
+
+
+def model_of(run: Run | FinishedRun) -> Path:
+    """Where a run of ``31_fit_reduction`` keeps its system, whole."""
+    return run.path / "model.safetensors"
 
 
 def index_of(run: Run | FinishedRun, kind: str) -> Path:

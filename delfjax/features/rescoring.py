@@ -21,8 +21,7 @@ from tqdm.auto import tqdm
 from delfjax.config import BackboneConfig, ConfigError, DelfConfig, override
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore, StoreWriter
-from delfjax.models.attention import AttentionScorer
-from delfjax.models.delf import load_delf
+from delfjax.models.delf import Scorer, load_delf
 from delfjax.models.layers import FeatureMap
 from delfjax.types import ImageFeatures
 
@@ -79,7 +78,7 @@ def rescore(dense: FeatureStore, config: DelfConfig, place: Path, *, progress: b
 _Score = Callable[[Float[np.ndarray, "n c"]], Float[np.ndarray, " n"]]
 
 
-def _scores(scorer: AttentionScorer | None, most: int) -> _Score:
+def _scores(scorer: Scorer | None, most: int) -> _Score:
     """Scores of up to ``most`` raw features, always padded to as many: one program."""
     if scorer is None:
         return lambda features: np.linalg.norm(features, axis=1)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from delfjax.config import BackboneConfig, DelfConfig
-from delfjax.models.attention import AttentionScorer, feature_norm
+from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
 from delfjax.models.efficientnet_lite import EfficientNetLite0
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.model_files import BACKBONE, SCORER, load_part, part_digest
@@ -31,12 +31,13 @@ from delfjax.types import Array
 
 # What can describe an image; each offers the call, `windows`, `normalise` and `channels`.
 Backbone = EfficientNetLite0 | ResNet
+Scorer = AttentionScorer | AutoencodedScorer
 
 
 class Delf(nnx.Module):
     """Backbone and scorer; without an attention scorer the norm of the features ranks the cells."""
 
-    def __init__(self, backbone: Backbone, scorer: AttentionScorer | None, *, output: str) -> None:
+    def __init__(self, backbone: Backbone, scorer: Scorer | None, *, output: str) -> None:
         self.backbone = nnx.data(backbone)
         self.scorer = nnx.data(scorer)
         self.output = output
@@ -134,19 +135,16 @@ def is_for_backbone(about: Mapping[str, Any], backbone: Mapping[str, str]) -> bo
     return backbone in (about.get("backbone"), about.get("same_backbone"))
 
 
-def load_scorer(config: DelfConfig, channels: int) -> AttentionScorer:
+def load_scorer(config: DelfConfig, channels: int) -> Scorer:
     """The attention of ``config`` for features of ``channels`` values.
 
     Raises:
         WeightsError: the weights are missing, damaged, or were trained for the features of another backbone.
     """
 
-    def build(rngs: nnx.Rngs) -> AttentionScorer:
-        return AttentionScorer(channels, hidden=config.scorer.hidden, rngs=rngs)
-
-    weights = config.scorer.weights
+    weights, hidden = config.scorer.weights, config.scorer.hidden
     if weights == "random":
-        return build(nnx.Rngs(config.seed))
+        return AttentionScorer(channels, hidden=hidden, rngs=nnx.Rngs(config.seed))
     path = Path(weights) if Path(weights).suffix == ".safetensors" else shipped_attention(weights)
     tensors, about = load_part(path, SCORER)
     asked = describe_backbone(config.backbone)
@@ -155,6 +153,12 @@ def load_scorer(config: DelfConfig, channels: int) -> AttentionScorer:
             f"{path}: scores the features of {_told(about.get('backbone'))}, the config extracts those of {_told(asked)}; train "
             "an attention for these with `delfjax train`, or set scorer.kind=norm"
         )
+
+    def build(rngs: nnx.Rngs) -> Scorer:
+        if "code_dim" in about:
+            return AutoencodedScorer(channels, code_dim=int(about["code_dim"]), hidden=hidden, rngs=rngs)
+        return AttentionScorer(channels, hidden=hidden, rngs=rngs)
+
     model = abstract(build)
     require_match(named_shapes(model), tensors, source=path)
     return with_tensors(model, tensors)

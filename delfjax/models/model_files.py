@@ -95,9 +95,9 @@ def card(path: str | Path) -> Iterator[str]:
     values = sum(tensor.size for tensor in tensors.values())
     yield f"{Path(path).name}: {about['name']}, {len(tensors)} tensors, {values:,} values"
     parts = about["parts"] if about["name"] == WHOLE else {about["name"]: about}
-    for part, told in parts.items():
-        yield f"{part}"
-        yield from _facts({key: value for key, value in told.items() if key not in ("parts", "system", "scores")})
+    for part in sorted(parts, key=[BACKBONE, SCORER, REDUCTION, about["name"]].index):
+        yield part
+        yield from _facts({key: value for key, value in parts[part].items() if key not in ("scores", "same_backbone")})
     for title in ("receptive_field", "system"):
         if title in about and about["name"] == WHOLE:
             yield title.replace("_", " ")

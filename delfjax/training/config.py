@@ -30,12 +30,28 @@ class OptimiserConfig(Strict):
 
 
 @dataclass(frozen=True)
+class DelgConfig(Strict):
+    """What the stage "delg" has of its own. Source of all: the TF2 code and the flags it was run with."""
+
+    # Length of the autoencoder's code, the local descriptor.
+    code_dim: PositiveInt = 128
+    # Length of the global descriptor, between GeM and the classifier.
+    embedding_dim: PositiveInt = 2048
+    # ArcFace: angle added to that of the right landmark, radians, and what cosines are multiplied by.
+    margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.1
+    scale: PositiveFloat = 45.25
+    # Of the losses of attention and autoencoder, beside that of the global descriptor.
+    attention_weight: Annotated[float, Field(ge=0)] = 1.0
+    reconstruction_weight: Annotated[float, Field(ge=0)] = 10.0
+
+
+@dataclass(frozen=True)
 class TrainingConfig(Strict):
     """One stage. Batch norm of the backbone keeps its running statistics in both; that of the scorer learns its own."""
 
     # "finetune": the backbone learns to classify by the mean of its features. "attention": on fixed features, a scorer learns
-    # to classify by their weighted mean.
-    stage: Literal["finetune", "attention"] = "finetune"
+    # to classify by their weighted mean. "delg": both at once, a global descriptor instead of the mean, and an autoencoder.
+    stage: Literal["finetune", "attention", "delg"] = "finetune"
     # A photograph's central square is resized to this side, pixels. Source: the paper, 250 and 900.
     square_side: PositiveInt = 250
     # Side of the random square cut out of that, pixels. Source: the paper, 224 and 720.
@@ -68,6 +84,7 @@ class TrainingConfig(Strict):
     # Arithmetic of the backbone's trained part and of the scorer.
     dtype: Literal["float32", "bfloat16"] = "float32"
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    delg: DelgConfig = field(default_factory=DelgConfig)
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,8 @@ PRESETS: dict[str, TrainingConfig] = {
     "paper_attention": TrainingConfig(
         stage="attention", square_side=900, crop_side=720, rescales=(0.25, 0.3536, 0.5, 0.7071, 1.0), steps=500_000
     ),
+    # Source: the DELG paper, 512 px and 1.5 million steps; the rate is that of the TF2 code.
+    "paper_delg": TrainingConfig(stage="delg", square_side=585, crop_side=512, steps=1_500_000),
     # A minute or so each on two cores, for photographs of 256 pixels. Measured on the landmark world.
     "quick_finetune": replace(
         _QUICK,
@@ -100,6 +119,16 @@ PRESETS: dict[str, TrainingConfig] = {
         steps=300,
         validate_every=50,
         optimiser=OptimiserConfig(name="adamw", learning_rate=3e-3, warmup_steps=20),
+    ),
+    "quick_delg": replace(
+        _QUICK,
+        stage="delg",
+        frozen_layers=9,
+        rescales=(0.3536, 0.5, 0.7071),
+        steps=300,
+        validate_every=50,
+        optimiser=OptimiserConfig(name="adamw", learning_rate=1e-3, warmup_steps=20),
+        delg=DelgConfig(code_dim=64, embedding_dim=256),
     ),
 }
 

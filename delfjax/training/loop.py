@@ -29,7 +29,7 @@ from delfjax.paths import replace_file
 from delfjax.training.checkpoints import Checkpoints
 from delfjax.training.config import TrainingConfig
 from delfjax.training.networks import Network
-from delfjax.training.optimiser import cross_entropy, make_optimiser, make_schedule
+from delfjax.training.optimiser import make_optimiser, make_schedule
 from delfjax.training.photos import Batch, Batches, LabelledPhotos, TrainingError
 
 METRICS = "metrics.jsonl"
@@ -231,8 +231,7 @@ class Trainer:
         self, learnt: Tensors, statistics: Tensors, fixed: Tensors, inputs: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, tuple[Tensors, jax.Array]]:
         network = self._parts.network({**learnt, **statistics, **fixed}, training=True)
-        logits = self._logits(network, inputs)
-        loss = cross_entropy(logits, labels, smoothing=self._config.label_smoothing)
+        loss, logits = network.loss(self._maps(network, inputs), labels, smoothing=self._config.label_smoothing)
         right = jnp.mean((logits.argmax(axis=-1) == labels).astype(jnp.float32))
         return loss, (self._parts.statistics_of(network), right)
 
@@ -240,16 +239,17 @@ class Trainer:
         self, state: TrainingState, fixed: Tensors, inputs: jax.Array, labels: jax.Array, weight: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         network = self._parts.network({**state.learnt, **state.statistics, **fixed}, training=False)
-        logits = self._logits(network, inputs)
+        logits = network(self._maps(network, inputs))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         right = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
         return jnp.sum(losses * weight), jnp.sum(right * weight), jnp.sum(weight)
 
-    def _logits(self, network: Network, inputs: jax.Array) -> jax.Array:
+    def _maps(self, network: Network, inputs: jax.Array) -> jax.Array:
+        """What the network learns from: maps that were cached, or those of photographs."""
         dtype = self._config.dtype
         if inputs.dtype == jnp.uint8:
             inputs = network.fixed(inputs.astype(jnp.float32), dtype)
-        return network(jax.lax.stop_gradient(inputs).astype(jnp.dtype(dtype)))
+        return jax.lax.stop_gradient(inputs).astype(jnp.dtype(dtype))
 
 
 def _prepared(batches: Batches, steps: range) -> Iterator[tuple[int, Batch]]:

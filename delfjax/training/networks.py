@@ -6,21 +6,25 @@ As in the TF code, scores are computed from the features as they are, while what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from delfjax.models.attention import AttentionScorer
+from delfjax.models.attention import AttentionScorer, AutoencodedScorer
 from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap
-from delfjax.ops.pooling import l2_normalise
+from delfjax.ops.pooling import generalised_mean, l2_normalise
 from delfjax.training.config import TrainingConfig
+from delfjax.training.optimiser import cross_entropy
 
 Path = Sequence[Any]
+# A loss, and the logits that say how many were right.
+Loss = tuple[jax.Array, jax.Array]
 
 
 class FinetuneNetwork(nnx.Module):
@@ -43,17 +47,14 @@ class FinetuneNetwork(nnx.Module):
         logits: jax.Array = self.classifier(features.values.astype(jnp.float32).mean(axis=(1, 2)))
         return logits
 
+    def loss(self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float) -> Loss:
+        """Cross-entropy, and the logits."""
+        logits = self(maps)
+        return cross_entropy(logits, labels, smoothing=smoothing), logits
+
     def learns(self, path: Path) -> bool:
         """Whether the variable at ``path`` is trained."""
-        if path[0] == "classifier":
-            return True
-        learning = {id(layer) for layer in self.backbone.layers(self.output)[self.frozen_layers :]}
-        node: Any = self
-        for part in path[:-1]:
-            node = node[part] if isinstance(part, int) else getattr(node, part)
-            if id(node) in learning:
-                return True
-        return False
+        return path[0] != "backbone" or _in_layers(self, path, self.backbone.layers(self.output)[self.frozen_layers :])
 
     def set_mode(self, *, training: bool) -> None:
         """Batch norm of the backbone keeps its running statistics in either mode."""
@@ -86,6 +87,11 @@ class AttentionNetwork(nnx.Module):
         logits: jax.Array = self.classifier(pooled)
         return logits
 
+    def loss(self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float) -> Loss:
+        """Cross-entropy, and the logits."""
+        logits = self(maps)
+        return cross_entropy(logits, labels, smoothing=smoothing), logits
+
     def learns(self, path: Path) -> bool:
         """Whether the variable at ``path`` is trained."""
         return bool(path[0] != "backbone")
@@ -97,11 +103,96 @@ class AttentionNetwork(nnx.Module):
             nnx.Module.train(self.scorer)
 
 
-Network = FinetuneNetwork | AttentionNetwork
+class DelgNetwork(nnx.Module):
+    """A global descriptor of conv5 that the backbone learns from; attention and autoencoder of conv4 that it does not.
+
+    Source: DELG and the TF2 code: GeM, a linear embedding, ArcFace; the loss of the attention (which scores what the autoencoder
+    rebuilds, and weighs the features themselves) and the autoencoder's squared error send no gradient to the backbone.
+    """
+
+    output = "conv5"
+
+    def __init__(self, backbone: Backbone, classes: int, *, config: TrainingConfig, rngs: nnx.Rngs) -> None:
+        middle, last = (backbone.channels(output) for output in ("conv4", "conv5"))
+        self.backbone = nnx.data(backbone)
+        self.embedding = nnx.Linear(last, config.delg.embedding_dim, rngs=rngs)
+        self.landmarks = nnx.Linear(config.delg.embedding_dim, classes, use_bias=False, rngs=rngs)
+        self.scorer = AutoencodedScorer(middle, code_dim=config.delg.code_dim, hidden=config.hidden, rngs=rngs)
+        self.classifier = nnx.Linear(middle, classes, rngs=rngs)
+        self.frozen_layers, self.settings, self.pooling = config.frozen_layers, config.delg, config.pooling
+
+    def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
+        """What the frozen layers make of RGB in 0 … 255, in the arithmetic of ``dtype``."""
+        images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
+        return jnp.asarray(self.backbone(images, output="conv4", layers=slice(self.frozen_layers)).values)
+
+    def __call__(self, maps: Float[jax.Array, "b fh fw c"]) -> Float[jax.Array, "b classes"]:
+        """Logits of the global descriptor for what :meth:`fixed` returns, without a margin."""
+        return self.settings.scale * self._cosines(self._features(maps))
+
+    def loss(self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float) -> Loss:
+        """The three losses, weighted; and the logits without a margin."""
+        features = self._features(maps)
+        cosines = self._cosines(features)
+        of_global = cross_entropy(self._with_margin(cosines, labels), labels, smoothing=smoothing)
+        middle = jax.lax.stop_gradient(jnp.asarray(features.values)).astype(jnp.float32)
+        rebuilt = self.scorer.rebuild(FeatureMap(middle, features.extent))
+        of_autoencoder = jnp.mean(jnp.square(rebuilt.values - middle))
+        # The scorer learns from what was rebuilt, the autoencoder from its own loss alone (ours: TF lets both teach it).
+        scores = self.scorer.attention(FeatureMap(jax.lax.stop_gradient(rebuilt.values), rebuilt.extent))
+        weighted = scores[..., None] * l2_normalise(middle)
+        pooled = weighted.mean(axis=(1, 2)) if self.pooling == "mean" else weighted.sum(axis=(1, 2))
+        of_attention = cross_entropy(self.classifier(pooled), labels, smoothing=smoothing)
+        settings = self.settings
+        total = of_global + settings.attention_weight * of_attention + settings.reconstruction_weight * of_autoencoder
+        return total, settings.scale * cosines
+
+    def learns(self, path: Path) -> bool:
+        """Whether the variable at ``path`` is trained."""
+        return path[0] != "backbone" or _in_layers(self, path, self.backbone.layers(self.output)[self.frozen_layers :])
+
+    def set_mode(self, *, training: bool) -> None:
+        """Only the scorer's batch norm learns its statistics."""
+        nnx.Module.eval(self)
+        if training:
+            nnx.Module.train(self.scorer)
+
+    def _features(self, maps: jax.Array) -> FeatureMap:
+        return self.backbone(FeatureMap.full(maps), output="conv4", layers=slice(self.frozen_layers, None))
+
+    def _cosines(self, features: FeatureMap) -> jax.Array:
+        """Of the global descriptor with the direction of each landmark."""
+        deep = self.backbone(features, output=self.output, layers=slice(len(self.backbone.layers("conv4")), None))
+        pooled = generalised_mean(jnp.asarray(deep.values, jnp.float32), jnp.asarray(deep.extent))
+        kernel = jnp.asarray(self.landmarks.kernel[...])
+        return l2_normalise(self.embedding(pooled)) @ l2_normalise(kernel.T).T
+
+    def _with_margin(self, cosines: jax.Array, labels: jax.Array) -> jax.Array:
+        """ArcFace: the angle to the right landmark counts for more than it is, as long as the sum stays below π."""
+        margin = self.settings.margin
+        sines = jnp.sqrt(jnp.maximum(1 - jnp.square(cosines), 1e-12))
+        further = cosines * math.cos(margin) - sines * math.sin(margin)
+        right = jax.nn.one_hot(labels, cosines.shape[1], dtype=bool) & (cosines > -math.cos(margin))
+        return self.settings.scale * jnp.where(right, further, cosines)
+
+
+Network = FinetuneNetwork | AttentionNetwork | DelgNetwork
 
 
 def make_network(backbone: Backbone, classes: int, *, config: TrainingConfig, output: str, rngs: nnx.Rngs) -> Network:
     """The network of a stage."""
+    if config.stage == "delg":
+        return DelgNetwork(backbone, classes, config=config, rngs=rngs)
     if config.stage == "finetune":
         return FinetuneNetwork(backbone, classes, output=output, frozen_layers=config.frozen_layers, rngs=rngs)
     return AttentionNetwork(backbone, classes, output=output, hidden=config.hidden, pooling=config.pooling, rngs=rngs)
+
+
+def _in_layers(network: Any, path: Path, layers: Sequence[Any]) -> bool:
+    """Whether the variable at ``path`` of a network belongs to one of its layers."""
+    wanted, node = {id(layer) for layer in layers}, network
+    for part in path[:-1]:
+        node = node[part] if isinstance(part, int) else getattr(node, part)
+        if id(node) in wanted:
+            return True
+    return False

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from delfjax.config import BackboneConfig, to_dict
 from delfjax.datasets.retrieval import RetrievalDataset
 from delfjax.models.delf import describe_backbone, load_backbone
+from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, save_model
 from delfjax.models.tensors import named_tensors
-from delfjax.models.weights import save_weights
+from delfjax.models.weights import save_weights, tensor_digest
 from delfjax.training.config import TrainingConfig
 from delfjax.training.loop import TrainingReport, train
 from delfjax.training.maps import cached_maps
-from delfjax.training.networks import AttentionNetwork, make_network
+from delfjax.training.networks import AttentionNetwork, DelgNetwork, make_network
 from delfjax.training.photos import Batches, LabelledPhotos, MapBatches, PhotoBatches
 
 
@@ -61,7 +63,8 @@ def train_stage(
 
 
 def save_trained(file: Path, report: TrainingReport, *, backbone: BackboneConfig, about: dict[str, Any]) -> None:
-    """Write what a stage has learnt: the backbone (``backbone.weights``) or the scorer (``scorer.weights``), not the classifier.
+    """Write what a stage has learnt, the classifier left out: the backbone (``backbone.weights``), the scorer
+    (``scorer.weights``), or of the stage "delg" the whole system (``model``), the autoencoder being its reduction.
 
     Args:
         file: a ``.safetensors`` file; a ``.json`` file of the same stem says what it is.
@@ -70,10 +73,31 @@ def save_trained(file: Path, report: TrainingReport, *, backbone: BackboneConfig
         about: plain values worth keeping, such as the training's config and scores.
     """
     network = report.network
-    if isinstance(network, AttentionNetwork):
+    if isinstance(network, DelgNetwork):
+        _save_delg(file, network, backbone=backbone, about=about)
+    elif isinstance(network, AttentionNetwork):
         hidden = int(network.scorer.hidden.kernel.shape[-1])
         kept: dict[str, Any] = {"name": "attention", "hidden": hidden, "backbone": describe_backbone(backbone)}
         save_weights(file, named_tensors(network.scorer), {**kept, **about})
     else:
         kept = {"name": backbone.name, "stride_layout": backbone.stride_layout}
         save_weights(file, named_tensors(network.backbone), {**kept, **about})
+
+
+def _save_delg(file: Path, network: DelgNetwork, *, backbone: BackboneConfig, about: dict[str, Any]) -> None:
+    tensors = named_tensors(network.backbone)
+    layers = {"name": backbone.name, "stride_layout": backbone.stride_layout}
+    started = BackboneConfig(name=backbone.name, output="conv4", stride_layout=backbone.stride_layout, weights="random")
+    made_for = {"backbone": {**describe_backbone(started), "weights": tensor_digest(tensors)}}
+    hidden, code_dim = int(network.scorer.attention.hidden.kernel.shape[-1]), int(network.scorer.encoder.kernel.shape[-1])
+    reduction = {"dim": code_dim, "whiten": False}
+    # An encoder without a bias is a reduction whose mean is zero.
+    encoder = np.asarray(network.scorer.encoder.kernel[...], np.float32)
+    mean = np.zeros(len(encoder), np.float32)
+    parts = {
+        BACKBONE: (tensors, {**layers, **about}),
+        SCORER: (named_tensors(network.scorer), {"name": "delg", "hidden": hidden, "code_dim": code_dim, **made_for}),
+        REDUCTION: ({"mean": mean, "projection": encoder}, {**reduction, "explained": 1.0, **made_for}),
+    }
+    system = {BACKBONE: {**layers, "output": "conv4"}, SCORER: {"kind": "attention", "hidden": hidden}, REDUCTION: reduction}
+    save_model(file, parts, system=system, about={})

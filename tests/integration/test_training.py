@@ -17,11 +17,18 @@ from flax import nnx
 
 from delfjax.cli import main
 from delfjax.config import BackboneConfig, DelfConfig, override
+from delfjax.datasets.folder import scan_folder
 from delfjax.datasets.world.building import build_world
 from delfjax.datasets.world.config import world_config
+from delfjax.features.dataset_loop import extract_dataset
+from delfjax.features.extractor import Extractor
+from delfjax.features.store import FeatureStore
+from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.delf import load_backbone, load_delf
+from delfjax.models.model_files import load_part
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import load_weights
+from delfjax.retrieval.local_index import build_index
 from delfjax.training.config import OptimiserConfig, TrainingConfig
 from delfjax.training.loop import METRICS, TrainingReport, train
 from delfjax.training.networks import make_network
@@ -151,6 +158,31 @@ def test_finetuning_in_parts_equals_finetuning_whole(tmp_path: Path) -> None:
     after = named_tensors(reports[0].network.backbone)
     changed = {".".join(name.split(".")[:2]) for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"blocks.10"}
+
+
+def test_delg_is_trained_by_command_and_its_code_is_the_descriptor(tmp_path: Path) -> None:
+    counts = {"landmarks": 1, "train_landmarks": 2, "train_views": 3, "database_views": 2}
+    small = world_config("ci", **counts, query_views=0, distractors=0, no_match=0)
+    build_world(tmp_path / "world", small, progress=False)
+    file = tmp_path / "delg.safetensors"
+    sets = ["square_side=64", "crop_side=48", "steps=2", "batch_size=2", "frozen_layers=11", "rescales=[1.0]", "delg.code_dim=8"]
+    words = [word for change in sets for word in ("--set", change)]
+    command = ["train", "world_train", "--root", str(tmp_path / "world"), "--out", str(file), "--preset", "quick_delg", *words]
+    assert main(command) == 0
+    config = override(DelfConfig(), [f"model={file}", "features.max_side=128", "features.max_features=20"])
+    assert (config.reduction.dim, config.reduction.whiten, config.backbone.weights) == (8, False, str(file))
+    model = load_delf(config)
+    assert isinstance(model.scorer, AutoencodedScorer)
+    encoder = load_part(file, "reduction")[0]["projection"]
+    np.testing.assert_array_equal(model.scorer.encoder.kernel[...], encoder)
+    photos = scan_folder(tmp_path / "world" / "database")
+    extract_dataset(Extractor(config, model), photos, tmp_path / "store", progress=False)
+    store = FeatureStore.open(tmp_path / "store")
+    local = store.get(store.names[0]).local
+    code = np.asarray(local.descriptors, np.float64) @ encoder
+    reduced = build_index(store, config=config).reduction(np.asarray(local.descriptors))
+    np.testing.assert_allclose(reduced, code / np.linalg.norm(code, axis=1, keepdims=True), atol=1e-5)
+    assert np.all(np.diff(local.scores) <= 0) and local.scores.min() >= 0
 
 
 def test_both_stages_are_trained_by_command_and_extraction_takes_what_they_wrote(

@@ -11,11 +11,12 @@ from flax import nnx
 from delfjax.config import BackboneConfig
 from delfjax.models.delf import load_backbone
 from delfjax.models.efficientnet_lite import EfficientNetLite0
+from delfjax.models.layers import FeatureMap
 from delfjax.models.resnet import BLOCKS, ResNet
 from delfjax.models.tensors import abstract
-from delfjax.training.config import TrainingConfig
+from delfjax.training.config import DelgConfig, TrainingConfig
 from delfjax.training.loop import Parts
-from delfjax.training.networks import AttentionNetwork, FinetuneNetwork, Network, make_network
+from delfjax.training.networks import AttentionNetwork, DelgNetwork, FinetuneNetwork, Network, make_network
 from delfjax.training.optimiser import cross_entropy
 
 
@@ -109,3 +110,65 @@ def test_a_sum_is_the_mean_times_the_cells(backbone: EfficientNetLite0) -> None:
     for network in (mean, total):
         network.set_mode(training=False)
     np.testing.assert_allclose(np.asarray(total(maps)), 12 * np.asarray(mean(maps)), rtol=1e-4, atol=1e-5)
+
+
+def delg(backbone: EfficientNetLite0, **weights: float) -> DelgNetwork:
+    settings = DelgConfig(code_dim=8, embedding_dim=16, **weights)
+    config = TrainingConfig(stage="delg", hidden=16, frozen_layers=11, delg=settings)
+    network = make_network(backbone, 3, config=config, output="conv4", rngs=nnx.Rngs(1))
+    assert isinstance(network, DelgNetwork)
+    return network
+
+
+MAPS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 112)).astype(np.float32))
+LABELS = jnp.array([0, 2])
+
+
+def _delg_slopes(network: DelgNetwork) -> dict[str, np.ndarray]:
+    parts = Parts(network)
+
+    def loss(learnt: dict[str, jax.Array]) -> jax.Array:
+        return parts.network({**learnt, **parts.statistics, **parts.fixed}, training=True).loss(MAPS, LABELS, smoothing=0.0)[0]
+
+    return {name: np.asarray(slope) for name, slope in jax.jit(jax.grad(loss))(parts.learnt).items()}
+
+
+def test_neither_attention_nor_autoencoder_reaches_the_backbone_or_each_other(backbone: EfficientNetLite0) -> None:
+    every, alone = _delg_slopes(delg(backbone)), _delg_slopes(delg(backbone, attention_weight=0.0, reconstruction_weight=0.0))
+    of_backbone = [name for name in every if name.startswith("backbone.")]
+    assert any(np.abs(every[name]).max() > 0 for name in of_backbone)
+    for name in (*of_backbone, "embedding.kernel", "landmarks.kernel"):
+        np.testing.assert_array_equal(every[name], alone[name], err_msg=name)
+    assert not np.any(alone["scorer.attention.score.kernel"]) and not np.any(alone["scorer.encoder.kernel"])
+    without = _delg_slopes(delg(backbone, attention_weight=0.0))
+    np.testing.assert_array_equal(every["scorer.encoder.kernel"], without["scorer.encoder.kernel"])
+    assert np.any(every["scorer.attention.score.kernel"]) and np.any(every["scorer.encoder.kernel"])
+
+
+def test_the_losses_of_delg_equal_their_definition(backbone: EfficientNetLite0) -> None:
+    """In double precision; two cosines are moved close to −1, where the margin would turn back."""
+    network = delg(backbone)
+    network.set_mode(training=False)
+    cosines = np.array([[0.3, -0.2, 0.9], [0.1, 0.5, -0.9999]])
+    angle = np.arccos(cosines[0, 0]) + 0.1
+    expected = 45.25 * cosines
+    expected[0, 0] = 45.25 * np.cos(angle)
+    np.testing.assert_allclose(network._with_margin(jnp.asarray(cosines, jnp.float32), LABELS), expected, rtol=1e-5)
+    total, logits = network.loss(MAPS, LABELS, smoothing=0.0)
+    values = {name: np.asarray(value, np.float64) for name, value in Parts(network).learnt.items()}
+    features = np.asarray(network._features(MAPS).values, np.float64)
+    rebuilt = features @ values["scorer.encoder.kernel"] @ values["scorer.decoder.kernel"] + values["scorer.decoder.bias"]
+    rebuilt = np.maximum(rebuilt, 0)
+    scores = np.asarray(network.scorer.attention(FeatureMap.full(jnp.asarray(rebuilt, jnp.float32))), np.float64)
+    unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
+    local = (scores[..., None] * unit).mean((1, 2)) @ values["classifier.kernel"] + values["classifier.bias"]
+    margined = np.asarray(network._with_margin(logits / 45.25, LABELS), np.float64)
+    parts = [_cross_entropy(margined), _cross_entropy(local), 10 * np.mean((rebuilt - features) ** 2)]
+    np.testing.assert_allclose(total, sum(parts), rtol=1e-4)
+    np.testing.assert_allclose(network(MAPS), logits, rtol=1e-6)
+    assert np.abs(np.asarray(logits)).max() <= 45.25 * (1 + 1e-5)
+
+
+def _cross_entropy(logits: np.ndarray) -> float:
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return float(-np.log(shares[np.arange(2), np.asarray(LABELS)]).mean())
