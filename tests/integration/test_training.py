@@ -18,6 +18,7 @@ from flax import nnx
 from delfjax.cli import main
 from delfjax.config import BackboneConfig, DelfConfig, override
 from delfjax.datasets.folder import scan_folder
+from delfjax.datasets.skimage_photos import write_photo_set
 from delfjax.datasets.world.building import build_world
 from delfjax.datasets.world.config import world_config
 from delfjax.features.dataset_loop import extract_dataset
@@ -26,13 +27,15 @@ from delfjax.features.store import FeatureStore
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.delf import load_backbone, load_delf
 from delfjax.models.model_files import load_part
+from delfjax.models.resnet import ResNet
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import load_weights
 from delfjax.retrieval.local_index import build_index
-from delfjax.training.config import OptimiserConfig, TrainingConfig
+from delfjax.training.config import DelgConfig, OptimiserConfig, TrainingConfig
 from delfjax.training.loop import METRICS, TrainingReport, train
 from delfjax.training.networks import make_network
 from delfjax.training.photos import LabelledPhotos, MapBatches, TrainingError
+from delfjax.training.stages import save_trained
 
 CLASSES, PER_CLASS, CHANNELS = 4, 6, 112
 CONFIG = TrainingConfig(
@@ -160,23 +163,41 @@ def test_finetuning_in_parts_equals_finetuning_whole(tmp_path: Path) -> None:
     assert changed == {"blocks.10"}
 
 
-def test_delg_is_trained_by_command_and_its_code_is_the_descriptor(tmp_path: Path) -> None:
-    counts = {"landmarks": 1, "train_landmarks": 2, "train_views": 3, "database_views": 2}
-    small = world_config("ci", **counts, query_views=0, distractors=0, no_match=0)
-    build_world(tmp_path / "world", small, progress=False)
+DELG = replace(
+    CONFIG, stage="delg", frozen_layers=3, rescales=(1.0,), steps=4, validate_every=2,
+    delg=DelgConfig(code_dim=8, embedding_dim=16),
+)  # fmt: skip
+
+
+def test_delg_learns_all_of_its_parts_in_one_training(tmp_path: Path) -> None:
+    """On a ResNet of one block a stage, from maps of its first ones."""
+    labels = np.repeat(np.arange(2), 4)
+    maps = [np.random.default_rng(0).uniform(size=(8, 6, 6, 512)).astype(np.float16)]
+    photos = LabelledPhotos(tmp_path, [f"{number}.jpg" for number in range(8)], labels, 2)
+    network = make_network(ResNet((1, 1, 1, 1), rngs=nnx.Rngs(0)), 2, config=DELG, output="conv4", rngs=nnx.Rngs(1))
+    before = named_tensors(network)
+    report = train(network, MapBatches(photos, maps, config=DELG, seed=0), config=DELG, folder=tmp_path / "run", progress=False)
+    after = named_tensors(report.network)
+    changed = {name.partition(".")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"backbone", "embedding", "landmarks", "scorer", "classifier"}
+    assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("backbone.stem"))
+    assert len(losses(tmp_path / "run")) == 6
+
+
+def test_the_code_of_delg_is_the_descriptor_that_a_store_is_reduced_to(tmp_path: Path) -> None:
     file = tmp_path / "delg.safetensors"
-    sets = ["square_side=64", "crop_side=48", "steps=2", "batch_size=2", "frozen_layers=11", "rescales=[1.0]", "delg.code_dim=8"]
-    words = [word for change in sets for word in ("--set", change)]
-    command = ["train", "world_train", "--root", str(tmp_path / "world"), "--out", str(file), "--preset", "quick_delg", *words]
-    assert main(command) == 0
-    config = override(DelfConfig(), [f"model={file}", "features.max_side=128", "features.max_features=20"])
+    network = make_network(load_backbone(BackboneConfig()), 3, config=DELG, output="conv4", rngs=nnx.Rngs(1))
+    report = TrainingReport(network, 4, 0, 4, {}, 1.0, 1.0, {})
+    save_trained(file, report, backbone=BackboneConfig(), about={"trained_on": "nothing"})
+    changes = [f"model={file}", "features.max_side=128", "features.max_features=20", "features.scales=[1.0]"]
+    config = override(DelfConfig(), changes)
     assert (config.reduction.dim, config.reduction.whiten, config.backbone.weights) == (8, False, str(file))
     model = load_delf(config)
     assert isinstance(model.scorer, AutoencodedScorer)
     encoder = load_part(file, "reduction")[0]["projection"]
     np.testing.assert_array_equal(model.scorer.encoder.kernel[...], encoder)
-    photos = scan_folder(tmp_path / "world" / "database")
-    extract_dataset(Extractor(config, model), photos, tmp_path / "store", progress=False)
+    photos = write_photo_set(tmp_path / "photos", objects=("coffee",), distractors=(), max_side=128)
+    extract_dataset(Extractor(config, model), scan_folder(photos.folder), tmp_path / "store", progress=False)
     store = FeatureStore.open(tmp_path / "store")
     local = store.get(store.names[0]).local
     code = np.asarray(local.descriptors, np.float64) @ encoder
