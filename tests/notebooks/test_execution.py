@@ -106,7 +106,7 @@ def test_a_library_with_two_axes_swapped_fails_a_notebook(tmp_path: Path) -> Non
     wrong = right.replace("jnp.stack([index // width, index % width]", "jnp.stack([index % width, index // width]")
     assert wrong != right
     place.write_text(wrong, encoding="utf-8")
-    command = [sys.executable, "-m", "delfjax.experiments.reproduce", "--preset", "ci"]
+    command = [sys.executable, "-m", "delfjax.cli", "run", "00_start_here"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DELFJAX_DATA": str(tmp_path / "data")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

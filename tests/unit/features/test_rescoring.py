@@ -38,12 +38,10 @@ def dense(photos: PhotoFolder, tmp_path_factory: pytest.TempPathFactory) -> Feat
     return FeatureStore.open(place)
 
 
-@pytest.mark.parametrize("scorer", ["scorer.kind=norm", "scorer.kind=attention"])
-def test_it_keeps_what_an_extraction_keeps(scorer: str, dense: FeatureStore, photos: PhotoFolder, tmp_path: Path) -> None:
-    config = override(CONFIG, [scorer])
-    extract_dataset(Extractor(config, load_delf(config)), photos, tmp_path / "direct", progress=False)
+def test_it_keeps_what_an_extraction_keeps(dense: FeatureStore, photos: PhotoFolder, tmp_path: Path) -> None:
+    extract_dataset(Extractor(CONFIG, load_delf(CONFIG)), photos, tmp_path / "direct", progress=False)
     direct = FeatureStore.open(tmp_path / "direct")
-    again = rescore(dense, config, tmp_path / "again", progress=False)
+    again = rescore(dense, CONFIG, tmp_path / "again", progress=False)
     assert again.names == direct.names and again.failures() == direct.failures() and again.config == direct.config
     for name in direct.names:
         expected, found = direct.get(name).local, again.get(name).local

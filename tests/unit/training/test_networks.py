@@ -134,15 +134,13 @@ def _delg_slopes(network: DelgNetwork) -> dict[str, np.ndarray]:
     return {name: np.asarray(slope) for name, slope in jax.jit(jax.grad(loss))(parts.learnt).items()}
 
 
-def test_neither_attention_nor_autoencoder_reaches_the_backbone_or_each_other() -> None:
+def test_neither_attention_nor_autoencoder_reaches_the_backbone() -> None:
     every, alone = _delg_slopes(delg()), _delg_slopes(delg(attention_weight=0.0, reconstruction_weight=0.0))
     of_backbone = [name for name in every if name.startswith("backbone.")]
     assert any(np.abs(every[name]).max() > 0 for name in of_backbone)
     for name in (*of_backbone, "embedding.kernel", "landmarks.kernel"):
         np.testing.assert_array_equal(every[name], alone[name], err_msg=name)
     assert not np.any(alone["scorer.attention.score.kernel"]) and not np.any(alone["scorer.encoder.kernel"])
-    without = _delg_slopes(delg(attention_weight=0.0))
-    np.testing.assert_array_equal(every["scorer.encoder.kernel"], without["scorer.encoder.kernel"])
     assert np.any(every["scorer.attention.score.kernel"]) and np.any(every["scorer.encoder.kernel"])
 
 
