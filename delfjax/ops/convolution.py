@@ -20,6 +20,9 @@ from jaxtyping import Bool, Float, Int
 from delfjax.types import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+# Of a map's gradient, rows that are written out in one piece, and otherwise in pieces of. Measured: maps of 112 rows and more
+# are as fast or faster in pieces, and compile 2 to 4 times faster; smaller ones are slower.
+_MOST_ROWS, _FEW_ROWS = 64, 16
 
 
 def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[jax.Array, "b h w d"]:
@@ -132,19 +135,35 @@ def _shift_and_add_backward(stride: int, kept: tuple[jax.Array, jax.Array], slop
     around = [(taps - 1, rest, stride - 1) for rest in beyond]
     spread = jax.lax.pad(slope, jnp.zeros((), slope.dtype), ((0, 0, 0), *around, (0, 0, 0)))
 
-    def add_image(total: tuple[jax.Array, ...], image: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
-        one, its_slope = image
+    images, rows, columns, _ = slope.shape
+    # A piece at a time stays in the processor's cache; its rows are written out, and hundreds of them would take long to compile.
+    piece = rows if rows <= _MOST_ROWS else _FEW_ROWS
+    pieces = -(-rows // piece)
+    reach = (piece - 1) * stride + taps
+    x = jnp.pad(x, ((0, 0), (0, max(0, (pieces - 1) * piece * stride + reach - x.shape[1])), (0, 0), (0, 0)))
+    whole = jnp.pad(slope, ((0, 0), (0, pieces * piece - rows), (0, 0), (0, 0)))
+
+    def add_piece(total: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        image, first = number // pieces, number % pieces * piece
+        one = _rows(x, image, first * stride, reach)
+        its_slope = _rows(whole, image, first, piece)
         products = (
-            functools.reduce(operator.add, (part[row] * its_slope[row] for row in range(len(its_slope))))
+            functools.reduce(operator.add, (part[row] * its_slope[row] for row in range(piece)))
             for _, _, part in _shifted(one, taps, stride)
         )
         return tuple(old + new.astype(old.dtype) for old, new in zip(total, products, strict=True)), None
 
-    # One image at a time stays in the processor's cache; columns are summed at the end.
-    start = tuple(jnp.zeros(slope.shape[2:], jnp.float32) for _ in range(taps * taps))
-    totals, _ = jax.lax.scan(add_image, start, (x, slope))
+    # Columns are summed at the end.
+    start = tuple(jnp.zeros((columns, slope.shape[3]), jnp.float32) for _ in range(taps * taps))
+    totals, _ = jax.lax.scan(add_piece, start, jnp.arange(images * pieces, dtype=jnp.int32))
     of_kernel = jnp.stack(totals).sum(axis=1).reshape(kernel.shape).astype(kernel.dtype)
     return _shift_and_add(spread, kernel[::-1, ::-1], 1), of_kernel
+
+
+def _rows(x: jax.Array, image: jax.Array, first: jax.Array, count: int) -> jax.Array:
+    """``count`` rows of one image, ``[count, w, c]``."""
+    start = (image, first, jnp.zeros((), first.dtype), jnp.zeros((), first.dtype))
+    return jax.lax.dynamic_slice(x, start, (1, count, *x.shape[2:]))[0]
 
 
 _shift_and_add.defvjp(_shift_and_add_forward, _shift_and_add_backward)

@@ -106,6 +106,8 @@ def test_a_library_with_two_axes_swapped_fails_a_notebook(tmp_path: Path) -> Non
     wrong = right.replace("jnp.stack([index // width, index % width]", "jnp.stack([index % width, index // width]")
     assert wrong != right
     place.write_text(wrong, encoding="utf-8")
+    # Programs are kept by the source that made them: none of the right library is found by the wrong one.
+    (tmp_path / "data" / "cache").symlink_to(paths.cache_root())
     command = [sys.executable, "-m", "delfjax.cli", "run", "00_start_here"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "DELFJAX_DATA": str(tmp_path / "data")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ from flax import nnx
 from delfjax.models.efficientnet_lite import EfficientNetLite0
 from delfjax.models.layers import FeatureMap
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
+from delfjax.ops import convolution
 from delfjax.ops.receptive_field import ReceptiveField, Window, boxes_px, compose, to_original_px
 
 
@@ -34,7 +35,12 @@ def test_boxes_shrink_as_the_image_grows() -> None:
 
 
 @pytest.mark.parametrize(("output", "size", "stride"), [("conv4", 339, 16), ("conv5", 851, 32)])
-def test_the_gradient_of_a_cell_fills_its_receptive_field(output: str, size: int, stride: int) -> None:
+def test_the_gradient_of_a_cell_fills_its_receptive_field(
+    output: str, size: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernels' gradient, which nobody asks for here, would take long to trace.
+    monkeypatch.setattr(convolution, "_MOST_ROWS", 2)
+    monkeypatch.setattr(convolution, "_FEW_ROWS", 2)
     field = compose(abstract(_efficientnet).windows(output))
     assert (field.size, field.stride) == (size, stride)
     assert_gradient_fills(_efficientnet, output, field)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from delfjax.config import BackboneConfig
-from delfjax.models.delf import load_backbone
+from delfjax.models.delf import Backbone, load_backbone
 from delfjax.models.efficientnet_lite import EfficientNetLite0
 from delfjax.models.layers import FeatureMap
 from delfjax.models.resnet import BLOCKS, ResNet
@@ -27,7 +27,13 @@ def backbone() -> EfficientNetLite0:
     return loaded
 
 
-def attention(backbone: EfficientNetLite0, *, pooling: str = "mean") -> AttentionNetwork:
+@pytest.fixture(scope="module")
+def resnet() -> ResNet:
+    """Of one block a stage."""
+    return ResNet((1, 1, 1, 1), rngs=nnx.Rngs(0))
+
+
+def attention(backbone: Backbone, *, pooling: str = "mean") -> AttentionNetwork:
     config = TrainingConfig(stage="attention", hidden=16, pooling=pooling)
     network = make_network(backbone, 3, config=config, output="conv4", rngs=nnx.Rngs(1))
     assert isinstance(network, AttentionNetwork)
@@ -47,9 +53,9 @@ def _gradient_of_everything(network: Network, pixels: np.ndarray) -> dict[str, f
     return {name: float(jnp.abs(slope).max()) for name, slope in slopes.items()}
 
 
-def test_the_attention_loss_reaches_the_scorer_and_no_parameter_of_the_backbone(backbone: EfficientNetLite0) -> None:
+def test_the_attention_loss_reaches_the_scorer_and_no_parameter_of_the_backbone(resnet: ResNet) -> None:
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-    slopes = _gradient_of_everything(attention(backbone), pixels)
+    slopes = _gradient_of_everything(attention(resnet), pixels)
     assert all(slope == 0 for name, slope in slopes.items() if name.startswith("backbone."))
     assert all(slopes[name] > 0 for name in ("scorer.hidden.kernel", "scorer.score.kernel", "classifier.kernel"))
 
@@ -112,11 +118,11 @@ def test_a_sum_is_the_mean_times_the_cells(backbone: EfficientNetLite0) -> None:
     np.testing.assert_allclose(np.asarray(total(maps)), 12 * np.asarray(mean(maps)), rtol=1e-4, atol=1e-5)
 
 
-def delg(**weights: float) -> DelgNetwork:
-    """On a ResNet of one block a stage, of which conv4 and conv5 learn."""
+def delg(resnet: ResNet, **weights: float) -> DelgNetwork:
+    """Of the backbone, conv4 and conv5 learn."""
     settings = DelgConfig(code_dim=8, embedding_dim=16, **weights)
     config = TrainingConfig(stage="delg", hidden=16, frozen_layers=3, delg=settings)
-    network = make_network(ResNet((1, 1, 1, 1), rngs=nnx.Rngs(0)), 3, config=config, output="conv4", rngs=nnx.Rngs(1))
+    network = make_network(resnet, 3, config=config, output="conv4", rngs=nnx.Rngs(1))
     assert isinstance(network, DelgNetwork)
     return network
 
@@ -128,14 +134,15 @@ LABELS = jnp.array([0, 2])
 def _delg_slopes(network: DelgNetwork) -> dict[str, np.ndarray]:
     parts = Parts(network)
 
-    def loss(learnt: dict[str, jax.Array]) -> jax.Array:
-        return parts.network({**learnt, **parts.statistics, **parts.fixed}, training=True).loss(MAPS, LABELS, smoothing=0.0)[0]
+    def loss(learnt: dict[str, jax.Array], rest: dict[str, jax.Array]) -> jax.Array:
+        return parts.network({**learnt, **rest}, training=True).loss(MAPS, LABELS, smoothing=0.0)[0]
 
-    return {name: np.asarray(slope) for name, slope in jax.jit(jax.grad(loss))(parts.learnt).items()}
+    slopes = jax.jit(jax.grad(loss))(parts.learnt, {**parts.statistics, **parts.fixed})
+    return {name: np.asarray(slope) for name, slope in slopes.items()}
 
 
-def test_neither_attention_nor_autoencoder_reaches_the_backbone() -> None:
-    every, alone = _delg_slopes(delg()), _delg_slopes(delg(attention_weight=0.0, reconstruction_weight=0.0))
+def test_neither_attention_nor_autoencoder_reaches_the_backbone(resnet: ResNet) -> None:
+    every, alone = _delg_slopes(delg(resnet)), _delg_slopes(delg(resnet, attention_weight=0.0, reconstruction_weight=0.0))
     of_backbone = [name for name in every if name.startswith("backbone.")]
     assert any(np.abs(every[name]).max() > 0 for name in of_backbone)
     for name in (*of_backbone, "embedding.kernel", "landmarks.kernel"):
@@ -144,18 +151,19 @@ def test_neither_attention_nor_autoencoder_reaches_the_backbone() -> None:
     assert np.any(every["scorer.attention.score.kernel"]) and np.any(every["scorer.encoder.kernel"])
 
 
-def test_the_losses_of_delg_equal_their_definition() -> None:
+def test_the_losses_of_delg_equal_their_definition(resnet: ResNet) -> None:
     """In double precision; two cosines are moved close to −1, where the margin would turn back."""
-    network = delg()
+    network = delg(resnet)
     network.set_mode(training=False)
     cosines = np.array([[0.3, -0.2, 0.9], [0.1, 0.5, -0.9999]])
     angle = np.arccos(cosines[0, 0]) + 0.1
     expected = 45.25 * cosines
     expected[0, 0] = 45.25 * np.cos(angle)
     np.testing.assert_allclose(network._with_margin(jnp.asarray(cosines, jnp.float32), LABELS), expected, rtol=1e-5)
-    total, logits = network.loss(MAPS, LABELS, smoothing=0.0)
+    # Compiled at once: one operation after another would be compiled one by one.
+    total, logits = nnx.jit(lambda network: network.loss(MAPS, LABELS, smoothing=0.0))(network)
     values = {name: np.asarray(value, np.float64) for name, value in Parts(network).learnt.items()}
-    features = np.asarray(network._features(MAPS).values, np.float64)
+    features = np.asarray(nnx.jit(lambda network: network._features(MAPS).values)(network), np.float64)
     rebuilt = features @ values["scorer.encoder.kernel"] @ values["scorer.decoder.kernel"] + values["scorer.decoder.bias"]
     rebuilt = np.maximum(rebuilt, 0)
     scores = np.asarray(network.scorer.attention(FeatureMap.full(jnp.asarray(rebuilt, jnp.float32))), np.float64)
@@ -164,7 +172,7 @@ def test_the_losses_of_delg_equal_their_definition() -> None:
     margined = np.asarray(network._with_margin(logits / 45.25, LABELS), np.float64)
     parts = [_cross_entropy(margined), _cross_entropy(local), 10 * np.mean((rebuilt - features) ** 2)]
     np.testing.assert_allclose(total, sum(parts), rtol=1e-4)
-    np.testing.assert_allclose(network(MAPS), logits, rtol=1e-6)
+    np.testing.assert_allclose(nnx.jit(lambda network: network(MAPS))(network), logits, rtol=1e-5)
     assert np.abs(np.asarray(logits)).max() <= 45.25 * (1 + 1e-5)
 
 
