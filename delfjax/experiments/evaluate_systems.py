@@ -1,4 +1,5 @@
-"""Several systems on one dataset: those that differ in the scorer or in the number of features share one pass of the backbone."""
+"""Several systems on one dataset: those that differ in the scorer, the scales or the number of features share one pass of the
+backbone."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from delfjax.config import DelfConfig, config_hash, to_dict
+from delfjax.config import DelfConfig, config_hash, override, to_dict
 from delfjax.datasets.retrieval import RetrievalDataset
 from delfjax.experiments.evaluate_dataset import DatasetFeatures, DatasetScores, extract_features, query_store, score_index
 from delfjax.features.rescoring import DENSE_FIELDS, dense_extractor, rescore
@@ -39,7 +40,9 @@ def evaluate_systems(
     with tqdm(total=len(systems), desc="evaluate", unit="system", disable=not progress) as bar:
         for keys in groups.values():
             with TemporaryDirectory() as scratch:
-                dense, _ = extract_features(dataset, dense_extractor(systems[keys[0]]), Path(scratch, "dense"), progress=False)
+                scales = sorted({scale for key in keys for scale in systems[key].features.scales})
+                extractor = dense_extractor(override(systems[keys[0]], [f"features.scales={scales}"]))
+                dense, _ = extract_features(dataset, extractor, Path(scratch, "dense"), progress=False)
                 for number, key in enumerate(keys):
                     features = _rescored(dense, systems[key], Path(scratch, f"system-{number}"))
                     index = build_index(features.database, config=systems[key], photos=str(dataset.root))
@@ -49,7 +52,7 @@ def evaluate_systems(
 
 
 def _dense_part(config: DelfConfig) -> str:
-    """What decides a dense store."""
+    """What decides a dense store, its levels aside."""
     plain = to_dict(config)
     return config_hash({path: plain[section][field] for path in DENSE_FIELDS for section, field in [path.split(".")]})
 

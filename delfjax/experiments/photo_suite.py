@@ -22,7 +22,7 @@ from delfjax.datasets.world.config import WorldConfig, world_config
 from delfjax.evaluation.dataset_protocols import PROTOCOLS
 from delfjax.experiments.provenance import split_overrides
 from delfjax.experiments.runs import FinishedRun, Run, open_run, start_run
-from delfjax.training.config import TwoStages, training_preset
+from delfjax.training.config import Trainings, training_preset
 
 # Objects and distractors of the smallest set: photographs of unlike things, two of them with much repetition.
 _FEW_OBJECTS = ("astronaut", "chelsea", "coffee", "motorcycle", "rocket")
@@ -41,6 +41,9 @@ _SMALL_PHOTOS = ("features.max_features=300", "features.scales=[0.5, 0.7071, 1.0
 _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 
 
+# Stages of training, each a section of its own beside those of the system.
+_TRAINED = tuple(field.name for field in fields(Trainings))
+
 # What each experiment of the suite depends on: sections of the config, and the run it reads (role, experiment). A notebook
 # that is not listed, a copy of one for instance, depends on the whole config.
 _EXTRACTION = ("backbone", "scorer", "features")
@@ -51,6 +54,7 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "13_measure_challenges": (tuple(name for name in _SEARCH if name != "scorer"), None),
     "20_finetune_descriptors": (("backbone", "finetune"), None),
     "21_train_attention": (("backbone", "finetune", "attention"), None),
+    "22_train_delg": ((*_SEARCH, *_TRAINED), None),
     "30_extract_features": (_EXTRACTION, None),
     "31_fit_reduction": (_SEARCH, ("features", "30_extract_features")),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
@@ -72,7 +76,6 @@ _MINED: dict[str, dict[str, int]] = {
     "ci": {**_SEARCHED_ALONE, "landmarks": 4, "database_views": 8, "query_views": 0, "distractors": 6},
 }
 # How each preset trains: in seconds, in a minute or two on two cores, or as long as the paper's presets would.
-_TRAINED = tuple(field.name for field in fields(TwoStages))
 _SECONDS: dict[str, Any] = {
     "square_side": 192,
     "crop_side": 160,
@@ -82,12 +85,15 @@ _SECONDS: dict[str, Any] = {
     "log_every": 1,
 }
 _TRAINING = {
-    "ci": TwoStages(
+    "ci": Trainings(
         replace(training_preset("quick_finetune"), **_SECONDS, steps=20),
         replace(training_preset("quick_attention"), **_SECONDS, steps=40),
+        replace(training_preset("quick_delg"), **{**_SECONDS, "rescales": (0.7071,)}, frozen_layers=12, steps=20),
     ),
-    "quick": TwoStages(training_preset("quick_finetune"), training_preset("quick_attention")),
-    "full": TwoStages(training_preset("paper_finetune"), training_preset("paper_attention")),
+    **{
+        name: Trainings(*(training_preset(f"{length}_{stage}") for stage in _TRAINED))
+        for name, length in (("quick", "quick"), ("full", "paper"))
+    },
 }
 # Trainings that `50_ablation` averages over.
 _TRAININGS = {"ci": 1, "quick": 3, "full": 3}
@@ -102,7 +108,7 @@ class PhotoExperiment:
 
     Attributes:
         config: the whole system.
-        training: both stages of its training.
+        training: how each stage of it is trained.
         objects: photographs that are searched for.
         distractors: photographs without an answer.
         photo_side: longest side of the photographs, pixels.
@@ -110,7 +116,7 @@ class PhotoExperiment:
     """
 
     config: DelfConfig
-    training: TwoStages
+    training: Trainings
     objects: tuple[str, ...]
     distractors: tuple[str, ...]
     photo_side: int
@@ -243,6 +249,7 @@ _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "13_measure_challenges": challenge_world,
     "20_finetune_descriptors": PhotoExperiment.world,
     "21_train_attention": PhotoExperiment.world,
+    "22_train_delg": PhotoExperiment.world,
     "50_ablation": PhotoExperiment.world,
     "51_visualise_attention": PhotoExperiment.world,
 }

@@ -21,7 +21,7 @@ from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.world.opening import World
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone
-from delfjax.models.weights import load_weights
+from delfjax.models.model_files import BACKBONE, load_part
 from delfjax.training.config import TrainingConfig
 from delfjax.training.loop import METRICS
 from delfjax.training.stages import save_trained, train_stage
@@ -74,15 +74,26 @@ def trained_stage(
         told = {"trained_on": world.name, "training": to_dict(config), "seed": seed}
         measured = {"best_step": report.best_step, "seconds": report.seconds}
         save_trained(weights, report, backbone=backbone, about={**told, **measured})
-    about = load_weights(weights)[1]
+    about = load_part(weights, BACKBONE)[1]
     lines = [json.loads(line) for line in (folder / "training" / METRICS).read_text(encoding="utf-8").splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     accuracy = {line["step"]: line["validation_accuracy"] for line in lines if "validation_accuracy" in line}
     return TrainedStage(weights, losses, accuracy, about["best_step"], about["seconds"])
 
 
-def system(config: DelfConfig, *, descriptors: TrainedStage | None = None, attention: TrainedStage | None = None) -> DelfConfig:
-    """``config`` with the stages that were trained; without an attention, the norm of the features is the score."""
+def system(
+    config: DelfConfig,
+    *,
+    descriptors: TrainedStage | None = None,
+    attention: TrainedStage | None = None,
+    delg: TrainedStage | None = None,
+) -> DelfConfig:
+    """``config`` with the stages that were trained; without an attention, the norm of the features is the score.
+
+    Of the stage "delg", which is a whole system, take no other with it.
+    """
+    if delg is not None:
+        return override(config, [f"model={delg.weights}"])
     changes = [] if descriptors is None else [f"backbone.weights={descriptors.weights}"]
     if attention is None:
         changes.append("scorer.kind=norm")

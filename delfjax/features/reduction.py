@@ -9,11 +9,12 @@ projection decides which of two neighbours is the nearer. It is the same on any 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from delfjax.config import BackboneConfig, ReductionConfig, from_dict
 from delfjax.features.store import FeatureStore
@@ -49,11 +50,17 @@ class Reduction:
             raise ReductionError(
                 f"descriptors have {descriptors.shape[1]} dimensions, the reduction was fitted on {len(self.mean)}"
             )
-        with threadpool_limits(1, user_api="blas"):
+        with _threads().limit(limits=1, user_api="blas"):
             reduced = (descriptors.astype(np.float32) - self.mean) @ self.projection
         norm = np.linalg.norm(reduced, axis=1, keepdims=True)
         normalised: np.ndarray = reduced / np.maximum(norm, np.finfo(np.float32).tiny)
         return normalised
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    """Looks for the libraries once: for every query it would take longer than the product."""
+    return ThreadpoolController()
 
 
 def fit_pca(
@@ -74,7 +81,7 @@ def fit_pca(
         )
     sample = descriptors.astype(np.float64)
     mean = sample.mean(axis=0)
-    with threadpool_limits(1, user_api="blas"):
+    with _threads().limit(limits=1, user_api="blas"):
         covariance = (sample - mean).T @ (sample - mean) / max(1, count - 1)
         variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]

@@ -1,14 +1,14 @@
 """What another scorer would keep, from a store of every cell: systems that share a backbone run it once.
 
 The backbone takes nearly all the time of an extraction, and neither the scorer nor the number of features changes what it
-computes. A dense store holds each cell's descriptor, of unit length, and the norm it had; together they are the feature
-that a scorer scores, but for the half precision that stores keep descriptors in.
+computes; a level of the pyramid knows nothing of the others. A dense store holds each cell's descriptor, of unit length, and
+the norm it had; together they are the feature that a scorer scores, but for the half precision that stores keep descriptors in.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from tqdm.auto import tqdm
 from delfjax.config import BackboneConfig, ConfigError, DelfConfig, override
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore, StoreWriter
-from delfjax.models.delf import Scorer, load_delf
-from delfjax.models.layers import FeatureMap
+from delfjax.models.delf import Scorer, load_delf, load_scorer
+from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.types import ImageFeatures
 
-# Fields that decide a dense store: systems that agree in them can share one.
+# Fields that decide a dense store, its levels aside: systems that agree in them can share one that has the levels of all.
 DENSE_FIELDS = (
     *(f"backbone.{field.name}" for field in dataclasses.fields(BackboneConfig)),
-    *(f"features.{name}" for name in ("max_side", "scales", "min_level_side", "border_px", "dtype")),
+    *(f"features.{name}" for name in ("max_side", "min_level_side", "border_px", "dtype")),
 )
 
 
@@ -48,13 +48,13 @@ def rescore(dense: FeatureStore, config: DelfConfig, place: Path, *, progress: b
     """The features that ``config`` keeps of each image of a dense store, in a store of their own.
 
     Args:
-        dense: made by a :func:`dense_extractor` for the same backbone and scales.
-        config: whose scorer and number of features are wanted.
+        dense: made by a :func:`dense_extractor` for the same backbone and, among others, the scales of ``config``.
+        config: whose scorer, scales and number of features are wanted.
         place: folder of the new store.
         progress: show a progress bar.
 
     Raises:
-        ConfigError: ``config`` has another backbone or other scales, or suppresses or thresholds features.
+        ConfigError: ``config`` has another backbone, scales that the store lacks, or suppresses or thresholds features.
         WeightsError: the scorer's weights are missing, damaged, or for another backbone.
         StoreError: the new store is of another config, or being written.
     """
@@ -66,11 +66,16 @@ def rescore(dense: FeatureStore, config: DelfConfig, place: Path, *, progress: b
         held, asked = dense.config[section][field], wanted[section][field]
         if held != asked:
             raise ConfigError(f"{path} is {asked!r}, the dense store has {held!r}")
-    score, count = _scores(load_delf(config).scorer, int(dense.counts().max(initial=1))), config.features.max_features
+    scales, held = config.features.scales, dense.config["features"]["scales"]
+    if not set(scales) <= set(held):
+        raise ConfigError(f"features.scales is {list(scales)}, the dense store has {held}")
+    learnt = config.scorer.kind == "attention" and dense.names
+    scorer = fold_batch_norm(load_scorer(config, dense.descriptor_dim)) if learnt else None
+    score, count = _scores(scorer, int(dense.counts().max(initial=1))), config.features.max_features
     failures = dense.failures()
     with StoreWriter(place, wanted) as writer:
         for group in tqdm(writer.plan([*dense.names, *failures]), desc="rescore", unit="shard", disable=not progress):
-            kept = {name: _best(dense.get(name), score, count) for name in group.names if name in dense}
+            kept = {name: _best(_of_scales(dense.get(name), scales), score, count) for name in group.names if name in dense}
             writer.commit(group, kept, {name: failures[name] for name in group.names if name in failures})
         return writer.store()
 
@@ -96,9 +101,18 @@ def _scores(scorer: Scorer | None, most: int) -> _Score:
     return score
 
 
+def _of_scales(image: ImageFeatures, scales: Sequence[float]) -> ImageFeatures:
+    return _taken(image, np.isin(image.local.scales, np.asarray(scales, np.float32)))
+
+
 def _best(image: ImageFeatures, score: _Score, count: int) -> ImageFeatures:
     local = image.local
     scores = score(np.asarray(local.descriptors, np.float32) * np.asarray(local.scores)[:, None])
     order = np.argsort(-scores, kind="stable")[:count]
-    taken = {name: np.asarray(value)[order] for name, value in vars(local).items()}
-    return dataclasses.replace(image, local=type(local)(**{**taken, "scores": scores[order]}))
+    return _taken(image, order, scores=scores[order])
+
+
+def _taken(image: ImageFeatures, rows: np.ndarray, **changes: np.ndarray) -> ImageFeatures:
+    local = image.local
+    taken = {name: np.asarray(value)[rows] for name, value in vars(local).items()}
+    return dataclasses.replace(image, local=type(local)(**{**taken, **changes}))

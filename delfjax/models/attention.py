@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
-from delfjax.models.layers import ConvNorm, FeatureMap
+from delfjax.models.layers import ConvNorm, FeatureMap, activate
 
 
 class AttentionScorer(nnx.Module):
@@ -30,14 +30,18 @@ class AttentionScorer(nnx.Module):
 class AutoencodedScorer(nnx.Module):
     """Attention on what an autoencoder makes of each cell; its code is a descriptor that needs no other reduction.
 
-    Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code: 1×1 convolutions to the code and, with a ReLU, back. The encoder has no
-    bias here, so that a code keeps its direction when the feature is scaled to unit length first, as stores do.
+    Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code: 1×1 convolutions to the code and, with a ReLU, back; without it for
+    features that may be negative (``rectified=False``), which it could not rebuild. The encoder has no bias here, so that a code
+    keeps its direction when the feature is scaled to unit length first, as stores do.
     """
 
-    def __init__(self, channels: int, *, code_dim: int, hidden: int = 512, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, channels: int, *, code_dim: int, hidden: int = 512, rectified: bool = True, rngs: nnx.Rngs
+    ) -> None:
         self.encoder = nnx.Linear(channels, code_dim, use_bias=False, rngs=rngs)
         self.decoder = nnx.Linear(code_dim, channels, rngs=rngs)
         self.attention = AttentionScorer(channels, hidden=hidden, rngs=rngs)
+        self.rectified = rectified
 
     def __call__(self, x: FeatureMap) -> Float[jax.Array, "b h w"]:
         """Non-negative score of each cell of an unnormalised feature map."""
@@ -45,8 +49,8 @@ class AutoencodedScorer(nnx.Module):
 
     def rebuild(self, x: FeatureMap) -> FeatureMap:
         """What is left of each cell after it was encoded and decoded."""
-        rebuilt: jax.Array = jax.nn.relu(self.decoder(self.encoder(jnp.asarray(x.values))))
-        return FeatureMap(rebuilt, x.extent)
+        rebuilt: jax.Array = self.decoder(self.encoder(jnp.asarray(x.values)))
+        return FeatureMap(activate(rebuilt, "relu" if self.rectified else "none"), x.extent)
 
 
 def feature_norm(x: Float[jax.Array, "*n d"]) -> Float[jax.Array, "*n"]:

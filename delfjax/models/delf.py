@@ -156,7 +156,8 @@ def load_scorer(config: DelfConfig, channels: int) -> Scorer:
 
     def build(rngs: nnx.Rngs) -> Scorer:
         if "code_dim" in about:
-            return AutoencodedScorer(channels, code_dim=int(about["code_dim"]), hidden=hidden, rngs=rngs)
+            code_dim, rectified = int(about["code_dim"]), bool(about.get("rectified", True))
+            return AutoencodedScorer(channels, code_dim=code_dim, hidden=hidden, rectified=rectified, rngs=rngs)
         return AttentionScorer(channels, hidden=hidden, rngs=rngs)
 
     model = abstract(build)

@@ -8,7 +8,7 @@ Source: He et al. 2015, table 1; the normalisation is that of the torchvision we
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,9 @@ class Bottleneck(nnx.Module):
 
 class ResNet(nnx.Module):
     """The network up to conv5, with a classifier on request; :meth:`__call__` reads out a feature map."""
+
+    # Whether features have passed a ReLU.
+    rectified: ClassVar[bool] = True
 
     def __init__(
         self,

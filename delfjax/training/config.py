@@ -88,11 +88,12 @@ class TrainingConfig(Strict):
 
 
 @dataclass(frozen=True)
-class TwoStages(Strict):
-    """Both stages, in their order."""
+class Trainings(Strict):
+    """Both stages in their order, and what does the work of both at once."""
 
     finetune: TrainingConfig
     attention: TrainingConfig
+    delg: TrainingConfig
 
 
 _QUICK = TrainingConfig(square_side=384, crop_side=320, cached_maps=True)
@@ -125,7 +126,7 @@ PRESETS: dict[str, TrainingConfig] = {
         stage="delg",
         frozen_layers=9,
         rescales=(0.3536, 0.5, 0.7071),
-        steps=300,
+        steps=200,
         validate_every=50,
         optimiser=OptimiserConfig(name="adamw", learning_rate=1e-3, warmup_steps=20),
         delg=DelgConfig(code_dim=64, embedding_dim=256),

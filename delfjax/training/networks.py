@@ -107,7 +107,8 @@ class DelgNetwork(nnx.Module):
     """A global descriptor of conv5 that the backbone learns from; attention and autoencoder of conv4 that it does not.
 
     Source: DELG and the TF2 code: GeM, a linear embedding, ArcFace; the loss of the attention (which scores what the autoencoder
-    rebuilds, and weighs the features themselves) and the autoencoder's squared error send no gradient to the backbone.
+    rebuilds, and weighs the features themselves) and the autoencoder's squared error send no gradient to the backbone. The error
+    is relative to the features here (D-07), so that its weight means the same for any backbone.
     """
 
     output = "conv5"
@@ -117,7 +118,8 @@ class DelgNetwork(nnx.Module):
         self.backbone = nnx.data(backbone)
         self.embedding = nnx.Linear(last, config.delg.embedding_dim, rngs=rngs)
         self.landmarks = nnx.Linear(config.delg.embedding_dim, classes, use_bias=False, rngs=rngs)
-        self.scorer = AutoencodedScorer(middle, code_dim=config.delg.code_dim, hidden=config.hidden, rngs=rngs)
+        code_dim, rectified = config.delg.code_dim, backbone.rectified
+        self.scorer = AutoencodedScorer(middle, code_dim=code_dim, hidden=config.hidden, rectified=rectified, rngs=rngs)
         self.classifier = nnx.Linear(middle, classes, rngs=rngs)
         self.frozen_layers, self.settings, self.pooling = config.frozen_layers, config.delg, config.pooling
 
@@ -137,7 +139,7 @@ class DelgNetwork(nnx.Module):
         of_global = cross_entropy(self._with_margin(cosines, labels), labels, smoothing=smoothing)
         middle = jax.lax.stop_gradient(jnp.asarray(features.values)).astype(jnp.float32)
         rebuilt = self.scorer.rebuild(FeatureMap(middle, features.extent))
-        of_autoencoder = jnp.mean(jnp.square(rebuilt.values - middle))
+        of_autoencoder = jnp.mean(jnp.square(rebuilt.values - middle)) / jnp.mean(jnp.square(middle))
         # The scorer learns from what was rebuilt, the autoencoder from its own loss alone (ours: TF lets both teach it).
         scores = self.scorer.attention(FeatureMap(jax.lax.stop_gradient(rebuilt.values), rebuilt.extent))
         weighted = scores[..., None] * l2_normalise(middle)

@@ -90,13 +90,14 @@ def _save_delg(file: Path, network: DelgNetwork, *, backbone: BackboneConfig, ab
     started = BackboneConfig(name=backbone.name, output="conv4", stride_layout=backbone.stride_layout, weights="random")
     made_for = {"backbone": {**describe_backbone(started), "weights": tensor_digest(tensors)}}
     hidden, code_dim = int(network.scorer.attention.hidden.kernel.shape[-1]), int(network.scorer.encoder.kernel.shape[-1])
+    scorer = {"hidden": hidden, "code_dim": code_dim, "rectified": network.scorer.rectified}
     reduction = {"dim": code_dim, "whiten": False}
     # An encoder without a bias is a reduction whose mean is zero.
     encoder = np.asarray(network.scorer.encoder.kernel[...], np.float32)
     mean = np.zeros(len(encoder), np.float32)
     parts = {
         BACKBONE: (tensors, {**layers, **about}),
-        SCORER: (named_tensors(network.scorer), {"name": "delg", "hidden": hidden, "code_dim": code_dim, **made_for}),
+        SCORER: (named_tensors(network.scorer), {"name": "delg", **scorer, **made_for}),
         REDUCTION: ({"mean": mean, "projection": encoder}, {**reduction, "explained": 1.0, **made_for}),
     }
     system = {BACKBONE: {**layers, "output": "conv4"}, SCORER: {"kind": "attention", "hidden": hidden}, REDUCTION: reduction}

@@ -52,7 +52,7 @@ def test_every_notebook_is_run_by_reproduce() -> None:
     kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
     assert kinds == {
         "00": "tour", "10": "experiment", "11": "experiment", "12": "tour", "13": "experiment", "20": "experiment",
-        "21": "experiment", "30": "experiment", "31": "experiment", "40": "experiment", "41": "experiment", "42": "report",
+        "21": "experiment", "22": "experiment", "30": "experiment", "31": "experiment", "40": "experiment", "41": "experiment", "42": "report",
         "50": "experiment", "51": "experiment", "90": "report", "91": "report",
     }  # fmt: skip
 

@@ -49,7 +49,7 @@ def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
         assert plain.settings(name) == changed.settings(name)
     assert changed.settings(SEARCH)["search"]["neighbours"] == 5 != plain.settings(SEARCH)["search"]["neighbours"]
     # A notebook that nobody knows depends on everything.
-    assert set(plain.settings("43_my_idea")) == set(plain.settings(SEARCH)) | {"finetune", "attention"}
+    assert set(plain.settings("43_my_idea")) == set(plain.settings(SEARCH)) | {"finetune", "attention", "delg"}
     assert relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3; ftures.x=1") == "index.probes=3; ftures.x=1"
 
 

@@ -60,10 +60,20 @@ def _rows(keypoints_yx: np.ndarray, scales: np.ndarray) -> dict[tuple[float, ...
     return {(*map(float, yx), float(scale)): row for row, (yx, scale) in enumerate(zip(keypoints_yx, scales, strict=True))}
 
 
+def test_a_level_knows_nothing_of_the_others(dense: FeatureStore, tmp_path: Path) -> None:
+    found = rescore(dense, override(CONFIG, ["features.scales=[1.0]"]), tmp_path / "store", progress=False)
+    for name in found.names:
+        whole, kept = dense.get(name).local, found.get(name).local
+        level = _rows(whole.keypoints_yx, whole.scales).keys()
+        assert set(kept.scales) == {1.0}
+        assert len(kept.scores) == min(60, sum(scale == 1.0 for *_, scale in level))
+        assert _rows(kept.keypoints_yx, kept.scales).keys() <= level
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("features.scales=[1.0]", r"features.scales is \[1.0\], the dense store has \[0.7071, 1.0\]"),
+        ("features.scales=[0.5, 1.0]", r"features.scales is \[0.5, 1.0\], the dense store has \[0.7071, 1.0\]"),
         ("features.nms_iou=0.5", "features.nms_iou or features.threshold_kind is set"),
         ("features.threshold_kind=absolute", "features.nms_iou or features.threshold_kind is set"),
     ],

@@ -170,7 +170,7 @@ def test_the_losses_of_delg_equal_their_definition(resnet: ResNet) -> None:
     unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
     local = (scores[..., None] * unit).mean((1, 2)) @ values["classifier.kernel"] + values["classifier.bias"]
     margined = np.asarray(network._with_margin(logits / 45.25, LABELS), np.float64)
-    parts = [_cross_entropy(margined), _cross_entropy(local), 10 * np.mean((rebuilt - features) ** 2)]
+    parts = [_cross_entropy(margined), _cross_entropy(local), 10 * np.mean((rebuilt - features) ** 2) / np.mean(features**2)]
     np.testing.assert_allclose(total, sum(parts), rtol=1e-4)
     np.testing.assert_allclose(nnx.jit(lambda network: network(MAPS))(network), logits, rtol=1e-5)
     assert np.abs(np.asarray(logits)).max() <= 45.25 * (1 + 1e-5)
