@@ -14,16 +14,10 @@ from delfjax.cli.options import Preset, Set, require_writable
 from delfjax.config import DelfConfig, override, preset
 from delfjax.features.export import export_system
 from delfjax.models.delf import backbone_builder
+from delfjax.models.importing import import_efficientnet_lite0, import_torchvision_resnet, read_tensors
 from delfjax.models.model_files import card, record_scores
 from delfjax.models.tensors import abstract, named_shapes
-from delfjax.models.weights import (
-    import_efficientnet_lite0,
-    import_torchvision_resnet,
-    load_weights,
-    read_tensors,
-    save_weights,
-    shipped_attention,
-)
+from delfjax.models.weights import load_weights, save_weights, shipped_attention
 
 
 @dataclass(frozen=True)

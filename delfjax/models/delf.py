@@ -14,18 +14,12 @@ from jaxtyping import Float, Int
 from delfjax.config import BackboneConfig, DelfConfig
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
 from delfjax.models.efficientnet_lite import EfficientNetLite0
+from delfjax.models.importing import embedded_efficientnet_lite0, import_efficientnet_lite0, read_tensors
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.model_files import BACKBONE, SCORER, load_part, part_digest
 from delfjax.models.resnet import BLOCKS, ResNet
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
-from delfjax.models.weights import (
-    WeightsError,
-    embedded_efficientnet_lite0,
-    import_efficientnet_lite0,
-    read_tensors,
-    require_match,
-    shipped_attention,
-)
+from delfjax.models.weights import WeightsError, require_match, shipped_attention
 from delfjax.ops.receptive_field import ReceptiveField, compose
 from delfjax.types import Array
 
