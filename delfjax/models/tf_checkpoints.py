@@ -43,7 +43,7 @@ _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE, _VALUE_SUFFIX = "VARIABLE_VALUE", "/.ATTRIBUTES/VARIABLE_VALUE"
 # Edges of the graph by which Keras finds its variables again; the others are attributes that somebody named.
 _BOOKKEEPING = re.compile(
-    r"variables|(non_)?trainable_variables|layers|layer(_with_weights)?-\d+|keras_api|regularization_losses|metrics|_.*trackables?"
+    r"_?(non_)?(trainable_)?variables|layers|layer(_with_weights)?-\d+|keras_api|regularization_losses|metrics|_.*trackables?"
 )
 _DATA_FILE = re.compile(r"\.(index|data-\d{5}-of-\d{5})$")
 
@@ -185,7 +185,9 @@ def _entries(table: dict[bytes, bytes]) -> tuple[dict[str, _Entry], int]:
         raise _Refused("its tensors are big-endian; only little-endian ones are read here")
     if not 0 < shards <= 99999:
         raise _Refused(f"speaks of {shards} files of values")
-    return {key.decode(): _entry(key.decode(), Message.parse(value), shards) for key, value in table.items()}, shards
+    # A variable that is stored in slices has an entry of its own, which is refused; those of its slices have no names.
+    named = {key.decode(): value for key, value in table.items() if not key.startswith(b"\0")}
+    return {key: _entry(key, Message.parse(value), shards) for key, value in named.items()}, shards
 
 
 def _entry(key: str, told: Message, shards: int) -> _Entry:

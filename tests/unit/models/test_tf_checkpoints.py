@@ -144,7 +144,7 @@ FLOATS = entry(1, (3,), 0, bytes(12))
         ({"": header(big_endian=True), "x": FLOATS}, "big-endian"),
         ({"": header(0), "x": FLOATS}, "speaks of 0 files"),
         ({"": header(10**9), "x": FLOATS}, "speaks of 1000000000 files"),
-        ({"": header(), "x": FLOATS + part(7, b"")}, "'x' is stored in slices"),
+        ({"": header(), "\0x\u0080": FLOATS, "x": FLOATS + part(7, b"")}, "'x' is stored in slices"),
         ({"": header(), "x": entry(20, (), 0, b"")}, "'x' is of type 20"),
         ({"": header(), "x": entry(1, (3,), 0, bytes(12), shard=1)}, "'x' is in file 1 of 1"),
         ({"": header(), "x": entry(1, (4,), 0, bytes(12))}, r"'x' of shape (4,) has 12 bytes"),
