@@ -54,7 +54,8 @@ def rescore(dense: FeatureStore, config: DelfConfig, place: Path, *, progress: b
         progress: show a progress bar.
 
     Raises:
-        ConfigError: ``config`` has another backbone or other scales, or suppresses or thresholds features.
+        ConfigError: ``config`` has another backbone or other scales, suppresses or thresholds features, or has a scorer whose
+            codes take their place.
         WeightsError: the scorer's weights are missing, damaged, or for another backbone.
         StoreError: the new store is of another config, or being written.
     """
@@ -66,7 +67,10 @@ def rescore(dense: FeatureStore, config: DelfConfig, place: Path, *, progress: b
         held, asked = dense.config[section][field], wanted[section][field]
         if held != asked:
             raise ConfigError(f"{path} is {asked!r}, the dense store has {held!r}")
-    score, count = _scores(load_delf(config).scorer, int(dense.counts().max(initial=1))), config.features.max_features
+    model = load_delf(config)
+    if model.channels != model.backbone.channels(config.backbone.output):
+        raise ConfigError("scorer.weights describes cells by codes of its own, which a dense store lacks; extract instead")
+    score, count = _scores(model.scorer, int(dense.counts().max(initial=1))), config.features.max_features
     failures = dense.failures()
     with StoreWriter(place, wanted) as writer:
         for group in tqdm(writer.plan([*dense.names, *failures]), desc="rescore", unit="shard", disable=not progress):

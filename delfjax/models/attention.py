@@ -30,12 +30,13 @@ class AttentionScorer(nnx.Module):
 class AutoencodedScorer(nnx.Module):
     """Attention on what an autoencoder makes of each cell; its code is a descriptor that needs no other reduction.
 
-    Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code: 1×1 convolutions to the code and, with a ReLU, back. The encoder has no
-    bias here, so that a code keeps its direction when the feature is scaled to unit length first, as stores do.
+    Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code: 1×1 convolutions to the code and, with a ReLU, back. The encoder that
+    is trained here has no bias, so that a code keeps its direction when the feature is scaled to unit length first, as stores do;
+    it serves as a reduction. The TF2 code's has one: then codes are made of the features as they are, and kept instead of them.
     """
 
-    def __init__(self, channels: int, *, code_dim: int, hidden: int = 512, rngs: nnx.Rngs) -> None:
-        self.encoder = nnx.Linear(channels, code_dim, use_bias=False, rngs=rngs)
+    def __init__(self, channels: int, *, code_dim: int, code_bias: bool = False, hidden: int = 512, rngs: nnx.Rngs) -> None:
+        self.encoder = nnx.Linear(channels, code_dim, use_bias=code_bias, rngs=rngs)
         self.decoder = nnx.Linear(code_dim, channels, rngs=rngs)
         self.attention = AttentionScorer(channels, hidden=hidden, rngs=rngs)
 

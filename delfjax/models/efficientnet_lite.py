@@ -61,6 +61,9 @@ class InvertedBottleneck(nnx.Module):
 class EfficientNetLite0(nnx.Module):
     """The whole classifier; :meth:`__call__` reads out a feature map."""
 
+    # Pixels that no padding makes up for; see the ResNet.
+    lost_px = 0
+
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         self.stem = ConvNorm(3, _STEM, Window(3, 2, 0), activation="relu6", epsilon=_EPSILON, rngs=rngs)
         blocks, features = [], _STEM
