@@ -136,6 +136,13 @@ def write_objects(prefix: Path, tensors: Mapping[str, np.ndarray], names: Mappin
     return write_bundle(prefix, {keys[path]: tensor for path, tensor in tensors.items()}, graph=graph)
 
 
+def write_datum(path: Path, array: np.ndarray) -> Path:
+    """A ``DatumProto`` of DELF's: a shape, and floats row by row."""
+    shape = b"".join(varint(size) for size in array.shape)
+    path.write_bytes(part(1, part(1, shape)) + part(2, part(1, array.astype("<f4").tobytes())))
+    return path
+
+
 def example() -> dict[str, np.ndarray]:
     """Tensors of every type that is read, scalars and empty ones among them."""
     numbers = np.arange(24)
