@@ -29,10 +29,15 @@ _TYPES: dict[int, np.dtype[Any]] = {
     2: np.dtype("<f8"),
     3: np.dtype("<i4"),
     4: np.dtype("u1"),
+    5: np.dtype("<i2"),
+    6: np.dtype("i1"),
     9: np.dtype("<i8"),
     10: np.dtype("u1"),
     14: np.dtype("<u2"),
+    17: np.dtype("<u2"),
     19: np.dtype("<f2"),
+    22: np.dtype("<u4"),
+    23: np.dtype("<u8"),
 }
 _STRING, _BOOL, _BFLOAT16 = 7, 10, 14
 

@@ -10,7 +10,10 @@ import numpy as np
 
 from delfjax.models.checksum import crc32c
 
-TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "bool": 10, "bfloat16": 14, "float16": 19}
+TYPES = {
+    "float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "int64": 9, "bool": 10, "bfloat16": 14,
+    "uint16": 17, "float16": 19, "uint32": 22, "uint64": 23,
+}  # fmt: skip
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 MAGIC = 0xDB4775248B80FB57
@@ -146,7 +149,7 @@ def write_datum(path: Path, array: np.ndarray) -> Path:
 def example() -> dict[str, np.ndarray]:
     """Tensors of every type that is read, scalars and empty ones among them."""
     numbers = np.arange(24)
-    kinds = {name: numbers.astype(name) for name in ("float32", "float64", "float16", "int32", "int64", "uint8")}
+    kinds = {name: numbers.astype(name) for name in TYPES if name not in ("bfloat16", "bool")}
     return {
         **{f"layer/{name}": values.reshape(2, 3, 4) for name, values in kinds.items()},
         "layer/bfloat16": numbers.astype(ml_dtypes.bfloat16),
