@@ -50,9 +50,11 @@ class BackboneConfig(Strict):
     name: Literal["efficientnet_lite0", "resnet50", "resnet101"] = "efficientnet_lite0"
     # Feature map read out. conv4 is the paper's choice; EfficientNet-Lite0 offers its stride-16 output under that name.
     output: Literal["conv4", "conv5"] = "conv4"
-    # Where a ResNet stage puts its stride: "he" in the first 1×1 (He et al. 2015; receptive field 291 at conv4),
-    # "v1.5" in the 3×3 (torchvision; 267). Must be that of the weights. EfficientNet ignores it.
-    stride_layout: Literal["he", "v1.5"] = "v1.5"
+    # Where a ResNet puts its strides: "he" in the first 1×1 of a stage (He et al. 2015; receptive field 291 at conv4),
+    # "v1.5" in the 3×3 (torchvision; 267); and, with TensorFlow's padding and input range, "slim" (the DELF that was released,
+    # 291/32), "keras" (DELF's and DELG's newer code, 291/16) and "keras_strided" (the same at stride 32, its default). Must be
+    # that of the weights. EfficientNet ignores it.
+    stride_layout: Literal["he", "v1.5", "slim", "keras", "keras_strided"] = "v1.5"
     # "imagenet" (embedded for EfficientNet-Lite0), "random" (tests), or a path to a .safetensors file of ours.
     weights: str = "imagenet"
 

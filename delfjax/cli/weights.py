@@ -14,21 +14,17 @@ from delfjax.cli.options import Preset, Set, require_writable
 from delfjax.config import DelfConfig, override, preset
 from delfjax.features.export import export_system
 from delfjax.models.delf import backbone_builder
+from delfjax.models.importing import import_efficientnet_lite0, import_torchvision_resnet, read_tensors
 from delfjax.models.model_files import card, record_scores
+from delfjax.models.published import import_published
 from delfjax.models.tensors import abstract, named_shapes
-from delfjax.models.weights import (
-    import_efficientnet_lite0,
-    import_torchvision_resnet,
-    load_weights,
-    read_tensors,
-    save_weights,
-    shipped_attention,
-)
+from delfjax.models.tf_checkpoints import is_tf_checkpoint
+from delfjax.models.weights import WeightsError, load_weights, save_weights, shipped_attention
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """List the tensors of a weight file (.pth of either layout, .safetensors) without running anything in it."""
+    """List the tensors of a weight file (.pth of either layout, .safetensors, TensorFlow's) without running anything in it."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="weight file")]
 
@@ -44,14 +40,28 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a checkpoint with torchvision's (or the embedded EfficientNet's) names to our safetensors and JSON."""
+    """Convert a checkpoint to our safetensors and JSON: a backbone with torchvision's (or the embedded EfficientNet's) names, or
+    a whole DELF or DELG of TensorFlow's, which `--set model=FILE` then means on every command."""
 
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help=".pth of either layout, or .safetensors")]
+    file: Annotated[
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(help=".pth of either layout, .safetensors, or a SavedModel or checkpoint of TensorFlow's"),
+    ]
     out: Annotated[Path, tyro.conf.arg(help=".safetensors file to write; a .json appears beside it")]
+    pca: Annotated[
+        tuple[Path, ...], tyro.conf.arg(help="of TensorFlow's DELF: folder or .datum files of its PCA; --set reduction.dim=N")
+    ] = ()
     overrides: Set = ()
 
     def run(self) -> None:
         """Convert, or list every name that does not fit."""
+        if is_tf_checkpoint(self.file):
+            require_writable("--out", self.out, (".safetensors",))
+            import_published(self.out, self.file, pca=self.pca, overrides=self.overrides)
+            print("\n".join(card(self.out)))
+            return
+        if self.pca:
+            raise WeightsError("--pca goes with a checkpoint of TensorFlow's alone")
         backbone = override(DelfConfig(), self.overrides).backbone
         expected = named_shapes(abstract(backbone_builder(backbone)))
         convert = import_efficientnet_lite0 if backbone.name == "efficientnet_lite0" else import_torchvision_resnet

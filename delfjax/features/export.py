@@ -10,13 +10,10 @@ from delfjax.config import DelfConfig, to_dict
 from delfjax.features.reduction import fit_from_store
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, load_backbone, load_scorer
-from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, load_part, save_model
+from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, SYSTEM_FEATURES, load_part, save_model
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import Tensors, shipped_attention, tensor_digest
 from delfjax.ops.receptive_field import compose
-
-# Of the features, what belongs to a trained system; sizes and numbers are its user's choice.
-_FEATURES = ("scales", "threshold_kind", "threshold", "border_px")
 
 
 def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -> None:
@@ -42,7 +39,7 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
     system: dict[str, dict[str, Any]] = {
         BACKBONE: {**layers, "output": config.backbone.output},
         SCORER: {"kind": config.scorer.kind, "hidden": config.scorer.hidden},
-        "features": {name: to_dict(config.features)[name] for name in _FEATURES},
+        "features": {name: to_dict(config.features)[name] for name in SYSTEM_FEATURES},
         REDUCTION: {"dim": config.reduction.dim, "whiten": config.reduction.whiten},
     }
     if config.scorer.kind == "attention":

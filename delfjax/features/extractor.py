@@ -88,6 +88,7 @@ class Extractor:
         self.config = config
         self.receptive_field: ReceptiveField = model.receptive_field
         self.channels = model.channels
+        self._lost_px = model.backbone.lost_px
         devices = jax.local_devices() if devices is None else list(devices)
         per_device = config.features.batch_size or (1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH)
         self.batch_size = per_device * len(devices)
@@ -139,7 +140,8 @@ class Extractor:
     def _regions(self, targets: Int[np.ndarray, "b 2"]) -> Int[np.ndarray, "b r 4"]:
         if self.config.features.global_descriptor != "rmac":
             return np.zeros((len(targets), 0, 4), np.int32)
-        cells = -(-targets // self.receptive_field.stride)
+        # A level without cells is left out later on.
+        cells = np.maximum(-(-(targets - self._lost_px) // self.receptive_field.stride), 1)
         return np.stack([pooling.rmac_regions(int(h), int(w)) for h, w in cells])
 
     def _padded(self, values: np.ndarray) -> jax.Array:
@@ -165,7 +167,8 @@ def _level(
     """One level of the pyramid: resize, describe and score every cell, keep the best; the fields of LevelFeatures."""
     targets = batch.targets
     pixels = pyramid.resize_onto(batch.source, batch.sizes, targets, canvas)
-    features, scores = nnx.merge(graph, state)(pixels, targets, dtype=config.dtype)
+    model = nnx.merge(graph, state)
+    features, scores = model(pixels, targets, dtype=config.dtype)
     big_enough = jnp.min(targets, axis=1) >= config.min_level_side
     extent = jnp.where(big_enough[:, None], features.extent, 0)
     held = inside(extent, scores.shape[1], scores.shape[2])[..., 0] & _within(targets, scores.shape[1:], config.border_px, field)
@@ -179,7 +182,7 @@ def _level(
     level = LevelFeatures(
         scores=best,
         keypoints_yx=to_original_px(centres_px(field, cells), factors[:, None]),
-        descriptors=descriptors,
+        descriptors=model.describe(descriptors),
         cells=jnp.sum(held, axis=(1, 2), dtype=jnp.int32),
         pooled=_pool(config, features.values, extent, batch.regions),
     )

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from delfjax.config import BackboneConfig, ConfigError, DelfConfig, override
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore, StoreWriter
+from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.delf import Scorer, load_delf, load_scorer
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.types import ImageFeatures
@@ -54,7 +55,8 @@ def rescore(dense: FeatureStore, config: DelfConfig, place: Path, *, progress: b
         progress: show a progress bar.
 
     Raises:
-        ConfigError: ``config`` has another backbone, scales that the store lacks, or suppresses or thresholds features.
+        ConfigError: ``config`` has another backbone or scales that the store lacks, suppresses or thresholds features, or has a
+            scorer whose codes take their place.
         WeightsError: the scorer's weights are missing, damaged, or for another backbone.
         StoreError: the new store is of another config, or being written.
     """
@@ -71,6 +73,8 @@ def rescore(dense: FeatureStore, config: DelfConfig, place: Path, *, progress: b
         raise ConfigError(f"features.scales is {list(scales)}, the dense store has {held}")
     learnt = config.scorer.kind == "attention" and dense.names
     scorer = fold_batch_norm(load_scorer(config, dense.descriptor_dim)) if learnt else None
+    if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features:
+        raise ConfigError("scorer.weights describes cells by codes of its own, which a dense store lacks; extract instead")
     score, count = _scores(scorer, int(dense.counts().max(initial=1))), config.features.max_features
     failures = dense.failures()
     with StoreWriter(place, wanted) as writer:

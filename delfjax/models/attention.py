@@ -31,14 +31,22 @@ class AutoencodedScorer(nnx.Module):
     """Attention on what an autoencoder makes of each cell; its code is a descriptor that needs no other reduction.
 
     Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code: 1×1 convolutions to the code and, with a ReLU, back; without it for
-    features that may be negative (``rectified=False``), which it could not rebuild. The encoder has no bias here, so that a code
-    keeps its direction when the feature is scaled to unit length first, as stores do.
+    features that may be negative (``rectified=False``), which it could not rebuild. The encoder that is trained here has no bias,
+    so that a code keeps its direction when the feature is scaled to unit length first, as stores do; it serves as a reduction.
+    The TF2 code's has one (``code_bias``): then codes are made of the features as they are, and kept instead of them.
     """
 
     def __init__(
-        self, channels: int, *, code_dim: int, hidden: int = 512, rectified: bool = True, rngs: nnx.Rngs
+        self,
+        channels: int,
+        *,
+        code_dim: int,
+        code_bias: bool = False,
+        hidden: int = 512,
+        rectified: bool = True,
+        rngs: nnx.Rngs,
     ) -> None:
-        self.encoder = nnx.Linear(channels, code_dim, use_bias=False, rngs=rngs)
+        self.encoder = nnx.Linear(channels, code_dim, use_bias=code_bias, rngs=rngs)
         self.decoder = nnx.Linear(code_dim, channels, rngs=rngs)
         self.attention = AttentionScorer(channels, hidden=hidden, rngs=rngs)
         self.rectified = rectified
@@ -46,6 +54,11 @@ class AutoencodedScorer(nnx.Module):
     def __call__(self, x: FeatureMap) -> Float[jax.Array, "b h w"]:
         """Non-negative score of each cell of an unnormalised feature map."""
         return self.attention(self.rebuild(x))
+
+    @property
+    def replaces_features(self) -> bool:
+        """Whether codes are kept instead of features; otherwise the encoder is a reduction of these."""
+        return self.encoder.bias is not None
 
     def rebuild(self, x: FeatureMap) -> FeatureMap:
         """What is left of each cell after it was encoded and decoded."""

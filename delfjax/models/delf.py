@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,16 @@ from jaxtyping import Float, Int
 from delfjax.config import BackboneConfig, DelfConfig
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
 from delfjax.models.efficientnet_lite import EfficientNetLite0
+from delfjax.models.importing import embedded_efficientnet_lite0, import_efficientnet_lite0, read_tensors
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.model_files import BACKBONE, SCORER, load_part, part_digest
 from delfjax.models.resnet import BLOCKS, ResNet
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
-from delfjax.models.weights import (
-    WeightsError,
-    embedded_efficientnet_lite0,
-    import_efficientnet_lite0,
-    read_tensors,
-    require_match,
-    shipped_attention,
-)
+from delfjax.models.weights import WeightsError, require_match, shipped_attention
 from delfjax.ops.receptive_field import ReceptiveField, compose
 from delfjax.types import Array
 
-# What can describe an image; each offers the call, `windows`, `normalise` and `channels`.
+# What can describe an image; each offers the call, `windows`, `lost_px`, `normalise` and `channels`.
 Backbone = EfficientNetLite0 | ResNet
 Scorer = AttentionScorer | AutoencodedScorer
 
@@ -57,6 +51,16 @@ class Delf(nnx.Module):
         features = FeatureMap(features.values.astype(jnp.float32), features.extent)
         return features, feature_norm(jnp.asarray(features.values)) if self.scorer is None else self.scorer(features)
 
+    def describe(self, features: Float[jax.Array, "b k c"]) -> Float[jax.Array, "b k d"]:
+        """Descriptors of cells, unnormalised: their features, or the codes of these where the scorer has codes with a bias."""
+        encoder = self._encoder
+        return features if encoder is None else jnp.asarray(encoder(features))
+
+    @property
+    def _encoder(self) -> nnx.Linear | None:
+        scorer = self.scorer
+        return scorer.encoder if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features else None
+
     @property
     def receptive_field(self) -> ReceptiveField:
         """What a cell sees, composed from the layers."""
@@ -65,7 +69,8 @@ class Delf(nnx.Module):
     @property
     def channels(self) -> int:
         """Length of an unreduced descriptor."""
-        return self.backbone.channels(self.output)
+        encoder = self._encoder
+        return self.backbone.channels(self.output) if encoder is None else int(encoder.out_features)
 
 
 def load_delf(config: DelfConfig) -> Delf:
@@ -90,16 +95,14 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
     build = backbone_builder(config)
     if config.weights == "random":
         return build(nnx.Rngs(seed))
-    model = abstract(build)
-    expected = named_shapes(model)
     if config.weights == "imagenet":
         if config.name != "efficientnet_lite0":
             raise WeightsError(
                 f"backbone.weights is 'imagenet', but only efficientnet_lite0 has embedded weights; convert a checkpoint "
                 f"of {config.name} with `delfjax weights convert` and give its .safetensors file"
             )
-        path = embedded_efficientnet_lite0()
-        return with_tensors(model, import_efficientnet_lite0(read_tensors(path), expected, source=path))
+        path, model = embedded_efficientnet_lite0(), abstract(build)
+        return with_tensors(model, import_efficientnet_lite0(read_tensors(path), named_shapes(model), source=path))
     tensors, about = load_part(config.weights, BACKBONE)
     described = (about.get("name"), about.get("stride_layout", config.stride_layout))
     if described != (config.name, config.stride_layout):
@@ -107,15 +110,22 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
             f"{config.weights}: weights of {described[0]} in stride layout {described[1]}, the config asks for "
             f"{config.name} in {config.stride_layout}"
         )
-    require_match(expected, tensors, source=config.weights)
+    model = abstract(backbone_builder(config, conv5=config.output == "conv5" or has_conv5(tensors)))
+    require_match(named_shapes(model), tensors, source=config.weights)
     return with_tensors(model, tensors)
 
 
-def backbone_builder(config: BackboneConfig) -> Callable[[nnx.Rngs], Backbone]:
-    """Makes the architecture of ``config`` from random streams, weights aside."""
+def backbone_builder(config: BackboneConfig, *, conv5: bool = True) -> Callable[[nnx.Rngs], Backbone]:
+    """Makes the architecture of ``config`` from random streams, weights aside; without ``conv5`` a ResNet ends at conv4."""
     if config.name == "efficientnet_lite0":
         return lambda rngs: EfficientNetLite0(rngs=rngs)
-    return lambda rngs: ResNet(BLOCKS[config.name], stride_layout=config.stride_layout, rngs=rngs)
+    blocks = BLOCKS[config.name][: 4 if conv5 else 3]
+    return lambda rngs: ResNet(blocks, stride_layout=config.stride_layout, rngs=rngs)
+
+
+def has_conv5(names: Iterable[str]) -> bool:
+    """Whether the tensors of a ResNet, by our names, go on to conv5; those of DELF's release end at conv4."""
+    return any(name.startswith("stages.3.") for name in names)
 
 
 def describe_backbone(config: BackboneConfig) -> dict[str, str]:
@@ -156,8 +166,14 @@ def load_scorer(config: DelfConfig, channels: int) -> Scorer:
 
     def build(rngs: nnx.Rngs) -> Scorer:
         if "code_dim" in about:
-            code_dim, rectified = int(about["code_dim"]), bool(about.get("rectified", True))
-            return AutoencodedScorer(channels, code_dim=code_dim, hidden=hidden, rectified=rectified, rngs=rngs)
+            return AutoencodedScorer(
+                channels,
+                code_dim=int(about["code_dim"]),
+                code_bias="encoder.bias" in tensors,
+                hidden=hidden,
+                rectified=bool(about.get("rectified", True)),
+                rngs=rngs,
+            )
         return AttentionScorer(channels, hidden=hidden, rngs=rngs)
 
     model = abstract(build)

@@ -7,8 +7,6 @@ Source: the published EfficientNet-Lite0 block table; normalisation ``(x − 127
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -63,8 +61,9 @@ class InvertedBottleneck(nnx.Module):
 class EfficientNetLite0(nnx.Module):
     """The whole classifier; :meth:`__call__` reads out a feature map."""
 
-    # Features are what the last, linear convolution of a block gives.
-    rectified: ClassVar[bool] = False
+    # Features are what the last, linear convolution of a block gives; and no pixel is without padding (see the ResNet).
+    rectified = False
+    lost_px = 0
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         self.stem = ConvNorm(3, _STEM, Window(3, 2, 0), activation="relu6", epsilon=_EPSILON, rngs=rngs)

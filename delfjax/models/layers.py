@@ -22,6 +22,8 @@ from delfjax.types import Array
 
 Activation = Literal["none", "relu", "relu6"]
 POINTWISE = Window(1)
+# What batch norm adds to a variance before it divides, unless a network says otherwise.
+EPSILON = 1e-5
 # All layers of a network.
 WHOLE = slice(None)
 M = TypeVar("M", bound=nnx.Module)
@@ -67,7 +69,7 @@ class ConvNorm(nnx.Module):
         rngs: nnx.Rngs,
         depthwise: bool = False,
         activation: Activation = "none",
-        epsilon: float = 1e-5,
+        epsilon: float = EPSILON,
     ) -> None:
         kernel = window.kernel
         shape: tuple[int, ...] = (kernel, kernel, features_in, features_out)
@@ -152,6 +154,23 @@ def pad_map(x: FeatureMap, pad: tuple[int, int]) -> FeatureMap:
     """Canvas widened by ``pad`` rows and columns before and after; the extent keeps counting the image's cells."""
     return FeatureMap(jnp.pad(x.values, ((0, 0), pad, pad, (0, 0))), x.extent)
 
+
+def evened(x: FeatureMap) -> FeatureMap:
+    """A row and a column of zeros in front of an image where its number of them is odd.
+
+    With a stride of two and a window of odd length, that is what sets TensorFlow's padding "SAME" apart by parity: with it, all
+    images are padded as those of even extent are, by ``(kernel − 1) / 2 − 1`` in front.
+    """
+    odd = x.extent % 2
+    values = jnp.asarray(x.values)
+    for axis in (1, 2):
+        size = values.shape[axis]
+        around = [(0, 0)] * 4
+        around[axis] = (1, size % 2)
+        padded = jnp.pad(values, around)
+        moved, unmoved = (jax.lax.slice_in_dim(padded, start, start + size + size % 2, axis=axis) for start in (0, 1))
+        values = jnp.where((odd[:, axis - 1] > 0)[:, None, None, None], moved, unmoved)
+    return FeatureMap(values, x.extent + odd)
 
 
 def strided(extent: Int[Array, "b 2"], stride: int) -> Int[Array, "b 2"]:

@@ -17,6 +17,8 @@ from delfjax.models.weights import Tensors, WeightsError, load_weights, read_des
 BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
 # Name of the model in the JSON of a file with parts.
 WHOLE = "delf"
+# Of the section "features", what belongs to a trained system; sizes and numbers are its user's choice.
+SYSTEM_FEATURES = ("scales", "threshold_kind", "threshold", "border_px")
 # In the settings of a file: this very file, wherever it lies.
 _ITSELF = "*"
 

@@ -1,26 +1,36 @@
-"""ResNet50 and ResNet101 (bottleneck blocks), in both places a stage can put its stride.
+"""ResNet50 and ResNet101 (bottleneck blocks), in the layouts that published weights are for.
 
-"he": in the first 1×1 convolution of the stage (He et al. 2015, Caffe, Keras; receptive field 291 at conv4).
-"v1.5": in the 3×3 (torchvision and most newer weights; 267). The tensors of the two have the same shapes, so only the
-config can tell them apart. Padding is symmetric, as in Caffe and PyTorch.
-Source: He et al. 2015, table 1; the normalisation is that of the torchvision weights.
+"he": the stride in the first 1×1 convolution of a stage (He et al. 2015, Caffe; receptive field 291 at conv4).
+"v1.5": in the 3×3 (torchvision and most newer weights; 267).
+"slim": in the 3×3 of the last block of conv2, conv3 and conv4, so that conv4 has stride 32 (TensorFlow's slim; DELF as it was
+released in 2017 and 2019; 291).
+"keras": as "he" (TensorFlow's Keras; the DELF and DELG code of 2020; 291); "keras_strided": every second cell of that at conv4,
+and no stride in conv5.
+The tensors of all have the same shapes, so only the config can tell them apart.
+
+Padding is symmetric, as in Caffe and PyTorch, except where TensorFlow's "SAME" meets a stride: before the pool of slim and before
+the first convolution of Keras an image of even extent has one zero less, each axis for itself. Keras pools without padding.
+Source: He et al. 2015, table 1; the code of slim's ``resnet_v1`` and of DELF's ``resnet50`` in the repository tensorflow/models.
+Input: torchvision's weights want ImageNet's mean and deviation; DELF's, ``(x − 128) / 128``.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, activate, strided
+from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, activate, evened, strided
+from delfjax.models.weights import WeightsError
 from delfjax.ops import convolution
 from delfjax.ops.receptive_field import Window
+from delfjax.types import Array
 
-StrideLayout = Literal["he", "v1.5"]
+StrideLayout = Literal["he", "v1.5", "slim", "keras", "keras_strided"]
 
 # Bottleneck blocks of the stages conv2 … conv5.
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -29,6 +39,8 @@ _WIDTHS = (64, 128, 256, 512)
 _EXPANSION, _STEM = 4, 64
 _POOL = Window(kernel=3, stride=2, pad=1)
 _STAGES_OF = {"conv4": 3, "conv5": 4}
+_CONV5 = 3
+_TENSORFLOW, _KERAS = ("slim", "keras", "keras_strided"), ("keras", "keras_strided")
 # Mean and standard deviation of ImageNet's RGB in 0 … 255. Source: torchvision's published transforms (times 255).
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32) * np.float32(255)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * np.float32(255)
@@ -37,22 +49,21 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * np.float32(255)
 class Bottleneck(nnx.Module):
     """1×1 to the inner width, 3×3, 1×1 to four times the width; added to the input, or to its projection."""
 
-    def __init__(
-        self, features_in: int, width: int, *, stride: int, stride_layout: StrideLayout, rngs: nnx.Rngs, first: bool
-    ) -> None:
-        features_out = width * _EXPANSION
-        in_reduce, in_spatial = (stride, 1) if stride_layout == "he" else (1, stride)
-        self.reduce = ConvNorm(features_in, width, Window(1, in_reduce), activation="relu", rngs=rngs)
-        self.spatial = ConvNorm(width, width, Window.centred(3, in_spatial), activation="relu", rngs=rngs)
+    def __init__(self, features_in: int, width: int, *, strides: tuple[int, int], first: bool, rngs: nnx.Rngs) -> None:
+        """``strides`` are those of the first two convolutions; the ``first`` block of a stage projects its input."""
+        features_out, stride = width * _EXPANSION, strides[0] * strides[1]
+        self.reduce = ConvNorm(features_in, width, Window(1, strides[0]), activation="relu", rngs=rngs)
+        self.spatial = ConvNorm(width, width, Window.centred(3, strides[1]), activation="relu", rngs=rngs)
         self.expand = ConvNorm(width, features_out, rngs=rngs)
         shortcut = ConvNorm(features_in, features_out, Window(1, stride), rngs=rngs) if first else None
         self.shortcut = nnx.data(shortcut)
+        self.stride = stride
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Add, then ReLU."""
         y = self.expand(self.spatial(self.reduce(x)))
-        skipped = x if self.shortcut is None else self.shortcut(x)
-        return FeatureMap(activate(skipped.values + y.values, "relu"), y.extent)
+        skipped = x.values[:, :: self.stride, :: self.stride] if self.shortcut is None else self.shortcut(x).values
+        return FeatureMap(activate(skipped + y.values, "relu"), y.extent)
 
     @property
     def windows(self) -> list[Window]:
@@ -61,46 +72,49 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """The network up to conv5, with a classifier on request; :meth:`__call__` reads out a feature map."""
+    """The network up to conv5, with a classifier on request; :meth:`__call__` reads out a feature map.
+
+    Three numbers of blocks in place of four make one that ends at conv4.
+    """
 
     # Whether features have passed a ReLU.
-    rectified: ClassVar[bool] = True
+    rectified = True
 
     def __init__(
         self,
-        blocks: tuple[int, int, int, int],
+        blocks: tuple[int, ...],
         *,
         rngs: nnx.Rngs,
         stride_layout: StrideLayout = "v1.5",
         classes: int | None = None,
     ) -> None:
-        self.stem = ConvNorm(3, _STEM, Window.centred(7, 2), activation="relu", rngs=rngs)
+        stem = Window(7, 2, 2) if stride_layout in _KERAS else Window.centred(7, 2)
+        self.stem = ConvNorm(3, _STEM, stem, activation="relu", rngs=rngs)
+        self.stride_layout: StrideLayout = stride_layout
         stages, features = [], _STEM
-        for stage, (width, repeats) in enumerate(zip(_WIDTHS, blocks, strict=True)):
+        for stage, (width, repeats) in enumerate(zip(_WIDTHS, blocks, strict=False)):
             members = []
             for repeat in range(repeats):
-                # conv2 follows the max pool and keeps its resolution.
-                stride = 2 if stage > 0 and repeat == 0 else 1
-                members.append(
-                    Bottleneck(
-                        features, width, stride=stride, stride_layout=stride_layout, first=repeat == 0, rngs=rngs
-                    )
-                )
+                strides = _strides(stride_layout, stage, first=repeat == 0, last=repeat == repeats - 1)
+                members.append(Bottleneck(features, width, strides=strides, first=repeat == 0, rngs=rngs))
                 features = width * _EXPANSION
             stages.append(nnx.List(members))
         self.stages = nnx.List(stages)
         self.classifier = nnx.data(None if classes is None else nnx.Linear(features, classes, rngs=rngs))
 
     def __call__(self, x: FeatureMap, *, output: str = "conv4", layers: slice = WHOLE) -> FeatureMap:
-        """Feature map of normalised images: 1024 channels at stride 16 ("conv4") or 2048 at stride 32 ("conv5").
+        """Feature map of normalised images: 1024 channels ("conv4") or 2048 ("conv5"), at the strides of the layout.
 
         Args:
             x: normalised images, or what the layers before ``layers`` made of them.
             output: the feature map that is read out.
             layers: which of the layers up to there are applied; the stem is the first.
+
+        Raises:
+            WeightsError: the network ends before ``output``.
         """
         for layer in self.layers(output)[layers]:
-            x = _max_pool(layer(x)) if layer is self.stem else layer(x)
+            x = self._begin(x) if layer is self.stem else layer(x)
         return x
 
     def layers(self, output: str = "conv4") -> list[ConvNorm | Bottleneck]:
@@ -122,12 +136,23 @@ class ResNet(nnx.Module):
         return logits
 
     def windows(self, output: str = "conv4") -> list[Window]:
-        """The layers along the longest path, for the receptive field."""
-        return [self.stem.window, _POOL, *(window for block in self._blocks(output) for window in block.windows)]
+        """The layers along the longest path, for the receptive field.
 
-    @staticmethod
-    def normalise(pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b h w 3"]:
-        """RGB in 0 … 255 to zero mean and unit deviation over ImageNet."""
+        As in DELF's code all of them are centred: cell ``i`` lies at pixel ``stride · i``. In TensorFlow's layouts that is up to
+        two pixels ("slim") or three ("keras") before the true centre, by the parity of the image.
+        """
+        blocks = (window for block in self._blocks(output) for window in block.windows)
+        return [Window.centred(7, 2), _POOL, *blocks]
+
+    @property
+    def lost_px(self) -> int:
+        """``n`` pixels become ``ceil((n − lost_px) / stride)`` cells: a pool without padding loses two of those it looks at."""
+        return 4 if self.stride_layout in _KERAS else 0
+
+    def normalise(self, pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b h w 3"]:
+        """RGB in 0 … 255 to what the weights of the layout want: −1 … 1, or zero mean and unit deviation over ImageNet."""
+        if self.stride_layout in _TENSORFLOW:
+            return (pixels - 128.0) / 128.0
         return (pixels - _MEAN[None, None, None]) / _DEVIATION[None, None, None]
 
     @staticmethod
@@ -135,14 +160,42 @@ class ResNet(nnx.Module):
         """Channels of the feature map."""
         return _WIDTHS[_STAGES_OF[output] - 1] * _EXPANSION
 
+    def _begin(self, x: FeatureMap) -> FeatureMap:
+        """The stem and the 3×3 maximum of it at every second cell."""
+        if self.stride_layout in _KERAS:
+            x = self.stem(evened(x))
+            return FeatureMap(_maximum(x.values, (0, 0)), _unpadded(x.extent))
+        x = self.stem(x)
+        if self.stride_layout == "slim":
+            x = evened(x)
+        # After ReLU, zeros outside the image never win.
+        masked = convolution.zero_outside(x.values, x.extent)
+        return FeatureMap(_maximum(masked, (0, 1) if self.stride_layout == "slim" else (1, 1)), strided(x.extent, _POOL.stride))
+
     def _blocks(self, output: str) -> list[Bottleneck]:
-        return [block for stage in list(self.stages)[: _STAGES_OF[output]] for block in stage]
+        stages = list(self.stages)
+        if len(stages) < _STAGES_OF[output]:
+            raise WeightsError(f"these weights end at conv4, {output} is asked for; set backbone.output=conv4, or take others")
+        return [block for stage in stages[: _STAGES_OF[output]] for block in stage]
 
 
-def _max_pool(x: FeatureMap) -> FeatureMap:
-    """3×3 maximum at every second cell of a map after ReLU, where zeros outside the image never win."""
-    masked = convolution.zero_outside(x.values, x.extent)
-    pad = (_POOL.pad, _POOL.kernel - 1 - _POOL.pad)
-    window, strides = (_POOL.kernel, _POOL.kernel), (_POOL.stride, _POOL.stride)
-    values = nnx.max_pool(masked, window, strides, (pad, pad))
-    return FeatureMap(values, strided(x.extent, _POOL.stride))
+def _strides(layout: StrideLayout, stage: int, *, first: bool, last: bool) -> tuple[int, int]:
+    """Strides of the 1×1 and of the 3×3 convolution that begin a block; conv2 is stage 0 and follows the pool."""
+    if layout == "slim":
+        return 1, 2 if last and stage < _CONV5 else 1
+    if layout == "keras_strided" and stage == _CONV5 - 1 and last:
+        # What comes after the 3×3 looks at single cells: leaving out every second of them may as well come before.
+        return 2 if first else 1, 2
+    if not first or stage == 0 or (layout == "keras_strided" and stage == _CONV5):
+        return 1, 1
+    return (1, 2) if layout == "v1.5" else (2, 1)
+
+
+def _maximum(values: Float[Array, "b h w c"], pad: tuple[int, int]) -> Float[jax.Array, "b h2 w2 c"]:
+    pooled: jax.Array = nnx.max_pool(jnp.asarray(values), (_POOL.kernel, _POOL.kernel), (_POOL.stride, _POOL.stride), (pad, pad))
+    return pooled
+
+
+def _unpadded(extent: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
+    """Rows and columns that the pool leaves without padding: none of an image that is smaller than its window."""
+    return (extent - 1) // _POOL.stride

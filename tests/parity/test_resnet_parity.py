@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from delfjax.models import tensors, weights
+from delfjax.models import importing, tensors
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.resnet import BLOCKS, ResNet, StrideLayout
 
@@ -199,8 +199,8 @@ def test_imported_resnet50_equals_plain_pytorch_at_224_px(
         torch.save(state, path, _use_new_zipfile_serialization=container == "zip")
 
     abstract = tensors.abstract(lambda rngs: ResNet(RESNET50, stride_layout=stride_layout, classes=1000, rngs=rngs))
-    found = weights.read_tensors(path)
-    ours = weights.import_torchvision_resnet(found, tensors.named_shapes(abstract), source=path)
+    found = importing.read_tensors(path)
+    ours = importing.import_torchvision_resnet(found, tensors.named_shapes(abstract), source=path)
     model = tensors.with_tensors(abstract, ours)
     model.eval()
 

@@ -16,7 +16,11 @@ from flax import nnx
 from delfjax.config import DelfConfig, override
 from delfjax.datasets.images import DecodedImage
 from delfjax.features.extractor import Extractor
+from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.delf import Delf, load_delf
+from delfjax.models.layers import fold_batch_norm
+from delfjax.models.resnet import ResNet
+from delfjax.models.tensors import abstract, named_shapes, with_tensors
 from delfjax.ops import convolution, pyramid
 from delfjax.ops.receptive_field import centres_px, to_original_px
 from delfjax.types import ImageFeatures, LocalFeatures
@@ -266,6 +270,25 @@ def test_the_global_descriptor_has_unit_length_and_knows_its_image(model: Delf, 
     assert same is not None and again is not None and different is not None
     np.testing.assert_allclose(np.linalg.norm(same), 1, atol=1e-5)
     assert same @ again > same @ different
+
+
+def test_codes_with_a_bias_take_the_place_of_features_and_regions_lie_within_a_map_that_is_not_padded() -> None:
+    """DELG as its TF2 code has it, here with an encoder that says the same of every feature."""
+
+    def build(rngs: nnx.Rngs) -> Delf:
+        scorer = AutoencodedScorer(1024, code_dim=4, code_bias=True, hidden=4, rngs=rngs)
+        return Delf(ResNet((1, 1, 1), stride_layout="keras", rngs=rngs), scorer, output="conv4")
+
+    shapes, code = named_shapes(abstract(build)), np.arange(4, dtype=np.float32)
+    held = {name: np.full(shape, float(name.endswith("norm.var")), np.float32) for name, shape in shapes.items()}
+    small = fold_batch_norm(with_tensors(abstract(build), held | {"scorer.encoder.bias": code}))
+    config = override(DelfConfig(), ["features.max_side=96", "features.scales=[1.0]"])
+    local = extract(small, config, [photo(96, 65, seed=14)])[0].local
+    # The fifth column of 65 pixels would need a pool with padding.
+    assert len(local.scores) == 6 * 4 and small.channels == 4
+    np.testing.assert_allclose(local.descriptors, np.tile(code / np.linalg.norm(code), (24, 1)), atol=1e-6)
+    regions = Extractor(override(config, ["features.global_descriptor=rmac"]), small)._regions(np.array([[96, 65]], np.int32))
+    assert regions[0, :, 2:].max(axis=0).tolist() == [6, 4]
 
 
 def test_bfloat16_stays_close_to_float32(model: Delf) -> None:

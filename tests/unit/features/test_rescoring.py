@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from delfjax.config import ConfigError, DelfConfig, override
@@ -14,7 +15,10 @@ from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.rescoring import dense_extractor, rescore
 from delfjax.features.store import FeatureStore
-from delfjax.models.delf import load_delf
+from delfjax.models.attention import AutoencodedScorer
+from delfjax.models.delf import describe_backbone, load_delf
+from delfjax.models.tensors import named_tensors
+from delfjax.models.weights import save_weights
 
 CONFIG = override(DelfConfig(), ["features.max_side=160", "features.scales=[0.7071, 1.0]", "features.max_features=60"])
 
@@ -82,3 +86,12 @@ def test_what_a_dense_store_cannot_tell_is_refused(change: str, said: str, dense
     with pytest.raises(ConfigError, match=said):
         rescore(dense, override(CONFIG, [change]), tmp_path / "store", progress=False)
     assert not (tmp_path / "store").exists()
+
+
+def test_codes_that_take_the_place_of_features_are_refused(dense: FeatureStore, tmp_path: Path) -> None:
+    scorer = AutoencodedScorer(112, code_dim=8, code_bias=True, hidden=4, rngs=nnx.Rngs(0))
+    about = {"name": "delg", "code_dim": 8, "backbone": describe_backbone(CONFIG.backbone)}
+    save_weights(tmp_path / "delg.safetensors", named_tensors(scorer), about)
+    config = override(CONFIG, [f"scorer.weights={tmp_path / 'delg.safetensors'}", "scorer.hidden=4"])
+    with pytest.raises(ConfigError, match="codes of its own"):
+        rescore(dense, config, tmp_path / "store", progress=False)

@@ -13,19 +13,25 @@ from flax import nnx
 from delfjax.models import tensors
 from delfjax.models.layers import FeatureMap
 from delfjax.models.resnet import BLOCKS, ResNet, StrideLayout
+from delfjax.models.weights import WeightsError
 from delfjax.ops.receptive_field import ReceptiveField, compose
 
 
-def abstract(blocks: tuple[int, int, int, int], *, stride_layout: StrideLayout, classes: int | None = None) -> ResNet:
+def abstract(blocks: tuple[int, ...], *, stride_layout: StrideLayout, classes: int | None = None) -> ResNet:
     return tensors.abstract(lambda rngs: ResNet(blocks, stride_layout=stride_layout, classes=classes, rngs=rngs))
 
 
 # Source: 291/16 and 483/32 of the He et al. layout, 267/16 and 427/32 of torchvision's, published for both. By hand: in
 # v1.5 the 3×3 of the first block of conv3, conv4 (and conv5) precedes the stride and reaches 8 + 16 (+ 32) pixels less.
+# TensorFlow's are those of DELF's code, which has 291 at stride 32 for both its networks.
 @pytest.mark.parametrize(
     ("stride_layout", "output", "size", "stride"),
-    [("he", "conv4", 291, 16), ("v1.5", "conv4", 267, 16), ("he", "conv5", 483, 32), ("v1.5", "conv5", 427, 32)],
-)
+    [
+        ("he", "conv4", 291, 16), ("v1.5", "conv4", 267, 16), ("he", "conv5", 483, 32), ("v1.5", "conv5", 427, 32),
+        ("slim", "conv4", 291, 32), ("slim", "conv5", 483, 32), ("keras", "conv4", 291, 16), ("keras", "conv5", 483, 32),
+        ("keras_strided", "conv4", 291, 32), ("keras_strided", "conv5", 483, 32),
+    ],
+)  # fmt: skip
 def test_the_receptive_field_of_resnet50_is_the_published_one(
     stride_layout: StrideLayout, output: str, size: int, stride: int
 ) -> None:
@@ -96,6 +102,20 @@ def test_a_resnet_without_classes_classifies_nothing() -> None:
 def test_normalised_imagenet_mean_is_zero_and_one_deviation_above_it_is_one() -> None:
     mean, deviation = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
     pixels = np.stack([mean, mean + deviation])[None].astype(np.float32)
-    normalised = jax.jit(ResNet.normalise)(pixels[:, :, None])
+    normalised = jax.jit(abstract((1, 1, 1, 1), stride_layout="v1.5").normalise)(pixels[:, :, None])
     # Half a unit in the last place of 255, divided by a deviation of about 58.
     np.testing.assert_allclose(np.asarray(normalised)[0, :, 0], [[0, 0, 0], [1, 1, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("stride_layout", ["slim", "keras", "keras_strided"])
+def test_the_networks_of_tensorflow_see_numbers_from_minus_one_to_one(stride_layout: StrideLayout) -> None:
+    pixels = np.array([0, 128, 192], np.float32)[None, None, :, None] * np.ones(3, np.float32)[None, None, None]
+    normalised = jax.jit(abstract((1, 1, 1), stride_layout=stride_layout).normalise)(pixels)
+    np.testing.assert_array_equal(np.asarray(normalised)[0, 0, :, 0], np.array([-1, 0, 0.5], np.float32), strict=True)
+
+
+def test_a_resnet_that_ends_at_conv4_has_no_conv5() -> None:
+    model = abstract((1, 1, 1), stride_layout="slim")
+    assert len(model.layers("conv4")) == 4
+    with pytest.raises(WeightsError, match="conv5 is asked for"):
+        model.layers("conv5")
