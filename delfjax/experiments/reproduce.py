@@ -26,10 +26,10 @@ from delfjax.experiments.runs import RunError, open_run
 from delfjax.experiments.sweeps import LocalWorkers
 from delfjax.types import DelfjaxError
 
-# Stages, the first digits of their notebooks. Within a lane each notebook finds what an earlier one has made: those that train
-# share trainings, those that search share features. What comes before makes the world that all of them read.
-_BEFORE, _LANES, _AFTER = "0", ("25", "134"), "9"
-_MAKES_THE_WORLD = "10_inspect_dataset"
+# Notebooks by how their names begin. Within a lane each finds what an earlier one has made: those that train share trainings,
+# those that search share features. What comes before makes the world that all of them read; 22 comes last in its lane, for it
+# compares with trainings of the other.
+_BEFORE, _LANES, _AFTER = ("0", "10"), (("20", "21", "5"), ("1", "3", "4", "22")), ("9",)
 
 
 def reproduce(preset: str) -> Path:
@@ -41,14 +41,24 @@ def reproduce(preset: str) -> Path:
     """
     require_known("preset", preset, PRESETS)
     names = notebooks()
-    first = [path for path in names if path.stem[0] in _BEFORE or path.stem == _MAKES_THE_WORLD]
-    lanes = [[path for path in names if path.stem[0] in stages and path not in first] for stages in _LANES]
-    last = [path for path in names if path.stem[0] in _AFTER]
+    first, *lanes, last = plan(names)
     with tqdm(total=len(names), desc="reproduce", unit="notebook") as bar:
         _run([first], preset, bar)
         _run(lanes, preset, bar)
         _run([last], preset, bar)
     return build_report()
+
+
+def plan(names: Sequence[Path]) -> list[list[Path]]:
+    """Notebooks in their order: what comes before, each lane, what comes after."""
+    left = list(names)
+    planned = []
+    for beginnings in (_BEFORE, _AFTER, *_LANES):
+        taken = [path for beginning in beginnings for path in left if path.stem.startswith(beginning)]
+        left = [path for path in left if path not in taken]
+        planned.append(taken)
+    before, after, *lanes = planned
+    return [before, *lanes, [*left, *after]]
 
 
 def _run(lanes: Sequence[Sequence[Path]], preset: str, bar: tqdm) -> None:

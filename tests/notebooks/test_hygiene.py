@@ -18,6 +18,7 @@ from papermill.inspection import inspect_notebook
 from delfjax import paths
 from delfjax.experiments import notebooks as hygiene
 from delfjax.experiments.notebooks import Kind, notebooks
+from delfjax.experiments.reproduce import plan
 from delfjax.experiments.runs import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,9 @@ def test_every_notebook_obeys_the_rules(path: Path) -> None:
 
 
 def test_every_notebook_is_run_by_reproduce() -> None:
-    assert notebooks() == NOTEBOOKS
+    mine = ROOT / "notebooks" / "70_mine.ipynb"
+    assert notebooks() == NOTEBOOKS and sorted(sum(plan(NOTEBOOKS), [])) == NOTEBOOKS
+    assert plan([*NOTEBOOKS, mine])[-1][0] == mine
     kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
     assert kinds == {
         "00": "tour", "10": "experiment", "11": "experiment", "12": "tour", "13": "experiment", "20": "experiment",
