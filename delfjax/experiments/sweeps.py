@@ -34,6 +34,8 @@ from delfjax.experiments.runs import RunError
 from delfjax.experiments.upstream import process_command, said_last
 from delfjax.types import DelfjaxError
 
+# A scheduler is waited for, seconds.
+_CONNECT_S = 10
 # What a sweep can give a field, and the shapes of a file's entries.
 Value = bool | int | float | str | list[Any]
 Columns = dict[str, list[Value]]
@@ -248,7 +250,7 @@ def _dask_client(scheduler: str) -> Any:
     except ImportError:
         raise RunError("a scheduler needs Dask: pip install -e '.[cluster]'") from None
     try:
-        return Client(scheduler, timeout="10s", set_as_default=False)
+        return Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
     except OSError as error:
         raise RunError(f"scheduler {scheduler!r} cannot be reached: {error}") from None
 

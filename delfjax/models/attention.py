@@ -23,7 +23,7 @@ class AttentionScorer(nnx.Module):
 
     def __call__(self, x: FeatureMap) -> Float[jax.Array, "b h w"]:
         """Non-negative score of each cell of an unnormalised feature map."""
-        scores: jax.Array = jax.nn.softplus(self.score(jnp.asarray(self.hidden(x).values)))[..., 0]
+        scores: jax.Array = jax.nn.softplus(self.score(jnp.asarray(self.hidden(x).values, jnp.float32)))[..., 0]
         return scores
 
 

@@ -113,8 +113,8 @@ class ConvNorm(nnx.Module):
     def finish(self, values: jax.Array) -> jax.Array:
         """What is left of batch norm, or the folded bias, then the activation."""
         if self.norm is not None and not self.norm.use_running_average:
-            # Statistics are in float32, and so is what batch norm makes of bfloat16.
-            values = self.norm(values).astype(values.dtype)
+            # Statistics are in float32.
+            values = self.norm(values.astype(jnp.float32)).astype(values.dtype)
         elif self.norm is not None:
             values = convolution.add_bias(values, _gain_and_offset(self.norm)[1])
         elif self.bias is not None:

@@ -133,6 +133,16 @@ run(root / "4", devices=4)
     np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
 
 
+def test_half_precision_learns_what_float32_learns_and_keeps_its_weights_whole(
+    whole: tuple[Path, TrainingReport], tmp_path: Path
+) -> None:
+    report = run(tmp_path, replace(CONFIG, dtype="bfloat16"))
+    found, expected = (np.array([loss for _, loss in losses(folder)]) for folder in (tmp_path, whole[0]))
+    assert not np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=0.1, atol=0.02)
+    assert {tensor.dtype for tensor in named_tensors(report.network).values()} == {np.dtype(np.float32)}
+
+
 def test_a_loss_that_is_no_number_names_the_step_and_the_photographs(tmp_path: Path) -> None:
     victim = int(np.flatnonzero(~batches(tmp_path).validation)[3])
     with pytest.raises(TrainingError, match=rf"step \d+: the loss is nan; the batch held (\d+\.jpg, )*{victim}\.jpg"):

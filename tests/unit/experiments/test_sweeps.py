@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from delfjax.config import ConfigError
+from delfjax.experiments import sweeps
 from delfjax.experiments.runs import RunError
 from delfjax.experiments.sweeps import SweepFile, plan_sweep, read_sweep, run_sweep
 
@@ -77,7 +78,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_sweep(tmp_path / "sweep.yaml")
 
 
-def test_a_scheduler_that_cannot_be_reached_is_named() -> None:
+def test_a_scheduler_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "_CONNECT_S", 1)
     pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
     with pytest.raises(RunError, match="scheduler 'tcp://127.0.0.1:9' cannot be reached"):
         run_sweep(plan_sweep(SweepFile(question="?", notebooks=["30"])), scheduler="tcp://127.0.0.1:9", progress=False)
