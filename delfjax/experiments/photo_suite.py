@@ -68,7 +68,7 @@ _SEARCHED_ALONE = {"train_landmarks": 0, "train_views": 0, "no_match": 0}
 # The world of `13_measure_challenges`: as large as each preset has time for.
 _CHALLENGE: dict[str, dict[str, int]] = {
     "ci": {"landmarks": 4, "family_size": 2, "database_views": 2, "query_views": 1, "distractors": 2},
-    "quick": {"landmarks": 20, "family_size": 4, "database_views": 3, "query_views": 2, "distractors": 12},
+    "quick": {"landmarks": 24, "family_size": 4, "database_views": 3, "query_views": 2, "distractors": 24},
     "full": {"landmarks": 120, "family_size": 4, "database_views": 4, "query_views": 2, "distractors": 120, "image_side": 512},
 }
 # What `11_mine_landmarks` changes of the world of a preset: for seconds, fewer photographs, and enough of each landmark.

@@ -27,7 +27,6 @@ from delfjax.features.store import FeatureStore
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.delf import load_backbone, load_delf
 from delfjax.models.model_files import load_part
-from delfjax.models.resnet import ResNet
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import load_weights
 from delfjax.retrieval.local_index import build_index
@@ -36,6 +35,7 @@ from delfjax.training.loop import METRICS, TrainingReport, train
 from delfjax.training.networks import make_network
 from delfjax.training.photos import LabelledPhotos, MapBatches, TrainingError
 from delfjax.training.stages import save_trained
+from tests.unit.models.random_networks import small_resnet
 
 CLASSES, PER_CLASS, CHANNELS = 4, 6, 112
 CONFIG = TrainingConfig(
@@ -184,7 +184,7 @@ def test_delg_learns_all_of_its_parts_in_one_training(tmp_path: Path) -> None:
     labels = np.repeat(np.arange(2), 4)
     maps = [np.random.default_rng(0).uniform(size=(8, 6, 6, 512)).astype(np.float16)]
     photos = LabelledPhotos(tmp_path, [f"{number}.jpg" for number in range(8)], labels, 2)
-    network = make_network(ResNet((1, 1, 1, 1), rngs=nnx.Rngs(0)), 2, config=DELG, output="conv4", rngs=nnx.Rngs(1))
+    network = make_network(small_resnet(), 2, config=DELG, output="conv4", rngs=nnx.Rngs(1))
     before = named_tensors(network)
     report = train(network, MapBatches(photos, maps, config=DELG, seed=0), config=DELG, folder=tmp_path / "run", progress=False)
     after = named_tensors(report.network)

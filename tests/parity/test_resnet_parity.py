@@ -13,27 +13,12 @@ from flax import nnx
 from delfjax.models import importing, tensors
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.resnet import BLOCKS, ResNet, StrideLayout
+from tests.unit.models.random_networks import random_tensors
 
 RESNET50 = BLOCKS["resnet50"]
 # float32 rounding of a sum of n products grows like √n · 6e-8, through some fifty layers; measured, about 1e-6 here. A
 # stride in the wrong convolution, for one, shows as an error of a fifth of the largest value.
 TOLERANCE = 1e-4
-
-
-def random_tensors(shapes: dict[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Weights and statistics that keep the values of order one from the image to conv5."""
-
-    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name.endswith("kernel"):
-            return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
-        if name.endswith("norm.var"):
-            return rng.uniform(0.5, 1.5, shape)
-        if name.endswith("norm.scale"):
-            # Small gains at the end of the residual branches keep their sum over sixteen blocks bounded.
-            return rng.uniform(0.5, 1.5, shape) * (0.3 if ".expand." in name else 1.0)
-        return rng.normal(0, 0.1, shape)
-
-    return {name: draw(name, shape).astype(np.float32) for name, shape in sorted(shapes.items())}
 
 
 def built(stride_layout: StrideLayout, rng: np.random.Generator, *, classes: int | None = None) -> ResNet:

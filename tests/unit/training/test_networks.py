@@ -18,6 +18,7 @@ from delfjax.training.config import DelgConfig, TrainingConfig
 from delfjax.training.loop import Parts
 from delfjax.training.networks import AttentionNetwork, DelgNetwork, FinetuneNetwork, Network, make_network
 from delfjax.training.optimiser import cross_entropy
+from tests.unit.models.random_networks import small_resnet
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,7 @@ def backbone() -> EfficientNetLite0:
 
 @pytest.fixture(scope="module")
 def resnet() -> ResNet:
-    """Of one block a stage."""
-    return ResNet((1, 1, 1, 1), rngs=nnx.Rngs(0))
+    return small_resnet()
 
 
 def attention(backbone: Backbone, *, pooling: str = "mean") -> AttentionNetwork:
