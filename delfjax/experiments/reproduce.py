@@ -84,6 +84,7 @@ def _run(lanes: Sequence[Sequence[Path]], preset: str, bar: tqdm) -> None:
             for future in as_completed(under_way):
                 future.result()
         except BaseException:
+            # Failed or stopped: nothing new is started, and what runs is told to stop as well.
             pool.shutdown(wait=False, cancel_futures=True)
             workers.interrupt()
             raise

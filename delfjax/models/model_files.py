@@ -54,8 +54,12 @@ def load_part(path: str | Path, part: str) -> tuple[Tensors, dict[str, Any]]:
     tensors, about = load_weights(path)
     if about["name"] != WHOLE:
         return tensors, about
-    told = _described(path, about, part)
-    return {name.removeprefix(f"{part}."): held for name, held in tensors.items() if name.startswith(f"{part}.")}, told
+    return part_tensors(tensors, part), _described(path, about, part)
+
+
+def part_tensors(tensors: Tensors, part: str) -> Tensors:
+    """The tensors of one part, by the names they have in it."""
+    return {name.removeprefix(f"{part}."): held for name, held in tensors.items() if name.startswith(f"{part}.")}
 
 
 def part_digest(path: str | Path, part: str) -> str:

@@ -30,7 +30,7 @@ from delfjax.config import (
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer
 from delfjax.models.delf import Backbone, Scorer, backbone_builder
 from delfjax.models.importing import TensorFlowNames, import_tensorflow, keras_names, slim_names
-from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, SYSTEM_FEATURES, save_model
+from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, SYSTEM_FEATURES, part_tensors, save_model
 from delfjax.models.resnet import StrideLayout
 from delfjax.models.tensors import abstract, named_shapes
 from delfjax.models.tf_checkpoints import read_tf_tensors
@@ -230,5 +230,4 @@ def _parts(found: Published, config: DelfConfig) -> tuple[Backbone, Tensors, Ten
     models: dict[str, nnx.Module] = {BACKBONE: backbone, SCORER: abstract(build)}
     expected = {f"{part}.{name}": shape for part, model in models.items() for name, shape in named_shapes(model).items()}
     tensors = import_tensorflow(found.tensors, expected, naming=found.naming, source=found.path)
-    of = {part: {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")} for part in models}
-    return backbone, of[BACKBONE], of[SCORER]
+    return backbone, part_tensors(tensors, BACKBONE), part_tensors(tensors, SCORER)

@@ -92,6 +92,7 @@ class ResNet(nnx.Module):
         self.stem = ConvNorm(3, _STEM, stem, activation="relu", rngs=rngs)
         self.stride_layout: StrideLayout = stride_layout
         stages, features = [], _STEM
+        # Fewer stages than widths: a network may end at conv4.
         for stage, (width, repeats) in enumerate(zip(_WIDTHS, blocks, strict=False)):
             members = []
             for repeat in range(repeats):

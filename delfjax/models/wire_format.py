@@ -68,9 +68,9 @@ class Message:
             found += [value] if isinstance(value, int) else _packed(value)
         return found
 
-    def number(self, field: int, default: int = 0) -> int:
-        """The last value of a field of integers."""
-        return next(reversed(self.numbers(field)), default)
+    def number(self, field: int) -> int:
+        """The last value of a field of integers, 0 where there is none."""
+        return next(reversed(self.numbers(field)), 0)
 
     def parts(self, field: int) -> list[bytes]:
         """All values of a field of texts, bytes or messages.
