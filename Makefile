@@ -30,6 +30,8 @@ lint: env  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict delfjax
 
+# Processes side by side: threads of OpenMP that wait must not take the processors from those that work.
+test: export OMP_WAIT_POLICY ?= PASSIVE
 test: lint  ## everything that must hold: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
 	$(BIN)/python -m pytest -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,13 +36,17 @@ def count_compilations() -> Iterator[CompilationCount]:
     """Count the programs compiled inside the block, over all of JAX."""
     count = CompilationCount()
     hits = 0
+    # Several threads compile at a time.
+    lock = threading.Lock()
 
     def on_event(event: str, **_: object) -> None:
         nonlocal hits
-        hits += event == "/jax/compilation_cache/cache_hits"
+        with lock:
+            hits += event == "/jax/compilation_cache/cache_hits"
 
     def on_duration(event: str, duration_secs: float, **_: object) -> None:
-        count.programs += event == "/jax/core/compile/backend_compile_duration"
+        with lock:
+            count.programs += event == "/jax/core/compile/backend_compile_duration"
 
     jax.monitoring.register_event_listener(on_event)
     jax.monitoring.register_event_duration_secs_listener(on_duration)

@@ -51,7 +51,11 @@ class StoredProgram:
         if key not in self._programs:
             with self._lock:
                 if key not in self._programs:
-                    self._programs[key] = self._program(leaves, structure)
+                    program = self._program(leaves, structure)
+                    # The first call compiles: once, however many threads ask.
+                    found = program(*leaves)
+                    self._programs[key] = program
+                    return found
         return self._programs[key](*leaves)
 
     def _program(self, leaves: list[Any], structure: Any) -> Callable[..., tuple[jax.Array, ...]]:

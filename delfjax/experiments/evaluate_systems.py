@@ -3,62 +3,50 @@ backbone."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from delfjax.config import DelfConfig, config_hash, override, to_dict
+from delfjax.config import DelfConfig, config_hash
 from delfjax.datasets.retrieval import RetrievalDataset
-from delfjax.experiments.evaluate_dataset import DatasetFeatures, DatasetScores, extract_features, query_store, score_index
-from delfjax.features.rescoring import DENSE_FIELDS, dense_extractor, rescore
+from delfjax.experiments.evaluate_dataset import DatasetScores, image_sources, open_features, score_index
+from delfjax.features.shared_pass import SharedPass
 from delfjax.retrieval.local_index import build_index
 
 K = TypeVar("K", bound=Hashable)
 
 
 def evaluate_systems(
-    dataset: RetrievalDataset, systems: Mapping[K, DelfConfig], *, progress: bool = True
+    dataset: RetrievalDataset, systems: Mapping[K, DelfConfig], *, place: Path, progress: bool = True
 ) -> dict[K, DatasetScores]:
-    """Scores of every system, by its key; the stores lie in a temporary folder and go.
+    """Scores of every system, by its key.
 
     Args:
         dataset: a benchmark.
-        systems: key → config; without suppression and thresholds of features.
-        progress: show a progress bar.
+        systems: key → config; see :class:`~delfjax.features.shared_pass.SharedPass`.
+        place: folder of their feature stores, which goes when all are scored: a call that was stopped goes on where it was.
+        progress: show progress bars.
 
     Raises:
-        ConfigError: a system suppresses or thresholds features.
+        ConfigError: a system suppresses or thresholds features, or describes them by codes of its own.
+        WeightsError: weights are missing, damaged, or those of another architecture.
+        StoreError: a store is damaged, or being written.
         EvaluationError: the dataset cannot be scored.
     """
-    groups: dict[str, list[K]] = {}
-    for key, config in systems.items():
-        groups.setdefault(_dense_part(config), []).append(key)
+    # Systems that differ in what comes after the extraction share a store.
+    extractions = {config_hash(config.extraction()): config for config in systems.values()}
+    stores = {name: place / name for name in extractions}
+    shared = SharedPass(extractions)
+    for sources in zip(*(image_sources(dataset, store) for store in stores.values()), strict=True):
+        folders = {name: folder for name, (_, folder) in zip(stores, sources, strict=True)}
+        shared.extract(sources[0][0], folders, progress=progress)
     scores: dict[K, DatasetScores] = {}
-    with tqdm(total=len(systems), desc="evaluate", unit="system", disable=not progress) as bar:
-        for keys in groups.values():
-            with TemporaryDirectory() as scratch:
-                scales = sorted({scale for key in keys for scale in systems[key].features.scales})
-                extractor = dense_extractor(override(systems[keys[0]], [f"features.scales={scales}"]))
-                dense, _ = extract_features(dataset, extractor, Path(scratch, "dense"), progress=False)
-                for number, key in enumerate(keys):
-                    features = _rescored(dense, systems[key], Path(scratch, f"system-{number}"))
-                    index = build_index(features.database, config=systems[key], photos=str(dataset.root))
-                    scores[key] = score_index(dataset, index, features, progress=False)
-                    bar.update()
-    return {key: scores[key] for key in systems}
-
-
-def _dense_part(config: DelfConfig) -> str:
-    """What decides a dense store, its levels aside."""
-    plain = to_dict(config)
-    return config_hash({path: plain[section][field] for path in DENSE_FIELDS for section, field in [path.split(".")]})
-
-
-def _rescored(dense: DatasetFeatures, config: DelfConfig, place: Path) -> DatasetFeatures:
-    database = rescore(dense.database, config, place, progress=False)
-    if dense.queries is dense.database:
-        return DatasetFeatures(database, database)
-    return DatasetFeatures(database, rescore(dense.queries, config, query_store(place), progress=False))
+    for key, config in tqdm(systems.items(), desc="evaluate", unit="system", disable=not progress):
+        features = open_features(dataset, stores[config_hash(config.extraction())])
+        index = build_index(features.database, config=config, photos=str(dataset.root))
+        scores[key] = score_index(dataset, index, features, progress=False)
+    shutil.rmtree(place)
+    return scores

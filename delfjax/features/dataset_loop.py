@@ -11,11 +11,11 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from tqdm.auto import tqdm
 
@@ -24,8 +24,10 @@ from delfjax.datasets.images import DecodedImage, ImageError
 from delfjax.features.store import SHARD_SIZE, FeatureStore, Group, StoreWriter
 from delfjax.types import ImageFeatures
 
-# Batches under way on the device: one computes while the next is handed over.
-_IN_FLIGHT = 2
+# What is kept of an image.
+F = TypeVar("F")
+F_co = TypeVar("F_co", covariant=True)
+F_contra = TypeVar("F_contra", contravariant=True)
 # Batches of decoded images kept ready.
 _READY_BATCHES = 2
 # A shard should hold several batches: its last ones are rarely full.
@@ -50,15 +52,15 @@ class ImageSource(Protocol):
 
 
 @runtime_checkable
-class PendingFeatures(Protocol):
+class PendingFeatures(Protocol[F_co]):
     """A batch under way on the device."""
 
-    def result(self) -> list[ImageFeatures]:
+    def result(self) -> Sequence[F_co]:
         """Wait for the features of each image of the batch."""
 
 
 @runtime_checkable
-class ImageExtractor(Protocol):
+class ImageExtractor(Protocol[F_co]):
     """What the loop needs of an extractor."""
 
     @property
@@ -70,14 +72,32 @@ class ImageExtractor(Protocol):
         """Images it takes at once."""
 
     @property
+    def in_flight(self) -> int:
+        """Batches that are worth having under way at a time."""
+
+    @property
     def config(self) -> DelfConfig:
         """What it was made from."""
 
     def canvas(self, height: int, width: int) -> Hashable:
         """Images of equal values can share a batch."""
 
-    def dispatch(self, images: Sequence[DecodedImage]) -> PendingFeatures:
+    def dispatch(self, images: Sequence[DecodedImage]) -> PendingFeatures[F_co]:
         """Start the extraction of one batch, without waiting for it."""
+
+
+@runtime_checkable
+class FeaturesWriter(Protocol[F_contra]):
+    """Where features go, such as a :class:`~delfjax.features.store.StoreWriter`."""
+
+    def store(self) -> FeatureStore:
+        """What is there now."""
+
+    def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
+        """Groups of the images that are not there, or are wanted ``again``."""
+
+    def commit(self, group: Group, features: Mapping[str, F_contra], failures: Mapping[str, str]) -> None:
+        """Put a group where nothing can lose it."""
 
 
 @dataclass(frozen=True)
@@ -107,25 +127,25 @@ class ExtractionReport:
 
 
 @dataclass
-class _Record:
+class _Record(Generic[F]):
     """What has come of a group so far."""
 
     group: Group
-    features: dict[str, ImageFeatures] = field(default_factory=dict)
+    features: dict[str, F] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _Batch(Generic[F]):
     """Images of one group that share a canvas; without images it stands behind the last batch of its group."""
 
-    record: _Record
+    record: _Record[F]
     names: tuple[str, ...] = ()
     images: tuple[DecodedImage, ...] = ()
 
 
 def extract_dataset(
-    extractor: ImageExtractor,
+    extractor: ImageExtractor[ImageFeatures],
     photos: ImageSource,
     store: Path,
     *,
@@ -151,11 +171,35 @@ def extract_dataset(
     Raises:
         StoreError: the store is of another config, damaged, or being written by another process.
     """
-    started = time.perf_counter()
     size = shard_size or max(SHARD_SIZE, _BATCHES_PER_SHARD * extractor.batch_size)
+    with StoreWriter(store, extractor.config.extraction(), shard_size=size) as writer:
+        return extract_images(
+            extractor, photos, writer, num_threads=num_threads, retry_failed=retry_failed, progress=progress
+        )
+
+
+def extract_images(
+    extractor: ImageExtractor[F],
+    photos: ImageSource,
+    writer: FeaturesWriter[F],
+    *,
+    num_threads: int | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> ExtractionReport:
+    """The loop of :func:`extract_dataset` for any extractor, into any writer that takes what it makes.
+
+    Args:
+        extractor: makes the features.
+        photos: the images.
+        writer: takes them.
+        num_threads: threads that read and decode; by default the number of processors, at most 8.
+        retry_failed: extract images with a recorded failure again.
+        progress: show a progress bar and a final line of counts on standard error.
+    """
+    started = time.perf_counter()
     threads = num_threads or min(8, os.cpu_count() or 1)
-    config = extractor.config.extraction()
-    with StoreWriter(store, config, shard_size=size) as writer, ThreadPoolExecutor(threads) as readers:
+    with ThreadPoolExecutor(threads) as readers:
         held = writer.store()
         again = changed_images(held, photos, readers=readers, progress=progress)
         again += held.failures() if retry_failed else []
@@ -214,11 +258,11 @@ def _decoded(
 
 
 def _batches(
-    groups: Iterable[Group], decoded: Iterator[DecodedImage | ImageError], extractor: ImageExtractor
-) -> Iterator[_Batch]:
+    groups: Iterable[Group], decoded: Iterator[DecodedImage | ImageError], extractor: ImageExtractor[F]
+) -> Iterator[_Batch[F]]:
     """Batches of images that share a canvas and a group, each group followed by a batch without images."""
     for group in groups:
-        record = _Record(group)
+        record: _Record[F] = _Record(group)
         waiting: dict[Hashable, list[tuple[str, DecodedImage]]] = {}
         for name in group.names:
             image = next(decoded)
@@ -234,10 +278,10 @@ def _batches(
         yield _Batch(record)
 
 
-def _run(extractor: ImageExtractor, batches: Iterator[_Batch], writer: StoreWriter, bar: tqdm) -> int:
+def _run(extractor: ImageExtractor[F], batches: Iterator[_Batch[F]], writer: FeaturesWriter[F], bar: tqdm) -> int:
     """Extract every batch and commit every group; returns the number of failures."""
     failed = 0
-    under_way: deque[tuple[_Batch, PendingFeatures | None]] = deque()
+    under_way: deque[tuple[_Batch[F], PendingFeatures[F] | None]] = deque()
     with ThreadPoolExecutor(1) as background:
         commit: Future[None] | None = None
 
@@ -257,7 +301,7 @@ def _run(extractor: ImageExtractor, batches: Iterator[_Batch], writer: StoreWrit
 
         for batch in batches:
             under_way.append((batch, extractor.dispatch(batch.images) if batch.images else None))
-            if len(under_way) > _IN_FLIGHT:
+            if len(under_way) > extractor.in_flight:
                 settle()
         while under_way:
             settle()

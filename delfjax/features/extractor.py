@@ -7,7 +7,9 @@ the persistent cache. Masks make every feature equal to that of the image proces
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +32,10 @@ from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px, to
 from delfjax.types import ImageFeatures, LocalFeatures
 
 _ACCELERATOR_BATCH = 16
+# Batches under way on an accelerator: one computes while the next is handed over.
+_ACCELERATOR_IN_FLIGHT = 2
+# Images that a CPU computes at a time: each needs memory of its own.
+_MOST_THREADS = 8
 
 
 @jax.tree_util.register_dataclass
@@ -56,17 +62,21 @@ class LevelFeatures:
     pooled: Float[jax.Array, "b g"]
 
 
+# Local features and global descriptors of a batch.
+_Computed = tuple[LocalFeatures, jax.Array]
+
+
 @dataclass(frozen=True)
 class PendingBatch:
     """A batch under way on the device; :meth:`result` waits for it."""
 
-    features: LocalFeatures
-    global_descriptors: jax.Array
+    computed: _Computed | Future[_Computed]
     images: tuple[DecodedImage, ...]
 
     def result(self) -> list[ImageFeatures]:
         """Features of each image, on the host, without padding."""
-        local, pooled = jax.device_get((self.features, self.global_descriptors))
+        computed = self.computed.result() if isinstance(self.computed, Future) else self.computed
+        local, pooled = jax.device_get(computed)
         return [
             ImageFeatures(
                 local=jax.tree.map(lambda field, slot=slot: field[slot][local.valid[slot]], local),
@@ -92,6 +102,12 @@ class Extractor:
         devices = jax.local_devices() if devices is None else list(devices)
         per_device = config.features.batch_size or (1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH)
         self.batch_size = per_device * len(devices)
+        # XLA computes on the thread that hands a program to a CPU, and its small layers leave other cores idle: several images
+        # at a time, each on a thread of its own, fill them.
+        alone = len(devices) == 1 and devices[0].platform == "cpu"
+        threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(threads, "extract") if alone else None
+        self.in_flight = threads + 1 if alone else _ACCELERATOR_IN_FLIGHT
         graph, state = nnx.split(model)
         mesh = Mesh(np.array(devices), ("batch",))
         self._batch = NamedSharding(mesh, PartitionSpec("batch"))
@@ -125,6 +141,13 @@ class Extractor:
         shapes = self.canvas(*sizes[0])
         if len(images) > self.batch_size or any(self.canvas(*size) != shapes for size in sizes):
             raise ValueError(f"a batch holds up to {self.batch_size} images of one canvas, got sizes {sizes}")
+        if self._threads is None:
+            return PendingBatch(self._compute(images), tuple(images))
+        return PendingBatch(self._threads.submit(lambda: jax.device_get(self._compute(images))), tuple(images))
+
+    def _compute(self, images: Sequence[DecodedImage]) -> _Computed:
+        sizes = [image.pixels.shape[:2] for image in images]
+        shapes = self.canvas(*sizes[0])
         source = self._put(pyramid.place([image.pixels for image in images], self.max_side, self.batch_size))
         extent = self._padded(np.array(sizes, np.int32))
         original = self._padded(np.array([image.original_size for image in images], np.int32))
@@ -135,7 +158,7 @@ class Extractor:
             found = self._level[shape](self._state, LevelInput(source, extent, original, *placed))
             levels.append(LevelFeatures(*found))
         *features, pooled = self._merge(tuple(levels))
-        return PendingBatch(LocalFeatures(*features), pooled, tuple(images))
+        return LocalFeatures(*features), pooled
 
     def _regions(self, targets: Int[np.ndarray, "b 2"]) -> Int[np.ndarray, "b r 4"]:
         if self.config.features.global_descriptor != "rmac":

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from delfjax.config import BackboneConfig, DelfConfig
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
+from delfjax.models.branches import BranchedBackbone
 from delfjax.models.efficientnet_lite import EfficientNetLite0
 from delfjax.models.importing import embedded_efficientnet_lite0, import_efficientnet_lite0, read_tensors
 from delfjax.models.layers import FeatureMap, fold_batch_norm
@@ -31,7 +32,7 @@ Scorer = AttentionScorer | AutoencodedScorer
 class Delf(nnx.Module):
     """Backbone and scorer; without an attention scorer the norm of the features ranks the cells."""
 
-    def __init__(self, backbone: Backbone, scorer: Scorer | None, *, output: str) -> None:
+    def __init__(self, backbone: Backbone | BranchedBackbone, scorer: Scorer | None, *, output: str) -> None:
         self.backbone = nnx.data(backbone)
         self.scorer = nnx.data(scorer)
         self.output = output

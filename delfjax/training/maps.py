@@ -27,7 +27,7 @@ from delfjax.training.networks import Network
 from delfjax.training.photos import LabelledPhotos, TrainingError
 
 # Raised whenever the same photographs and layers give other maps.
-_VERSION = 1
+_VERSION = 2
 # Photographs of one compiled call.
 _TOGETHER = 8
 
@@ -41,8 +41,7 @@ def cached_maps(
         TrainingError: a photograph cannot be read.
         OSError: the disk is full; no part of a map is left.
     """
-    frozen = {name: value for name, value in named_tensors(network.backbone).items()}
-    folder = paths.cache_root() / "maps" / _identity(frozen, network, photos, config)
+    folder = paths.cache_root() / "maps" / _identity(network, photos, config)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(len(config.rescales)) if not _file(folder, config, number).is_file()]
     if missing:
@@ -81,19 +80,20 @@ def _squares(photos: LabelledPhotos, side: int, *, progress: bool) -> UInt8[np.n
         return np.stack(list(tqdm(pool.map(read, range(count)), total=count, desc="read", unit="image", disable=not progress)))
 
 
-def _identity(frozen: dict[str, np.ndarray], network: Network, photos: LabelledPhotos, config: TrainingConfig) -> str:
-    """What decides every map: the layers and their weights, the photographs, and how large they are."""
+def _identity(network: Network, photos: LabelledPhotos, config: TrainingConfig) -> str:
+    """What decides every map: the layers, their weights and their geometry, the photographs, and how large they are."""
     content = hashlib.sha256()
     for path in photos.paths:
         content.update(hash_file(photos.root / path).encode())
-    layers = "all" if config.stage == "attention" else str(config.frozen_layers)
+    layers = network.fixed_layers
+    weights = {f"{depth}.{name}": value for depth, layer in enumerate(layers) for name, value in named_tensors(layer).items()}
     return config_hash(
         {
             "version": _VERSION,
-            "weights": tensor_digest(frozen),
             "backbone": type(network.backbone).__name__,
-            "layers": layers,
-            "output": network.output,
+            "layers": len(layers),
+            "windows": [vars(window) for window in network.backbone.windows("conv4")],
+            "weights": tensor_digest(weights),
             "photos": content.hexdigest(),
             "square_side": config.square_side,
         }

@@ -36,6 +36,11 @@ class FinetuneNetwork(nnx.Module):
         self.output = output
         self.frozen_layers = frozen_layers
 
+    @property
+    def fixed_layers(self) -> list[nnx.Module]:
+        """The layers of :meth:`fixed`."""
+        return list(self.backbone.layers(self.output)[: self.frozen_layers])
+
     def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
         """What the frozen layers make of RGB in 0 … 255, in the arithmetic of ``dtype``."""
         images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
@@ -73,6 +78,11 @@ class AttentionNetwork(nnx.Module):
         self.classifier = nnx.Linear(channels, classes, rngs=rngs)
         self.output = output
         self.pooling = pooling
+
+    @property
+    def fixed_layers(self) -> list[nnx.Module]:
+        """The layers of :meth:`fixed`."""
+        return list(self.backbone.layers(self.output))
 
     def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
         """The backbone's features of RGB in 0 … 255, in the arithmetic of ``dtype``."""
@@ -122,6 +132,11 @@ class DelgNetwork(nnx.Module):
         self.scorer = AutoencodedScorer(middle, code_dim=code_dim, hidden=config.hidden, rectified=rectified, rngs=rngs)
         self.classifier = nnx.Linear(middle, classes, rngs=rngs)
         self.frozen_layers, self.settings, self.pooling = config.frozen_layers, config.delg, config.pooling
+
+    @property
+    def fixed_layers(self) -> list[nnx.Module]:
+        """The layers of :meth:`fixed`."""
+        return list(self.backbone.layers("conv4")[: self.frozen_layers])
 
     def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
         """What the frozen layers make of RGB in 0 … 255, in the arithmetic of ``dtype``."""

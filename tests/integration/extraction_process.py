@@ -60,6 +60,7 @@ class Histograms:
 
     batch_size = 2
     max_side = 64
+    in_flight = 2
     config: DelfConfig = CONFIG
 
     def canvas(self, height: int, width: int) -> Hashable:

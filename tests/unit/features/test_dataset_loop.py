@@ -33,6 +33,7 @@ class MeanColours:
 
     batch_size: int = 3
     max_side: int = 32
+    in_flight: int = 2
     config: DelfConfig = field(default_factory=lambda: preset("ci"))
     batches: list[list[str]] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)

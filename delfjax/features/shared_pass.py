@@ -1,0 +1,226 @@
+"""Several systems in one pass over the photographs: those that share a backbone run it once.
+
+The backbone takes nearly all the time of an extraction, and neither the scorer nor the number of features changes what it
+computes; a level of the pyramid knows nothing of the others; and backbones that were fine-tuned from one share the layers that
+were frozen. So every cell of every level is described once, and each system keeps what it would have kept by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from delfjax.config import BackboneConfig, ConfigError, DelfConfig, config_hash, override, to_dict
+from delfjax.datasets.images import DecodedImage
+from delfjax.features.dataset_loop import ImageSource, extract_images
+from delfjax.features.extractor import Extractor, PendingBatch
+from delfjax.features.store import FeatureStore, Group, StoreWriter
+from delfjax.models.attention import AutoencodedScorer
+from delfjax.models.branches import BranchedBackbone
+from delfjax.models.delf import Delf, Scorer, describe_backbone, load_backbone, load_scorer
+from delfjax.models.layers import FeatureMap, fold_batch_norm
+from delfjax.types import ImageFeatures
+
+K = TypeVar("K", bound=Hashable)
+# Systems that agree in these share a pass.
+_PASS_FIELDS = (
+    *(f"backbone.{field.name}" for field in dataclasses.fields(BackboneConfig) if field.name != "weights"),
+    *(f"features.{name}" for name in ("max_side", "min_level_side", "border_px", "dtype")),
+)
+# Cells are scored in blocks of as many, so that few programs are compiled.
+_BLOCK = 512
+
+
+class SharedPass(Generic[K]):
+    """Compiled extractors of several systems."""
+
+    def __init__(self, systems: Mapping[K, DelfConfig]) -> None:
+        """Load every backbone and every scorer.
+
+        Args:
+            systems: key → config; without suppression and thresholds of features, and without codes in place of features.
+
+        Raises:
+            ConfigError: a system suppresses or thresholds features, or has a scorer whose codes take their place.
+            WeightsError: weights are missing, damaged, or those of another architecture.
+        """
+        self._systems = dict(systems)
+        groups: dict[str, dict[K, DelfConfig]] = {}
+        for key, config in self._systems.items():
+            if config.features.nms_iou < 1 or config.features.threshold_kind != "none":
+                raise ConfigError("features.nms_iou or features.threshold_kind is set, which a shared pass lacks; extract alone")
+            groups.setdefault(_pass_of(config), {})[key] = config
+        self._passes = [_Pass(group) for group in groups.values()]
+
+    def extract(self, photos: ImageSource, stores: Mapping[K, Path], *, progress: bool = True) -> None:
+        """What each system keeps of ``photos``, into its store; images that a store already holds are left out.
+
+        Args:
+            photos: the images.
+            stores: key → folder of the store, made when missing; no folder stands for two systems.
+            progress: show a progress bar for each pass.
+
+        Raises:
+            StoreError: a store is of another config, damaged, or being written by another process.
+        """
+        for shared in self._passes:
+            with ExitStack() as opened:
+                writers = {
+                    key: opened.enter_context(StoreWriter(stores[key], self._systems[key].extraction())) for key in shared.keys
+                }
+                extract_images(shared, photos, _Writers(writers), progress=progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What a system keeps of the cells of a pass.
+
+    Attributes:
+        channels: of its backbone among those of the pass.
+        scorer: number of the scorer among those of the pass.
+        scales: levels that it has.
+        count: features that it keeps.
+    """
+
+    channels: slice
+    scorer: int
+    scales: Float[np.ndarray, " s"]
+    count: int
+
+
+class _Pass(Generic[K]):
+    """The systems that share a pass: to the loop one extractor, whose features are those of each system."""
+
+    def __init__(self, systems: Mapping[K, DelfConfig]) -> None:
+        self.keys = tuple(systems)
+        one = next(iter(systems.values()))
+        output = one.backbone.output
+        backbones = {config_hash(describe_backbone(config.backbone)): config for config in systems.values()}
+        loaded = [load_backbone(config.backbone, seed=config.seed) for config in backbones.values()]
+        model = fold_batch_norm(Delf(BranchedBackbone(loaded, output=output), None, output=output))
+        scales = sorted({scale for config in systems.values() for scale in config.features.scales})
+        sides = [-(-round(one.features.max_side * scale) // model.receptive_field.stride) + 1 for scale in scales]
+        whole = [f"features.scales={scales}", f"features.max_features={sum(side * side for side in sides)}", "scorer.kind=norm"]
+        self._extractor = Extractor(override(one, whole), model)
+        self.config, self.max_side = self._extractor.config, self._extractor.max_side
+        self.batch_size, self.in_flight = self._extractor.batch_size, self._extractor.in_flight
+        self.canvas = self._extractor.canvas
+        width = model.channels // len(loaded)
+        places, scorers = list(backbones), dict[str, int]()
+        self._scorers: list[tuple[slice, _Score]] = []
+        self._kept: dict[K, _Kept] = {}
+        for key, config in systems.items():
+            place = places.index(config_hash(describe_backbone(config.backbone)))
+            channels = slice(place * width, (place + 1) * width)
+            identity = config_hash({"backbone": place, "scorer": to_dict(config)["scorer"], "seed": config.seed})
+            if identity not in scorers:
+                scorers[identity] = len(self._scorers)
+                self._scorers.append((channels, _score(config, width)))
+            held = np.asarray(config.features.scales, np.float32)
+            self._kept[key] = _Kept(channels, scorers[identity], held, config.features.max_features)
+
+    def dispatch(self, images: Sequence[DecodedImage]) -> _PendingSystems[K]:
+        """Start the extraction of one batch, without waiting for it."""
+        return _PendingSystems(self._extractor.dispatch(images), self)
+
+    def kept(self, image: ImageFeatures) -> dict[K, ImageFeatures]:
+        """What each system keeps of an image, given every cell of it."""
+        local = image.local
+        features = np.asarray(local.descriptors) * np.asarray(local.scores)[:, None]
+        scored = [score(features[:, channels]) for channels, score in self._scorers]
+        found = {}
+        for key, kept in self._kept.items():
+            rows = np.flatnonzero(np.isin(np.asarray(local.scales), kept.scales))
+            scores = scored[kept.scorer]
+            best = rows[np.argsort(-scores[rows], kind="stable")[: kept.count]]
+            taken = {name: value[best] for name, value in vars(local).items()}
+            described = _unit(features[best, kept.channels])
+            found[key] = dataclasses.replace(
+                image, local=type(local)(**{**taken, "scores": scores[best], "descriptors": described})
+            )
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _PendingSystems(Generic[K]):
+    """A batch under way."""
+
+    batch: PendingBatch
+    shared: _Pass[K]
+
+    def result(self) -> list[dict[K, ImageFeatures]]:
+        """What each system keeps of each image."""
+        return [self.shared.kept(image) for image in self.batch.result()]
+
+
+class _Writers(Generic[K]):
+    """A store for each system, planned and filled alike."""
+
+    def __init__(self, writers: Mapping[K, StoreWriter]) -> None:
+        self._writers = writers
+        self._missing: dict[K, set[int]] = {}
+
+    def store(self) -> FeatureStore:
+        """One of the stores."""
+        return next(iter(self._writers.values())).store()
+
+    def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
+        """Groups that a store lacks; a run that was stopped has left some of them with more than others."""
+        wanted, repeated = list(names), list(again)
+        plans = {key: writer.plan(wanted, again=repeated) for key, writer in self._writers.items()}
+        self._missing = {key: {group.index for group in groups} for key, groups in plans.items()}
+        lacking = {group.index: group for groups in plans.values() for group in groups}
+        return [lacking[index] for index in sorted(lacking)]
+
+    def commit(self, group: Group, features: Mapping[str, Mapping[K, ImageFeatures]], failures: Mapping[str, str]) -> None:
+        """Write the shard of a group into every store that lacks it."""
+        for key, writer in self._writers.items():
+            if group.index in self._missing[key]:
+                writer.commit(group, {name: found[key] for name, found in features.items()}, failures)
+
+
+def _pass_of(config: DelfConfig) -> str:
+    plain = to_dict(config)
+    return config_hash({path: plain[section][field] for path in _PASS_FIELDS for section, field in [path.split(".")]})
+
+
+_Score = Callable[[Float[np.ndarray, "n c"]], Float[np.ndarray, " n"]]
+
+
+def _score(config: DelfConfig, channels: int) -> _Score:
+    """Scores raw features of ``channels`` values as ``config`` does."""
+    if config.scorer.kind == "norm":
+        return _norms
+    scorer = fold_batch_norm(load_scorer(config, channels))
+    if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features:
+        raise ConfigError("scorer.weights describes cells by codes of its own, which no other system shares; extract alone")
+    graph, state = nnx.split(scorer)
+
+    def score(features: Float[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:
+        padded = np.zeros((1, -(-len(features) // _BLOCK) * _BLOCK, 1, channels), np.float32)
+        padded[0, : len(features), 0] = features
+        return np.asarray(_scores(graph, state, padded))[: len(features)]
+
+    return score
+
+
+@partial(jax.jit, static_argnums=0)
+def _scores(graph: nnx.GraphDef[Scorer], state: nnx.State[Any, Any], maps: jax.Array) -> jax.Array:
+    return nnx.merge(graph, state)(FeatureMap.full(maps))[0, :, 0]
+
+
+def _norms(features: Float[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:
+    return np.asarray(np.linalg.norm(features, axis=1))
+
+
+def _unit(features: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    return np.asarray(features / np.maximum(_norms(features), np.finfo(np.float32).tiny)[:, None])

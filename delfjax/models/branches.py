@@ -1,0 +1,66 @@
+"""Backbones side by side: what a fine-tuning has left as it was is computed once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from delfjax.models.efficientnet_lite import EfficientNetLite0
+from delfjax.models.layers import FeatureMap
+from delfjax.models.resnet import ResNet
+from delfjax.models.tensors import named_tensors
+from delfjax.ops.receptive_field import Window
+
+
+class BranchedBackbone(nnx.Module):
+    """Backbones of one architecture, their features behind each other; the first layers that are equal in all run once."""
+
+    def __init__(self, backbones: Sequence[EfficientNetLite0 | ResNet], *, output: str) -> None:
+        """Find out what they share.
+
+        Args:
+            backbones: at least one; all of one architecture and layout.
+            output: the feature map that will be read out.
+        """
+        layers = [backbone.layers(output) for backbone in backbones]
+        equal = [all(_same(layer, layers[0][depth]) for layer in same) for depth, same in enumerate(zip(*layers, strict=True))]
+        self.shared = equal.index(False) if False in equal else len(equal)
+        self.backbones = nnx.List(backbones)
+
+    def __call__(self, x: FeatureMap, *, output: str) -> FeatureMap:
+        """Feature maps of normalised images, one backbone's channels behind the other's."""
+        trunk = self._first(x, output=output, layers=slice(self.shared))
+        maps = [backbone(trunk, output=output, layers=slice(self.shared, None)) for backbone in self.backbones]
+        return FeatureMap(jnp.concatenate([found.values for found in maps], axis=-1), maps[0].extent)
+
+    @property
+    def lost_px(self) -> int:
+        """Pixels without padding, as of each backbone."""
+        return self._first.lost_px
+
+    def windows(self, output: str) -> list[Window]:
+        """The layers along the longest path, for the receptive field."""
+        return self._first.windows(output)
+
+    def normalise(self, pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b h w 3"]:
+        """RGB in 0 … 255 to the range the weights were trained with."""
+        return self._first.normalise(pixels)
+
+    def channels(self, output: str) -> int:
+        """Channels of the feature maps together."""
+        return sum(backbone.channels(output) for backbone in self.backbones)
+
+    @property
+    def _first(self) -> EfficientNetLite0 | ResNet:
+        first: EfficientNetLite0 | ResNet = self.backbones[0]
+        return first
+
+
+def _same(layer: nnx.Module, other: nnx.Module) -> bool:
+    ours, theirs = named_tensors(layer), named_tensors(other)
+    return all(np.array_equal(values, theirs[name]) for name, values in ours.items())
