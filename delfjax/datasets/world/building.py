@@ -40,6 +40,8 @@ VERSION = 1
 # A photograph of a landmark shows it: at least this share of what would be seen of it in the frame with nothing in the way,
 # and this share of the picture.
 VISIBLE_SHARE, PICTURE_SHARE = 0.25, 0.01
+# Owner of the landmark that a photograph is taken of; other landmarks in it follow.
+SUBJECT = 1
 # How often a photograph that fails to do so is taken again.
 _ATTEMPTS = 6
 _PART = 200
@@ -166,7 +168,7 @@ def take(census: Census, frame: Frame, *, device: jax.Device | None = None) -> t
         photograph = render(shot.scene, device=device)
         if frame.landmark < 0:
             return shot, photograph, attempt
-        visible, covers = visibility(photograph, 1)
+        visible, covers = visibility(photograph, SUBJECT)
         score = min(visible / VISIBLE_SHARE, covers / PICTURE_SHARE)
         if best is None or score > best[0]:
             best = score, shot, photograph, attempt
@@ -197,7 +199,7 @@ def _photograph(root: Path, census: Census, frame: Frame, device: jax.Device) ->
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, encode_jpeg(photograph.image, shot.quality))
     showing = []
-    for owner, landmark in enumerate(census.shown(frame), start=1):
+    for owner, landmark in enumerate(census.shown(frame), start=SUBJECT):
         visible, covers = visibility(photograph, owner)
         if visible > 0:
             showing.append((landmark, visible, covers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int64
+from PIL import Image
 
+from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file
 from delfjax.datasets.retrieval import (
     DatasetError,
     ImagePaths,
@@ -25,6 +28,7 @@ from delfjax.datasets.world.building import (
     MANIFEST,
     PICTURE_SHARE,
     SCHEMA,
+    SUBJECT,
     VISIBLE_SHARE,
     read_config,
 )
@@ -36,6 +40,8 @@ from delfjax.datasets.world.rendering import Scene, Truth, render_truth
 _DEPTH_SHARE = 2e-3
 # … plus this, metres.
 _DEPTH_M = 0.02
+# Around a landmark that is cut out: the middle of the range, which networks take for nothing.
+_GREY = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +83,51 @@ class World:
     def rows(self, split: str) -> Int64[np.ndarray, " n"]:
         """Rows of the manifest in ``split``."""
         return np.flatnonzero(np.asarray(pc.equal(self.manifest["split"], split))).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class CutLandmarks:
+    """Photographs of which nothing is left but their landmark, as images to extract: cut to its mask, grey around it, enlarged.
+
+    Attributes:
+        world: the world.
+        rows: photograph → its row of the manifest.
+    """
+
+    world: World
+    rows: Mapping[str, int]
+
+    @classmethod
+    def of(cls, world: World, rows: Iterable[int]) -> CutLandmarks:
+        """The photographs in some rows of the manifest, each taken of a landmark."""
+        return cls(world, {world.paths[row]: row for row in rows})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The photographs."""
+        return tuple(self.rows)
+
+    def read(self, name: str, *, max_side: int) -> DecodedImage:
+        """A landmark by itself, its longer side ``max_side``.
+
+        Raises:
+            ImageError: the photograph cannot be read, or shows nothing of its landmark.
+        """
+        whole = decode_image(self.world.root / name, max_side=self.world.census.config.image_side)
+        mask = self.world.truth(self.rows[name]).owner == SUBJECT
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if not rows.size:
+            raise ImageError(self.world.root / name, "shows nothing of its landmark")
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        cut = Image.fromarray(np.where(mask[..., None], whole.pixels, np.uint8(_GREY))[box])
+        factor = max_side / max(cut.size)
+        width, height = (max(1, round(side * factor)) for side in cut.size)
+        pixels = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
+        return DecodedImage(pixels, (height, width), whole.content_hash)
+
+    def content_hash(self, name: str) -> str:
+        """Digest of the whole photograph; ``OSError`` where it cannot be read."""
+        return hash_file(self.world.root / name)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from delfjax.config import ConfigError
+from delfjax.datasets.images import ImageError, decode_image
 from delfjax.datasets.retrieval import DatasetError
 from delfjax.datasets.world import building
 from delfjax.datasets.world.building import MANIFEST, PICTURE_SHARE, VISIBLE_SHARE, build_world, read_config
 from delfjax.datasets.world.census import SPLITS, Census
 from delfjax.datasets.world.config import KNOBS, PRESETS, WorldConfig, world_config
-from delfjax.datasets.world.opening import World, correspondences, load_world, load_world_train, open_world
+from delfjax.datasets.world.opening import CutLandmarks, World, correspondences, load_world, load_world_train, open_world
 from delfjax.datasets.world.rendering import MAX_SOLIDS, render, render_truth, tile_lists
 from delfjax.datasets.world.solids import WorldError, corners
 
@@ -201,6 +202,25 @@ def test_masks_and_shares_say_what_the_photograph_shows(world: World) -> None:
     covers = world.manifest["covers"][row].as_py()
     # The manifest counts one of the four rays of a pixel, the mask its centre.
     assert mask.mean() == pytest.approx(sum(covers), abs=0.02)
+
+
+def test_a_landmark_is_cut_out_of_its_photograph(world: World) -> None:
+    query, street = int(world.rows("query")[0]), int(world.rows("no_match")[0])
+    cuts = CutLandmarks.of(world, [query, street])
+    name, other = cuts.names
+    assert name == world.paths[query] and cuts.content_hash(name) == decode_image(world.root / name, max_side=128).content_hash
+    cut, mask = cuts.read(name, max_side=200).pixels, world.truth(query).owner == 1
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert max(cut.shape[:2]) == 200 and cut.shape[0] / cut.shape[1] == pytest.approx(height / width, rel=0.02)
+    inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # In its own size nothing but the surroundings is changed.
+    same = cuts.read(name, max_side=int(max(height, width))).pixels
+    whole = decode_image(world.root / name, max_side=128).pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    np.testing.assert_array_equal(same[inside], whole[inside])
+    assert (same[~inside] == 127).all()
+    with pytest.raises(ImageError, match="shows nothing of its landmark"):
+        cuts.read(other, max_side=200)
 
 
 def test_the_benchmark_asks_for_landmarks_that_training_never_saw(world: World) -> None:
