@@ -34,7 +34,7 @@ from delfjax.types import ImageFeatures, LocalFeatures
 _ACCELERATOR_BATCH = 16
 # Batches under way on an accelerator: one computes while the next is handed over.
 _ACCELERATOR_IN_FLIGHT = 2
-# Images that a CPU computes at a time: each needs memory of its own.
+# Images that a CPU computes at a time: each needs memory of its own, and on sixteen cores more are no faster.
 _MOST_THREADS = 8
 
 

@@ -79,10 +79,11 @@ def fit_pca(
             f"reduction.dim is {config.dim}, but there are {count} descriptors of {channels} dimensions; "
             + (f"set reduction.dim to at most {possible}" if possible > 0 else "no reduction can be fitted on so few")
         )
-    sample = descriptors.astype(np.float64)
-    mean = sample.mean(axis=0)
+    centred = descriptors.astype(np.float64)
+    mean = centred.mean(axis=0)
+    centred -= mean
     with _threads().limit(limits=1, user_api="blas"):
-        covariance = (sample - mean).T @ (sample - mean) / max(1, count - 1)
+        covariance = centred.T @ centred / max(1, count - 1)
         variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]
     if variances[0] <= 0:

@@ -82,7 +82,8 @@ def test_each_system_keeps_what_an_extraction_keeps(
 
 def _require_alike(expected: LocalFeatures, found: LocalFeatures) -> None:
     assert len(found.scores) == len(expected.scores) > 10
-    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+    # An accelerator multiplies with fewer bits, and no two programs alike.
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
     # Of nearly equal scores the last may change places with the next.
     rows = [_rows(part.keypoints_yx, part.scales) for part in (expected, found)]
     both = rows[0].keys() & rows[1].keys()
