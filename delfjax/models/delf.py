@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from delfjax.config import BackboneConfig, DelfConfig
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
@@ -72,6 +73,16 @@ class Delf(nnx.Module):
         """Length of an unreduced descriptor."""
         encoder = self._encoder
         return self.backbone.channels(self.output) if encoder is None else int(encoder.out_features)
+
+
+_run = nnx.jit(Delf.__call__)
+
+
+def cell_scores(model: Delf, photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "fh fw"]:
+    """Scores of every cell of a photograph in the size that it has; models of one structure share a compiled program."""
+    scores = _run(model, photo[None].astype(np.float32), np.array([photo.shape[:2]], np.int32))[1]
+    found: np.ndarray = np.asarray(scores)[0]
+    return found
 
 
 def load_delf(config: DelfConfig) -> Delf:

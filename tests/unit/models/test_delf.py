@@ -13,7 +13,7 @@ from PIL import Image
 from delfjax.config import BackboneConfig, DelfConfig, override
 from delfjax.datasets.skimage_photos import source_photo
 from delfjax.models.attention import AttentionScorer, feature_norm
-from delfjax.models.delf import Delf, describe_backbone, load_backbone, load_delf
+from delfjax.models.delf import Delf, cell_scores, describe_backbone, load_backbone, load_delf
 from delfjax.models.efficientnet_lite import EfficientNetLite0, InvertedBottleneck
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.resnet import ResNet
@@ -137,6 +137,16 @@ def test_delf_scores_its_unnormalised_features(
     # The same program but for what XLA fuses.
     np.testing.assert_allclose(scores, score(state, features), rtol=1e-4, atol=1e-5)
     assert not np.allclose(scores, score(state, features / lengths[..., None]), rtol=1e-2)
+
+
+def test_the_scores_of_a_photograph_are_those_of_its_cells_at_its_size() -> None:
+    model, photo = load_delf(override(DelfConfig(), ["scorer.kind=norm"])), centre_crop(source_photo("coffee"), 80)[:64]
+    scores = cell_scores(model, photo)
+    graph, state = nnx.split(model.backbone)
+    normalised = (photo[None].astype(np.float32) - 127) / 128
+    features = jax.jit(lambda state, x: nnx.merge(graph, state)(FeatureMap.full(x)).values)(state, normalised)
+    assert scores.shape == (4, 5)
+    np.testing.assert_allclose(scores, np.linalg.norm(np.asarray(features)[0], axis=-1), rtol=1e-4)
 
 
 def test_without_attention_the_length_of_a_feature_is_its_score(rng: np.random.Generator) -> None:
