@@ -1,7 +1,9 @@
-"""The devices at hand, the persistent cache of compiled programs, and a count of what was compiled."""
+"""The processors and devices at hand, the persistent cache of compiled programs, and a count of what was compiled."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,11 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def processors() -> set[int]:
+    """The processors that this process may use."""
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
 
 
 @contextmanager

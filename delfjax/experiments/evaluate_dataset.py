@@ -219,7 +219,7 @@ def extract_features(
     """
     reports = [
         extract_dataset(extractor, source, place, retry_failed=retry_failed, progress=progress)
-        for source, place in image_sources(dataset, store)
+        for source, (place,) in image_sources(dataset, [store])
     ]
     whole = {name: sum(getattr(report, name) for report in reports) for name in vars(reports[0])}
     return open_features(dataset, store), ExtractionReport(**whole)
@@ -231,17 +231,18 @@ def open_features(dataset: RetrievalDataset, store: Path) -> DatasetFeatures:
     Raises:
         StoreError: there are none, or they are damaged.
     """
-    database, *queries = (FeatureStore.open(place).subset(source.names) for source, place in image_sources(dataset, store))
+    opened = (FeatureStore.open(place).subset(source.names) for source, (place,) in image_sources(dataset, [store]))
+    database, *queries = opened
     return DatasetFeatures(database, *(queries or [database]))
 
 
-def image_sources(dataset: RetrievalDataset, store: Path) -> list[tuple[ImageSource, Path]]:
-    """What is extracted of a dataset, and where to if its database goes to ``store``: the database, and the queries that are
+def image_sources(dataset: RetrievalDataset, stores: Sequence[Path]) -> list[tuple[ImageSource, list[Path]]]:
+    """What is extracted of a dataset, and where to if its database goes to ``stores``: the database, and the queries that are
     not images of it, if there are any."""
-    sources: list[tuple[ImageSource, Path]] = [(PhotoFolder(dataset.root, tuple(dataset.database)), store)]
+    sources: list[tuple[ImageSource, list[Path]]] = [(PhotoFolder(dataset.root, tuple(dataset.database)), list(stores))]
     own = [number for number in scored_queries(dataset) if not _is_database_image(dataset.queries[number])]
     if own:
-        sources.append((QueryImages.of(dataset, own), query_store(store)))
+        sources.append((QueryImages.of(dataset, own), [query_store(store) for store in stores]))
     return sources
 
 

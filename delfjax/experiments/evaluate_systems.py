@@ -40,9 +40,8 @@ def evaluate_systems(
     extractions = {config_hash(config.extraction()): config for config in systems.values()}
     stores = {name: place / name for name in extractions}
     shared = SharedPass(extractions)
-    for sources in zip(*(image_sources(dataset, store) for store in stores.values()), strict=True):
-        folders = {name: folder for name, (_, folder) in zip(stores, sources, strict=True)}
-        shared.extract(sources[0][0], folders, progress=progress)
+    for source, folders in image_sources(dataset, list(stores.values())):
+        shared.extract(source, dict(zip(stores, folders, strict=True)), progress=progress)
     scores: dict[K, DatasetScores] = {}
     for key, config in tqdm(systems.items(), desc="evaluate", unit="system", disable=not progress):
         features = open_features(dataset, stores[config_hash(config.extraction())])

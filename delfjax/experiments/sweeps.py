@@ -12,7 +12,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from tqdm.auto import tqdm
 
 from delfjax import paths
 from delfjax.config import ConfigError, from_dict, require_known
+from delfjax.device import processors
 from delfjax.experiments.photo_suite import relevant_overrides, upstream_of
 from delfjax.experiments.provenance import command
 from delfjax.experiments.runner import Job, find_notebook, prepare
@@ -274,7 +274,7 @@ class LocalWorkers:
 
     def __init__(self, workers: int, *, shared: bool = False) -> None:
         """Divide the processors among ``workers``, or let each use all of them when they are ``shared``."""
-        everything = sorted(_processors())
+        everything = sorted(processors())
         self._shares: queue.SimpleQueue[frozenset[int]] = queue.SimpleQueue()
         for number in range(workers):
             self._shares.put(frozenset(() if shared else everything[number::workers] or everything))
@@ -310,10 +310,6 @@ def _start(words: Sequence[str], data_root: str) -> subprocess.Popen[str]:
 def _outcome(process: subprocess.Popen[str]) -> str:
     said = process.communicate()[1]
     return said_last(said) if process.returncode else ""
-
-
-def _processors() -> set[int]:
-    return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
 
 
 def _required() -> list[str]:

@@ -7,7 +7,6 @@ the persistent cache. Masks make every feature equal to that of the image proces
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from jaxtyping import Bool, Float, Int, PyTree, UInt8
 from delfjax import programs
 from delfjax.config import DelfConfig, FeaturesConfig, to_dict
 from delfjax.datasets.images import DecodedImage
+from delfjax.device import processors
 from delfjax.models.delf import Delf
 from delfjax.ops import pooling, pyramid, selection
 from delfjax.ops.convolution import inside
@@ -105,7 +105,7 @@ class Extractor:
         # XLA computes on the thread that hands a program to a CPU, and its small layers leave other cores idle: several images
         # at a time, each on a thread of its own, fill them.
         alone = len(devices) == 1 and devices[0].platform == "cpu"
-        threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        threads = min(_MOST_THREADS, len(processors()))
         self._threads = ThreadPoolExecutor(threads, "extract") if alone else None
         self.in_flight = threads + 1 if alone else _ACCELERATOR_IN_FLIGHT
         graph, state = nnx.split(model)
@@ -142,12 +142,11 @@ class Extractor:
         if len(images) > self.batch_size or any(self.canvas(*size) != shapes for size in sizes):
             raise ValueError(f"a batch holds up to {self.batch_size} images of one canvas, got sizes {sizes}")
         if self._threads is None:
-            return PendingBatch(self._compute(images), tuple(images))
-        return PendingBatch(self._threads.submit(lambda: jax.device_get(self._compute(images))), tuple(images))
+            return PendingBatch(self._compute(images, shapes), tuple(images))
+        return PendingBatch(self._threads.submit(lambda: jax.device_get(self._compute(images, shapes))), tuple(images))
 
-    def _compute(self, images: Sequence[DecodedImage]) -> _Computed:
+    def _compute(self, images: Sequence[DecodedImage], shapes: Sequence[Size]) -> _Computed:
         sizes = [image.pixels.shape[:2] for image in images]
-        shapes = self.canvas(*sizes[0])
         source = self._put(pyramid.place([image.pixels for image in images], self.max_side, self.batch_size))
         extent = self._padded(np.array(sizes, np.int32))
         original = self._padded(np.array([image.original_size for image in images], np.int32))

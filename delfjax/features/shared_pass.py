@@ -104,7 +104,8 @@ class _Pass(Generic[K]):
         self.keys = tuple(systems)
         one = next(iter(systems.values()))
         output = one.backbone.output
-        backbones = {config_hash(describe_backbone(config.backbone)): config for config in systems.values()}
+        backbone_of = {key: _backbone_identity(config) for key, config in systems.items()}
+        backbones = {backbone_of[key]: config for key, config in systems.items()}
         loaded = [load_backbone(config.backbone, seed=config.seed) for config in backbones.values()]
         model = fold_batch_norm(Delf(BranchedBackbone(loaded, output=output), None, output=output))
         scales = sorted({scale for config in systems.values() for scale in config.features.scales})
@@ -119,7 +120,7 @@ class _Pass(Generic[K]):
         self._scorers: list[tuple[slice, _Score]] = []
         self._kept: dict[K, _Kept] = {}
         for key, config in systems.items():
-            place = places.index(config_hash(describe_backbone(config.backbone)))
+            place = places.index(backbone_of[key])
             channels = slice(place * width, (place + 1) * width)
             identity = config_hash({"backbone": place, "scorer": to_dict(config)["scorer"], "seed": config.seed})
             if identity not in scorers:
@@ -191,6 +192,12 @@ class _Writers(Generic[K]):
 def _pass_of(config: DelfConfig) -> str:
     plain = to_dict(config)
     return config_hash({path: plain[section][field] for path in _PASS_FIELDS for section, field in [path.split(".")]})
+
+
+def _backbone_identity(config: DelfConfig) -> str:
+    # Random weights are drawn from the seed.
+    seed = config.seed if config.backbone.weights == "random" else None
+    return config_hash({**describe_backbone(config.backbone), "seed": seed})
 
 
 _Score = Callable[[Float[np.ndarray, "n c"]], Float[np.ndarray, " n"]]

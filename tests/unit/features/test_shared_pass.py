@@ -75,10 +75,12 @@ def test_each_system_keeps_what_an_extraction_keeps(
         assert found.failures().keys() == {"broken.jpg"}
         for photo in direct.names:
             _require_alike(direct.get(photo).local, found.get(photo).local)
+            assert set(found.get(photo).local.scales) <= set(np.asarray(config.features.scales, np.float32))
 
 
 def _require_alike(expected: LocalFeatures, found: LocalFeatures) -> None:
     assert len(found.scores) == len(expected.scores) > 10
+    assert np.all(np.diff(found.scores) <= 0)
     # An accelerator multiplies with fewer bits, and no two programs alike.
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
     # Of nearly equal scores the last may change places with the next.
@@ -100,6 +102,15 @@ def test_backbones_share_the_layers_that_are_equal(tuned: Path) -> None:
     assert BranchedBackbone(backbones[::2], output="conv4").shared == layers
     first = with_tensors(backbones[0], {name: values + 1 for name, values in named_tensors(backbones[0]).items()})
     assert BranchedBackbone([backbones[0], first], output="conv4").shared == 0
+
+
+def test_random_backbones_of_two_seeds_are_two(photos: PhotoFolder, tmp_path: Path) -> None:
+    change = ["backbone.weights=random", "scorer.kind=norm", "features.scales=[1.0]"]
+    systems = {seed: override(CONFIG, [*change, f"seed={seed}"]) for seed in (0, 1)}
+    stores = {seed: tmp_path / str(seed) for seed in systems}
+    SharedPass(systems).extract(photos, stores, progress=False)
+    first, second = (FeatureStore.open(store) for store in stores.values())
+    assert not np.allclose(first.get("0.png").local.scores, second.get("0.png").local.scores)
 
 
 def test_a_pass_that_was_stopped_goes_on(photos: PhotoFolder, tmp_path: Path) -> None:
