@@ -60,7 +60,8 @@ class TrainingConfig(Strict):
     rescales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
     # Mirror half of the photographs. Ours: off in TF.
     mirror: bool = True
-    # Layers from the first that the stage "finetune" leaves as they are; the stage "attention" leaves all.
+    # Layers from the first that the stages "finetune" and "delg" leave as they are; "attention" leaves all, and with cached
+    # maps may share those of these layers with every backbone that has them.
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     # Crops are cut out of feature maps that the frozen layers made once, not out of photographs: minutes, not hours, on CPU.
     cached_maps: bool = False

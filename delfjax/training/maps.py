@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from delfjax import paths, programs
 from delfjax.config import config_hash
 from delfjax.datasets.images import ImageError, hash_file
-from delfjax.models.layers import fold_batch_norm
+from delfjax.models.delf import Backbone
+from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import tensor_digest
 from delfjax.training.config import TrainingConfig
@@ -27,7 +28,7 @@ from delfjax.training.networks import Network
 from delfjax.training.photos import LabelledPhotos, TrainingError
 
 # Raised whenever the same photographs and layers give other maps.
-_VERSION = 2
+_VERSION = 3
 # Photographs of one compiled call.
 _TOGETHER = 8
 
@@ -37,33 +38,66 @@ def cached_maps(
 ) -> list[Float16[np.ndarray, "n _ _ c"]]:
     """Maps of the whole central square of every photograph, one array for each of the rescales; memory-mapped from the cache.
 
+    Where ``config.frozen_layers`` are fewer than the fixed layers, the maps are made from the maps of those first ones, which
+    are kept too: two thirds of the work is done once for every backbone that has them.
+
     Raises:
         TrainingError: a photograph cannot be read.
         OSError: the disk is full; no part of a map is left.
     """
-    folder = paths.cache_root() / "maps" / _identity(network, photos, config)
+    depth = len(network.fixed_layers)
+    ends = (config.frozen_layers, depth) if 0 < config.frozen_layers < depth else (depth,)
+    return [np.load(file, mmap_mode="r") for file in _kept(network, photos, ends, config=config, progress=progress)]
+
+
+def _kept(
+    network: Network, photos: LabelledPhotos, ends: tuple[int, ...], *, config: TrainingConfig, progress: bool
+) -> list[Path]:
+    """Files of the maps after the last of ``ends``, made, where they are missing, from those after the one before it."""
+    folder = paths.cache_root() / "maps" / _identity(network, photos, ends, config)
+    files = [folder / f"rescale-{rescale:g}.npy" for rescale in config.rescales]
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    if not missing:
+        return files
+    if len(ends) > 1:
+        before = _kept(network, photos, ends[:-1], config=config, progress=progress)
+        inputs = [np.load(file, mmap_mode="r") for file in before]
+    else:
+        inputs = [_squares(photos, config.square_side, progress=progress)] * len(files)
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [number for number in range(len(config.rescales)) if not _file(folder, config, number).is_file()]
-    if missing:
-        squares = _squares(photos, config.square_side, progress=progress)
-        graph, state = nnx.split(fold_batch_norm(network))
-        for number in tqdm(missing, desc="maps", unit="rescale", disable=not progress):
-            side = max(1, round(config.square_side * config.rescales[number]))
-            made = np.concatenate(list(_maps(graph, state, squares, side)))
-            _write(_file(folder, config, number), made)
-    return [np.load(_file(folder, config, number), mmap_mode="r") for number in range(len(config.rescales))]
+    layers = _Layers(network.output, *(0, *ends)[-2:])
+    graph, state = nnx.split(fold_batch_norm(network.backbone))
+    for number in tqdm(missing, desc="maps", unit="rescale", disable=not progress):
+        side = max(1, round(config.square_side * config.rescales[number]))
+        _write(files[number], np.concatenate(list(_maps(graph, state, inputs[number], layers=layers, side=side))))
+    return files
 
 
-def _maps(graph: nnx.GraphDef[Network], state: nnx.State[Any, Any], squares: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    def fixed(state: nnx.State[Any, Any], pixels: jax.Array) -> tuple[jax.Array]:
-        size = (len(pixels), side, side, 3)
-        scaled = jax.image.resize(pixels.astype(jnp.float32), size, "bilinear", antialias=True)
-        return (nnx.merge(graph, state).fixed(scaled).astype(jnp.float16),)
+class _Layers(NamedTuple):
+    """Layers ``start`` to ``end`` of those up to ``output``."""
 
-    settings = {"program": "maps", "side": side, "network": programs.description(graph)}
-    compiled = programs.StoredProgram(fixed, settings=settings)
-    for start in range(0, len(squares), _TOGETHER):
-        part = squares[start : start + _TOGETHER]
+    output: str
+    start: int
+    end: int
+
+
+def _maps(
+    graph: nnx.GraphDef[Backbone], state: nnx.State[Any, Any], inputs: np.ndarray, *, layers: _Layers, side: int
+) -> Iterator[np.ndarray]:
+    """Maps of squares, resized to ``side``, or, where ``layers`` do not begin with the first, of the maps before them."""
+
+    def applied(state: nnx.State[Any, Any], values: jax.Array) -> tuple[jax.Array]:
+        backbone, values = nnx.merge(graph, state), values.astype(jnp.float32)
+        if layers.start == 0:
+            size = (len(values), side, side, 3)
+            values = backbone.normalise(jax.image.resize(values, size, "bilinear", antialias=True))
+        made = backbone(FeatureMap.full(values), output=layers.output, layers=slice(layers.start, layers.end))
+        return (jnp.asarray(made.values).astype(jnp.float16),)
+
+    settings = {"program": "maps", "side": side, "layers": layers, "backbone": programs.description(graph)}
+    compiled = programs.StoredProgram(applied, settings=settings)
+    for start in range(0, len(inputs), _TOGETHER):
+        part = inputs[start : start + _TOGETHER]
         padded = np.concatenate([part, np.repeat(part[-1:], _TOGETHER - len(part), axis=0)])
         yield np.asarray(compiled(state, padded)[0])[: len(part)]
 
@@ -80,28 +114,25 @@ def _squares(photos: LabelledPhotos, side: int, *, progress: bool) -> UInt8[np.n
         return np.stack(list(tqdm(pool.map(read, range(count)), total=count, desc="read", unit="image", disable=not progress)))
 
 
-def _identity(network: Network, photos: LabelledPhotos, config: TrainingConfig) -> str:
-    """What decides every map: the layers, their weights and their geometry, the photographs, and how large they are."""
+def _identity(network: Network, photos: LabelledPhotos, ends: tuple[int, ...], config: TrainingConfig) -> str:
+    """What decides the maps after the last of ``ends``: the layers, their weights and their geometry, the photographs, how large
+    they are, and after which layers maps were rounded on the way."""
     content = hashlib.sha256()
     for path in photos.paths:
         content.update(hash_file(photos.root / path).encode())
-    layers = network.fixed_layers
+    layers = network.fixed_layers[: ends[-1]]
     weights = {f"{depth}.{name}": value for depth, layer in enumerate(layers) for name, value in named_tensors(layer).items()}
     return config_hash(
         {
             "version": _VERSION,
             "backbone": type(network.backbone).__name__,
-            "layers": len(layers),
+            "layers": list(ends),
             "windows": [vars(window) for window in network.backbone.windows("conv4")],
             "weights": tensor_digest(weights),
             "photos": content.hexdigest(),
             "square_side": config.square_side,
         }
     )
-
-
-def _file(folder: Path, config: TrainingConfig, number: int) -> Path:
-    return folder / f"rescale-{config.rescales[number]:g}.npy"
 
 
 def _write(file: Path, values: np.ndarray) -> None:

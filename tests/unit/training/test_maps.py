@@ -1,0 +1,67 @@
+"""Cached maps are those of the network, and what two backbones have in common is worked out once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from delfjax.training.config import TrainingConfig
+from delfjax.training.maps import cached_maps
+from delfjax.training.networks import AttentionNetwork, make_network
+from delfjax.training.photos import LabelledPhotos
+from tests.unit.models.random_networks import small_resnet
+
+SHARED = 3
+CONFIG = TrainingConfig(stage="attention", square_side=32, crop_side=32, rescales=(1.0,), hidden=8, frozen_layers=SHARED)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> LabelledPhotos:
+    """Three squares of noise, and a cache of their own."""
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
+    names = [f"{number}.png" for number in range(3)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / name)
+    return LabelledPhotos(tmp_path, names, np.array([0, 1, 0]), 2)
+
+
+def network(*, changed: int | None = None) -> AttentionNetwork:
+    """Of a small ResNet, the weights of one of its layers times 1.5."""
+    backbone = small_resnet()
+    if changed is not None:
+        layer = backbone.layers("conv4")[changed]
+        nnx.update(layer, jax.tree.map(lambda value: 1.5 * value, nnx.state(layer, nnx.Param)))
+    made = make_network(backbone, 2, config=CONFIG, output="conv4", rngs=nnx.Rngs(0))
+    assert isinstance(made, AttentionNetwork)
+    return made
+
+
+def test_maps_made_in_two_steps_are_those_of_the_network(photos: LabelledPhotos) -> None:
+    (found,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+    whole = network()
+    nnx.Module.eval(whole)
+    pixels = jnp.asarray(np.stack([photos.square(member, CONFIG.square_side) for member in range(3)]), jnp.float32)
+    expected = np.asarray(nnx.jit(lambda model: model.fixed(pixels))(whole))
+    # Half precision on the way and at the end.
+    np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01 * np.abs(expected).max())
+
+
+def test_backbones_with_the_same_first_layers_share_their_maps(photos: LabelledPhotos, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+
+    def square(*_: object) -> np.ndarray:
+        raise LookupError("a photograph is read")
+
+    monkeypatch.setattr(LabelledPhotos, "square", square)
+    (again,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+    (later,) = cached_maps(network(changed=SHARED), photos, config=CONFIG, progress=False)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, later), "maps of another backbone were taken for its own"
+    with pytest.raises(LookupError):
+        cached_maps(network(changed=SHARED - 1), photos, config=CONFIG, progress=False)
