@@ -7,7 +7,6 @@ that cannot be decoded is one recorded failure. The loop can be stopped at any m
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 
 from delfjax.config import DelfConfig
 from delfjax.datasets.images import DecodedImage, ImageError
+from delfjax.device import processors
 from delfjax.features.store import SHARD_SIZE, FeatureStore, Group, StoreWriter
 from delfjax.types import ImageFeatures
 
@@ -198,7 +198,7 @@ def extract_images(
         progress: show a progress bar and a final line of counts on standard error.
     """
     started = time.perf_counter()
-    threads = num_threads or min(8, os.cpu_count() or 1)
+    threads = num_threads or min(8, len(processors()))
     with ThreadPoolExecutor(threads) as readers:
         held = writer.store()
         again = changed_images(held, photos, readers=readers, progress=progress)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from delfjax import paths, programs
 from delfjax.config import config_hash
 from delfjax.datasets.images import ImageError, hash_file
+from delfjax.device import processors
 from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.tensors import named_tensors
@@ -39,7 +40,7 @@ def cached_maps(
     """Maps of the whole central square of every photograph, one array for each of the rescales; memory-mapped from the cache.
 
     Where ``config.frozen_layers`` are fewer than the fixed layers, the maps are made from the maps of those first ones, which
-    are kept too: two thirds of the work is done once for every backbone that has them.
+    are kept too: their work is done once for every backbone that has them.
 
     Raises:
         TrainingError: a photograph cannot be read.
@@ -47,20 +48,22 @@ def cached_maps(
     """
     depth = len(network.fixed_layers)
     ends = (config.frozen_layers, depth) if 0 < config.frozen_layers < depth else (depth,)
-    return [np.load(file, mmap_mode="r") for file in _kept(network, photos, ends, config=config, progress=progress)]
+    content = _content(photos)
+    files = _kept(network, photos, ends, content=content, config=config, progress=progress)
+    return [np.load(file, mmap_mode="r") for file in files]
 
 
 def _kept(
-    network: Network, photos: LabelledPhotos, ends: tuple[int, ...], *, config: TrainingConfig, progress: bool
+    network: Network, photos: LabelledPhotos, ends: tuple[int, ...], *, content: str, config: TrainingConfig, progress: bool
 ) -> list[Path]:
     """Files of the maps after the last of ``ends``, made, where they are missing, from those after the one before it."""
-    folder = paths.cache_root() / "maps" / _identity(network, photos, ends, config)
+    folder = paths.cache_root() / "maps" / _identity(network, content, ends, config)
     files = [folder / f"rescale-{rescale:g}.npy" for rescale in config.rescales]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     if not missing:
         return files
     if len(ends) > 1:
-        before = _kept(network, photos, ends[:-1], config=config, progress=progress)
+        before = _kept(network, photos, ends[:-1], content=content, config=config, progress=progress)
         inputs = [np.load(file, mmap_mode="r") for file in before]
     else:
         inputs = [_squares(photos, config.square_side, progress=progress)] * len(files)
@@ -110,16 +113,21 @@ def _squares(photos: LabelledPhotos, side: int, *, progress: bool) -> UInt8[np.n
             raise TrainingError(f"{error}; remove it from the list, or train without cached_maps") from None
 
     count = len(photos.paths)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, len(processors()))) as pool:
         return np.stack(list(tqdm(pool.map(read, range(count)), total=count, desc="read", unit="image", disable=not progress)))
 
 
-def _identity(network: Network, photos: LabelledPhotos, ends: tuple[int, ...], config: TrainingConfig) -> str:
-    """What decides the maps after the last of ``ends``: the layers, their weights and their geometry, the photographs, how large
-    they are, and after which layers maps were rounded on the way."""
+def _content(photos: LabelledPhotos) -> str:
+    """Digest of the files."""
     content = hashlib.sha256()
     for path in photos.paths:
         content.update(hash_file(photos.root / path).encode())
+    return content.hexdigest()
+
+
+def _identity(network: Network, content: str, ends: tuple[int, ...], config: TrainingConfig) -> str:
+    """What decides the maps after the last of ``ends``: the layers, their weights and their geometry, the photographs, how large
+    they are, and after which layers maps were rounded on the way."""
     layers = network.fixed_layers[: ends[-1]]
     weights = {f"{depth}.{name}": value for depth, layer in enumerate(layers) for name, value in named_tensors(layer).items()}
     return config_hash(
@@ -129,7 +137,7 @@ def _identity(network: Network, photos: LabelledPhotos, ends: tuple[int, ...], c
             "layers": list(ends),
             "windows": [vars(window) for window in network.backbone.windows("conv4")],
             "weights": tensor_digest(weights),
-            "photos": content.hexdigest(),
+            "photos": content,
             "square_side": config.square_side,
         }
     )

@@ -11,7 +11,6 @@ import fcntl
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from delfjax.datasets.world.config import WorldConfig
 from delfjax.datasets.world.photography import Shot
 from delfjax.datasets.world.rendering import Photograph, render
 from delfjax.datasets.world.solids import WorldError
+from delfjax.device import processors
 from delfjax.paths import replace_file
 from delfjax.rng import named_generator
 
@@ -117,7 +117,7 @@ def _build(root: Path, census: Census, *, workers: int | None, progress: bool) -
     devices = jax.local_devices()
     skipped = census.frame_count - todo
     with (
-        ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(workers or len(processors())) as pool,
         tqdm(total=census.frame_count, initial=skipped, desc="world", unit="image", disable=not progress) as bar,
     ):
         for start in missing:
