@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
@@ -26,6 +27,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from delfjax.types import Array, LocalFeatures
+
+# What a group holds, and how it looks.
+V = TypeVar("V")
+L = TypeVar("L")
 
 # Rows and columns without names: the images of one figure differ in size.
 Photo = UInt8[np.ndarray, "_ _ 3"]
@@ -289,11 +294,14 @@ def plot_positions(groups: Mapping[str, Float[np.ndarray, "_ 2"]], *, title: str
     Args:
         groups: name → ``(latitude, longitude)``, degrees; each has a colour and a mark of its own.
         title: headline.
+
+    Raises:
+        ValueError: more groups than there are colours.
     """
     figure = _figure(title, width=_WIDTH, height=0.5 * _WIDTH + _HEADLINE)
     axes = figure.add_axes((0.07, 0.1, 0.74, 0.78))
     marks = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (PURPLE, "D"))
-    for (name, positions), (colour, mark) in zip(groups.items(), marks, strict=False):
+    for name, positions, (colour, mark) in _told_apart(groups, marks):
         axes.scatter(positions[:, 1], positions[:, 0], s=22, c=colour, marker=mark, alpha=0.6, linewidths=0, label=name)
     axes.set(xlim=(-180, 180), ylim=(-90, 90), xlabel="longitude, degrees", ylabel="latitude, degrees")
     axes.set_xticks(range(-180, 181, 60))
@@ -311,10 +319,13 @@ def plot_counts(groups: Mapping[str, Num[np.ndarray, " _"]], *, title: str, labe
         groups: name → one count for each member.
         title: headline.
         label: what is counted, beside the axis.
+
+    Raises:
+        ValueError: more groups than there are colours.
     """
     figure = _figure(title, width=_WIDTH, height=0.4 * _WIDTH + _HEADLINE)
     axes = figure.add_axes((0.08, 0.14, 0.73, 0.72))
-    for (name, counts), colour in zip(groups.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
+    for name, counts, colour in _told_apart(groups, (BLUE, ORANGE, GREEN, PURPLE)):
         axes.step(np.arange(1, len(counts) + 1), np.sort(counts)[::-1], where="mid", color=colour, linewidth=2, label=name)
     axes.set(xlabel="rank", ylabel=label, ylim=(0, None))
     axes.grid(color="#e5e5e5")
@@ -331,11 +342,14 @@ def plot_trends(curves: Mapping[str, Mapping[float, float]], *, title: str, xlab
         title: headline.
         xlabel: what is set.
         ylabel: what is measured.
+
+    Raises:
+        ValueError: more curves than there are colours.
     """
     figure = _figure(title, width=0.8 * _WIDTH, height=0.45 * _WIDTH + _HEADLINE)
     axes = figure.add_axes((0.09, 0.13, 0.66, 0.75))
     looks = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (VERMILLION, "D"), (PURPLE, "v"), (SKY, "P"))
-    for (name, curve), (colour, mark) in zip(curves.items(), looks, strict=False):
+    for name, curve, (colour, mark) in _told_apart(curves, looks):
         axes.plot(list(curve), list(curve.values()), color=colour, marker=mark, linewidth=2, label=name)
     settings = sorted({setting for curve in curves.values() for setting in curve})
     axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
@@ -489,6 +503,13 @@ def _figure(title: str, *, width: float, height: float) -> Figure:
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=_TITLE, fontweight="bold", y=1 - 0.1 / height, va="top")
     return figure
+
+
+def _told_apart(groups: Mapping[str, V], looks: Sequence[L]) -> list[tuple[str, V, L]]:
+    """Each group with its name and a look of its own."""
+    if len(groups) > len(looks):
+        raise ValueError(f"{len(groups)} groups, and {len(looks)} looks to tell them apart: {', '.join(groups)}")
+    return [(name, group, look) for (name, group), look in zip(groups.items(), looks[: len(groups)], strict=True)]
 
 
 def _rasterised(figure: Figure) -> Photo:

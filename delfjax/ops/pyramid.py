@@ -93,7 +93,7 @@ def resize_onto(
 def place(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], side: int, batch: int) -> UInt8[np.ndarray, "b s s 3"]:
     """Images in the upper left corners of ``batch`` square canvases; unused canvases are black."""
     canvas = np.zeros((batch, side, side, 3), np.uint8)
-    for slot, image in zip(canvas, images, strict=False):
+    for slot, image in zip(canvas[: len(images)], images, strict=True):
         slot[: image.shape[0], : image.shape[1]] = image
     return canvas
 

@@ -101,6 +101,19 @@ def _photo_axes(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.images]
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda many: plots.plot_positions(dict.fromkeys(many, POSITIONS["here"]), title="Landmarks"),
+        lambda many: plots.plot_counts(dict.fromkeys(many, np.array([1, 5, 2])), title="Photos of each", label="photos"),
+        lambda many: plots.plot_trends(dict.fromkeys(many, TRENDS["scale"]), title="Turned up", xlabel="setting", ylabel="mAP"),
+    ],
+)
+def test_more_groups_than_can_be_told_apart_are_refused_not_left_out(draw: Callable[[str], Figure]) -> None:
+    with pytest.raises(ValueError, match="7 groups, and [46] looks to tell them apart: a, b, c, d, e, f, g"):
+        draw("abcdefg")
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_fits_a_laptop_screen_and_is_not_blank(name: str) -> None:
     figure = FIGURES[name]()
