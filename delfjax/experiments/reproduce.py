@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from delfjax import paths
 from delfjax.config import require_known
 from delfjax.experiments.notebooks import Kind, notebooks, parameter_defaults, read_notebook
 from delfjax.experiments.photo_suite import PRESETS
@@ -23,7 +23,7 @@ from delfjax.experiments.provenance import git_state
 from delfjax.experiments.report import build_report
 from delfjax.experiments.runner import Job, prepare
 from delfjax.experiments.runs import RunError, open_run
-from delfjax.experiments.sweeps import LocalWorkers
+from delfjax.experiments.workers import LocalWorkers
 from delfjax.types import DelfjaxError
 
 # Notebooks by how their names begin. Within a lane each finds what an earlier one has made: those that train share trainings,
@@ -63,22 +63,21 @@ def plan(names: Sequence[Path]) -> list[list[Path]]:
 def _run(lanes: Sequence[Sequence[Path]], preset: str, bar: tqdm) -> None:
     """Run some lanes of notebooks, side by side where the processors are all there is; the first failure ends all."""
     at_once = 1 if entry_points(group="jax_plugins") else len(lanes)
-    workers = LocalWorkers(at_once, shared=True)
 
-    def run(lane: Sequence[Path]) -> None:
+    def run(lane: Sequence[Path], workers: LocalWorkers) -> None:
         for notebook in lane:
             started = time.perf_counter()
             job = prepare(notebook, {"preset": preset} if "preset" in parameter_defaults(read_notebook(notebook)) else {})
             kept = _is_current(job)
-            problem = "" if kept else workers.execute(str(notebook), dict(job.parameters), str(paths.data_root()))
+            problem = "" if kept else workers.execute(str(notebook), job.parameters)
             if problem:
                 raise RunError(problem)
             said = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
             tqdm.write(f"{notebook.stem:28s} {said:>8s}  {job.path / 'notebook.ipynb'}")
             bar.update()
 
-    with ThreadPoolExecutor(at_once) as pool:
-        under_way = [pool.submit(run, lane) for lane in lanes]
+    with closing(LocalWorkers(at_once, shared=True)) as workers, ThreadPoolExecutor(at_once) as pool:
+        under_way = [pool.submit(run, lane, workers) for lane in lanes]
         try:
             for future in as_completed(under_way):
                 future.result()

@@ -138,19 +138,32 @@ def run_notebook(job: Job, *, progress: bool = True) -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Execute one notebook: its name, its parameters as JSON, its processors. Ends when the process that asked for it ends."""
-    if arguments[2:] and sys.platform == "linux":
+    """Execute notebooks, one after another, on the processors that are named; ends with the process that asks for them.
+
+    Each line of standard input is a name and parameters, each of standard output what went wrong, empty where nothing did; both
+    as JSON.
+    """
+    if arguments and sys.platform == "linux":
         # Kernels inherit it, and every pool of threads is made as large as this.
-        os.sched_setaffinity(0, map(int, arguments[2:]))
+        os.sched_setaffinity(0, map(int, arguments))
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
-        run_notebook(prepare(find_notebook(arguments[0]), json.loads(arguments[1])), progress=False)
-    except DelfjaxError as error:
-        print(f"delfjax: {error}", file=sys.stderr)
-        return 1
+        # Whatever prints on the way must not be taken for an answer.
+        with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+            for line in sys.stdin:
+                print(json.dumps(_problem(*json.loads(line))), file=answers, flush=True)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _problem(name: str, parameters: Mapping[str, Any]) -> str:
+    try:
+        run_notebook(prepare(find_notebook(name), parameters), progress=False)
+    except DelfjaxError as error:
+        return str(error)
+    return ""
 
 
 def _execute(job: Job, executed: Path, progress: bool) -> None:

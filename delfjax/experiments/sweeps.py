@@ -8,16 +8,12 @@ skipped, a crashed one made again, a failed one costs the runs that would have r
 from __future__ import annotations
 
 import itertools
-import os
-import queue
-import signal
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +22,15 @@ from tqdm.auto import tqdm
 
 from delfjax import paths
 from delfjax.config import ConfigError, from_dict, require_known
-from delfjax.device import processors
 from delfjax.experiments.photo_suite import relevant_overrides, upstream_of
 from delfjax.experiments.provenance import command
 from delfjax.experiments.runner import Job, find_notebook, prepare
 from delfjax.experiments.runs import RunError
-from delfjax.experiments.upstream import process_command, said_last
+from delfjax.experiments.workers import LocalWorkers, Worker
 from delfjax.types import DelfjaxError
 
 # A scheduler is waited for, seconds.
 _CONNECT_S = 10
-# Of several processes on the same cores: threads of OpenMP that wait for each other leave these to the others. Building an index
-# beside another process takes a third of the time then, alone it takes the same.
-_QUIET = {"OMP_WAIT_POLICY": "PASSIVE"}
 # What a sweep can give a field, and the shapes of a file's entries.
 Value = bool | int | float | str | list[Any]
 Columns = dict[str, list[Value]]
@@ -189,7 +181,7 @@ def run_sweep(tasks: list[Task], *, workers: int = 1, scheduler: str | None = No
         while waiting or running:
             for task in [task for task in waiting.values() if task.needs not in waiting and not _is_made(task.needs, running)]:
                 del waiting[task.job.path]
-                running[executor.submit(execute, str(task.job.notebook), _parameters(task), str(paths.data_root()))] = task
+                running[executor.submit(execute, str(task.job.notebook), _parameters(task))] = task
             bar.set_postfix_str(", ".join(task.job.notebook.stem for task in list(running.values())[:workers]))
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
@@ -230,14 +222,13 @@ def _settle(task: Task, problem: str, waiting: dict[Path, Task], report: SweepRe
 
 
 @contextmanager
-def _executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, Callable[[str, dict[str, Any], str], str]]]:
+def _executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, Callable[[str, dict[str, Any]], str]]]:
     """Something that executes runs, and the function to give it."""
     if scheduler is not None:
         with _dask_client(scheduler) as client:
-            yield client.get_executor(), execute_in_process
+            yield client.get_executor(), partial(execute_in_process, data_root=paths.data_root())
         return
-    local = LocalWorkers(workers)
-    with ThreadPoolExecutor(workers) as executor:
+    with closing(LocalWorkers(workers)) as local, ThreadPoolExecutor(workers) as executor:
         try:
             yield executor, local.execute
         except BaseException:
@@ -258,7 +249,7 @@ def _dask_client(scheduler: str) -> Any:
         raise RunError(f"scheduler {scheduler!r} cannot be reached: {error}") from None
 
 
-def execute_in_process(notebook: str, parameters: dict[str, Any], data_root: str) -> str:
+def execute_in_process(notebook: str, parameters: dict[str, Any], *, data_root: Path) -> str:
     """Execute one run in a process of its own; returns what went wrong, or nothing.
 
     Args:
@@ -266,50 +257,8 @@ def execute_in_process(notebook: str, parameters: dict[str, Any], data_root: str
         parameters: all of them.
         data_root: where runs lie.
     """
-    return _outcome(_start(process_command(notebook, parameters), data_root))
-
-
-class LocalWorkers:
-    """The processes of this machine, which can all be told to stop."""
-
-    def __init__(self, workers: int, *, shared: bool = False) -> None:
-        """Divide the processors among ``workers``, or let each use all of them when they are ``shared``."""
-        everything = sorted(processors())
-        self._shares: queue.SimpleQueue[frozenset[int]] = queue.SimpleQueue()
-        for number in range(workers):
-            self._shares.put(frozenset(() if shared else everything[number::workers] or everything))
-        self._lock, self._running, self._stopped = threading.Lock(), set[subprocess.Popen[str]](), False
-
-    def execute(self, notebook: str, parameters: dict[str, Any], data_root: str) -> str:
-        """Like :func:`execute_in_process`, when and where one of the workers is free."""
-        share = self._shares.get()
-        with self._lock:
-            if self._stopped:
-                return "interrupted"
-            process = _start(process_command(notebook, parameters, processors=share), data_root)
-            self._running.add(process)
-        try:
-            return _outcome(process)
-        finally:
-            self._running.discard(process)
-            self._shares.put(share)
-
-    def interrupt(self) -> None:
-        """Tell every process to stop, and start no other."""
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.send_signal(signal.SIGINT)
-
-
-def _start(words: Sequence[str], data_root: str) -> subprocess.Popen[str]:
-    environment = {**_QUIET, **os.environ, "DELFJAX_DATA": data_root}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def _outcome(process: subprocess.Popen[str]) -> str:
-    said = process.communicate()[1]
-    return said_last(said) if process.returncode else ""
+    with closing(Worker(data_root)) as worker:
+        return worker.execute(notebook, parameters)
 
 
 def _required() -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
+from delfjax import paths
 from delfjax.experiments.photo_suite import PhotoExperiment, upstream_of
 from delfjax.experiments.runs import FinishedRun, RunError, find_run, finished_run, latest_run
+from delfjax.experiments.workers import Worker
 
 
 def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
@@ -35,26 +35,9 @@ def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
     return finished_run(name, settings)
 
 
-def process_command(name: str, parameters: Mapping[str, Any], *, processors: Iterable[int] = ()) -> list[str]:
-    """What executes a notebook in a process of its own; its last line on standard error says what went wrong.
-
-    Args:
-        name: of the notebook.
-        parameters: by name.
-        processors: those that it may use; all of them when there is none.
-    """
-    words = [sys.executable, "-m", "delfjax.experiments.runner", name, json.dumps(dict(parameters))]
-    return [*words, *map(str, sorted(processors))]
-
-
-def said_last(stderr: str) -> str:
-    """The last line of what a process said, without the name it begins with."""
-    lines = [line for line in stderr.strip().splitlines() if line.strip()]
-    return lines[-1].removeprefix("delfjax: ") if lines else "ended without a word"
-
-
 def _in_process(name: str, parameters: Mapping[str, Any]) -> None:
     # A kernel cannot execute another notebook in its own event loop.
-    done = subprocess.run(process_command(name, parameters), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"building {name}: {said_last(done.stderr)}")
+    with closing(Worker(paths.data_root())) as worker:
+        problem = worker.execute(name, parameters)
+    if problem:
+        raise RunError(f"building {name}: {problem}")

@@ -117,6 +117,8 @@ PRESETS: dict[str, TrainingConfig] = {
     "quick_attention": replace(
         _QUICK,
         stage="attention",
+        # The attention trains none of them: its maps are made from those that the other stages start from.
+        frozen_layers=9,
         rescales=(0.3536, 0.5, 0.7071),
         steps=300,
         validate_every=50,

@@ -1,0 +1,116 @@
+"""Processes that execute notebooks: each one after another, for what a runner imports takes longer than many a notebook."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from delfjax import paths
+from delfjax.device import processors
+
+# Of several processes on the same cores: threads of OpenMP that wait for each other leave these to the others. Building an index
+# beside another process takes a third of the time then, alone it takes the same.
+_QUIET = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+class Worker:
+    """A process of its own for notebooks; it starts with the first, and again after one that it did not survive."""
+
+    def __init__(self, data_root: Path, *, processors: Iterable[int] = ()) -> None:
+        """Nothing is started yet.
+
+        Args:
+            data_root: where runs lie.
+            processors: those that the process may use; all of them when there is none.
+        """
+        self._data_root, self._processors = data_root, sorted(processors)
+        self._process: subprocess.Popen[str] | None = None
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
+
+    def start(self) -> subprocess.Popen[str]:
+        """The process, started where it does not run."""
+        if self._process is None or self._process.poll() is not None:
+            words = [sys.executable, "-m", "delfjax.experiments.runner", *map(str, self._processors)]
+            environment = {**_QUIET, **os.environ, "DELFJAX_DATA": str(self._data_root)}
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, stderr=self._said, text=True)
+        return self._process
+
+    def execute(self, notebook: str, parameters: Mapping[str, Any]) -> str:
+        """Execute one notebook, a file or the beginning of its name; returns what went wrong, or nothing."""
+        process = self.start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps([notebook, dict(parameters)]) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        return str(json.loads(answer)) if answer else self._last_word(process)
+
+    def interrupt(self) -> None:
+        """Tell the process to stop what it does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def close(self) -> None:
+        """End the process once it has nothing to do."""
+        if self._process is not None:
+            self._process.communicate()
+        self._said.close()
+
+    def _last_word(self, process: subprocess.Popen[str]) -> str:
+        """Why a process has ended."""
+        code = process.wait()
+        self._said.seek(0)
+        lines = [line for line in self._said.read().splitlines() if line.strip()]
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return lines[-1] if lines else "ended without a word"
+
+
+class LocalWorkers:
+    """The processes of this machine, which can all be told to stop."""
+
+    def __init__(self, workers: int, *, shared: bool = False) -> None:
+        """Divide the processors among ``workers``, or let each use all of them when they are ``shared``."""
+        everything = sorted(processors())
+        shares = [() if shared else everything[number::workers] or everything for number in range(workers)]
+        self._all = [Worker(paths.data_root(), processors=share) for share in shares]
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self._all:
+            self._idle.put(worker)
+        self._lock, self._stopped = threading.Lock(), False
+
+    def execute(self, notebook: str, parameters: Mapping[str, Any]) -> str:
+        """Like :meth:`Worker.execute`, when and where one of the workers is free."""
+        worker = self._idle.get()
+        try:
+            with self._lock:
+                if self._stopped:
+                    return "interrupted"
+                worker.start()
+            return worker.execute(notebook, parameters)
+        finally:
+            self._idle.put(worker)
+
+    def interrupt(self) -> None:
+        """Tell every process to stop, and start no other."""
+        with self._lock:
+            self._stopped = True
+        for worker in self._all:
+            worker.interrupt()
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in self._all:
+            worker.close()
