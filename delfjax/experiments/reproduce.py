@@ -44,7 +44,8 @@ def reproduce(preset: str) -> Path:
     *lanes, last = plan(names)
     with tqdm(total=len(names), desc="reproduce", unit="notebook") as bar:
         _run(lanes, preset, bar)
-        _run([last], preset, bar)
+        # These read what the others have left, and nothing of each other.
+        _run([[notebook] for notebook in last], preset, bar)
     return build_report()
 
 
@@ -56,8 +57,8 @@ def plan(names: Sequence[Path]) -> list[list[Path]]:
         taken = list(dict.fromkeys(path for beginning in beginnings for path in left if path.stem.startswith(beginning)))
         left = [path for path in left if path not in taken]
         planned.append(taken)
-    after, *lanes = planned
-    return [*lanes, [*left, *after]]
+    after, first, *lanes = planned
+    return [[*first, *left], *lanes, after]
 
 
 def _run(lanes: Sequence[Sequence[Path]], preset: str, bar: tqdm) -> None:
