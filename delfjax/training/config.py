@@ -108,6 +108,7 @@ PRESETS: dict[str, TrainingConfig] = {
     # A minute or so each on two cores, for photographs of 256 pixels. Measured on the landmark world.
     "quick_finetune": replace(
         _QUICK,
+        crop_side=256,
         frozen_layers=9,
         rescales=(0.3536, 0.5, 0.7071),
         steps=100,
@@ -127,6 +128,7 @@ PRESETS: dict[str, TrainingConfig] = {
     "quick_delg": replace(
         _QUICK,
         stage="delg",
+        crop_side=256,
         frozen_layers=9,
         rescales=(0.3536, 0.5, 0.7071),
         steps=150,
