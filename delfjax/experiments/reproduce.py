@@ -41,24 +41,25 @@ def reproduce(preset: str) -> Path:
     """
     require_known("preset", preset, PRESETS)
     names = notebooks()
-    *lanes, last = plan(names)
+    *lanes, others, last = plan(names)
     with tqdm(total=len(names), desc="reproduce", unit="notebook") as bar:
         _run(lanes, preset, bar)
+        _run([others], preset, bar)
         # These read what the others have left, and nothing of each other.
         _run([[notebook] for notebook in last], preset, bar)
     return build_report()
 
 
 def plan(names: Sequence[Path]) -> list[list[Path]]:
-    """Notebooks in their order: each lane, and what comes after."""
+    """Notebooks in their order: each lane, those that are in none, and what comes after."""
     left = list(names)
     planned = []
     for beginnings in (_AFTER, *_LANES):
         taken = list(dict.fromkeys(path for beginning in beginnings for path in left if path.stem.startswith(beginning)))
         left = [path for path in left if path not in taken]
         planned.append(taken)
-    after, first, *lanes = planned
-    return [[*first, *left], *lanes, after]
+    after, *lanes = planned
+    return [*lanes, left, after]
 
 
 def _run(lanes: Sequence[Sequence[Path]], preset: str, bar: tqdm) -> None:
