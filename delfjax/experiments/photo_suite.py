@@ -36,7 +36,7 @@ _CI_SCALES = "features.scales=[0.7071, 1.0, 1.4142, 2.0]"
 # Photographs of the world: as many features as a landmark of it has cells at all scales together. Levels smaller than 0.5
 # have a dozen cells. 2.0 costs as much as all others together, but on small photographs the attention needs its small cells:
 # measured on the world of "quick", mAP 0.477 against 0.432 without it (norm: 0.359 and 0.364).
-# So few matches need no more hypotheses either: mAP 0.464 either way.
+# So few matches need no more hypotheses: on the same world mAP 0.464, and 0.462 with the default, four times as many.
 _SMALL_PHOTOS = (
     "features.max_features=300",
     "features.scales=[0.5, 0.7071, 1.0, 1.4142, 2.0]",

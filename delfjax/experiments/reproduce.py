@@ -42,11 +42,29 @@ def reproduce(preset: str) -> Path:
     require_known("preset", preset, PRESETS)
     names = notebooks()
     *lanes, others, last = plan(names)
-    with tqdm(total=len(names), desc="reproduce", unit="notebook") as bar:
-        _run(lanes, preset, bar)
-        _run([others], preset, bar)
-        # These read what the others have left, and nothing of each other.
-        _run([[notebook] for notebook in last], preset, bar)
+    # Side by side where the processors are all there is.
+    at_once = 1 if entry_points(group="jax_plugins") else len(lanes)
+    with (
+        closing(LocalWorkers(at_once, shared=True)) as workers,
+        ThreadPoolExecutor(at_once) as pool,
+        tqdm(total=len(names), desc="reproduce", unit="notebook") as bar,
+    ):
+
+        def run(lane: Sequence[Path]) -> None:
+            for notebook in lane:
+                tqdm.write(_made(notebook, preset, workers))
+                bar.update()
+
+        try:
+            # Of the last, each reads what the others have left, and nothing of the rest of them.
+            for together in (lanes, [others], [[notebook] for notebook in last]):
+                for future in as_completed([pool.submit(run, lane) for lane in together]):
+                    future.result()
+        except BaseException:
+            # Failed or stopped: nothing new is started, and what runs is told to stop as well.
+            pool.shutdown(wait=False, cancel_futures=True)
+            workers.interrupt()
+            raise
     return build_report()
 
 
@@ -62,32 +80,16 @@ def plan(names: Sequence[Path]) -> list[list[Path]]:
     return [*lanes, left, after]
 
 
-def _run(lanes: Sequence[Sequence[Path]], preset: str, bar: tqdm) -> None:
-    """Run some lanes of notebooks, side by side where the processors are all there is; the first failure ends all."""
-    at_once = 1 if entry_points(group="jax_plugins") else len(lanes)
-
-    def run(lane: Sequence[Path], workers: LocalWorkers) -> None:
-        for notebook in lane:
-            started = time.perf_counter()
-            job = prepare(notebook, {"preset": preset} if "preset" in parameter_defaults(read_notebook(notebook)) else {})
-            kept = _is_current(job)
-            problem = "" if kept else workers.execute(str(notebook), job.parameters)
-            if problem:
-                raise RunError(problem)
-            said = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
-            tqdm.write(f"{notebook.stem:28s} {said:>8s}  {job.path / 'notebook.ipynb'}")
-            bar.update()
-
-    with closing(LocalWorkers(at_once, shared=True)) as workers, ThreadPoolExecutor(at_once) as pool:
-        under_way = [pool.submit(run, lane, workers) for lane in lanes]
-        try:
-            for future in as_completed(under_way):
-                future.result()
-        except BaseException:
-            # Failed or stopped: nothing new is started, and what runs is told to stop as well.
-            pool.shutdown(wait=False, cancel_futures=True)
-            workers.interrupt()
-            raise
+def _made(notebook: Path, preset: str, workers: LocalWorkers) -> str:
+    """Run a notebook, unless this very commit has; returns the line that says so."""
+    started = time.perf_counter()
+    job = prepare(notebook, {"preset": preset} if "preset" in parameter_defaults(read_notebook(notebook)) else {})
+    kept = _is_current(job)
+    problem = "" if kept else workers.execute(str(notebook), job.parameters)
+    if problem:
+        raise RunError(problem)
+    said = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
+    return f"{notebook.stem:28s} {said:>8s}  {job.path / 'notebook.ipynb'}"
 
 
 def _is_current(job: Job) -> bool:

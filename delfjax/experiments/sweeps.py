@@ -26,7 +26,7 @@ from delfjax.experiments.photo_suite import relevant_overrides, upstream_of
 from delfjax.experiments.provenance import command
 from delfjax.experiments.runner import Job, find_notebook, prepare
 from delfjax.experiments.runs import RunError
-from delfjax.experiments.workers import LocalWorkers, Worker
+from delfjax.experiments.workers import LocalWorkers, execute_in_process
 from delfjax.types import DelfjaxError
 
 # A scheduler is waited for, seconds.
@@ -247,18 +247,6 @@ def _dask_client(scheduler: str) -> Any:
         return Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
     except OSError as error:
         raise RunError(f"scheduler {scheduler!r} cannot be reached: {error}") from None
-
-
-def execute_in_process(notebook: str, parameters: dict[str, Any], *, data_root: Path) -> str:
-    """Execute one run in a process of its own; returns what went wrong, or nothing.
-
-    Args:
-        notebook: the file.
-        parameters: all of them.
-        data_root: where runs lie.
-    """
-    with closing(Worker(data_root)) as worker:
-        return worker.execute(notebook, parameters)
 
 
 def _required() -> list[str]:

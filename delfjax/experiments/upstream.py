@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
-from typing import Any
-
 from delfjax import paths
 from delfjax.experiments.photo_suite import PhotoExperiment, upstream_of
 from delfjax.experiments.runs import FinishedRun, RunError, find_run, finished_run, latest_run
-from delfjax.experiments.workers import Worker
+from delfjax.experiments.workers import execute_in_process
 
 
 def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
@@ -31,13 +27,8 @@ def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
     except RunError:
         # Only a notebook that reads a run itself is told which.
         told = {key: value for key, value in experiment.parameters.items() if key != "upstream" or upstream_of(name)}
-        _in_process(name, told)
+        # A kernel cannot execute another notebook in its own event loop.
+        problem = execute_in_process(name, told, data_root=paths.data_root())
+        if problem:
+            raise RunError(f"building {name}: {problem}") from None
     return finished_run(name, settings)
-
-
-def _in_process(name: str, parameters: Mapping[str, Any]) -> None:
-    # A kernel cannot execute another notebook in its own event loop.
-    with closing(Worker(paths.data_root())) as worker:
-        problem = worker.execute(name, parameters)
-    if problem:
-        raise RunError(f"building {name}: {problem}")

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ class Worker:
 
     def start(self) -> subprocess.Popen[str]:
         """The process, started where it does not run."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+        if self._process is None:
             words = [sys.executable, "-m", "delfjax.experiments.runner", *map(str, self._processors)]
             environment = {**_QUIET, **os.environ, "DELFJAX_DATA": str(self._data_root)}
             pipe = subprocess.PIPE
@@ -48,6 +51,9 @@ class Worker:
     def execute(self, notebook: str, parameters: Mapping[str, Any]) -> str:
         """Execute one notebook, a file or the beginning of its name; returns what went wrong, or nothing."""
         process = self.start()
+        # The process writes where this file ends: what it said of the notebooks before is no reason for how this one goes.
+        self._said.seek(0)
+        self._said.truncate()
         assert process.stdin is not None and process.stdout is not None
         try:
             process.stdin.write(json.dumps([notebook, dict(parameters)]) + "\n")
@@ -55,22 +61,31 @@ class Worker:
             answer = process.stdout.readline()
         except BrokenPipeError:
             answer = ""
-        return str(json.loads(answer)) if answer else self._last_word(process)
+        return str(json.loads(answer)) if answer else self._last_word()
 
     def interrupt(self) -> None:
         """Tell the process to stop what it does."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+        # Another thread may be waiting for its end.
+        process = self._process
+        if process is not None:
+            process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
         """End the process once it has nothing to do."""
-        if self._process is not None:
-            self._process.communicate()
+        self._end()
         self._said.close()
 
-    def _last_word(self, process: subprocess.Popen[str]) -> str:
-        """Why a process has ended."""
-        code = process.wait()
+    def _end(self) -> int:
+        """Wait for the end of the process, which gets no more notebooks; returns its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.communicate()
+        return process.returncode
+
+    def _last_word(self) -> str:
+        """Why the process has ended."""
+        code = self._end()
         self._said.seek(0)
         lines = [line for line in self._said.read().splitlines() if line.strip()]
         if code < 0:
@@ -114,3 +129,9 @@ class LocalWorkers:
         """End all processes."""
         for worker in self._all:
             worker.close()
+
+
+def execute_in_process(notebook: str, parameters: Mapping[str, Any], *, data_root: Path) -> str:
+    """Like :meth:`Worker.execute`, in a process that ends with the notebook."""
+    with closing(Worker(data_root)) as worker:
+        return worker.execute(notebook, parameters)
