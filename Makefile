@@ -31,8 +31,10 @@ lint: env  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict delfjax
 
-# Processes side by side: threads of OpenMP that wait must not take the processors from those that work.
+# Processes side by side: threads of OpenMP that wait must not take the processors from those that work. Kernels are forked from
+# a process that has imported what they import.
 test: export OMP_WAIT_POLICY ?= PASSIVE
+test: export JUPYTER_DEFAULT_PROVISIONER_NAME ?= delfjax-forked
 test: lint  ## everything that must hold: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
 	$(BIN)/python -m pytest -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests

@@ -17,10 +17,11 @@ from typing import Any
 
 from delfjax import paths
 from delfjax.device import processors
+from delfjax.experiments import kernels
 
 # Of several processes on the same cores: threads of OpenMP that wait for each other leave these to the others. Building an index
-# beside another process takes a third of the time then, alone it takes the same.
-_QUIET = {"OMP_WAIT_POLICY": "PASSIVE"}
+# beside another process takes a third of the time then, alone it takes the same. Their kernels import once what all import.
+_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", kernels.CHOICE: kernels.NAME}
 
 
 class Worker:
@@ -43,7 +44,7 @@ class Worker:
             self._end()
         if self._process is None:
             words = [sys.executable, "-m", "delfjax.experiments.runner", *map(str, self._processors)]
-            environment = {**_QUIET, **os.environ, "DELFJAX_DATA": str(self._data_root)}
+            environment = {**_SETTINGS, **os.environ, "DELFJAX_DATA": str(self._data_root)}
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, stderr=self._said, text=True)
         return self._process

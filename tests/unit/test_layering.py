@@ -34,6 +34,8 @@ FENCES: dict[str, tuple[str, ...]] = {
     "papermill": ("experiments/",),
     "nbformat": ("experiments/",),
     "nbclient": ("experiments/",),
+    "jupyter_client": ("experiments/",),
+    "ipykernel": ("experiments/",),
     "ipywidgets": ("experiments/",),
     "matplotlib": ("plots.py",),
     "tyro": ("cli/",),
