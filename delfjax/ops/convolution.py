@@ -85,8 +85,54 @@ def dense(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], *, stride: int, pad: tuple[int, int]
 ) -> Float[jax.Array, "b h2 w2 d"]:
     """k×k convolution with ``pad`` zeros before and after each axis."""
-    operands = jnp.asarray(x), jnp.asarray(kernel)
-    return jax.lax.conv_general_dilated(*operands, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT)
+    result: jax.Array = jax.lax.platform_dependent(
+        jnp.asarray(x),
+        jnp.asarray(kernel),
+        cpu=lambda x, kernel: _convolved(x, kernel, stride, pad),
+        default=lambda x, kernel: _plain_convolved(x, kernel, stride, pad),
+    )
+    return result
+
+
+def _plain_convolved(x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT)
+
+
+_convolved = jax.custom_vjp(_plain_convolved, nondiff_argnums=(2, 3))
+
+
+def _convolved_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _plain_convolved(x, kernel, stride, pad), (x, kernel)
+
+
+def _convolved_backward(
+    stride: int, pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], slope: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The kernel's gradient as a matrix product of what its taps meet, image by image: as a convolution, up to 5 times slower."""
+    x, kernel = kept
+    (of_x,) = jax.linear_transpose(lambda x: _plain_convolved(x, kernel, stride, pad), x)(slope)
+    taps, rows, columns = kernel.shape[0], *slope.shape[1:3]
+    # Cells behind the last that a tap meets are met by none.
+    used = [(size - 1) * stride + taps for size in (rows, columns)]
+    padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))[:, : used[0], : used[1]]
+
+    def add_image(total: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        image, its_slope = one
+        met = jnp.concatenate([part for _, _, part in _shifted(image, taps, stride)], axis=-1)
+        met = jax.lax.optimization_barrier(met.reshape(rows * columns, -1))
+        product = jax.lax.dot_general(
+            met, its_slope.reshape(rows * columns, -1), (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
+        return total + product, None
+
+    start = jnp.zeros((kernel.size // kernel.shape[-1], kernel.shape[-1]), jnp.float32)
+    of_kernel, _ = jax.lax.scan(add_image, start, (padded, slope))
+    return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+_convolved.defvjp(_convolved_forward, _convolved_backward)
 
 
 def depthwise(

@@ -45,9 +45,39 @@ def test_the_gradient_of_depthwise_is_that_of_the_grouped_convolution(
     def grouped(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
         return convolution._grouped(x, kernel, stride)
 
-    found, expected = (jax.grad(bent(function), argnums=(0, 1))(x, kernel) for function in (convolution.depthwise, grouped))
+    gradients = (jax.jit(jax.grad(bent(function), argnums=(0, 1))) for function in (convolution.depthwise, grouped))
+    found, expected = (gradient(x, kernel) for gradient in gradients)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("taps", "stride", "pad", "dtype", "off"),
+    [
+        (3, 1, (1, 1), jnp.float32, 2e-5),
+        (3, 2, (0, 1), jnp.float32, 2e-5),
+        (7, 2, (2, 3), jnp.float32, 2e-5),
+        (3, 1, (1, 1), jnp.bfloat16, 0.1),
+    ],
+)
+def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
+    taps: int, stride: int, pad: tuple[int, int], dtype: jnp.dtype, off: float, rng: np.random.Generator
+) -> None:
+    # 12 columns: with stride 2, the last one may meet no tap.
+    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, 9, 12, 4), (taps, taps, 4, 5)))
+
+    def plain(x: jax.Array, kernel: jax.Array, *, stride: int, pad: tuple[int, int]) -> jax.Array:
+        return convolution._plain_convolved(x, kernel, stride, pad)
+
+    def gradient(function: Callable[..., jax.Array]) -> tuple[jax.Array, jax.Array]:
+        bent = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel, stride=stride, pad=pad) / 10)), argnums=(0, 1))
+        of_both: tuple[jax.Array, jax.Array] = jax.jit(bent)(x, kernel)
+        return of_both
+
+    for ours, theirs in zip(gradient(convolution.dense), gradient(plain), strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=off)
+
 
 def test_zero_outside_leaves_the_image_and_clears_the_rest() -> None:
     x = jnp.ones((2, 4, 5, 1))
