@@ -1,12 +1,14 @@
 """The compiled pyramid extractor: images in, local features (and one global descriptor) out.
 
-One program per canvas runs resize → backbone → score → best cells of one level; one more merges the levels. The canvases are
-a fixed set (:func:`delfjax.ops.pyramid.canvases`), so any folder of photographs compiles a bounded number of programs, kept in
-the persistent cache. Masks make every feature equal to that of the image processed alone at its native size.
+One program per canvas runs resize → backbone; a few run score → best cells of one level, one more merges the levels. The
+canvases are a fixed set (:func:`delfjax.ops.pyramid.canvases`), so any folder of photographs compiles a bounded number of
+programs, kept in the persistent cache; another scorer, number of features or global descriptor compiles the backbone no second
+time. Masks make every feature equal to that of the image processed alone at its native size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,9 +26,9 @@ from delfjax import programs
 from delfjax.config import DelfConfig, FeaturesConfig, to_dict
 from delfjax.datasets.images import DecodedImage
 from delfjax.device import processors
-from delfjax.models.delf import Delf
+from delfjax.models.delf import Delf, dense_features, describe, relevance
+from delfjax.models.layers import FeatureMap
 from delfjax.ops import pooling, pyramid, selection
-from delfjax.ops.convolution import inside
 from delfjax.ops.pyramid import Size
 from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px, to_original_px
 from delfjax.types import ImageFeatures, LocalFeatures
@@ -43,7 +45,6 @@ _MOST_THREADS = 8
 class LevelInput:
     """A batch of images and what one level of the pyramid makes of them: sizes in pixels, R-MAC regions in cells."""
 
-    source: UInt8[jax.Array, "b s s 3"]
     sizes: Int[jax.Array, "b 2"]
     originals: Int[jax.Array, "b 2"]
     targets: Int[jax.Array, "b 2"]
@@ -52,8 +53,19 @@ class LevelInput:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class LevelCells:
+    """Every cell of one level, row by row with zeros behind them: features, rows and columns of each image, cells of a row."""
+
+    features: Float[jax.Array, "b n c"]
+    extent: Int[jax.Array, "b 2"]
+    width: Int[jax.Array, " b"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class LevelFeatures:
-    """The best cells of one pyramid level: scores (−inf where there is none), locations, raw features, pooled map."""
+    """The best cells of one pyramid level: scores (−inf where there is none), locations, raw features; all cells, counted and
+    pooled."""
 
     scores: Float[jax.Array, "b k"]
     keypoints_yx: Float[jax.Array, "b k 2"]
@@ -108,21 +120,30 @@ class Extractor:
         threads = min(_MOST_THREADS, len(processors()))
         self._threads = ThreadPoolExecutor(threads, "extract") if alone else None
         self.in_flight = threads + 1 if alone else _ACCELERATOR_IN_FLIGHT
-        graph, state = nnx.split(model)
         mesh = Mesh(np.array(devices), ("batch",))
-        self._batch = NamedSharding(mesh, PartitionSpec("batch"))
-        self._state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-        level = partial(_level, graph, config.features, self.receptive_field)
-        decides = {"features": to_dict(config.features), "model": programs.description(graph)}
-        self._level = {
+        self._batch, everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+        graph, state = nnx.split(model.backbone)
+        scorer, scorer_state = nnx.split(model.scorer)
+        self._state, self._scorer_state = (jax.device_put(each, everywhere) for each in (state, scorer_state))
+        features, field, batched = config.features, self.receptive_field, PartitionSpec("batch")
+        asked, on_each = to_dict(features), partial(_on_each, mesh)
+        dense = partial(_dense, graph, partial(dense_features, output=model.output, dtype=features.dtype))
+        described = {"backbone": programs.description(graph), "output": model.output, "dtype": features.dtype}
+        self._dense = {
             shape: programs.StoredProgram(
-                _on_each(mesh, partial(level, canvas=shape), (PartitionSpec(), PartitionSpec("batch"))),
-                settings={"program": "level", "canvas": shape, **decides},
+                on_each(partial(dense, shape, self._scored(shape)), (PartitionSpec(), batched)),
+                settings={"program": "dense", "canvas": shape, "cells": self._scored(shape), **described},
             )
-            for shape in pyramid.canvases(config.features.max_side, config.features.scales)
+            for shape in pyramid.canvases(features.max_side, features.scales)
         }
-        merge = _on_each(mesh, partial(_merge, config.features, self.receptive_field), (PartitionSpec("batch"),))
-        self._merge = programs.StoredProgram(merge, settings={"program": "merge", **decides})
+        chosen = {name: asked[name] for name in ("max_features", "border_px", "min_level_side", "global_descriptor")}
+        self._best = programs.StoredProgram(
+            on_each(partial(_best, scorer, features, field), (PartitionSpec(), batched, batched)),
+            settings={"program": "best", "field": vars(field), "scorer": programs.description(scorer), **chosen},
+        )
+        self._merge = programs.StoredProgram(
+            on_each(partial(_merge, features, field), (batched,)), settings={"program": "merge", "field": vars(field), **asked}
+        )
 
     @property
     def max_side(self) -> int:
@@ -134,6 +155,14 @@ class Extractor:
         longest = self.max_side * max(self.config.features.scales)
         sizes = [pyramid.level_size((height, width), scale) for scale in self.config.features.scales]
         return tuple(pyramid.canvas_for(size, longest) for size in sizes)
+
+    def _scored(self, canvas: Size) -> int:
+        """Cells that are scored of a level on ``canvas``: so many that few programs score all canvases."""
+        fewest = math.prod(self._cells(side) for side in canvas)
+        return int(4 ** math.ceil(math.log(fewest, 4)))
+
+    def _cells(self, side: int) -> int:
+        return max(-(-(side - self._lost_px) // self.receptive_field.stride), 1)
 
     def dispatch(self, images: Sequence[DecodedImage]) -> PendingBatch:
         """Start the extraction of up to ``batch_size`` images that share their canvases; returns at once."""
@@ -152,10 +181,10 @@ class Extractor:
         original = self._padded(np.array([image.original_size for image in images], np.int32))
         levels = []
         for scale, shape in zip(self.config.features.scales, shapes, strict=True):
-            targets = np.array([pyramid.level_size(size, scale) for size in sizes], np.int32)
-            placed = self._padded(targets), self._padded(self._regions(targets))
-            found = self._level[shape](self._state, LevelInput(source, extent, original, *placed))
-            levels.append(LevelFeatures(*found))
+            sides = np.array([pyramid.level_size(size, scale) for size in sizes], np.int32)
+            level = LevelInput(extent, original, self._padded(sides), self._padded(self._regions(sides)))
+            cells = LevelCells(*self._dense[shape](self._state, (source, level.sizes, level.targets)))
+            levels.append(LevelFeatures(*self._best(self._scorer_state, cells, level)))
         *features, pooled = self._merge(tuple(levels))
         return LocalFeatures(*features), pooled
 
@@ -163,8 +192,7 @@ class Extractor:
         if self.config.features.global_descriptor != "rmac":
             return np.zeros((len(targets), 0, 4), np.int32)
         # A level without cells is left out later on.
-        cells = np.maximum(-(-(targets - self._lost_px) // self.receptive_field.stride), 1)
-        return np.stack([pooling.rmac_regions(int(h), int(w)) for h, w in cells])
+        return np.stack([pooling.rmac_regions(*map(self._cells, map(int, sides))) for sides in targets])
 
     def _padded(self, values: np.ndarray) -> jax.Array:
         # Unused slots repeat the last image's numbers, so that no slot ever divides by zero.
@@ -183,58 +211,73 @@ def _on_each(
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False)
 
 
-def _level(
-    graph: Any, config: FeaturesConfig, field: ReceptiveField, state: PyTree, batch: LevelInput, *, canvas: Size
+def _dense(
+    graph: Any,
+    describe_cells: Callable[..., FeatureMap],
+    canvas: Size,
+    count: int,
+    state: PyTree,
+    images: tuple[UInt8[jax.Array, "b s s 3"], Int[jax.Array, "b 2"], Int[jax.Array, "b 2"]],
 ) -> tuple[jax.Array, ...]:
-    """One level of the pyramid: resize, describe and score every cell, keep the best; the fields of LevelFeatures."""
-    targets = batch.targets
-    pixels = pyramid.resize_onto(batch.source, batch.sizes, targets, canvas)
-    model = nnx.merge(graph, state)
-    features, scores = model(pixels, targets, dtype=config.dtype)
-    big_enough = jnp.min(targets, axis=1) >= config.min_level_side
-    extent = jnp.where(big_enough[:, None], features.extent, 0)
-    held = inside(extent, scores.shape[1], scores.shape[2])[..., 0] & _within(targets, scores.shape[1:], config.border_px, field)
-    best, cells = selection.top_cells(scores, held, count=config.max_features)
-    descriptors = jnp.take_along_axis(
-        features.values.reshape(len(scores), -1, features.values.shape[-1]),
-        (cells[..., 0] * scores.shape[2] + cells[..., 1])[..., None],
-        axis=1,
-    )
-    factors = targets.astype(jnp.float32) / batch.originals.astype(jnp.float32)
-    level = LevelFeatures(
+    """One level of the pyramid: resize (pixels, sizes, targets) and describe every cell; the fields of LevelCells."""
+    source, sizes, targets = images
+    pixels = pyramid.resize_onto(source, sizes, targets, canvas)
+    features = describe_cells(nnx.merge(graph, state), pixels, targets)
+    flat = jnp.reshape(features.values, (len(pixels), -1, features.values.shape[-1]))
+    padded = jnp.pad(flat, ((0, 0), (0, count - flat.shape[1]), (0, 0)))
+    width = jnp.full(len(pixels), features.values.shape[2], jnp.int32)
+    return tuple(vars(LevelCells(padded, jnp.asarray(features.extent), width)).values())
+
+
+def _best(
+    graph: Any, config: FeaturesConfig, field: ReceptiveField, state: PyTree, found: LevelCells, level: LevelInput
+) -> tuple[jax.Array, ...]:
+    """The cells of one level that score best; the fields of LevelFeatures."""
+    scorer, features = nnx.merge(graph, state), found.features
+    scores = relevance(scorer, FeatureMap.full(features[:, :, None]))[:, :, 0]
+    yx = selection.numbered_cells(features.shape[1], found.width)
+    big_enough = jnp.min(level.targets, axis=1) >= config.min_level_side
+    own = jnp.all(yx < found.extent[:, None], axis=-1) & big_enough[:, None]
+    held = own & _within(level.targets, yx, config.border_px, field)
+    best, index = selection.top_cells(scores, held, count=config.max_features)
+    chosen = jnp.take_along_axis(yx, index[..., None], axis=1)
+    factors = level.targets.astype(jnp.float32) / level.originals.astype(jnp.float32)
+    kept = LevelFeatures(
         scores=best,
-        keypoints_yx=to_original_px(centres_px(field, cells), factors[:, None]),
-        descriptors=model.describe(descriptors),
-        cells=jnp.sum(held, axis=(1, 2), dtype=jnp.int32),
-        pooled=_pool(config, features.values, extent, batch.regions),
+        keypoints_yx=to_original_px(centres_px(field, chosen), factors[:, None]),
+        descriptors=describe(scorer, jnp.take_along_axis(features, index[..., None], axis=1)),
+        cells=jnp.sum(held, axis=1, dtype=jnp.int32),
+        pooled=_pool(config, features, own, yx, level.regions),
     )
-    return tuple(vars(level).values())
+    return tuple(vars(kept).values())
 
 
 def _within(
-    targets: Int[jax.Array, "b 2"], cells: tuple[int, ...], border: float, field: ReceptiveField
-) -> Bool[jax.Array, "b h w"]:
+    targets: Int[jax.Array, "b 2"], cells_yx: Int[jax.Array, "b n 2"], border: float, field: ReceptiveField
+) -> Bool[jax.Array, "b n"]:
     """Cells centred inside their image, at least ``border`` pixels from its edge."""
-
-    def along(axis: int) -> jax.Array:
-        centre = jnp.arange(cells[axis], dtype=jnp.float32) * field.stride + field.offset
-        edge = targets[:, axis : axis + 1].astype(jnp.float32) - 0.5 - border
-        return (centre >= border - 0.5)[None] & (centre[None] <= edge)
-
-    return along(0)[:, :, None] & along(1)[:, None, :]
+    centre = centres_px(field, cells_yx)
+    edge = targets[:, None].astype(jnp.float32) - 0.5 - border
+    return jnp.all((centre >= border - 0.5) & (centre <= edge), axis=-1)
 
 
-def _pool(config: FeaturesConfig, values: jax.Array, extent: jax.Array, regions: jax.Array) -> jax.Array:
+def _pool(
+    config: FeaturesConfig,
+    features: Float[jax.Array, "b n c"],
+    own: Bool[jax.Array, "b n"],
+    cells_yx: Int[jax.Array, "b n 2"],
+    regions: Int[jax.Array, "b r 4"],
+) -> jax.Array:
     if config.global_descriptor == "gem":
-        pooled = pooling.generalised_mean(values, extent)
+        pooled = pooling.generalised_mean(features, own)
     elif config.global_descriptor == "mac":
-        pooled = pooling.maximum(values, extent)
+        pooled = pooling.maximum(features, own)
     elif config.global_descriptor == "rmac":
-        pooled = pooling.regional_maximum(values, regions)
+        pooled = pooling.regional_maximum(features, cells_yx, regions)
     else:
-        return jnp.zeros((values.shape[0], 0), values.dtype)
+        return jnp.zeros((features.shape[0], 0), features.dtype)
     # A level that is too small adds nothing.
-    return pooling.l2_normalise(jnp.where(jnp.prod(extent, axis=1)[:, None] > 0, pooled, 0.0))
+    return pooling.l2_normalise(jnp.where(jnp.any(own, axis=1)[:, None], pooled, 0.0))
 
 
 def _merge(

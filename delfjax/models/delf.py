@@ -48,20 +48,8 @@ class Delf(nnx.Module):
             extent: rows and columns of each image, pixels.
             dtype: arithmetic of the backbone.
         """
-        normalised = self.backbone.normalise(jnp.asarray(pixels)).astype(jnp.dtype(dtype))
-        features = self.backbone(FeatureMap(normalised, extent), output=self.output)
-        features = FeatureMap(features.values.astype(jnp.float32), features.extent)
-        return features, feature_norm(jnp.asarray(features.values)) if self.scorer is None else self.scorer(features)
-
-    def describe(self, features: Float[jax.Array, "b k c"]) -> Float[jax.Array, "b k d"]:
-        """Descriptors of cells, unnormalised: their features, or the codes of these where the scorer has codes with a bias."""
-        encoder = self._encoder
-        return features if encoder is None else jnp.asarray(encoder(features))
-
-    @property
-    def _encoder(self) -> nnx.Linear | None:
-        scorer = self.scorer
-        return scorer.encoder if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features else None
+        features = dense_features(self.backbone, pixels, extent, output=self.output, dtype=dtype)
+        return features, relevance(self.scorer, features)
 
     @property
     def receptive_field(self) -> ReceptiveField:
@@ -71,8 +59,37 @@ class Delf(nnx.Module):
     @property
     def channels(self) -> int:
         """Length of an unreduced descriptor."""
-        encoder = self._encoder
+        encoder = _encoder(self.scorer)
         return self.backbone.channels(self.output) if encoder is None else int(encoder.out_features)
+
+
+def dense_features(
+    backbone: Backbone | BranchedBackbone,
+    pixels: Float[Array, "b h w 3"],
+    extent: Int[Array, "b 2"],
+    *,
+    output: str,
+    dtype: str = "float32",
+) -> FeatureMap:
+    """Features of every cell, float32, unnormalised; arguments as of :class:`Delf`."""
+    normalised = backbone.normalise(jnp.asarray(pixels)).astype(jnp.dtype(dtype))
+    features = backbone(FeatureMap(normalised, extent), output=output)
+    return FeatureMap(features.values.astype(jnp.float32), features.extent)
+
+
+def relevance(scorer: Scorer | None, features: FeatureMap) -> Float[jax.Array, "b fh fw"]:
+    """Score of every cell; without a scorer the norm of its features."""
+    return feature_norm(jnp.asarray(features.values)) if scorer is None else scorer(features)
+
+
+def describe(scorer: Scorer | None, features: Float[jax.Array, "b k c"]) -> Float[jax.Array, "b k d"]:
+    """Descriptors of cells, unnormalised: their features, or the codes of these where the scorer has codes with a bias."""
+    encoder = _encoder(scorer)
+    return features if encoder is None else jnp.asarray(encoder(features))
+
+
+def _encoder(scorer: Scorer | None) -> nnx.Linear | None:
+    return scorer.encoder if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features else None
 
 
 _run = nnx.jit(Delf.__call__)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
-
-from delfjax.ops.convolution import inside
+from jaxtyping import Bool, Float, Int
 
 _GEM_EXPONENT = 3.0
 _GEM_FLOOR = 1e-6
@@ -28,31 +26,30 @@ def l2_normalise(x: Float[jax.Array, "*n d"]) -> Float[jax.Array, "*n d"]:
     return x * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(x.dtype).tiny))
 
 
-def generalised_mean(x: Float[jax.Array, "b h w c"], extent: Int[jax.Array, "b 2"]) -> Float[jax.Array, "b c"]:
-    """GeM: ``(mean max(x, ε)^p)^(1/p)``."""
+def generalised_mean(x: Float[jax.Array, "b n c"], held: Bool[jax.Array, "b n"]) -> Float[jax.Array, "b c"]:
+    """GeM: ``(mean max(x, ε)^p)^(1/p)`` over the cells that are held."""
     powered = jnp.maximum(x, _GEM_FLOOR) ** _GEM_EXPONENT
-    weight = inside(extent, x.shape[1], x.shape[2]).astype(x.dtype)
-    cells = jnp.maximum(weight.sum(axis=(1, 2)), 1)
-    return ((powered * weight).sum(axis=(1, 2)) / cells) ** (1 / _GEM_EXPONENT)
+    weight = held[..., None].astype(x.dtype)
+    cells = jnp.maximum(weight.sum(axis=1), 1)
+    return ((powered * weight).sum(axis=1) / cells) ** (1 / _GEM_EXPONENT)
 
 
-def maximum(x: Float[jax.Array, "b h w c"], extent: Int[jax.Array, "b 2"]) -> Float[jax.Array, "b c"]:
-    """MAC: the maximum of each channel."""
-    return jnp.where(inside(extent, x.shape[1], x.shape[2]), x, -jnp.inf).max(axis=(1, 2))
+def maximum(x: Float[jax.Array, "b n c"], held: Bool[jax.Array, "b n"]) -> Float[jax.Array, "b c"]:
+    """MAC: the maximum of each channel over the cells that are held."""
+    return jnp.where(held[..., None], x, -jnp.inf).max(axis=1)
 
 
-def regional_maximum(x: Float[jax.Array, "b h w c"], regions: Int[jax.Array, "b r 4"]) -> Float[jax.Array, "b c"]:
+def regional_maximum(
+    x: Float[jax.Array, "b n c"], cells_yx: Int[jax.Array, "b n 2"], regions: Int[jax.Array, "b r 4"]
+) -> Float[jax.Array, "b c"]:
     """R-MAC: the sum of the L2-normalised maxima of the ``regions`` (``y0, x0, y1, x1``, end exclusive; empty: 0)."""
-    rows, columns = jnp.arange(x.shape[1]), jnp.arange(x.shape[2])
 
     def add(total: jax.Array, region: jax.Array) -> tuple[jax.Array, None]:
-        in_rows = (rows[None] >= region[:, :1]) & (rows[None] < region[:, 2:3])
-        in_columns = (columns[None] >= region[:, 1:2]) & (columns[None] < region[:, 3:4])
-        held = (in_rows[:, :, None] & in_columns[:, None, :])[..., None]
-        best = jnp.where(held, x, -jnp.inf).max(axis=(1, 2))
+        held = jnp.all((cells_yx >= region[:, None, :2]) & (cells_yx < region[:, None, 2:]), axis=-1)
+        best = maximum(x, held)
         return total + l2_normalise(jnp.where(jnp.isfinite(best), best, 0.0)), None
 
-    start = jnp.zeros((x.shape[0], x.shape[3]), x.dtype)
+    start = jnp.zeros((x.shape[0], x.shape[2]), x.dtype)
     total: jax.Array = jax.lax.scan(add, start, jnp.swapaxes(regions, 0, 1))[0]
     return total
 

@@ -15,17 +15,20 @@ from jaxtyping import Bool, Float, Int
 _NOTHING = -jnp.inf
 
 
+def numbered_cells(count: int, width: Int[jax.Array, " b"]) -> Int[jax.Array, "b {count} 2"]:
+    """Cells ``(y, x)`` of maps that are read row by row, of ``width`` cells each."""
+    index, width = jnp.arange(count, dtype=jnp.int32)[None], width[:, None]
+    return jnp.stack([index // width, index % width], axis=-1)
+
+
 def top_cells(
-    scores: Float[jax.Array, "b h w"], inside: Bool[jax.Array, "b h w"], *, count: int
-) -> tuple[Float[jax.Array, "b k"], Int[jax.Array, "b k 2"]]:
-    """The ``k = count`` best cells of each image: scores and ``(y, x)`` cells; score −inf, cell (0, 0) where there is none."""
-    batch, height, width = scores.shape
-    flat = jnp.where(inside, scores, _NOTHING).reshape(batch, height * width)
-    best, index = jax.lax.top_k(flat, min(count, height * width))
+    scores: Float[jax.Array, "b n"], inside: Bool[jax.Array, "b n"], *, count: int
+) -> tuple[Float[jax.Array, "b k"], Int[jax.Array, "b k"]]:
+    """The ``k = count`` best cells of each image: scores and numbers; score −inf, number 0 where there is none."""
+    best, index = jax.lax.top_k(jnp.where(inside, scores, _NOTHING), min(count, scores.shape[1]))
     # Always k, so that levels of any canvas have one shape and the merge is one program.
-    short = ((0, 0), (0, max(0, count - height * width)))
-    best, index = jnp.pad(best, short, constant_values=_NOTHING), jnp.pad(index, short)
-    return best, jnp.stack([index // width, index % width], axis=-1)
+    short = ((0, 0), (0, max(0, count - scores.shape[1])))
+    return jnp.pad(best, short, constant_values=_NOTHING), jnp.pad(index, short)
 
 
 def keep_by_threshold(

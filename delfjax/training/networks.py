@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer
 from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap
+from delfjax.ops.convolution import inside
 from delfjax.ops.pooling import generalised_mean, l2_normalise
 from delfjax.training.config import TrainingConfig
 from delfjax.training.optimiser import cross_entropy
@@ -180,7 +181,9 @@ class DelgNetwork(nnx.Module):
     def _cosines(self, features: FeatureMap) -> jax.Array:
         """Of the global descriptor with the direction of each landmark."""
         deep = self.backbone(features, output=self.output, layers=slice(len(self.backbone.layers("conv4")), None))
-        pooled = generalised_mean(jnp.asarray(deep.values, jnp.float32), jnp.asarray(deep.extent))
+        values = jnp.asarray(deep.values, jnp.float32)
+        held = inside(jnp.asarray(deep.extent), *values.shape[1:3])
+        pooled = generalised_mean(values.reshape(len(values), -1, values.shape[-1]), held.reshape(len(values), -1))
         kernel = jnp.asarray(self.landmarks.kernel[...])
         return l2_normalise(self.embedding(pooled)) @ l2_normalise(kernel.T).T
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from delfjax.models import tensors
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer
-from delfjax.models.delf import Delf, Scorer
+from delfjax.models.delf import Delf, Scorer, describe
 from delfjax.models.importing import import_tensorflow
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.published import recognise
@@ -57,7 +57,7 @@ def outputs(model: Delf, canvas: np.ndarray) -> Outputs:
         features, scores = merged(canvas, SIZES)
         normal = FeatureMap(merged.backbone.normalise(canvas), SIZES)
         flat = features.values.reshape(len(SIZES), -1, features.values.shape[-1])
-        described = merged.describe(flat).reshape(*features.values.shape[:3], -1)
+        described = describe(merged.scorer, flat).reshape(*features.values.shape[:3], -1)
         return features, merged.backbone(normal, output="conv5"), scores, described
 
     found: Outputs = run(state, canvas)

@@ -38,14 +38,20 @@ def test_suppression_equals_its_definition(limit: float, rng: np.random.Generato
 
 
 def test_top_cells_are_the_best_inside_the_image_and_always_k(rng: np.random.Generator) -> None:
-    scores = rng.permutation(12).reshape(1, 3, 4).astype(np.float32)
-    inside = np.zeros((1, 3, 4), bool)
-    inside[0, :2, :3] = True
-    best, cells = jax.jit(partial(selection.top_cells, count=20))(scores, inside)
-    held = np.sort(scores[0, :2, :3].ravel())[::-1]
+    scores = rng.permutation(12)[None].astype(np.float32)
+    inside = np.zeros((1, 12), bool)
+    inside[0, [0, 1, 2, 4, 5, 6]] = True
+    best, index = jax.jit(partial(selection.top_cells, count=20))(scores, inside)
+    held = np.sort(scores[inside])[::-1]
     assert np.asarray(best)[0, :6].tolist() == held.tolist()
     assert np.isneginf(np.asarray(best)[0, 6:]).all()
-    assert [scores[0, y, x] for y, x in np.asarray(cells)[0, :6]] == held.tolist()
+    assert scores[0, np.asarray(index)[0, :6]].tolist() == held.tolist()
+
+
+def test_cells_are_numbered_row_by_row() -> None:
+    cells = np.asarray(selection.numbered_cells(7, jnp.array([3, 4], jnp.int32)))
+    assert cells[0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [2, 0]]
+    assert cells[1, 5].tolist() == [1, 1]
 
 
 def test_an_absolute_threshold_keeps_equal_scores() -> None:
