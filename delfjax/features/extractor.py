@@ -157,9 +157,9 @@ class Extractor:
         return tuple(pyramid.canvas_for(size, longest) for size in sizes)
 
     def _scored(self, canvas: Size) -> int:
-        """Cells that are scored of a level on ``canvas``: so many that few programs score all canvases."""
+        """Cells that are scored of a level on ``canvas``: a power of four, so that few programs score all canvases."""
         fewest = math.prod(self._cells(side) for side in canvas)
-        return int(4 ** math.ceil(math.log(fewest, 4)))
+        return 1 << 2 * -(-(fewest - 1).bit_length() // 2)
 
     def _cells(self, side: int) -> int:
         return max(-(-(side - self._lost_px) // self.receptive_field.stride), 1)

@@ -15,6 +15,7 @@ from flax import nnx
 
 from delfjax.config import DelfConfig, override
 from delfjax.datasets.images import DecodedImage
+from delfjax.device import count_compilations
 from delfjax.features.extractor import Extractor
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.delf import Delf, load_delf
@@ -169,6 +170,16 @@ print(count.programs, count.compiled)
     (programs, compiled), (programs_again, compiled_again) = counts
     assert 1 < programs <= most and compiled == programs
     assert 1 < programs_again <= programs and compiled_again == 0
+
+
+def test_another_scorer_selection_and_pooling_compile_the_backbone_no_second_time(model: Delf) -> None:
+    extract(model, override(SMALL, ["features.scales=[1.0]"]), [photo(150, 190, seed=15)])
+    changes = ["scorer.kind=norm", "features.max_features=37", "features.global_descriptor=gem", "features.scales=[1.0]"]
+    other = override(SMALL, changes)
+    with count_compilations() as count:
+        extract(load_delf(other), other, [photo(150, 190, seed=15)])
+    # The best of a level, and the merge of the levels.
+    assert count.compiled <= 2 < count.programs
 
 
 def test_a_batch_sharded_over_four_devices_equals_one_device() -> None:
