@@ -7,6 +7,7 @@ The output has ``ceil(extent / stride)`` rows and columns, whatever the parity.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +25,8 @@ Activation = Literal["none", "relu", "relu6"]
 POINTWISE = Window(1)
 # What batch norm adds to a variance before it divides, unless a network says otherwise.
 EPSILON = 1e-5
+# Random numbers of a kernel that are drawn at least.
+_FEWEST_DRAWN = 1 << 16
 # All layers of a network.
 WHOLE = slice(None)
 M = TypeVar("M", bound=nnx.Module)
@@ -53,6 +56,16 @@ def activate(x: Float[Array, "*n"], activation: Activation) -> Float[jax.Array, 
     return jnp.asarray(x)
 
 
+def _normal(key: jax.Array, shape: tuple[int, ...], *, deviation: float) -> jax.Array:
+    """Normal numbers: the first of a longer draw, which they begin whatever its length, so that few programs draw all shapes."""
+    count = math.prod(shape)
+    drawn = jax.random.normal(key, (max(_FEWEST_DRAWN, 1 << (count - 1).bit_length()),), jnp.float32)
+    if isinstance(drawn, jax.core.Tracer):
+        traced: jax.Array = drawn[:count].reshape(shape) * jnp.float32(deviation)
+        return traced
+    return jnp.asarray(np.asarray(drawn)[:count].reshape(shape) * np.float32(deviation))
+
+
 class ConvNorm(nnx.Module):
     """Convolution, batch norm (or, once folded, a bias), activation.
 
@@ -78,7 +91,7 @@ class ConvNorm(nnx.Module):
         elif kernel == 1:
             shape = (features_in, features_out)
         fan_in = kernel * kernel * (1 if depthwise else features_in)
-        self.kernel: nnx.Param[Any] = nnx.Param(jax.random.normal(rngs.params(), shape) * jnp.float32(np.sqrt(2 / fan_in)))
+        self.kernel: nnx.Param[Any] = nnx.Param(_normal(rngs.params(), shape, deviation=np.sqrt(2 / fan_in)))
         # Exactly one of the two is there: the norm while training, the bias once folded.
         self.norm: nnx.BatchNorm | None = nnx.data(nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs))
         self.bias: nnx.Param[Any] | None = nnx.data(None)
