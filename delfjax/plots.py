@@ -615,23 +615,16 @@ def _draw_inliers(axes: Axes, start: np.ndarray, end: np.ndarray, *, height: flo
 
 
 def _draw_boxes(axes: Axes, boxes_yx: np.ndarray, scales: np.ndarray, *, count: int) -> None:
-    """Receptive boxes of the best keypoint of each scale, each with its centre marked and its scale written."""
-    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    """Receptive boxes of the best keypoint of each scale, each with its centre marked; a legend says which scale."""
     best = np.sort(np.unique(scales, return_index=True)[1])[:count]
     for number, index in enumerate(best):
         y0, x0, y1, x1 = boxes_yx[index]
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
         colour = (ORANGE, SKY, GREEN, YELLOW, PURPLE, VERMILLION, BLUE)[number % 7]
-        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2))
-        axes.plot(x, y, marker="+", color=colour, markersize=12, markeredgewidth=2.5, zorder=4)
-        # The label keeps inside the image, whichever edge the keypoint is near.
-        beside = "left" if x < 0.15 * width else "right" if x > 0.85 * width else "center"
-        above = y > 0.15 * height
-        axes.annotate(
-            f"scale {scales[index]:.2g}", (x, y), xytext=(0, 9 if above else -9), textcoords="offset points",
-            fontsize=_SMALL, ha=beside, va="bottom" if above else "top", zorder=5,
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
-        )  # fmt: skip
+        label = f"scale {scales[index]:.2g}"
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2, label=label))
+        axes.plot((x0 + x1) / 2, (y0 + y1) / 2, marker="+", color=colour, markersize=12, markeredgewidth=2.5, zorder=4)
+    if len(best):
+        axes.legend(loc="lower left", fontsize=_SMALL, framealpha=0.9).set_zorder(5)
 
 
 def _seconds(value: float) -> str:
