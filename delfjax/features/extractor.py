@@ -239,8 +239,7 @@ def _best(
     big_enough = jnp.min(level.targets, axis=1) >= config.min_level_side
     own = jnp.all(yx < found.extent[:, None], axis=-1) & big_enough[:, None]
     held = own & _within(level.targets, yx, config.border_px, field)
-    best, index = selection.top_cells(scores, held, count=config.max_features)
-    chosen = jnp.take_along_axis(yx, index[..., None], axis=1)
+    best, index, chosen = selection.top_cells(scores, held, yx, count=config.max_features)
     factors = level.targets.astype(jnp.float32) / level.originals.astype(jnp.float32)
     kept = LevelFeatures(
         scores=best,

@@ -22,13 +22,14 @@ def numbered_cells(count: int, width: Int[jax.Array, " b"]) -> Int[jax.Array, "b
 
 
 def top_cells(
-    scores: Float[jax.Array, "b n"], inside: Bool[jax.Array, "b n"], *, count: int
-) -> tuple[Float[jax.Array, "b k"], Int[jax.Array, "b k"]]:
-    """The ``k = count`` best cells of each image: scores and numbers; score −inf, number 0 where there is none."""
+    scores: Float[jax.Array, "b n"], inside: Bool[jax.Array, "b n"], cells_yx: Int[jax.Array, "b n 2"], *, count: int
+) -> tuple[Float[jax.Array, "b k"], Int[jax.Array, "b k"], Int[jax.Array, "b k 2"]]:
+    """The ``k = count`` best cells of each image: scores, numbers and cells; score −inf, number 0 where there is none."""
     best, index = jax.lax.top_k(jnp.where(inside, scores, _NOTHING), min(count, scores.shape[1]))
     # Always k, so that levels of any canvas have one shape and the merge is one program.
     short = ((0, 0), (0, max(0, count - scores.shape[1])))
-    return jnp.pad(best, short, constant_values=_NOTHING), jnp.pad(index, short)
+    best, index = jnp.pad(best, short, constant_values=_NOTHING), jnp.pad(index, short)
+    return best, index, jnp.take_along_axis(cells_yx, index[..., None], axis=1)
 
 
 def keep_by_threshold(

@@ -103,7 +103,7 @@ def test_a_library_with_two_axes_swapped_fails_a_notebook(tmp_path: Path) -> Non
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     place = tmp_path / "delfjax" / "ops" / "selection.py"
     right = place.read_text(encoding="utf-8")
-    wrong = right.replace("jnp.stack([index // width, index % width]", "jnp.stack([index % width, index // width]")
+    wrong = right.replace("jnp.take_along_axis(cells_yx, index", "jnp.take_along_axis(cells_yx[..., ::-1], index")
     assert wrong != right
     place.write_text(wrong, encoding="utf-8")
     # Programs are kept by the source that made them: none of the right library is found by the wrong one.

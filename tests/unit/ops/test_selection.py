@@ -41,11 +41,13 @@ def test_top_cells_are_the_best_inside_the_image_and_always_k(rng: np.random.Gen
     scores = rng.permutation(12)[None].astype(np.float32)
     inside = np.zeros((1, 12), bool)
     inside[0, [0, 1, 2, 4, 5, 6]] = True
-    best, index = jax.jit(partial(selection.top_cells, count=20))(scores, inside)
+    cells = np.indices((3, 4), np.int32).reshape(2, 12).T[None]
+    best, index, chosen = jax.jit(partial(selection.top_cells, count=20))(scores, inside, cells)
     held = np.sort(scores[inside])[::-1]
     assert np.asarray(best)[0, :6].tolist() == held.tolist()
     assert np.isneginf(np.asarray(best)[0, 6:]).all()
     assert scores[0, np.asarray(index)[0, :6]].tolist() == held.tolist()
+    assert [scores.reshape(3, 4)[y, x] for y, x in np.asarray(chosen)[0, :6]] == held.tolist()
 
 
 def test_cells_are_numbered_row_by_row() -> None:
