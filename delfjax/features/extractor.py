@@ -45,7 +45,6 @@ _MOST_THREADS = 8
 class LevelInput:
     """A batch of images and what one level of the pyramid makes of them: sizes in pixels, R-MAC regions in cells."""
 
-    sizes: Int[jax.Array, "b 2"]
     originals: Int[jax.Array, "b 2"]
     targets: Int[jax.Array, "b 2"]
     regions: Int[jax.Array, "b r 4"]
@@ -182,8 +181,8 @@ class Extractor:
         levels = []
         for scale, shape in zip(self.config.features.scales, shapes, strict=True):
             sides = np.array([pyramid.level_size(size, scale) for size in sizes], np.int32)
-            level = LevelInput(extent, original, self._padded(sides), self._padded(self._regions(sides)))
-            cells = LevelCells(*self._dense[shape](self._state, (source, level.sizes, level.targets)))
+            level = LevelInput(original, self._padded(sides), self._padded(self._regions(sides)))
+            cells = LevelCells(*self._dense[shape](self._state, (source, extent, level.targets)))
             levels.append(LevelFeatures(*self._best(self._scorer_state, cells, level)))
         *features, pooled = self._merge(tuple(levels))
         return LocalFeatures(*features), pooled

@@ -86,11 +86,14 @@ def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_table(sweep: Pat
     assert sorted(run.results["value"] for run in finished_runs("70_small")[0]) == [10, 11]
 
 
-def test_an_interrupted_sweep_says_that_it_resumes_and_leaves_no_half_run(sweep: Path) -> None:
+def test_an_interrupted_sweep_says_that_it_resumes_and_leaves_no_half_run(
+    sweep: Path, request: pytest.FixtureRequest
+) -> None:
     # Three runs: of two, the other could be finished as well before the signal arrives.
     write_sweep(sweep.parent, seeds=[0, 1, 2])
     # Tests that a shell started in the background ignore this signal, and so would what they start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with start(sweep, "--workers", "2") as stopped:
         wait_for_runs(1, stopped)
         stopped.send_signal(signal.SIGINT)
