@@ -107,7 +107,9 @@ class _Pass(Generic[K]):
         backbone_of = {key: _backbone_identity(config) for key, config in systems.items()}
         backbones = {backbone_of[key]: config for key, config in systems.items()}
         loaded = [load_backbone(config.backbone, seed=config.seed) for config in backbones.values()]
-        model = fold_batch_norm(Delf(BranchedBackbone(loaded, output=output), None, output=output))
+        # One backbone is extracted by the programs that every extractor of it has.
+        together = BranchedBackbone(loaded, output=output) if len(loaded) > 1 else loaded[0]
+        model = fold_batch_norm(Delf(together, None, output=output))
         scales = sorted({scale for config in systems.values() for scale in config.features.scales})
         sides = [-(-round(one.features.max_side * scale) // model.receptive_field.stride) + 1 for scale in scales]
         whole = [f"features.scales={scales}", f"features.max_features={sum(side * side for side in sides)}", "scorer.kind=norm"]

@@ -92,13 +92,14 @@ def _encoder(scorer: Scorer | None) -> nnx.Linear | None:
     return scorer.encoder if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features else None
 
 
-_run = nnx.jit(Delf.__call__)
+_dense = nnx.jit(dense_features, static_argnames="output")
+_relevance = nnx.jit(relevance)
 
 
 def cell_scores(model: Delf, photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "fh fw"]:
-    """Scores of every cell of a photograph in the size that it has; models of one structure share a compiled program."""
-    scores = _run(model, photo[None].astype(np.float32), np.array([photo.shape[:2]], np.int32))[1]
-    found: np.ndarray = np.asarray(scores)[0]
+    """Scores of every cell of a photograph in the size that it has; models of one backbone share its compiled program."""
+    pixels, extent = photo[None].astype(np.float32), np.array([photo.shape[:2]], np.int32)
+    found: np.ndarray = np.asarray(_relevance(model.scorer, _dense(model.backbone, pixels, extent, output=model.output)))[0]
     return found
 
 
