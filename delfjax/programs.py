@@ -25,6 +25,9 @@ from jaxtyping import PyTree
 
 from delfjax import paths
 
+# Programs that this process has loaded, by file: another extractor of the same backbone loads none of them again. They hold no
+# weights, and there are few: what can be compiled is bounded.
+_LOADED: dict[Path, Callable[..., tuple[jax.Array, ...]]] = {}
 # First bytes of a file: a digest of the rest.
 _DIGEST = hashlib.sha256().digest_size
 
@@ -67,12 +70,15 @@ class StoredProgram:
         places = [str(_place(leaf)) for leaf in leaves]
         identity = "\n".join([self._settings, str(structure), *places, _surroundings()])
         file = paths.program_cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.stablehlo"
-        content = _read(file)
-        if content is None:
-            content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
-            file.parent.mkdir(parents=True, exist_ok=True)
-            paths.replace_file(file, hashlib.sha256(content).digest() + content, suffix=f".{os.getpid()}")
-        return jax.jit(export.deserialize(bytearray(content)).call)
+        loaded = _LOADED.get(file)
+        if loaded is None:
+            content = _read(file)
+            if content is None:
+                content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
+                file.parent.mkdir(parents=True, exist_ok=True)
+                paths.replace_file(file, hashlib.sha256(content).digest() + content, suffix=f".{os.getpid()}")
+            loaded = _LOADED[file] = jax.jit(export.deserialize(bytearray(content)).call)
+        return loaded
 
 
 def description(structure: object) -> str:

@@ -104,7 +104,7 @@ class LocalWorkers:
     """The processes of this machine, which can all be told to stop."""
 
     def __init__(self, workers: int, *, shared: bool = False) -> None:
-        """Divide the processors among ``workers``; when they are ``shared``, no process has its own, and XLA its part of threads."""
+        """Divide the processors among ``workers``, or, when they are ``shared``, only the threads of XLA."""
         everything = sorted(processors())
         shares = [() if shared else everything[number::workers] or everything for number in range(workers)]
         threads = max(1, len(everything) // workers) if shared else 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +94,22 @@ def _encoder(scorer: Scorer | None) -> nnx.Linear | None:
     return scorer.encoder if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features else None
 
 
-_dense = nnx.jit(dense_features, static_argnames="output")
-_relevance = nnx.jit(relevance)
+def _describe_photos(backbone: Backbone | BranchedBackbone, photos: Float[Array, "b h w 3"], output: str) -> jax.Array:
+    extent = FeatureMap.full(photos).extent
+    return jnp.asarray(dense_features(backbone, photos, extent, output=output).values)
+
+
+def _score_maps(scorer: Scorer | None, maps: Float[Array, "b fh fw c"]) -> jax.Array:
+    return relevance(scorer, FeatureMap.full(maps))
+
+
+_described, _scored = nnx.jit(_describe_photos, static_argnums=2), nnx.jit(_score_maps)
 
 
 def cell_scores(model: Delf, photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "fh fw"]:
     """Scores of every cell of a photograph in the size that it has; models of one backbone share its compiled program."""
-    pixels, extent = photo[None].astype(np.float32), np.array([photo.shape[:2]], np.int32)
-    found: np.ndarray = np.asarray(_relevance(model.scorer, _dense(model.backbone, pixels, extent, output=model.output)))[0]
+    maps = _described(model.backbone, photo[None].astype(np.float32), model.output)
+    found: np.ndarray = np.asarray(_scored(model.scorer, maps))[0]
     return found
 
 
@@ -122,16 +132,15 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
     Raises:
         WeightsError: the weights are missing, damaged, or those of another architecture.
     """
-    build = backbone_builder(config)
     if config.weights == "random":
-        return build(nnx.Rngs(seed))
+        return backbone_builder(config)(nnx.Rngs(seed))
     if config.weights == "imagenet":
         if config.name != "efficientnet_lite0":
             raise WeightsError(
                 f"backbone.weights is 'imagenet', but only efficientnet_lite0 has embedded weights; convert a checkpoint "
                 f"of {config.name} with `delfjax weights convert` and give its .safetensors file"
             )
-        path, model = embedded_efficientnet_lite0(), abstract(build)
+        path, model = embedded_efficientnet_lite0(), _architecture(replace(config, weights=""), conv5=True)
         return with_tensors(model, import_efficientnet_lite0(read_tensors(path), named_shapes(model), source=path))
     tensors, about = load_part(config.weights, BACKBONE)
     described = (about.get("name"), about.get("stride_layout", config.stride_layout))
@@ -140,9 +149,16 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
             f"{config.weights}: weights of {described[0]} in stride layout {described[1]}, the config asks for "
             f"{config.name} in {config.stride_layout}"
         )
-    model = abstract(backbone_builder(config, conv5=config.output == "conv5" or has_conv5(tensors)))
+    conv5 = config.output == "conv5" or has_conv5(tensors)
+    model = _architecture(replace(config, weights=""), conv5=conv5)
     require_match(named_shapes(model), tensors, source=config.weights)
     return with_tensors(model, tensors)
+
+
+@cache
+def _architecture(config: BackboneConfig, *, conv5: bool) -> Backbone:
+    """Shapes in place of weights. Tracing a constructor takes most of a second, and several backbones have one architecture."""
+    return abstract(backbone_builder(config, conv5=conv5))
 
 
 def backbone_builder(config: BackboneConfig, *, conv5: bool = True) -> Callable[[nnx.Rngs], Backbone]:

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from delfjax import paths
+from delfjax import paths, programs
+from delfjax.device import count_compilations
 from delfjax.programs import StoredProgram, description
 
 # Says how often the function was run by Python, and what the program returned.
@@ -34,6 +35,7 @@ print(len(traced) > 0, count.compiled, twice.tolist(), float(total))
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
+    monkeypatch.setattr(programs, "_LOADED", {})
     return tmp_path
 
 
@@ -67,10 +69,19 @@ def test_a_damaged_file_is_made_again(root: Path, damage: str) -> None:
     StoredProgram(_square, settings={"program": "square"})(argument)
     (file,) = _files()
     whole = file.read_bytes()
+    programs._LOADED.clear()  # as in another process
     file.write_bytes({"cut": whole[:-1], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}[damage])
     (result,) = StoredProgram(_square, settings={"program": "square"})(argument)
     assert result.tolist() == [0, 1, 4]
     assert len(file.read_bytes()) == len(whole)
+
+
+def test_a_second_object_of_the_same_settings_loads_nothing(root: Path) -> None:
+    argument = np.arange(3, dtype=np.float32)
+    StoredProgram(_square, settings={"program": "square"})(argument)
+    with count_compilations() as count:
+        (result,) = StoredProgram(_square, settings={"program": "square"})(argument)
+    assert result.tolist() == [0, 1, 4] and count.programs == 0
 
 
 def test_threads_make_a_program_once(root: Path) -> None:
