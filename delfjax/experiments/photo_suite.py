@@ -33,23 +33,24 @@ _FEW_DISTRACTORS = ("clock", "gravel", "moon")
 _SMALL_DATABASE = ("search.neighbours=10", "verification.threshold_px=10", "verification.min_inliers=25")
 # Photographs of 256 pixels take seconds; enlarged, for cells of 8 pixels.
 _CI_SCALES = "features.scales=[1.0, 2.0]"
-# Lists of 200 descriptors: with the default's of 30, codes of what is left within a list are learnt from too little.
-_CI_INDEX = ("index.lists=64",)
-# Photographs of the world: as many features as a landmark of it has cells at all scales together. Whole octaves take three
-# fifths of the time of half octaves, and compile three programs in place of five: measured on the world of "quick", mAP of norm
-# 0.369 (0.361) and of attention 0.443 (0.480). Levels smaller than 0.5 have a dozen cells. 2.0 costs as much as all others
-# together, but on small photographs the attention needs its small cells: without it, mAP 0.432 against 0.477.
-# So few matches need no more hypotheses: on the same world mAP 0.464, and 0.462 with the default, four times as many.
+# Photographs of the world: as many features as a landmark of it has cells at all scales together. So few matches need no more
+# hypotheses: on the world of "quick" mAP 0.464, and 0.462 with the default, four times as many.
 _SMALL_PHOTOS = (
-    "features.max_features=300",
-    "features.scales=[0.5, 1.0, 2.0]",
-    "search.shortlist=30",
-    "verification.pair_hypotheses=1024",
-    "verification.refined=64",
-)
-# The 168,000 descriptors of the world of "quick" need no codebook for millions: an index is made in a quarter of the time and
-# searched in two thirds of it, and mAP changes by less than 0.01.
-_QUICK_INDEX = ("index.lists=1024", "index.probes=16", "index.train_samples=40960")
+    "features.max_features=300", "search.shortlist=30", "verification.pair_hypotheses=1024", "verification.refined=64"
+)  # fmt: skip
+# What a preset changes for them.
+# Scales: levels smaller than 0.5 have a dozen cells. 2.0 costs as much as all others together, but on small photographs the
+# attention needs its small cells: without it, mAP 0.432 against 0.477. Whole octaves take three fifths of the time of half
+# octaves and compile three programs in place of five: measured on the world of "quick", mAP of norm 0.369 (0.361) and of
+# attention 0.443 (0.480).
+# Index: the 168,000 descriptors of "quick" need no codebook for millions: it is made in a quarter of the time and searched in two
+# thirds of it, and mAP changes by less than 0.01. The 12,000 of "ci" need lists of 200: with the default's of 30, codes of what
+# is left within a list are learnt from too little.
+_WORLD_CHANGES: dict[str, tuple[str, ...]] = {
+    "ci": (_CI_SCALES, "index.lists=64"),
+    "quick": ("features.scales=[0.5, 1.0, 2.0]", "index.lists=1024", "index.probes=16", "index.train_samples=40960"),
+    "full": ("features.scales=[0.5, 0.7071, 1.0, 1.4142, 2.0]",),
+}
 # Longest side of the photographs, pixels.
 _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 
@@ -189,11 +190,11 @@ def _reductions(preset: str, dataset: str) -> list[str]:
     """What the defaults are changed by for small photographs and small databases."""
     if dataset not in ("world", "embedded"):
         return [f"features.max_side={_SIDES[preset]}"]
-    scales = [_CI_SCALES] if preset == "ci" else []
     if dataset == "embedded":
+        scales = [_CI_SCALES] if preset == "ci" else []
         return [f"features.max_side={_SIDES[preset]}", *_SMALL_DATABASE, *scales]
-    index = {"ci": _CI_INDEX, "quick": _QUICK_INDEX}.get(preset, ())
-    return [f"features.max_side={world_config(preset).image_side}", *_SMALL_DATABASE, *_SMALL_PHOTOS, *index, *scales]
+    side = f"features.max_side={world_config(preset).image_side}"
+    return [side, *_SMALL_DATABASE, *_SMALL_PHOTOS, *_WORLD_CHANGES[preset]]
 
 
 @cache
