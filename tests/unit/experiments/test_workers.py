@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -43,6 +44,21 @@ def test_what_was_said_of_another_notebook_is_no_reason(worker: Worker) -> None:
     process = worker.start()
     threading.Timer(0.2, process.terminate).start()
     assert worker.execute("00", {}) == "killed by SIGTERM"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process was started with is read in /proc")
+def test_workers_that_share_the_processors_divide_the_threads_of_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setattr("delfjax.experiments.workers.processors", lambda: {0, 1, 2, 3})
+    with closing(LocalWorkers(2, shared=True)) as sharing, closing(LocalWorkers(2)) as apart:
+        told = [_environment(workers).get("NPROC") for workers in (sharing, apart)]
+    assert told == ["2", None]
+
+
+def _environment(workers: LocalWorkers) -> dict[str, str]:
+    process = workers._all[0].start()
+    content = Path(f"/proc/{process.pid}/environ").read_text()
+    return dict(line.split("=", 1) for line in content.split("\0") if line)
 
 
 def test_workers_that_were_told_to_stop_start_nothing() -> None:
