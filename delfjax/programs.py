@@ -70,15 +70,14 @@ class StoredProgram:
         places = [str(_place(leaf)) for leaf in leaves]
         identity = "\n".join([self._settings, str(structure), *places, _surroundings()])
         file = paths.program_cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.stablehlo"
-        loaded = _LOADED.get(file)
-        if loaded is None:
-            content = _read(file)
-            if content is None:
-                content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
-                file.parent.mkdir(parents=True, exist_ok=True)
-                paths.replace_file(file, hashlib.sha256(content).digest() + content, suffix=f".{os.getpid()}")
-            loaded = _LOADED[file] = jax.jit(export.deserialize(bytearray(content)).call)
-        return loaded
+        if file in _LOADED:
+            return _LOADED[file]
+        content = _read(file)
+        if content is None:
+            content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
+            file.parent.mkdir(parents=True, exist_ok=True)
+            paths.replace_file(file, hashlib.sha256(content).digest() + content, suffix=f".{os.getpid()}")
+        return _LOADED.setdefault(file, jax.jit(export.deserialize(bytearray(content)).call))
 
 
 def description(structure: object) -> str:

@@ -13,11 +13,11 @@ import tyro
 from delfjax.cli.options import Preset, Set, require_writable
 from delfjax.config import DelfConfig, override, preset
 from delfjax.features.export import export_system
-from delfjax.models.delf import backbone_builder
+from delfjax.models.delf import architecture
 from delfjax.models.importing import import_efficientnet_lite0, import_torchvision_resnet, read_tensors
 from delfjax.models.model_files import card, record_scores
 from delfjax.models.published import import_published
-from delfjax.models.tensors import abstract, named_shapes
+from delfjax.models.tensors import named_shapes
 from delfjax.models.tf_checkpoints import is_tf_checkpoint
 from delfjax.models.weights import WeightsError, load_weights, save_weights, shipped_attention
 
@@ -63,7 +63,7 @@ class Convert:
         if self.pca:
             raise WeightsError("--pca goes with a checkpoint of TensorFlow's alone")
         backbone = override(DelfConfig(), self.overrides).backbone
-        expected = named_shapes(abstract(backbone_builder(backbone)))
+        expected = named_shapes(architecture(backbone))
         convert = import_efficientnet_lite0 if backbone.name == "efficientnet_lite0" else import_torchvision_resnet
         tensors = convert(read_tensors(self.file), expected, source=self.file)
         about = {"name": backbone.name, "stride_layout": backbone.stride_layout, "source": self.file.name}

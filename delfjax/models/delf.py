@@ -140,7 +140,7 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
                 f"backbone.weights is 'imagenet', but only efficientnet_lite0 has embedded weights; convert a checkpoint "
                 f"of {config.name} with `delfjax weights convert` and give its .safetensors file"
             )
-        path, model = embedded_efficientnet_lite0(), _architecture(replace(config, weights=""), conv5=True)
+        path, model = embedded_efficientnet_lite0(), architecture(config)
         return with_tensors(model, import_efficientnet_lite0(read_tensors(path), named_shapes(model), source=path))
     tensors, about = load_part(config.weights, BACKBONE)
     described = (about.get("name"), about.get("stride_layout", config.stride_layout))
@@ -149,15 +149,19 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
             f"{config.weights}: weights of {described[0]} in stride layout {described[1]}, the config asks for "
             f"{config.name} in {config.stride_layout}"
         )
-    conv5 = config.output == "conv5" or has_conv5(tensors)
-    model = _architecture(replace(config, weights=""), conv5=conv5)
+    model = architecture(config, conv5=config.output == "conv5" or has_conv5(tensors))
     require_match(named_shapes(model), tensors, source=config.weights)
     return with_tensors(model, tensors)
 
 
+def architecture(config: BackboneConfig, *, conv5: bool = True) -> Backbone:
+    """The backbone of ``config`` with shapes in place of weights, not to be changed; arguments as of :func:`backbone_builder`."""
+    return _traced(replace(config, weights=""), conv5)
+
+
 @cache
-def _architecture(config: BackboneConfig, *, conv5: bool) -> Backbone:
-    """Shapes in place of weights. Tracing a constructor takes most of a second, and several backbones have one architecture."""
+def _traced(config: BackboneConfig, conv5: bool) -> Backbone:
+    # Tracing a constructor takes most of a second, and several backbones have one architecture.
     return abstract(backbone_builder(config, conv5=conv5))
 
 

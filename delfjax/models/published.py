@@ -28,7 +28,7 @@ from delfjax.config import (
     to_dict,
 )
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer
-from delfjax.models.delf import Backbone, Scorer, backbone_builder
+from delfjax.models.delf import Backbone, Scorer, architecture
 from delfjax.models.importing import TensorFlowNames, import_tensorflow, keras_names, slim_names
 from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, SYSTEM_FEATURES, part_tensors, save_model
 from delfjax.models.resnet import StrideLayout
@@ -218,7 +218,7 @@ def _config(found: Published) -> DelfConfig:
 
 def _parts(found: Published, config: DelfConfig) -> tuple[Backbone, Tensors, Tensors]:
     """The backbone (its shapes alone), the tensors of it, and those of the scorer."""
-    backbone = abstract(backbone_builder(config.backbone, conv5=found.has("backbone.stages.3.0.reduce.kernel")))
+    backbone = architecture(config.backbone, conv5=found.has("backbone.stages.3.0.reduce.kernel"))
     channels, hidden = backbone.channels(config.backbone.output), found.width("scorer.hidden.kernel")
 
     def build(rngs: nnx.Rngs) -> Scorer:

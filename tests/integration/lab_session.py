@@ -237,12 +237,13 @@ def main(arguments: list[str]) -> int:
         return 2
     folder, notebooks = Path(arguments[0]), [Path(name) for name in arguments[1:]]
     folder.mkdir(parents=True, exist_ok=True)
-    with lab_server(notebooks) as address, browser_page(executable) as page:
-        for notebook in notebooks:
+    for notebook in notebooks:
+        # Each in a JupyterLab of its own: a second one would open beside the first, and the cells of both be counted.
+        with lab_server([notebook]) as address, browser_page(executable) as page:
             found = run_all_cells(page, address, notebook.name, seconds=600)
             photograph(page, folder / f"{notebook.stem}.png")
-            print(f"{notebook.name}: {len(found.prompts)} cells, {found.pictures} pictures, {len(found.errors)} errors")
-            failed |= bool(found.errors) or not found.finished
+        print(f"{notebook.name}: {len(found.prompts)} cells, {found.pictures} pictures, {len(found.errors)} errors")
+        failed |= bool(found.errors) or not found.finished
     return int(failed)
 
 

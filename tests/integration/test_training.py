@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -61,8 +62,6 @@ def batches(folder: Path, config: TrainingConfig = CONFIG, *, spoil: int | None 
 
 
 def run(folder: Path, config: TrainingConfig = CONFIG, *, devices: int = 1, spoil: int | None = None) -> TrainingReport:
-    import jax  # noqa: PLC0415 - a subprocess sets the number of devices first
-
     network = make_network(load_backbone(BackboneConfig()), CLASSES, config=config, output="conv4", rngs=nnx.Rngs(1))
     return train(
         network, batches(folder, config, spoil=spoil), config=config, folder=folder, about={"seed": 0},
