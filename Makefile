@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What the notebooks need, and with it what the tests need.
+RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
 # Notebooks under test start without a run: none of yesterday can make them pass. What the tests before them have compiled and
 # rendered is shared.
 TEST_DATA := $(CURDIR)/data/cache/pytest
 NBVAL_DATA := $(CURDIR)/data/cache/nbval
+MYPY := $(BIN)/mypy --strict delfjax
 NBVAL = $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
 
 .DEFAULT_GOAL := help
@@ -17,27 +20,36 @@ help:  ## list the targets
 
 env: $(INSTALLED)  ## create .venv (PYTHON=python3.12 picks another interpreter, 3.11 or newer)
 
+# Most modules of most packages are never imported: Python compiles the others when they are, in half the time.
+define install
+@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; name one with make env PYTHON=python3.12" >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+  echo "make: $$($(PYTHON) --version) is too old, delfjax needs 3.11 or newer; name one with make env PYTHON=python3.12" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) lacks the venv module; on Debian it is the package python3-venv" >&2; exit 1; }
+$(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.$(1)'
+@touch $(RUNTIME) $@
+endef
+
+$(RUNTIME): pyproject.toml
+	$(call install,)
+
 $(INSTALLED): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; name one with make env PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "make: $$($(PYTHON) --version) is too old, delfjax needs 3.11 or newer; name one with make env PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) lacks the venv module; on Debian it is the package python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	@# Most modules of most packages are never imported: Python compiles the others when they are, in half the time.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
-	@touch $@
+	$(call install,[dev])
 
 lint: env  ## ruff and mypy --strict
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict delfjax
+	$(MYPY)
 
 # Processes side by side: threads of OpenMP that wait must not take the processors from those that work. Kernels are forked from
 # a process that has imported what they import.
 test: export OMP_WAIT_POLICY ?= PASSIVE
 test: export JUPYTER_DEFAULT_PROVISIONER_NAME ?= delfjax-forked
-test: lint  ## everything that must hold: lint, the test suite, every notebook
+test: env  ## everything that must hold: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
-	$(BIN)/python -m pytest -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests
+	$(BIN)/ruff check .
+	@# mypy has one processor for half a minute: it goes beside the tests.
+	$(MYPY) & types=$$!; $(BIN)/python -m pytest -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests; tests=$$?; wait $$types && exit $$tests
 	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA) && ln -s $(TEST_DATA)/delfjax-data/cache $(NBVAL_DATA)/cache
 	@# Two halves side by side; notebooks from 30 on read each other's runs, in order.
 	DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[0-2]*.ipynb & first=$$!; \
@@ -46,7 +58,7 @@ test: lint  ## everything that must hold: lint, the test suite, every notebook
 test-slow: env  ## the exhaustive tests, over an hour: 300 images, a sweep killed twice, a world on two devices, mining
 	$(BIN)/python -m pytest -n 2 -m slow tests
 
-reproduce: env  ## run every notebook (preset quick), then build the report; both land in data/runs
+reproduce: $(RUNTIME)  ## run every notebook (preset quick), then build the report; both land in data/runs
 	$(BIN)/python -m delfjax.experiments.reproduce
 
 # The kernel "Python 3" of this environment goes before one that a user has installed under the same name; JupyterLab refuses

@@ -1,15 +1,17 @@
-"""The rules of style a machine can check: size, names, docstrings, honest exceptions, nothing of one machine."""
+"""The rules of style a machine can check: size, names, docstrings, honest exceptions, nothing of one machine.
+
+One test a rule, which names every place that breaks it.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = sorted((ROOT / "delfjax").rglob("*.py"))
@@ -34,10 +36,13 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _functions(path: Path) -> Iterator[Function]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, Function):
-            yield node
+    return (node for node in ast.walk(_tree(path)) if isinstance(node, Function))
 
 
 def _statements(function: Function) -> int:
@@ -52,89 +57,93 @@ def _arguments(function: Function) -> int:
     return len(names) - (names[:1] in (["self"], ["cls"]))
 
 
-def _comments(path: Path) -> Iterator[tuple[int, str]]:
+def _comments(path: Path) -> Iterator[tuple[str, str]]:
+    """Each comment with its place."""
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
         if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
+            yield f"{_name(path)}:{token.start[0]}", token.string
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=_name)
-def test_every_function_fits_a_screen(path: Path) -> None:
-    long = {f.name: _statements(f) for f in _functions(path) if _statements(f) > MAX_STATEMENTS}
-    assert not long, f"{_name(path)}: more than {MAX_STATEMENTS} statements in {long}"
+def test_every_function_fits_a_screen() -> None:
+    sizes = {f"{_name(path)}:{f.name}": _statements(f) for path in PYTHON for f in _functions(path)}
+    assert sizes
+    long = {place: size for place, size in sizes.items() if size > MAX_STATEMENTS}
+    assert not long, f"more than {MAX_STATEMENTS} statements"
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=_name)
-def test_no_function_takes_more_than_seven_arguments(path: Path) -> None:
-    many = {f.name: _arguments(f) for f in _functions(path) if _arguments(f) > MAX_ARGUMENTS}
-    unexplained = {name: count for name, count in many.items() if f"{path.name}:{name}" not in MANY_ARGUMENTS}
-    assert not unexplained, f"{_name(path)}: more than {MAX_ARGUMENTS} arguments in {unexplained}"
+def test_no_function_takes_more_than_seven_arguments() -> None:
+    """Every exception has its reason in the table, and none is left over."""
+    counts = {f"{path.name}:{f.name}": _arguments(f) for path in LIBRARY for f in _functions(path)}
+    assert counts
+    many = {place: count for place, count in counts.items() if count > MAX_ARGUMENTS}
+    assert many.keys() == MANY_ARGUMENTS.keys(), f"more than {MAX_ARGUMENTS} arguments"
 
 
-def test_no_exception_to_the_argument_rule_is_left_over() -> None:
-    taken = {f"{p.name}:{f.name}" for p in LIBRARY for f in _functions(p) if _arguments(f) > MAX_ARGUMENTS}
-    assert MANY_ARGUMENTS.keys() <= taken
-
-
-@pytest.mark.parametrize("path", LIBRARY, ids=_name)
-def test_whatever_is_public_has_a_docstring(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree), f"{_name(path)} does not say what it holds"
+def _silent(path: Path) -> Iterator[str]:
+    """What is public and has no docstring: the module, its functions and classes, their methods."""
+    tree = _tree(path)
+    if not ast.get_docstring(tree):
+        yield _name(path)
     outer = [node for node in tree.body if isinstance(node, Function | ast.ClassDef)]
     methods = [node for owner in outer if isinstance(owner, ast.ClassDef) for node in owner.body]
     named = [node for node in outer + methods if isinstance(node, Function | ast.ClassDef)]
-    silent = [node.name for node in named if not node.name.startswith("_") and not ast.get_docstring(node)]
-    assert not silent, f"{_name(path)}: no docstring on {silent}"
+    yield from (f"{_name(path)}:{node.name}" for node in named if not node.name.startswith("_") and not ast.get_docstring(node))
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=_name)
-def test_annotations_are_never_evaluated_at_import(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    code = [node for node in tree.body if not isinstance(node, ast.Expr)]
-    if any(isinstance(node, Function | ast.ClassDef) for node in code):
-        first = code[0]
-        assert isinstance(first, ast.ImportFrom) and first.module == "__future__", (
-            f"{_name(path)} does not begin with `from __future__ import annotations`"
-        )
+def test_whatever_is_public_has_a_docstring() -> None:
+    assert not [place for path in LIBRARY for place in _silent(path)]
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=_name)
-def test_every_room_has_a_name(path: Path) -> None:
-    assert not {part.removesuffix(".py") for part in path.relative_to(ROOT).parts} & NAMELESS_ROOMS
+def _evaluates_annotations(path: Path) -> bool:
+    code = [node for node in _tree(path).body if not isinstance(node, ast.Expr)]
+    defines = any(isinstance(node, Function | ast.ClassDef) for node in code)
+    return defines and not (isinstance(code[0], ast.ImportFrom) and code[0].module == "__future__")
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=_name)
-def test_whatever_is_silenced_says_why(path: Path) -> None:
+def test_annotations_are_never_evaluated_at_import() -> None:
+    assert not [_name(path) for path in PYTHON if _evaluates_annotations(path)], "write `from __future__ import annotations` first"
+
+
+def test_every_room_has_a_name() -> None:
+    rooms = {part.removesuffix(".py") for path in PYTHON for part in path.relative_to(ROOT).parts}
+    assert "delfjax" in rooms and not rooms & NAMELESS_ROOMS
+
+
+def _fault(comment: str) -> str:
+    """What is wrong with a comment, in words; empty if nothing is."""
+    silenced = re.match(r"#\s*(?:type:\s*ignore|noqa)(\[[\w, -]+\]|:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?(.*)", comment)
+    if silenced and not silenced[1]:
+        return "silences every rule; name the one meant"
+    if silenced and len(silenced[2].strip(" #-:")) < 10:
+        return "gives no reason"
+    return "is left undone" if re.search(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", comment) else ""
+
+
+def test_whatever_is_silenced_says_why() -> None:
     """A silenced type or lint error is followed by a reason; nothing is left "to do"."""
-    for line, comment in _comments(path):
-        where = f"{_name(path)}:{line}: {comment}"
-        silenced = re.match(r"#\s*(?:type:\s*ignore|noqa)(\[[\w, -]+\]|:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?(.*)", comment)
-        if silenced:
-            assert silenced[1], f"{where} silences every rule; name the one meant"
-            assert len(silenced[2].strip(" #-:")) >= 10, f"{where} gives no reason"
-        assert not re.search(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", comment), f"{where} is left undone"
+    found = [f"{place}: {text} {_fault(text)}" for path in PYTHON for place, text in _comments(path) if _fault(text)]
+    assert not found
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=_name)
-def test_no_error_is_caught_that_was_not_expected(path: Path) -> None:
-    """Cleaning up after any error is no catching: such a handler ends by raising what it was given."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ExceptHandler):
-            caught = ast.unparse(node.type) if node.type else "everything"
-            passed_on = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
-            broad = caught in {"everything", "Exception", "BaseException"}
-            assert passed_on or not broad, f"{_name(path)}:{node.lineno} swallows {caught}"
+def _swallows(handler: ast.ExceptHandler) -> bool:
+    """Catching any error without raising it again at the end, as what cleans up does."""
+    caught = ast.unparse(handler.type) if handler.type else "everything"
+    passed_on = isinstance(handler.body[-1], ast.Raise) and handler.body[-1].exc is None
+    return caught in {"everything", "Exception", "BaseException"} and not passed_on
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=_name)
-def test_nothing_is_tied_to_one_machine(path: Path) -> None:
+def test_no_error_is_caught_that_was_not_expected() -> None:
+    handlers = [(path, node) for path in PYTHON for node in ast.walk(_tree(path)) if isinstance(node, ast.ExceptHandler)]
+    assert handlers
+    assert not [f"{_name(path)}:{handler.lineno}" for path, handler in handlers if _swallows(handler)]
+
+
+def test_nothing_is_tied_to_one_machine() -> None:
     """No absolute path of somebody's disk, no path that leaves the checkout, no address of a package index."""
-    text = path.read_text()
-    for pattern in (
-        r"(?<![\w.~*:/-])/(?:home|root|work|tmp|Users|mnt|opt)/\w",
-        r"(?<![\w.])\.\./\w+/\w",
-        r"https?://[^\s\"']*/simple\b",
-        r"\bfiles\.[a-z]+hosted\b",
-    ):
-        found = re.search(pattern, text)
-        assert found is None, f"{_name(path)}: {found[0]!r} at character {found.start()}"
+    tied = re.compile(
+        r"(?<![\w.~*:/-])/(?:home|root|work|tmp|Users|mnt|opt)/\w"
+        r"|(?<![\w.])\.\./\w+/\w"
+        r"|https?://[^\s\"']*/simple\b"
+        r"|\bfiles\.[a-z]+hosted\b"
+    )
+    assert not [f"{_name(path)}: {found[0]!r}" for path in TEXTS for found in tied.finditer(path.read_text())]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "delfjax"
@@ -55,47 +53,51 @@ def _room(module: str) -> str:
     return module.partition("/")[0].removesuffix(".py")
 
 
-def _imports(module: str) -> Iterator[str]:
-    """Dotted names of everything ``module`` imports, inside functions and type-checking blocks included."""
-    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+@functools.cache
+def _imports(path: Path) -> frozenset[str]:
+    """Dotted names of everything a file imports, inside functions and type-checking blocks included."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: write imports from the top, `from delfjax.…`, not relative ones"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{path.name}: write imports from the top, `from delfjax.…`, not relative ones"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return frozenset(names)
 
 
-def _rooms_imported(module: str) -> set[str]:
-    parts = [name.split(".") for name in _imports(module)]
+def _rooms_imported(path: Path) -> set[str]:
+    parts = [name.split(".") for name in _imports(path)]
     return {part[1] for part in parts if part[0] == "delfjax" and len(part) > 1} - {"__version__"}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_module_stands_in_the_table_of_layers(module: str) -> None:
-    assert module == "__init__.py" or _room(module) in LAYERS
+def _packages_imported(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in _imports(path)}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_module_imports_upwards(module: str) -> None:
-    own = LAYERS[_room(module)] if module != "__init__.py" else -1
-    upwards = {room for room in _rooms_imported(module) if LAYERS[room] > own}
-    assert not upwards, f"{module} (layer {own}) imports {sorted(upwards)}, which stand above it"
+def test_every_module_stands_in_the_table_of_layers() -> None:
+    assert {_room(module) for module in MODULES} - {"__init__"} == LAYERS.keys()
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_third_party_packages_stay_behind_their_fences(module: str) -> None:
-    for package in {name.partition(".")[0] for name in _imports(module)} & FENCES.keys():
-        allowed = FENCES[package]
-        assert module.startswith(allowed), f"{module} imports {package}; only {allowed or 'tests'} may"
+def test_no_module_imports_upwards() -> None:
+    imported = [(module, room) for module in MODULES for room in _rooms_imported(PACKAGE / module)]
+    assert imported
+    assert not [f"{module} imports {room}" for module, room in imported if LAYERS[room] > LAYERS.get(_room(module), -1)]
 
 
-def test_an_upward_import_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_third_party_packages_stay_behind_their_fences() -> None:
+    imported = [(module, package) for module in MODULES for package in _packages_imported(PACKAGE / module) & FENCES.keys()]
+    assert imported
+    outside = [f"{module} imports {package}" for module, package in imported if not module.startswith(FENCES[package])]
+    assert not outside
+
+
+def test_an_upward_import_would_be_seen(tmp_path: Path) -> None:
     """The parser finds the three ways to write one."""
-    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     (tmp_path / "rng.py").write_text(
         "import delfjax.cli\nfrom delfjax import plots\ndef f():\n    from delfjax.features.store import Store\n"
     )
-    assert _rooms_imported("rng.py") == {"cli", "plots", "features"}
+    assert _rooms_imported(tmp_path / "rng.py") == {"cli", "plots", "features"}
 
 
 def test_importing_the_library_compiles_nothing_starts_no_device_and_writes_no_file(tmp_path: Path) -> None:
