@@ -101,7 +101,8 @@ def _evaluates_annotations(path: Path) -> bool:
 
 
 def test_annotations_are_never_evaluated_at_import() -> None:
-    assert not [_name(path) for path in PYTHON if _evaluates_annotations(path)], "write `from __future__ import annotations` first"
+    found = [_name(path) for path in PYTHON if _evaluates_annotations(path)]
+    assert not found, "write `from __future__ import annotations` first"
 
 
 def test_every_room_has_a_name() -> None:

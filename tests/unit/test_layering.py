@@ -76,7 +76,7 @@ def _packages_imported(path: Path) -> set[str]:
 
 
 def test_every_module_stands_in_the_table_of_layers() -> None:
-    assert {_room(module) for module in MODULES} - {"__init__"} == LAYERS.keys()
+    assert {_room(module) for module in MODULES} - {"__init__"} <= LAYERS.keys()
 
 
 def test_no_module_imports_upwards() -> None:

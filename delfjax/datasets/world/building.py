@@ -36,7 +36,7 @@ from delfjax.rng import named_generator
 MANIFEST = "manifest.parquet"
 CONFIG = "world.json"
 # Raised whenever the same configuration gives other bytes.
-VERSION = 1
+VERSION = 2
 # A photograph of a landmark shows it: at least this share of what would be seen of it in the frame with nothing in the way,
 # and this share of the picture.
 VISIBLE_SHARE, PICTURE_SHARE = 0.25, 0.01

@@ -3,23 +3,25 @@
 Every pattern is a function of the surface coordinates of a solid and of its seed, so that a landmark looks the same from
 everywhere. Colours are linear RGB. Patterns fade out where a pixel is too large for them (``footprint``, metres), as they
 do in a photograph.
+
+What a pattern does to all three channels, factors and shares, is computed by a conditional (:func:`_where_any`): nothing where no
+ray of a tile has the pattern, and once where one has. XLA would repeat for each channel whatever else they share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Bool, Float32
 
 from delfjax.datasets.world.noise import hashed, parts_of, plane_noise, value_noise
 from delfjax.datasets.world.raycast import Surface, Vector
 from delfjax.datasets.world.solids import COLUMN
 
 RGB = tuple[Array, Array, Array]
-T = TypeVar("T")
 
 # Width of joints and frames, metres.
 _JOINT_M = 0.03
@@ -61,26 +63,29 @@ def shade(rows: Float32[Array, "n c"], surface: Surface, footprint: Array, sun: 
     seed, u, v = get("seed"), surface.u, surface.v
     base, second, accent = (_colour(rows, name) for name in ("base", "second", "accent"))
     on_wall = surface.side.astype(jnp.float32)
-    zero = jnp.zeros_like(u)
-    # Bands of another stone.
-    stripe = hashed(v / get("stripe_m"), zero, zero, seed + 3.0) > 0.55
-    colour = _mix(base, second, get("stripes") * on_wall * stripe.astype(jnp.float32))
-    blocks = get("masonry") * on_wall
-    colour = _if_any(blocks, lambda c: _masonry(c, rows, surface, blocks, footprint), colour)
+    stripes, blocks, glazing = (get(name) * on_wall for name in ("stripes", "masonry", "window_pitch_m"))
     carving = (get("ornament") + get("rosette_m")) * on_wall
-    colour = _if_any(carving, lambda c: _ornaments(c, accent, rows, surface, footprint, sun), colour)
-    glazing = get("window_pitch_m") * on_wall
-    colour, glass, lit = _if_any(
-        glazing, lambda c: _windows(c[0], accent, rows, surface, footprint, sun), (colour, zero, zero)
+    (striped,) = _where_any(stripes, lambda: _stripes(rows, v, stripes), 0.0)
+    tone, joint = _where_any(blocks, lambda: _masonry(rows, surface, blocks, footprint), 1.0, 0.0)
+    carved, relief = _where_any(carving, lambda: _ornaments(rows, surface, footprint, sun), 0.0, 1.0)
+    windows = _Windows(
+        *_where_any(glazing, lambda: _windows(rows, surface, footprint, sun), 1.0, *(0.0,) * (len(_Windows._fields) - 1))
     )
-    colour = _if_any(get("roof"), lambda c: _roof(c, rows, u, v, footprint), colour)
-    colour = _if_any(get("foliage"), lambda c: _foliage(c, rows, surface), colour)
-    colour = _if_any(get("grime"), lambda c: _stains(c, get("grime"), u, v, seed), colour)
-    glow = (lit * darkness * _LAMP[0], lit * darkness * _LAMP[1], lit * darkness * _LAMP[2])
-    return Shading(colour, jnp.clip(glass * 0.55 + get("gloss") * 0.5, 0.0, 1.0), glow)
+    (tiled,) = _where_any(get("roof"), lambda: _roof(rows, u, v, footprint), 1.0)
+    (leafy,) = _where_any(get("foliage"), lambda: _foliage(rows, surface), 1.0)
+    (stained,) = _where_any(get("grime"), lambda: _stains(get("grime"), u, v, seed), 1.0)
+    colour = _mix(base, second, striped)
+    colour = _mix(_scaled(colour, tone), _scaled(second, 0.6), joint)
+    colour = _scaled(_mix(colour, accent, carved), relief)
+    colour = _mix(_scaled(colour, windows.shadow), _scaled(accent, 1.1), windows.frame)
+    pane = _mix((windows.tone * _GLASS[0], windows.tone * _GLASS[1], windows.tone * _GLASS[2]), accent, windows.bars)
+    colour = _mix(colour, pane, windows.glass)
+    colour = _scaled(_scaled(_scaled(colour, tiled), leafy), stained)
+    glow = (windows.lit * darkness * _LAMP[0], windows.lit * darkness * _LAMP[1], windows.lit * darkness * _LAMP[2])
+    return Shading(colour, jnp.clip(windows.mirror * 0.55 + get("gloss") * 0.5, 0.0, 1.0), glow)
 
 
-def ground_albedo(x: Array, y: Array, footprint: Array, ground: Float32[Array, " g"]) -> RGB:
+def ground_albedo(x: Array, y: Array, footprint: Array, ground: Float32[Array, " g"], *, seen: Bool[Array, ""]) -> RGB:
     """The ground at ``(x, y)``, metres.
 
     Args:
@@ -88,62 +93,86 @@ def ground_albedo(x: Array, y: Array, footprint: Array, ground: Float32[Array, "
         y: to the north.
         footprint: size of a pixel there, metres.
         ground: colour (3), second colour (3), size of slabs in metres (0: none), radius of the square in metres, seed.
+        seen: whether it is asked for; the answer means nothing otherwise.
     """
     slab, radius, seed = ground[6], ground[7], ground[8]
-    broad = plane_noise(x * 0.11, y * 0.11, seed) * 0.5 + plane_noise(x * 0.9, y * 0.9, seed + 1.0) * 0.3
-    fine = plane_noise(x * 7.0, y * 7.0, seed + 2.0) * _seen(0.3, footprint)
-    grain = 0.65 + 0.5 * broad + 0.25 * fine
-    size = jnp.maximum(slab, 0.05)
-    joint = jnp.maximum(_line(x, size, 0.02, footprint), _line(y, size, 0.02, footprint)) * _seen(size * 0.5, footprint)
-    tone = 0.82 + 0.36 * hashed(x / size, y / size, jnp.zeros_like(x), seed + 5.0) * _seen(size, footprint)
-    paved = jnp.where(slab > 0, tone * (1 - 0.5 * joint), 1.0)
-    away = jnp.sqrt(x * x + y * y) + 6 * (plane_noise(x * 0.2, y * 0.2, seed + 9.0) - 0.5)
-    outside = jnp.clip((away - radius) * 0.5, 0.0, 1.0)
+
+    def pattern() -> tuple[Array, ...]:
+        broad = plane_noise(x * 0.11, y * 0.11, seed) * 0.5 + plane_noise(x * 0.9, y * 0.9, seed + 1.0) * 0.3
+        fine = plane_noise(x * 7.0, y * 7.0, seed + 2.0) * _seen(0.3, footprint)
+        grain = 0.65 + 0.5 * broad + 0.25 * fine
+        size = jnp.maximum(slab, 0.05)
+        joint = jnp.maximum(_line(x, size, 0.02, footprint), _line(y, size, 0.02, footprint)) * _seen(size * 0.5, footprint)
+        tone = 0.82 + 0.36 * hashed(x / size, y / size, jnp.zeros_like(x), seed + 5.0) * _seen(size, footprint)
+        paved = jnp.where(slab > 0, tone * (1 - 0.5 * joint), 1.0)
+        away = jnp.sqrt(x * x + y * y) + 6 * (plane_noise(x * 0.2, y * 0.2, seed + 9.0) - 0.5)
+        return paved, jnp.clip((away - radius) * 0.5, 0.0, 1.0), grain
+
+    paved, outside, grain = _where(seen, pattern, x, 1.0, 0.0, 1.0)
     near = (ground[0] * paved, ground[1] * paved, ground[2] * paved)
     return _scaled(_mix(near, (ground[3], ground[4], ground[5]), outside), grain)
 
 
-def sky_colour(direction: Vector, sun: Vector, sky: Float32[Array, " k"]) -> RGB:
+def sky_colour(direction: Vector, sun: Vector, sky: Float32[Array, " k"], *, seen: Bool[Array, ""]) -> RGB:
     """The sky, with clouds and the hills and roofs on the horizon, along unit directions.
 
     Args:
         direction: unit vectors.
         sun: unit vector.
         sky: zenith colour (3), horizon colour (3), cloud cover, cloud seed, glow of the sun, hills colour (3).
+        seen: whether it is asked for; the answer means nothing otherwise.
     """
     x, y, z = direction
-    up = jnp.clip(z, 0.0, 1.0)
-    # Close to the horizon the gradient is steep.
-    share = jnp.sqrt(up)
-    horizon = (sky[3], sky[4], sky[5])
-    base = _mix(horizon, (sky[0], sky[1], sky[2]), share)
-    # Clouds on a plane far above; those near the horizon are seen flat.
-    reach = 1 / (up + 0.12)
-    cx, cy, seed = x * reach * 1.3, y * reach * 1.3, sky[7]
-    veil = plane_noise(cx, cy, seed) * 0.55 + plane_noise(cx * 2.3, cy * 2.3, seed + 1.0) * 0.3
-    veil = veil + plane_noise(cx * 5.1, cy * 5.1, seed + 2.0) * 0.15
-    cover = jnp.clip((veil - (1 - sky[6])) * 3.5, 0.0, 1.0)
-    bright = 0.55 + 0.45 * jnp.clip(1.4 - 1.2 * veil, 0.0, 1.0)
+    seed = sky[7]
+
+    def pattern() -> tuple[Array, ...]:
+        up = jnp.clip(z, 0.0, 1.0)
+        # Clouds on a plane far above; those near the horizon are seen flat.
+        reach = 1 / (up + 0.12)
+        cx, cy = x * reach * 1.3, y * reach * 1.3
+        veil = plane_noise(cx, cy, seed) * 0.55 + plane_noise(cx * 2.3, cy * 2.3, seed + 1.0) * 0.3
+        veil = veil + plane_noise(cx * 5.1, cy * 5.1, seed + 2.0) * 0.15
+        cover = jnp.clip((veil - (1 - sky[6])) * 3.5, 0.0, 1.0)
+        bright = 0.55 + 0.45 * jnp.clip(1.4 - 1.2 * veil, 0.0, 1.0)
+        towards = jnp.clip(x * sun[0] + y * sun[1] + z * sun[2], 0.0, 1.0)
+        halo = sky[8] * (0.35 * towards**8 + 2.5 * towards**256)
+        azimuth = jnp.arctan2(x, y) * 9.0
+        far = plane_noise(azimuth, jnp.zeros_like(azimuth), seed + 20.0) * 0.035 + 0.012
+        roofs = hashed(azimuth * 5.0, jnp.zeros_like(azimuth), jnp.zeros_like(azimuth), seed + 21.0) * 0.03
+        skyline = jnp.clip((jnp.maximum(far, roofs) - z) * 300.0, 0.0, 1.0)
+        # Close to the horizon the gradient is steep.
+        return jnp.sqrt(up), cover * 0.9, bright, halo, skyline
+
+    share, cover, bright, halo, skyline = _where(seen, pattern, x, 0.0, 0.0, 0.0, 0.0, 0.0)
+    base = _mix((sky[3], sky[4], sky[5]), (sky[0], sky[1], sky[2]), share)
     white = bright * (sky[3] + sky[4] + sky[5]) / 3 * 1.25
-    cloudy = _mix(base, (white, white, white), cover * 0.9)
-    towards = jnp.clip(x * sun[0] + y * sun[1] + z * sun[2], 0.0, 1.0)
-    halo = sky[8] * (0.35 * towards**8 + 2.5 * towards**256)
+    cloudy = _mix(base, (white, white, white), cover)
     lit = (cloudy[0] + halo, cloudy[1] + 0.85 * halo, cloudy[2] + 0.6 * halo)
-    azimuth = jnp.arctan2(x, y) * 9.0
-    far = plane_noise(azimuth, jnp.zeros_like(azimuth), seed + 20.0) * 0.035 + 0.012
-    roofs = hashed(azimuth * 5.0, jnp.zeros_like(azimuth), jnp.zeros_like(azimuth), seed + 21.0) * 0.03
-    skyline = jnp.clip((jnp.maximum(far, roofs) - z) * 300.0, 0.0, 1.0)
     return _mix(lit, (sky[9], sky[10], sky[11]), skyline)
 
 
-def _if_any(amount: Array, paint: Callable[[T], T], surface: T) -> T:
-    """``paint(surface)`` where any ray of the tile needs it: the others of its kind cost nothing then."""
-    painted: T = jax.lax.cond(jnp.any(amount > 0), paint, lambda unpainted: unpainted, surface)
-    return painted
+def _where(seen: Array, pattern: Callable[[], tuple[Array, ...]], like: Array, *plain: float) -> tuple[Array, ...]:
+    """What ``pattern`` gives if it is ``seen``, once for all channels; else ``plain`` values, in arrays ``like`` its own."""
+    given: tuple[Array, ...] = jax.lax.cond(
+        seen, lambda: tuple(pattern()), lambda: tuple(jnp.full_like(like, value) for value in plain)
+    )
+    return given
 
 
-def _masonry(colour: RGB, rows: Array, surface: Surface, strength: Array, footprint: Array) -> RGB:
-    """Blocks in courses, each of its own tone, every other course shifted by half a block."""
+def _where_any(amount: Array, pattern: Callable[[], tuple[Array, ...]], *plain: float) -> tuple[Array, ...]:
+    """What ``pattern`` gives if any ray of the tile has an ``amount`` of it; else ``plain`` values."""
+    return _where(jnp.any(amount > 0), pattern, amount, *plain)
+
+
+def _stripes(rows: Array, v: Array, strength: Array) -> tuple[Array]:
+    """Bands of another stone: its share."""
+    zero = jnp.zeros_like(v)
+    stripe = hashed(v / rows[:, COLUMN["stripe_m"]], zero, zero, rows[:, COLUMN["seed"]] + 3.0) > 0.55
+    return (strength * stripe.astype(jnp.float32),)
+
+
+def _masonry(rows: Array, surface: Surface, strength: Array, footprint: Array) -> tuple[Array, Array]:
+    """Blocks in courses, every other course shifted by half a block: the tone of each, and the share of the joints."""
     course, block, seed = (rows[:, COLUMN[name]] for name in ("course_m", "block_m", "seed"))
     u, v = surface.u, surface.v
     row = jnp.floor(v / course)
@@ -151,23 +180,22 @@ def _masonry(colour: RGB, rows: Array, surface: Surface, strength: Array, footpr
     tone = hashed(shifted / block, row, jnp.zeros_like(row), seed) - 0.5
     seen = strength * _seen(course, footprint)
     joint = jnp.maximum(_line(shifted, block, _JOINT_M, footprint), _line(v, course, _JOINT_M, footprint))
-    red, green, blue = (c * (1 + 0.55 * tone * seen) for c in colour)
-    return _mix((red, green, blue), _scaled(_colour(rows, "second"), 0.6), joint * seen * 0.8)
+    return 1 + 0.55 * tone * seen, joint * seen * 0.8
 
 
-def _stains(colour: RGB, strength: Array, u: Array, v: Array, seed: Array) -> RGB:
-    """Clouds of dirt, and streaks from above."""
+def _stains(strength: Array, u: Array, v: Array, seed: Array) -> tuple[Array]:
+    """Clouds of dirt, and streaks from above: what they leave of the light."""
     dirt = plane_noise(u * 0.9, v * 0.35, seed + 11.0) * 0.6 + plane_noise(u * 3.7, v * 0.5, seed + 12.0) * 0.4
-    return _scaled(colour, 1 - strength * 0.55 * dirt)
+    return (1 - strength * 0.55 * dirt,)
 
 
-def _ornaments(colour: RGB, accent: RGB, rows: Array, surface: Surface, footprint: Array, sun: Vector) -> RGB:
-    """Friezes and the large motif of a face, carved: the side towards the sun is bright, the other dark."""
+def _ornaments(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> tuple[Array, Array]:
+    """Friezes and the large motif of a face, carved: the share of the accent; bright towards the sun, dark on the other side."""
     along = sun[0] * -surface.normal[1] + sun[1] * surface.normal[0]
     on_wall = surface.side.astype(jnp.float32)
     here = _motifs(rows, surface.u, surface.v, surface, footprint) * on_wall
     there = _motifs(rows, surface.u + along * _RELIEF_M, surface.v + sun[2] * _RELIEF_M, surface, footprint) * on_wall
-    return _scaled(_mix(colour, accent, here), 1 + 0.9 * (there - here))
+    return here, 1 + 0.9 * (there - here)
 
 
 def _motifs(rows: Array, u: Array, v: Array, surface: Surface, footprint: Array) -> Array:
@@ -213,10 +241,21 @@ def _motif(x: Array, y: Array, seed: Array) -> Array:
     return jnp.where(drawn[5] > 0.5, jnp.maximum(body, core), body * (1 - core))
 
 
-def _windows(
-    colour: RGB, frame: RGB, rows: Array, surface: Surface, footprint: Array, sun: Vector
-) -> tuple[RGB, Array, Array]:
-    """Windows on a regular grid: the colour with them, where there is glass, and which of them are lit at night."""
+class _Windows(NamedTuple):
+    """What windows do to a wall: factors of its light and of the glass, shares of frames, bars and glass, and what the glass
+    mirrors and, lit at night, sends."""
+
+    shadow: Array
+    frame: Array
+    tone: Array
+    bars: Array
+    glass: Array
+    mirror: Array
+    lit: Array
+
+
+def _windows(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> _Windows:
+    """Windows on a regular grid."""
 
     def get(name: str) -> Array:
         return rows[:, COLUMN[name]]
@@ -255,17 +294,20 @@ def _windows(
     draw = hashed(axis, floor, surface.face.astype(jnp.float32), get("seed") + 31.0)
     bars = jnp.maximum(_line(x, half_w, 0.05, footprint), _line(y + half_h, half_h * 0.7, 0.05, footprint))
     bars = bars * _seen(0.25, footprint)
-    tone = (0.6 + 1.6 * draw) * (1 - 0.6 * recess)
-    pane = _mix((tone * _GLASS[0], tone * _GLASS[1], tone * _GLASS[2]), frame, bars * 0.8)
     seen = there * _seen(jnp.minimum(half_w, half_h), footprint)
-    colour = _mix(_scaled(colour, 1 - 0.35 * drop * seen), _scaled(frame, 1.1), framed * seen)
-    colour = _mix(colour, pane, glass * seen)
-    lit = glass * seen * (1 - bars) * (draw > 0.55).astype(jnp.float32)
-    return colour, glass * (1 - bars) * (1 - recess) * seen, lit
+    return _Windows(
+        shadow=1 - 0.35 * drop * seen,
+        frame=framed * seen,
+        tone=(0.6 + 1.6 * draw) * (1 - 0.6 * recess),
+        bars=bars * 0.8,
+        glass=glass * seen,
+        mirror=glass * (1 - bars) * (1 - recess) * seen,
+        lit=glass * seen * (1 - bars) * (draw > 0.55).astype(jnp.float32),
+    )
 
 
-def _roof(colour: RGB, rows: Array, u: Array, v: Array, footprint: Array) -> RGB:
-    """Rows of rounded tiles."""
+def _roof(rows: Array, u: Array, v: Array, footprint: Array) -> tuple[Array]:
+    """Rows of rounded tiles: the tone of each."""
     seed = rows[:, COLUMN["seed"]]
     row = jnp.floor(v / 0.35)
     shifted = u / 0.3 + 0.5 * (row - 2 * jnp.floor(row / 2))
@@ -274,18 +316,18 @@ def _roof(colour: RGB, rows: Array, u: Array, v: Array, footprint: Array) -> RGB
     shade_of_tile = 1 - 0.45 * (1 - up) - 0.5 * across * across
     tone = 0.8 + 0.4 * hashed(shifted, row, jnp.zeros_like(row), seed)
     strength = rows[:, COLUMN["roof"]] * _seen(0.35, footprint)
-    return _scaled(colour, 1 + strength * (shade_of_tile * tone - 1))
+    return (1 + strength * (shade_of_tile * tone - 1),)
 
 
-def _foliage(colour: RGB, rows: Array, surface: Surface) -> RGB:
-    """Leaves: clumps lighter outside and above, darker within."""
+def _foliage(rows: Array, surface: Surface) -> tuple[Array]:
+    """Tone of leaves: clumps lighter outside and above, darker within."""
     x, y, z = surface.local
     size, seed = jnp.maximum(rows[:, COLUMN["hole_pitch_m"]], 0.05), rows[:, COLUMN["seed"]]
     clump = value_noise(x / size, y / size, z / size, seed)
     leaf = value_noise(x / size * 4.0, y / size * 4.0, z / size * 4.0, seed + 3.0)
     strength = rows[:, COLUMN["foliage"]]
     tone = 0.35 + 0.9 * clump * (0.5 + leaf)
-    return _scaled(colour, 1 + strength * (tone - 1))
+    return (1 + strength * (tone - 1),)
 
 
 def _cell(coordinate: Array, size: Array) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32
 
 from delfjax.datasets.world.noise import value_noise
@@ -46,6 +47,19 @@ class Surface(NamedTuple):
     width: Float32[Array, " n"]
     side: Bool[Array, " n"]
     face: Int32[Array, " n"]
+
+
+class SeenFromSun(NamedTuple):
+    """What the sun sees: of many solids that may throw a shadow on a tile most are soon seen not to.
+
+    Attributes:
+        axes: of the sun's frame in the world, rows: two across its light, and the direction towards it.
+        outlines: of each solid along those axes, metres: lowest and highest along the first, lowest and highest along the second,
+            highest along the third.
+    """
+
+    axes: Float32[Array | np.ndarray, "3 3"]
+    outlines: Float32[Array | np.ndarray, "s 5"]
 
 
 def nearest(
@@ -83,14 +97,37 @@ def nearest(
 
 
 def shadowed(
-    solids: Float32[Array, "s c"], numbers: Int32[Array, " m"], count: Int32[Array, ""], origin: Vector, direction: Vector
+    solids: Float32[Array, "s c"],
+    numbers: Int32[Array, " m"],
+    count: Int32[Array, ""],
+    points: Vector,
+    sun: SeenFromSun,
+    *,
+    asked: Bool[Array, " n"],
 ) -> Bool[Array, " n"]:
-    """Whether anything lies on each ray; arguments as for :func:`nearest`, ``direction`` one for all rays."""
+    """Whether anything lies between each point and the sun.
+
+    Args:
+        solids: table of all solids.
+        numbers: rows of the table that may throw a shadow.
+        count: how many of ``numbers`` count.
+        points: one for each ray.
+        sun: where it is, and what it sees of each solid.
+        asked: points that the answer is asked for; it means nothing for the others.
+    """
+    across, up, towards = (sum((row[k] * points[k] for k in (1, 2)), row[0] * points[0]) for row in sun.axes)
+    from_across, from_up, from_towards = (jnp.where(asked, place, FAR).min() for place in (across, up, towards))
+    to_across, to_up = (jnp.where(asked, place, -FAR).max() for place in (across, up))
+    direction = sun.axes[2, 0], sun.axes[2, 1], sun.axes[2, 2]
 
     def step(number: Array, dark: Array) -> Array:
-        return dark | (_meet(solids[numbers[number]], origin, direction) < FAR)
+        row = numbers[number]
+        left, right, bottom, top, near = (sun.outlines[row, k] for k in range(5))
+        aside = (left > to_across) | (right < from_across) | (bottom > to_up) | (top < from_up) | (near < from_towards)
+        found: Array = jax.lax.cond(aside, lambda: dark, lambda: dark | (_meet(solids[row], points, direction) < FAR))
+        return found
 
-    dark: Array = jax.lax.fori_loop(0, count, step, jnp.zeros(origin[0].shape, bool))
+    dark: Array = jax.lax.fori_loop(0, count, step, jnp.zeros(points[0].shape, bool))
     return dark
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 from delfjax.datasets.world.materials import RGB, ground_albedo, shade, sky_colour
-from delfjax.datasets.world.raycast import FAR, Vector, nearest, shadowed, surface_at
+from delfjax.datasets.world.raycast import FAR, SeenFromSun, Vector, nearest, shadowed, surface_at
 from delfjax.datasets.world.solids import COLUMN, COLUMNS, Solid, WorldError, corners, table
 from delfjax.programs import StoredProgram
 
@@ -33,6 +33,8 @@ MAX_SOLIDS = 320
 _CLIP_M = 0.3
 # Rays of a pixel, as offsets from its centre in pixels (rotated grid, which smooths near-vertical and near-level edges).
 _SAMPLES_YX = ((-0.375, -0.125), (-0.125, 0.375), (0.375, 0.125), (0.125, -0.375))
+# Outlines of solids are drawn this much too large, metres: single precision is not exact.
+_SLACK_M = 0.05
 # Shadow rays start this far from the surface, metres.
 _LIFT_M = 0.02
 # Reach of the point-spread function, pixels.
@@ -228,6 +230,19 @@ def tile_lists(
     return numbers, shows.sum(axis=1).astype(np.int32)
 
 
+def seen_from_sun(boxes: Float[np.ndarray, "n 8 3"], sun: tuple[float, float, float]) -> SeenFromSun:
+    """Outlines of solids, given the corners of a box around each, along axes of which the third is the direction to the sun."""
+    towards = np.array(sun)
+    across = np.cross(towards, np.eye(3)[np.argmin(np.abs(towards))])
+    across = across / np.linalg.norm(across)
+    axes = np.stack([across, np.cross(towards, across), towards])
+    places = boxes @ axes.T
+    low, high = places.min(axis=1) - _SLACK_M, places.max(axis=1) + _SLACK_M
+    outlines = np.zeros((MAX_SOLIDS, 5), np.float32)
+    outlines[: len(boxes)] = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1], high[:, 2]], axis=-1)
+    return SeenFromSun(axes.astype(np.float32), outlines)
+
+
 class _Packed(NamedTuple):
     """A scene as arrays."""
 
@@ -238,10 +253,10 @@ class _Packed(NamedTuple):
     seen_count: Array
     casting: Array
     casting_count: Array
+    sun: SeenFromSun
     position: Array
     rotation: Array
     focal_px: Array
-    sun: Array
     sunlight: Array
     skylight: Array
     sky: Array
@@ -272,10 +287,13 @@ def _pack(scene: Scene, *, device: jax.Device | None, shadows: bool) -> _Packed:
     tops, lefts = (np.arange(0, side, TILE_PX) for side in camera.size)
     tiles_yx = np.stack([np.repeat(tops, len(lefts)), np.tile(lefts, len(tops))], axis=-1)
     centre_yx = (np.array(camera.size) - 1) / 2
-    lists = (rows, tiles_yx.astype(np.float32), centre_yx.astype(np.float32), seen, seen_count, casting, casting_count)
+    lists = (
+        rows, tiles_yx.astype(np.float32), centre_yx.astype(np.float32), seen, seen_count, casting, casting_count,
+        seen_from_sun(boxes, light.sun),
+    )  # fmt: skip
     floats = (
-        camera.position, camera.rotation, camera.focal_px, light.sun, light.sunlight, light.skylight, sky, ground,
-        light.visibility_m, light.darkness, post,
+        camera.position, camera.rotation, camera.focal_px, light.sunlight, light.skylight, sky, ground, light.visibility_m,
+        light.darkness, post,
     )  # fmt: skip
     values = (*lists, *(np.asarray(value, np.float32) for value in floats), np.asarray(film.seed % 2**31, np.int32))
     # Always a definite device: what is left to choose would be compiled a second time.
@@ -349,7 +367,7 @@ def _rays(scene: _Packed, tile: Array, offsets_yx: Array) -> tuple[Vector, Array
 
 def _see(scene: _Packed, tile: Array, direction: Vector, length: Array) -> tuple[Array, Array, Array]:
     """Light, owner and presence of landmarks along each ray."""
-    origin, sun = _components(scene.position), _components(scene.sun)
+    origin, sun = _components(scene.position), _components(scene.sun.axes[2])
     hit, row, present = nearest(scene.solids, scene.seen[tile], scene.seen_count[tile], origin, direction)
     level = _ground_length(scene.position[2], direction[2])
     solid = (row >= 0) & (hit <= level)
@@ -358,7 +376,7 @@ def _see(scene: _Packed, tile: Array, direction: Vector, length: Array) -> tuple
     reach = jnp.where(nothing, 1.0, hit)
 
     def on_surfaces() -> tuple[RGB, Array]:
-        return _surface_light(scene, tile, jnp.where(solid, row, -1), reach, direction)
+        return _surface_light(scene, tile, jnp.where(solid, row, -1), reach, direction, nothing)
 
     def on_none() -> tuple[RGB, Array]:
         dark = jnp.zeros_like(hit)
@@ -368,18 +386,17 @@ def _see(scene: _Packed, tile: Array, direction: Vector, length: Array) -> tuple
     haze = 1 - jnp.exp(-reach / scene.haze)
     horizon = scene.sky[3:6]
     hazy = tuple(light[c] + (horizon[c] - light[c]) * haze for c in range(3))
-
-    def with_sky() -> tuple[Array, ...]:
-        sky = sky_colour(direction, sun, scene.sky)
-        return tuple(jnp.where(nothing, s, h) for s, h in zip(sky, hazy, strict=True))
-
-    seen = jax.lax.cond(jnp.any(nothing), with_sky, lambda: hazy)
+    sky = sky_colour(direction, sun, scene.sky, seen=jnp.any(nothing))
+    seen = [jnp.where(nothing, s, h) for s, h in zip(sky, hazy, strict=True)]
     return jnp.stack(seen, axis=-1), owner, present
 
 
-def _surface_light(scene: _Packed, tile: Array, row: Array, reach: Array, direction: Vector) -> tuple[RGB, Array]:
-    """Light that comes from solids (``row`` of the table) and from the ground (row −1), and the owner of what is seen."""
-    sun = _components(scene.sun)
+def _surface_light(
+    scene: _Packed, tile: Array, row: Array, reach: Array, direction: Vector, nothing: Array
+) -> tuple[RGB, Array]:
+    """Light that comes from solids (``row`` of the table) and from the ground (row −1), and the owner of what is seen; of rays
+    that meet ``nothing``, anything."""
+    sun = _components(scene.sun.axes[2])
     x, y, z = (o + reach * d for o, d in zip(_components(scene.position), direction, strict=True))
     solid = row >= 0
     rows = scene.solids[jnp.maximum(row, 0)]
@@ -390,12 +407,12 @@ def _surface_light(scene: _Packed, tile: Array, row: Array, reach: Array, direct
     # A pixel seen at a slant covers more of the surface; its geometric mean is what textures fade by.
     footprint = reach / scene.focal_px / jnp.sqrt(jnp.maximum(facing, 0.02))
     shading = shade(rows, surface, footprint, sun, scene.darkness)
-    level: RGB = jax.lax.cond(
-        jnp.all(solid), lambda: shading.albedo, lambda: ground_albedo(x, y, footprint, scene.ground)
-    )
+    level = ground_albedo(x, y, footprint, scene.ground, seen=~jnp.all(solid))
     lifted = (x + _LIFT_M * nx, y + _LIFT_M * ny, z + _LIFT_M * nz)
-    dark = shadowed(scene.solids, scene.casting[tile], scene.casting_count[tile], lifted, sun)
-    direct = jnp.maximum(nx * sun[0] + ny * sun[1] + nz * sun[2], 0.0) * (1 - dark.astype(jnp.float32))
+    towards = nx * sun[0] + ny * sun[1] + nz * sun[2]
+    asked = (towards > 0) & ~nothing
+    dark = shadowed(scene.solids, scene.casting[tile], scene.casting_count[tile], lifted, scene.sun, asked=asked)
+    direct = jnp.maximum(towards, 0.0) * (1 - dark.astype(jnp.float32))
     # Less of the sky is seen from below, and near the ground; a little light comes back from the ground.
     open_sky = (0.55 + 0.45 * nz) * (0.6 + 0.4 * jnp.clip(z / 1.5, 0.0, 1.0))
     back = jnp.maximum(0.5 - 0.5 * nz, 0.0) * 0.12
@@ -406,13 +423,15 @@ def _surface_light(scene: _Packed, tile: Array, row: Array, reach: Array, direct
         incoming = scene.sunlight[c] * (direct + back) + scene.skylight[c] * open_sky
         light.append(albedo * incoming * (1 - mirror) + jnp.where(solid, shading.glow[c], 0.0))
 
+    mirrors = jnp.any(mirror > 0.01)
+
     def with_mirrors() -> RGB:
         towards = 2 * (nx * direction[0] + ny * direction[1] + nz * direction[2])
         up = jnp.abs(direction[2] - towards * nz)
-        sky = sky_colour((direction[0] - towards * nx, direction[1] - towards * ny, up), sun, scene.sky)
+        sky = sky_colour((direction[0] - towards * nx, direction[1] - towards * ny, up), sun, scene.sky, seen=mirrors)
         return light[0] + sky[0] * mirror, light[1] + sky[1] * mirror, light[2] + sky[2] * mirror
 
-    lit: RGB = jax.lax.cond(jnp.any(mirror > 0.01), with_mirrors, lambda: (light[0], light[1], light[2]))
+    lit: RGB = jax.lax.cond(mirrors, with_mirrors, lambda: (light[0], light[1], light[2]))
     return lit, jnp.where(solid, rows[:, COLUMN["owner"]], 0.0)
 
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from delfjax.datasets.world.raycast import FAR, Vector, nearest, shadowed, surface_at
-from delfjax.datasets.world.solids import Hole, Material, Shape, Solid, table
+from delfjax.datasets.world.raycast import FAR, SeenFromSun, Vector, nearest, shadowed, surface_at
+from delfjax.datasets.world.rendering import MAX_SOLIDS, seen_from_sun
+from delfjax.datasets.world.solids import Hole, Material, Shape, Solid, corners, table
 
 RAYS = 4000
 _surface_at = jax.jit(surface_at)
+_shadowed = jax.jit(shadowed)
 
 
 def _inside(solid: Solid, points: np.ndarray) -> np.ndarray:
@@ -133,6 +135,32 @@ def test_the_nearest_of_several_solids_is_seen_and_landmarks_behind_it_are_known
 def test_what_stands_between_a_point_and_the_sun_throws_a_shadow() -> None:
     solids = jnp.asarray(table([dataclasses.replace(SOLIDS["cuboid"], base=(0.0, 0.0, 0.0), yaw=0.0)]))
     points = _columns(np.array([(0.0, -2.0, 0.0), (0.0, 2.0, 0.0), (5.0, 2.0, 0.0)]))
-    sun = (jnp.float32(0), jnp.float32(-np.sqrt(0.5)), jnp.float32(np.sqrt(0.5)))
-    dark = shadowed(solids, jnp.zeros(1, jnp.int32), jnp.int32(1), points, sun)
+    outlines = np.array([[-FAR, FAR, -FAR, FAR, FAR]], np.float32)
+    axes = np.array([(1, 0, 0), (0, np.sqrt(0.5), np.sqrt(0.5)), (0, -np.sqrt(0.5), np.sqrt(0.5))], np.float32)
+    sun = SeenFromSun(jnp.asarray(axes), jnp.asarray(outlines))
+    dark = shadowed(solids, jnp.zeros(1, jnp.int32), jnp.int32(1), points, sun, asked=jnp.ones(3, bool))
     assert np.asarray(dark).tolist() == [False, True, False]
+
+
+def test_solids_that_the_sun_sees_aside_are_left_out_and_no_shadow_is_lost(rng: np.random.Generator) -> None:
+    towards = rng.normal(size=3) * (1, 1, 0) + (0, 0, 0.8)
+    solids = [dataclasses.replace(one, base=(*rng.uniform(-6, 6, 2), 0.0)) for one in SOLIDS.values()]
+    rows = np.zeros((MAX_SOLIDS, table(solids).shape[1]), np.float32)
+    rows[: len(solids)] = table(solids)
+    sun = seen_from_sun(corners(solids), tuple(towards / np.linalg.norm(towards)))
+    everywhere = SeenFromSun(sun.axes, np.tile(np.array([-FAR, FAR, -FAR, FAR, FAR], np.float32), (MAX_SOLIDS, 1)))
+    numbers, count = jnp.arange(len(solids), dtype=jnp.int32), jnp.int32(len(solids))
+    shadows = 0
+    for _ in range(20):
+        # Of points close together as those of a tile, half are asked for.
+        points = _columns(rng.uniform(-6, 6, 3) * (1, 1, 0) + rng.uniform(0, 1.5, (64, 3)))
+        asked = np.arange(64) % 2 == 0
+        found, all_of_them = (
+            np.asarray(_shadowed(jnp.asarray(rows), numbers, count, points, jax.tree.map(jnp.asarray, outlines), asked=asked))
+            for outlines in (sun, everywhere)
+        )
+        np.testing.assert_array_equal(found[asked], all_of_them[asked])
+        shadows += found[asked].sum()
+        nothing = _shadowed(jnp.asarray(rows), numbers, count, points, jax.tree.map(jnp.asarray, sun), asked=np.zeros(64, bool))
+        assert not np.asarray(nothing).any()
+    assert 20 < shadows < 600
