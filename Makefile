@@ -10,7 +10,11 @@ INSTALLED := $(VENV)/.installed
 TEST_DATA := $(CURDIR)/data/cache/pytest
 NBVAL_DATA := $(CURDIR)/data/cache/nbval
 MYPY := $(BIN)/mypy --strict delfjax
-NBVAL = $(BIN)/python -m pytest --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
+NBVAL = $(BIN)/python -m pytest -p delfjax.experiments.notebook_schema --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
+
+# Dozens of processes import the same modules: where the environment forbids to write bytecode, as in many a container, each would
+# compile thousands of them again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help env test test-slow lint reproduce lab bench clean
@@ -49,7 +53,7 @@ test: env  ## everything that must hold: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
 	$(BIN)/ruff check .
 	@# mypy has one processor for half a minute: it goes beside the tests.
-	$(MYPY) & types=$$!; $(BIN)/python -m pytest -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests; tests=$$?; wait $$types && exit $$tests
+	$(MYPY) & types=$$!; $(BIN)/python -m pytest -p no:nbval -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests; tests=$$?; wait $$types && exit $$tests
 	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA) && ln -s $(TEST_DATA)/delfjax-data/cache $(NBVAL_DATA)/cache
 	@# Two halves side by side; notebooks from 30 on read each other's runs, in order.
 	DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[0-2]*.ipynb & first=$$!; \

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import delfjax.experiments.notebook_schema  # noqa: F401 - before papermill, which imports nbformat
+
+# isort: split
 import papermill
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode

@@ -1,0 +1,24 @@
+"""Imports nbformat without a grammar that it has no use for; imported before whatever else imports nbformat.
+
+With nbformat comes jsonschema, and with that, where it is installed, ``rfc3987_syntax``: as it is imported, it builds a parser of
+internationalised addresses for two seconds, as long as all else that a runner of notebooks imports. No schema of a notebook
+has such addresses; in this process, jsonschema takes any text for one.
+"""
+
+from __future__ import annotations
+
+import sys
+
+_GRAMMAR = "rfc3987_syntax"
+
+if _GRAMMAR in sys.modules:
+    import nbformat
+else:
+    # An import statement takes what is None here for not installed.
+    sys.modules[_GRAMMAR] = None  # type: ignore[assignment]  # as the import system has it
+    try:
+        import nbformat
+    finally:
+        del sys.modules[_GRAMMAR]
+
+__all__ = ["nbformat"]
