@@ -24,13 +24,14 @@ help:  ## list the targets
 
 env: $(INSTALLED)  ## create .venv (PYTHON=python3.12 picks another interpreter, 3.11 or newer)
 
-# Most modules of most packages are never imported: Python compiles the others when they are, in half the time.
+# The newest pip: the one that comes with Python 3.11 takes twice as long to choose versions. Most modules of most packages are never
+# imported: Python compiles the others when they are, in half the time.
 define install
 @command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; name one with make env PYTHON=python3.12" >&2; exit 1; }
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
   echo "make: $$($(PYTHON) --version) is too old, delfjax needs 3.11 or newer; name one with make env PYTHON=python3.12" >&2; exit 1; }
 @$(PYTHON) -c 'import ensurepip, venv' || { echo "make: $(PYTHON) lacks the venv module; on Debian it is the package python3-venv" >&2; exit 1; }
-$(PYTHON) -m venv $(VENV)
+$(PYTHON) -m venv --upgrade-deps $(VENV)
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.$(1)'
 @touch $(RUNTIME) $@
 endef
