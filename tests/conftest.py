@@ -16,6 +16,7 @@ from jaxtyping import install_import_hook
 install_import_hook("delfjax", "beartype.beartype")
 
 from delfjax import device  # noqa: E402 - the hook goes first
+from delfjax.experiments import notebook_schema  # noqa: E402, F401 - before tests that import nbformat
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
