@@ -113,7 +113,7 @@ PRESETS: dict[str, TrainingConfig] = {
         rescales=(0.3536, 0.5),
         steps=100,
         validate_every=25,
-        optimiser=OptimiserConfig(name="adamw", learning_rate=1e-3, warmup_steps=20),
+        optimiser=OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=20),
     ),
     "quick_attention": replace(
         _QUICK,
