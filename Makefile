@@ -70,7 +70,7 @@ reproduce: $(RUNTIME)  ## run every notebook (preset quick), then build the repo
 # to run as root, as one does in a container, unless told that it may.
 lab: export JUPYTER_PREFER_ENV_PATH := 1
 lab: export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
-lab: env  ## open the notebooks, the first one to begin with
+lab: $(RUNTIME)  ## open the notebooks, the first one to begin with
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/00_start_here.ipynb notebooks
 
 bench: env  ## print the benchmark tables (pip install -e '.[bench]' adds PyTorch to race against)
