@@ -105,8 +105,8 @@ PRESETS: dict[str, TrainingConfig] = {
     ),
     # Source: the DELG paper, 512 px and 1.5 million steps; the rate is that of the TF2 code.
     "paper_delg": TrainingConfig(stage="delg", square_side=585, crop_side=512, steps=1_500_000),
-    # A minute or so each on two cores, for photographs of 256 pixels. Measured on the landmark world: in as many steps of half the
-    # learning rate, mAP of FT 0.406 in place of 0.433, of FT+ATT 0.469 in place of 0.494.
+    # A minute or so each on two cores, for photographs of 256 pixels. Measured on the landmark world: in as many steps at half
+    # the learning rate, mAP of FT 0.406 in place of 0.433, of FT+ATT 0.469 in place of 0.494.
     "quick_finetune": replace(
         _QUICK,
         crop_side=256,
