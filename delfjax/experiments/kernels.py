@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,5 +96,13 @@ def _serve(words: Sequence[str], place: str, environment: dict[str, str]) -> Non
     os.environ.update(environment)
     from ipykernel.kernelapp import launch_new_instance  # noqa: PLC0415 - its import is what the parent has done
 
-    # The kernel ends with the process that all are forked from, which ends with the one that asked for them.
+    # The process that all are forked from waits for its kernels: each looks itself whether the one that asked for it still lives.
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     launch_new_instance([*words, f"--IPKernelApp.parent_handle={os.getppid()}"])
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess | None) -> None:
+    """End this process as soon as ``parent`` has ended, however it did."""
+    if parent is not None:
+        parent.join()
+        os._exit(1)

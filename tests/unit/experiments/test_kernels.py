@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ TEXT = '''
 import json, multiprocessing, os, sys
 with multiprocessing.get_context("fork").Pool(1) as pool:
     of_a_child = pool.apply(abs, (-1,))
-print(json.dumps([os.getpid(), os.getcwd(), os.environ["ASKED"], "flax" in sys.modules, of_a_child]))
+print(json.dumps([[os.getpid(), os.getppid()], os.getcwd(), os.environ["ASKED"], "flax" in sys.modules, of_a_child]))
 '''
 
 async def told():
@@ -38,15 +39,35 @@ async def main():
     await first.shutdown_kernel(now=True)
 
 asyncio.run(main())  # and one kernel is left to itself
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), 9)
 """
+# Seconds that processes may take to notice that the one is gone which asked for them.
+_NOTICED = 10.0
+
+
+def _running(pid: int) -> bool:
+    """Whether there is such a process, other than one that has ended and was not asked for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes in /proc")
-def test_kernels_are_forked_where_and_with_what_was_asked_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["returned", "killed"])
+def test_kernels_are_forked_where_and_with_what_was_asked_and_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     monkeypatch.setenv(kernels.CHOICE, kernels.NAME)
-    done = subprocess.run([sys.executable, "-c", _ASKED, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120)
+    command = [sys.executable, "-c", _ASKED, str(tmp_path), how]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == {"returned": 0, "killed": -9}[how]
     found: list[list[Any]] = [json.loads(line) for line in done.stdout.splitlines()]
-    pids = {pid for pid, *_ in found}
-    assert len(pids) == 2
+    pids = {pid for both, *_ in found for pid in both}
+    assert len(pids) == 3  # two kernels, and the process that both are forked from
     assert [rest for _, *rest in found] == [[str(tmp_path), "yes", True, 1]] * 2
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    until = time.monotonic() + _NOTICED
+    while any(map(_running, pids)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [pid for pid in pids if _running(pid)]
