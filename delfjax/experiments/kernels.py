@@ -96,7 +96,8 @@ def _serve(words: Sequence[str], place: str, environment: dict[str, str]) -> Non
     os.environ.update(environment)
     from ipykernel.kernelapp import launch_new_instance  # noqa: PLC0415 - its import is what the parent has done
 
-    # The process that all are forked from waits for its kernels: each looks itself whether the one that asked for it still lives.
+    # The kernel ends with the process that all are forked from, and with the one that asked for it: the first may outlive that
+    # one, for it stays as long as it has kernels.
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     launch_new_instance([*words, f"--IPKernelApp.parent_handle={os.getppid()}"])
 

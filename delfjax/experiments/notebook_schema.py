@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import sys
 
+# An import statement takes what is None here for not installed.
 _GRAMMAR = "rfc3987_syntax"
-
-if _GRAMMAR in sys.modules:
+_known = sys.modules.setdefault(_GRAMMAR, None)  # type: ignore[arg-type]  # the import system knows None, its stubs do not
+try:
     import nbformat
-else:
-    # An import statement takes what is None here for not installed.
-    sys.modules[_GRAMMAR] = None  # type: ignore[assignment]  # as the import system has it
-    try:
-        import nbformat
-    finally:
+finally:
+    if _known is None:
         del sys.modules[_GRAMMAR]
 
 __all__ = ["nbformat"]

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import delfjax.experiments.notebook_schema  # noqa: F401 - before papermill, which imports nbformat
+# Before papermill, which imports it as well.
+from delfjax.experiments.notebook_schema import nbformat
 
 # isort: split
 import papermill
 from nbclient.exceptions import DeadKernelError
-from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
@@ -192,7 +192,7 @@ def _execute(job: Job, executed: Path, progress: bool) -> None:
 
 
 def _shows_title(bar: Any, titles: Mapping[str, str]) -> Callable[..., None]:
-    def started(cell: NotebookNode, **_: Any) -> None:
+    def started(cell: nbformat.NotebookNode, **_: Any) -> None:
         if cell.id in titles:
             bar.set_postfix_str(titles[cell.id])
 
@@ -200,7 +200,7 @@ def _shows_title(bar: Any, titles: Mapping[str, str]) -> Callable[..., None]:
 
 
 def _counts(bar: Any, titles: Mapping[str, str]) -> Callable[..., None]:
-    def executed(cell: NotebookNode, **_: Any) -> None:
+    def executed(cell: nbformat.NotebookNode, **_: Any) -> None:
         bar.update(cell.id in titles)
 
     return executed

@@ -11,17 +11,19 @@ ray of a tile has the pattern, and once where one has. XLA would repeat for each
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float32, PyTree
 
 from delfjax.datasets.world.noise import hashed, parts_of, plane_noise, value_noise
 from delfjax.datasets.world.raycast import Surface, Vector
 from delfjax.datasets.world.solids import COLUMN
 
 RGB = tuple[Array, Array, Array]
+T = TypeVar("T")
 
 # Width of joints and frames, metres.
 _JOINT_M = 0.03
@@ -64,16 +66,15 @@ def shade(rows: Float32[Array, "n c"], surface: Surface, footprint: Array, sun: 
     base, second, accent = (_colour(rows, name) for name in ("base", "second", "accent"))
     on_wall = surface.side.astype(jnp.float32)
     stripes, blocks, glazing = (get(name) * on_wall for name in ("stripes", "masonry", "window_pitch_m"))
+    zero, one = jnp.float32(0), jnp.float32(1)
     carving = (get("ornament") + get("rosette_m")) * on_wall
-    (striped,) = _where_any(stripes, lambda: _stripes(rows, v, stripes), 0.0)
-    tone, joint = _where_any(blocks, lambda: _masonry(rows, surface, blocks, footprint), 1.0, 0.0)
-    carved, relief = _where_any(carving, lambda: _ornaments(rows, surface, footprint, sun), 0.0, 1.0)
-    windows = _Windows(
-        *_where_any(glazing, lambda: _windows(rows, surface, footprint, sun), 1.0, *(0.0,) * (len(_Windows._fields) - 1))
-    )
-    (tiled,) = _where_any(get("roof"), lambda: _roof(rows, u, v, footprint), 1.0)
-    (leafy,) = _where_any(get("foliage"), lambda: _foliage(rows, surface), 1.0)
-    (stained,) = _where_any(get("grime"), lambda: _stains(get("grime"), u, v, seed), 1.0)
+    striped = _where_any(stripes, lambda: _stripes(rows, v, stripes), 0.0)
+    tone, joint = _where_any(blocks, lambda: _masonry(rows, surface, blocks, footprint), (1.0, 0.0))
+    carved, relief = _where_any(carving, lambda: _ornaments(rows, surface, footprint, sun), (0.0, 1.0))
+    windows = _where_any(glazing, lambda: _windows(rows, surface, footprint, sun), _Windows(one, *[zero] * 6))
+    tiled = _where_any(get("roof"), lambda: _roof(rows, u, v, footprint), 1.0)
+    leafy = _where_any(get("foliage"), lambda: _foliage(rows, surface), 1.0)
+    stained = _where_any(get("grime"), lambda: _stains(get("grime"), u, v, seed), 1.0)
     colour = _mix(base, second, striped)
     colour = _mix(_scaled(colour, tone), _scaled(second, 0.6), joint)
     colour = _scaled(_mix(colour, accent, carved), relief)
@@ -108,7 +109,7 @@ def ground_albedo(x: Array, y: Array, footprint: Array, ground: Float32[Array, "
         away = jnp.sqrt(x * x + y * y) + 6 * (plane_noise(x * 0.2, y * 0.2, seed + 9.0) - 0.5)
         return paved, jnp.clip((away - radius) * 0.5, 0.0, 1.0), grain
 
-    paved, outside, grain = _where(seen, pattern, x, 1.0, 0.0, 1.0)
+    paved, outside, grain = _where(seen, pattern, x, (1.0, 0.0, 1.0))
     near = (ground[0] * paved, ground[1] * paved, ground[2] * paved)
     return _scaled(_mix(near, (ground[3], ground[4], ground[5]), outside), grain)
 
@@ -143,7 +144,7 @@ def sky_colour(direction: Vector, sun: Vector, sky: Float32[Array, " k"], *, see
         # Close to the horizon the gradient is steep.
         return jnp.sqrt(up), cover * 0.9, bright, halo, skyline
 
-    share, cover, bright, halo, skyline = _where(seen, pattern, x, 0.0, 0.0, 0.0, 0.0, 0.0)
+    share, cover, bright, halo, skyline = _where(seen, pattern, x, (0.0, 0.0, 0.0, 0.0, 0.0))
     base = _mix((sky[3], sky[4], sky[5]), (sky[0], sky[1], sky[2]), share)
     white = bright * (sky[3] + sky[4] + sky[5]) / 3 * 1.25
     cloudy = _mix(base, (white, white, white), cover)
@@ -151,24 +152,22 @@ def sky_colour(direction: Vector, sun: Vector, sky: Float32[Array, " k"], *, see
     return _mix(lit, (sky[9], sky[10], sky[11]), skyline)
 
 
-def _where(seen: Array, pattern: Callable[[], tuple[Array, ...]], like: Array, *plain: float) -> tuple[Array, ...]:
+def _where(seen: Array, pattern: Callable[[], T], like: Array, plain: PyTree) -> T:
     """What ``pattern`` gives if it is ``seen``, once for all channels; else ``plain`` values, in arrays ``like`` its own."""
-    given: tuple[Array, ...] = jax.lax.cond(
-        seen, lambda: tuple(pattern()), lambda: tuple(jnp.full_like(like, value) for value in plain)
-    )
+    given: T = jax.lax.cond(seen, pattern, lambda: jax.tree.map(partial(jnp.full_like, like), plain))
     return given
 
 
-def _where_any(amount: Array, pattern: Callable[[], tuple[Array, ...]], *plain: float) -> tuple[Array, ...]:
+def _where_any(amount: Array, pattern: Callable[[], T], plain: PyTree) -> T:
     """What ``pattern`` gives if any ray of the tile has an ``amount`` of it; else ``plain`` values."""
-    return _where(jnp.any(amount > 0), pattern, amount, *plain)
+    return _where(jnp.any(amount > 0), pattern, amount, plain)
 
 
-def _stripes(rows: Array, v: Array, strength: Array) -> tuple[Array]:
+def _stripes(rows: Array, v: Array, strength: Array) -> Array:
     """Bands of another stone: its share."""
     zero = jnp.zeros_like(v)
     stripe = hashed(v / rows[:, COLUMN["stripe_m"]], zero, zero, rows[:, COLUMN["seed"]] + 3.0) > 0.55
-    return (strength * stripe.astype(jnp.float32),)
+    return strength * stripe.astype(jnp.float32)
 
 
 def _masonry(rows: Array, surface: Surface, strength: Array, footprint: Array) -> tuple[Array, Array]:
@@ -183,10 +182,10 @@ def _masonry(rows: Array, surface: Surface, strength: Array, footprint: Array) -
     return 1 + 0.55 * tone * seen, joint * seen * 0.8
 
 
-def _stains(strength: Array, u: Array, v: Array, seed: Array) -> tuple[Array]:
+def _stains(strength: Array, u: Array, v: Array, seed: Array) -> Array:
     """Clouds of dirt, and streaks from above: what they leave of the light."""
     dirt = plane_noise(u * 0.9, v * 0.35, seed + 11.0) * 0.6 + plane_noise(u * 3.7, v * 0.5, seed + 12.0) * 0.4
-    return (1 - strength * 0.55 * dirt,)
+    return 1 - strength * 0.55 * dirt
 
 
 def _ornaments(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> tuple[Array, Array]:
@@ -306,7 +305,7 @@ def _windows(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> _W
     )
 
 
-def _roof(rows: Array, u: Array, v: Array, footprint: Array) -> tuple[Array]:
+def _roof(rows: Array, u: Array, v: Array, footprint: Array) -> Array:
     """Rows of rounded tiles: the tone of each."""
     seed = rows[:, COLUMN["seed"]]
     row = jnp.floor(v / 0.35)
@@ -316,10 +315,10 @@ def _roof(rows: Array, u: Array, v: Array, footprint: Array) -> tuple[Array]:
     shade_of_tile = 1 - 0.45 * (1 - up) - 0.5 * across * across
     tone = 0.8 + 0.4 * hashed(shifted, row, jnp.zeros_like(row), seed)
     strength = rows[:, COLUMN["roof"]] * _seen(0.35, footprint)
-    return (1 + strength * (shade_of_tile * tone - 1),)
+    return 1 + strength * (shade_of_tile * tone - 1)
 
 
-def _foliage(rows: Array, surface: Surface) -> tuple[Array]:
+def _foliage(rows: Array, surface: Surface) -> Array:
     """Tone of leaves: clumps lighter outside and above, darker within."""
     x, y, z = surface.local
     size, seed = jnp.maximum(rows[:, COLUMN["hole_pitch_m"]], 0.05), rows[:, COLUMN["seed"]]
@@ -327,7 +326,7 @@ def _foliage(rows: Array, surface: Surface) -> tuple[Array]:
     leaf = value_noise(x / size * 4.0, y / size * 4.0, z / size * 4.0, seed + 3.0)
     strength = rows[:, COLUMN["foliage"]]
     tone = 0.35 + 0.9 * clump * (0.5 + leaf)
-    return (1 + strength * (tone - 1),)
+    return 1 + strength * (tone - 1)
 
 
 def _cell(coordinate: Array, size: Array) -> tuple[Array, Array]:

@@ -115,7 +115,7 @@ def shadowed(
         sun: where it is, and what it sees of each solid.
         asked: points that the answer is asked for; it means nothing for the others.
     """
-    across, up, towards = (sum((row[k] * points[k] for k in (1, 2)), row[0] * points[0]) for row in sun.axes)
+    across, up, towards = (row[0] * points[0] + row[1] * points[1] + row[2] * points[2] for row in sun.axes)
     from_across, from_up, from_towards = (jnp.where(asked, place, FAR).min() for place in (across, up, towards))
     to_across, to_up = (jnp.where(asked, place, -FAR).max() for place in (across, up))
     direction = sun.axes[2, 0], sun.axes[2, 1], sun.axes[2, 2]
