@@ -181,7 +181,7 @@ def _shift_and_add_backward(stride: int, kept: tuple[jax.Array, jax.Array], slop
     around = [(taps - 1, rest, stride - 1) for rest in beyond]
     spread = jax.lax.pad(slope, jnp.zeros((), slope.dtype), ((0, 0, 0), *around, (0, 0, 0)))
 
-    images, rows, columns, _ = slope.shape
+    images, rows, columns, channels = slope.shape
     # A piece at a time stays in the processor's cache; its rows are written out, and hundreds of them would take long to compile.
     piece = rows if rows <= _MOST_ROWS else _FEW_ROWS
     pieces = -(-rows // piece)
@@ -189,20 +189,23 @@ def _shift_and_add_backward(stride: int, kept: tuple[jax.Array, jax.Array], slop
     x = jnp.pad(x, ((0, 0), (0, max(0, (pieces - 1) * piece * stride + reach - x.shape[1])), (0, 0), (0, 0)))
     whole = jnp.pad(slope, ((0, 0), (0, pieces * piece - rows), (0, 0), (0, 0)))
 
-    def add_piece(total: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
-        image, first = number // pieces, number % pieces * piece
-        one = _rows(x, image, first * stride, reach)
-        its_slope = _rows(whole, image, first, piece)
-        products = (
-            functools.reduce(operator.add, (part[row] * its_slope[row] for row in range(piece)))
-            for _, _, part in _shifted(one, taps, stride)
-        )
-        return tuple(old + new.astype(old.dtype) for old, new in zip(total, products, strict=True)), None
+    def of_taps(above: jax.Array) -> jax.Array:
+        """Of a kernel's row of taps, which ``above`` others precede; one program for all of them compiles as many times faster."""
 
-    # Columns are summed at the end.
-    start = tuple(jnp.zeros((columns, slope.shape[3]), jnp.float32) for _ in range(taps * taps))
-    totals, _ = jax.lax.scan(add_piece, start, jnp.arange(images * pieces, dtype=jnp.int32))
-    of_kernel = jnp.stack(totals).sum(axis=1).reshape(kernel.shape).astype(kernel.dtype)
+        def add_piece(total: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+            image, first = number // pieces, number % pieces * piece
+            met = _rows(x, image, first * stride + above, reach - taps + 1)[::stride]
+            its_slope = _rows(whole, image, first, piece)
+            parts = [met[:, j : j + (columns - 1) * stride + 1 : stride] for j in range(taps)]
+            products = (functools.reduce(operator.add, (part[row] * its_slope[row] for row in range(piece))) for part in parts)
+            return tuple(old + new.astype(old.dtype) for old, new in zip(total, products, strict=True)), None
+
+        # Columns are summed at the end.
+        start = tuple(jnp.zeros((columns, channels), jnp.float32) for _ in range(taps))
+        totals, _ = jax.lax.scan(add_piece, start, jnp.arange(images * pieces, dtype=jnp.int32))
+        return jnp.stack(totals).sum(axis=1)
+
+    of_kernel = jax.lax.map(of_taps, jnp.arange(taps, dtype=jnp.int32)).astype(kernel.dtype)
     return _shift_and_add(spread, kernel[::-1, ::-1], 1), of_kernel
 
 
