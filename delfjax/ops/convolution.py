@@ -190,7 +190,7 @@ def _shift_and_add_backward(stride: int, kept: tuple[jax.Array, jax.Array], slop
     whole = jnp.pad(slope, ((0, 0), (0, pieces * piece - rows), (0, 0), (0, 0)))
 
     def of_taps(above: jax.Array) -> jax.Array:
-        """Of a kernel's row of taps, which ``above`` others precede; one program for all of them compiles as many times faster."""
+        """Of a kernel's row of taps, which ``above`` others precede; one program for all rows compiles as many times faster."""
 
         def add_piece(total: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
             image, first = number // pieces, number % pieces * piece
