@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import google_crc32c
 import ml_dtypes
 import numpy as np
 
-from delfjax.models.checksum import crc32c
 from delfjax.models.weights import Tensors, WeightsError, file_bytes
 from delfjax.models.wire_format import Message, varint
 
@@ -172,7 +172,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 def _require_crc(data: bytes | memoryview, masked: int, what: str) -> None:
     """Compare with a checksum as these files mask it: rotated and shifted, so that data may hold checksums themselves."""
-    if _masked(crc32c(data)) != masked:
+    if _masked(google_crc32c.value(bytes(data))) != masked:
         raise _Refused(f"damaged: the checksum of {what} does not agree")
 
 

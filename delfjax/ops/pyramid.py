@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 # A canvas is a multiple of this many pixels on each side.
 _MULTIPLE = 16
 # Canvases up to this side come in a square shape alone: they cost little and save programs.
-_SQUARE_UP_TO = 192
+_SQUARE_UP_TO = 256
 # Shorter side of an oblong canvas over its longer one: the commonest shape of a photograph.
 _OBLONG = 0.75
 

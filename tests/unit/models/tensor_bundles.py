@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import google_crc32c
 import ml_dtypes
 import numpy as np
-
-from delfjax.models.checksum import crc32c
 
 TYPES = {
     "float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "int64": 9, "bool": 10, "bfloat16": 14,
@@ -40,7 +39,7 @@ def part(field: int, content: bytes | str) -> bytes:
 
 def masked(data: bytes) -> bytes:
     """Checksum of ``data`` as these files write it."""
-    crc = crc32c(data)
+    crc = google_crc32c.value(data)
     return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delfjax.models.checksum import crc32c
 from delfjax.models.tf_checkpoints import is_tf_checkpoint, read_tf_tensors
 from delfjax.models.weights import WeightsError
 from tests.unit.models.tensor_bundles import (
@@ -44,30 +43,6 @@ def replaced(folder: Path, entries: dict[str, bytes], data: bytes = bytes(12)) -
     index.write_bytes(table(entries))
     index.with_name("model.data-00000-of-00001").write_bytes(data)
     return index
-
-
-def by_the_byte(data: bytes) -> int:
-    """CRC-32C from its definition: a division of polynomials, bit by bit."""
-    state = 0xFFFFFFFF
-    for byte in data:
-        state ^= byte
-        for _ in range(8):
-            state = state >> 1 ^ (0x82F63B78 if state & 1 else 0)
-    return state ^ 0xFFFFFFFF
-
-
-def test_the_checksum_is_the_published_one() -> None:
-    # Source: RFC 3720, appendix B.4.
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(b"\xff" * 32) == 0x62A8AB43
-
-
-# Around the lengths where the data are first laid side by side, and where they do not divide into equal runs.
-@pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 1023, 1024, 4999, 20_001])
-def test_the_checksum_of_runs_put_together_is_that_of_the_whole(length: int, rng: np.random.Generator) -> None:
-    data = rng.bytes(length)
-    assert crc32c(data) == by_the_byte(data)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
