@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 from tqdm.auto import tqdm
 
 from delfjax.config import to_dict
@@ -31,6 +32,7 @@ from delfjax.training.config import TrainingConfig
 from delfjax.training.networks import Network
 from delfjax.training.optimiser import make_optimiser, make_schedule
 from delfjax.training.photos import Batch, Batches, LabelledPhotos, TrainingError
+from delfjax.types import Array
 
 METRICS = "metrics.jsonl"
 # Batches prepared ahead.
@@ -88,7 +90,7 @@ class Parts:
         for name, (path, variable) in self._variables.items():
             parameter = isinstance(variable, nnx.Param)
             group = self.fixed if not network.learns(path) else self.learnt if parameter else self.statistics
-            group[name] = jnp.asarray(variable[...])
+            group[name] = np.asarray(variable[...])
 
     def network(self, tensors: Mapping[str, Any], *, training: bool) -> Network:
         """The network with ``tensors``, all of them."""
@@ -176,11 +178,14 @@ class Trainer:
     def start(self) -> TrainingState:
         """The state before the first step."""
         parts = self._parts
+
+        @partial(jax.jit, out_shardings=self._everywhere)
+        def begun(learnt: Tensors, statistics: Tensors) -> TrainingState:
+            return TrainingState(learnt, statistics, self._optimiser.init(learnt))
+
         # Copies: the state is given up to the first step, and the network that was handed in keeps its own.
-        learnt, statistics = jax.tree.map(jnp.copy, (parts.learnt, parts.statistics))
-        state = TrainingState(learnt, statistics, self._optimiser.init(learnt))
-        placed: TrainingState = jax.device_put(state, self._everywhere)
-        return placed
+        state: TrainingState = begun(*jax.tree.map(np.array, (parts.learnt, parts.statistics)))
+        return state
 
     def step(self, state: TrainingState, batch: Batch) -> tuple[TrainingState, dict[str, jax.Array]]:
         """The state after one more step, and its loss and accuracy; returns at once."""

@@ -43,14 +43,13 @@ def attention(backbone: Backbone, *, pooling: str = "mean") -> AttentionNetwork:
 def _gradient_of_everything(network: Network, pixels: np.ndarray) -> dict[str, float]:
     """Largest entry of the loss's gradient, for every parameter, frozen ones included."""
     parts = Parts(network)
-    parameters = {**parts.learnt, **{name: value for name, value in parts.fixed.items()}}
 
-    def loss(tensors: dict[str, jax.Array]) -> jax.Array:
-        whole = parts.network({**tensors, **parts.statistics}, training=True)
+    def loss(tensors: dict[str, jax.Array], statistics: dict[str, jax.Array]) -> jax.Array:
+        whole = parts.network({**tensors, **statistics}, training=True)
         return cross_entropy(whole(jax.lax.stop_gradient(whole.fixed(jnp.asarray(pixels)))), jnp.array([0, 1]))
 
-    slopes = jax.jit(jax.grad(loss))(parameters)
-    return {name: float(jnp.abs(slope).max()) for name, slope in slopes.items()}
+    slopes = jax.jit(jax.grad(loss))({**parts.learnt, **parts.fixed}, parts.statistics)
+    return {name: float(np.abs(slope).max()) for name, slope in slopes.items()}
 
 
 def test_the_attention_loss_reaches_the_scorer_and_no_parameter_of_the_backbone(resnet: ResNet) -> None:
