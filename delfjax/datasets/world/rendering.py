@@ -483,11 +483,13 @@ def _blurred(light: Array, sigma: Array, motion_yx: Array) -> Array:
     def shaken() -> Array:
         rows, columns = light.shape[:2]
         y, x = jnp.mgrid[0:rows, 0:columns].astype(jnp.float32)
-        total = jnp.zeros_like(light)
-        for share in (-0.5, -0.25, 0.0, 0.25, 0.5):
+
+        def add(total: Array, share: Array) -> tuple[Array, None]:
             at = [jnp.clip(y + share * motion_yx[0], 0, rows - 1), jnp.clip(x + share * motion_yx[1], 0, columns - 1)]
-            layers = [jax.scipy.ndimage.map_coordinates(light[..., c], at, order=1) for c in range(3)]
-            total = total + jnp.stack(layers, axis=-1) / 5
+            shift = partial(jax.scipy.ndimage.map_coordinates, coordinates=at, order=1)
+            return total + jax.vmap(shift, in_axes=-1, out_axes=-1)(light) / 5, None
+
+        total: Array = jax.lax.scan(add, jnp.zeros_like(light), jnp.linspace(-0.5, 0.5, 5, dtype=jnp.float32))[0]
         return total
 
     moved: Array = jax.lax.cond(jnp.abs(motion_yx).sum() > 0, shaken, lambda: light)

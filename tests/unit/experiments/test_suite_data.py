@@ -42,7 +42,7 @@ def test_photographs_that_could_not_be_written_leave_nothing(tiny: PhotoExperime
 def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "cache_root", lambda: tmp_path)
     few = {"landmarks": 1, "train_landmarks": 0, "database_views": 1, "query_views": 1, "distractors": 0, "no_match": 0}
-    config = world_config("ci", image_side=128, **few)
+    config = world_config("ci", **few)
     root = world_set(config)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
     assert len(before) == 2 and world_set(config) == root
@@ -63,7 +63,7 @@ def test_where_matches_truly_lie_is_known_of_what_is_made_here(tiny: PhotoExperi
 def test_what_the_rendered_world_shows_is_known_to_the_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "cache_root", lambda: tmp_path)
     few = {"landmarks": 1, "train_landmarks": 0, "database_views": 3, "query_views": 1, "distractors": 0, "no_match": 0}
-    root = world_set(world_config("ci", image_side=128, **few))
+    root = world_set(world_config("ci", **few))
     benchmark, world = open_dataset("world", root), open_world(root)
     pairs = {(a, b): correspondences(world, a, b) for a in range(3) for b in range(3) if a != b}
     (first, second), known = max(pairs.items(), key=lambda item: len(item[1].first_yx))
