@@ -69,6 +69,13 @@ def test_papermill_sees_the_parameters_that_the_runner_sees(path: Path) -> None:
         assert found == {name: expected[name] for name in found} and {"preset", "dataset", "seed", "overrides"} <= set(found)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_name)
+def test_what_a_notebook_compiles_is_kept_for_the_next_time(path: Path) -> None:
+    cells = ["".join(cell.source) for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    starts = [cell for cell in cells if "experiment.start(" in cell]
+    assert all(cell.startswith("device.use_compilation_cache()\n") for cell in starts)
+
+
 def test_a_tour_has_no_parameters(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, logger="papermill"):
         assert inspect_notebook(str(ROOT / "notebooks" / "00_start_here.ipynb")) == {}
