@@ -7,7 +7,6 @@ that cannot be decoded is one recorded failure. The loop can be stopped at any m
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -166,7 +165,7 @@ def extract_dataset(
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         shard_size: images per shard and commit; by default 32, or four batches if that is more.
         retry_failed: extract images with a recorded failure again.
-        progress: show a progress bar and a final line of counts on standard error.
+        progress: show a progress bar, which ends with the counts of what was skipped and what failed.
 
     Raises:
         StoreError: the store is of another config, damaged, or being written by another process.
@@ -195,7 +194,7 @@ def extract_images(
         writer: takes them.
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         retry_failed: extract images with a recorded failure again.
-        progress: show a progress bar and a final line of counts on standard error.
+        progress: show a progress bar, which ends with the counts of what was skipped and what failed.
     """
     started = time.perf_counter()
     threads = num_threads or min(8, len(processors()))
@@ -209,12 +208,9 @@ def extract_images(
         total = sum(len(group.names) for group in groups)
         with tqdm(total=total, desc="extract", unit="image", disable=not progress) as bar:
             failed = _run(extractor, _batches(groups, decoded, extractor), writer, bar)
-    wanted = {name for group in groups for name in group.names}
-    skipped = len(set(photos.names) - wanted)
-    report = ExtractionReport(total - failed, skipped, failed, time.perf_counter() - started)
-    if progress:
-        tqdm.write(f"extract: {report}", file=sys.stderr)
-    return report
+            skipped = len(set(photos.names) - {name for group in groups for name in group.names})
+            bar.set_postfix_str(f"{skipped} skipped, {failed} failed")
+    return ExtractionReport(total - failed, skipped, failed, time.perf_counter() - started)
 
 
 def changed_images(store: FeatureStore, photos: ImageSource, *, readers: Executor, progress: bool = False) -> list[str]:

@@ -191,10 +191,11 @@ def test_a_store_of_another_config_is_refused_before_anything_is_read(tmp_path: 
     assert extractor.batches == []
 
 
-def test_progress_ends_with_one_line_of_counts(tmp_path: Path, photos: PhotoFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_a_bar_that_ends_with_counts(tmp_path: Path, photos: PhotoFolder, capsys: pytest.CaptureFixture[str]) -> None:
     extract_dataset(MeanColours(), photos, tmp_path / "s", shard_size=5)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.splitlines()[-1].startswith("extract: 14 done, 0 skipped, 2 failed in ")
+    last = shown.err.splitlines()[-1]
+    assert last.startswith("extract: 100%") and " 16/16 " in last and last.endswith(", 0 skipped, 2 failed]")
     extract_dataset(MeanColours(), photos, tmp_path / "s", shard_size=5, progress=False)
     assert capsys.readouterr() == ("", "")
