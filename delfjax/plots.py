@@ -498,10 +498,11 @@ def plot_against_published(
 
 
 def _figure(title: str, *, width: float, height: float) -> Figure:
-    """An empty figure of that many inches with its headline; places in it are fixed, not laid out."""
+    """An empty figure of that many inches, or as wide as its headline; places in it are fixed, not laid out."""
     figure = InlineFigure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=_TITLE, fontweight="bold", y=1 - 0.1 / height, va="top")
+    headline = figure.suptitle(title, fontsize=_TITLE, fontweight="bold", y=1 - 0.1 / height, va="top")
+    figure.set_figwidth(max(width, headline.get_window_extent().width / _DPI + 0.2))
     return figure
 
 

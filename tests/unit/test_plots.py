@@ -202,6 +202,15 @@ def test_a_line_ends_at_the_pixel_it_names_in_both_images() -> None:
         np.testing.assert_allclose((row, column), yx, atol=1e-9)
 
 
+def test_a_figure_is_as_wide_as_its_headline() -> None:
+    title = "What is asked of a picture as narrow as this one, and more than it has room for"
+    figure = plots.plot_tier_scores({"all": {"inliers": 0.5}}, title=title)
+    (headline,) = (text for text in figure.findobj(Text) if text.get_text() == title)
+    drawn = headline.get_window_extent()
+    assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.x1
+    assert figure.get_figwidth() > plots.plot_tier_scores({"all": {"inliers": 0.5}}).get_figwidth()
+
+
 def test_only_so_many_lines_are_drawn_and_the_title_says_so() -> None:
     points = np.tile(np.linspace(0, 59, 50)[:, None], (1, 2))
     figure = plots.plot_correspondences(
