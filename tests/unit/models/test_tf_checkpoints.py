@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 
@@ -43,6 +44,13 @@ def replaced(folder: Path, entries: dict[str, bytes], data: bytes = bytes(12)) -
     index.write_bytes(table(entries))
     index.with_name("model.data-00000-of-00001").write_bytes(data)
     return index
+
+
+def test_the_checksum_is_the_published_one() -> None:
+    # Source: RFC 3720, appendix B.4.
+    assert google_crc32c.value(b"123456789") == 0xE3069283
+    assert google_crc32c.value(bytes(32)) == 0x8A9136AA
+    assert google_crc32c.value(b"\xff" * 32) == 0x62A8AB43
 
 
 @pytest.mark.parametrize("shards", [1, 3])
