@@ -165,13 +165,13 @@ class ResNet(nnx.Module):
         """The stem and the 3×3 maximum of it at every second cell."""
         if self.stride_layout in _KERAS:
             x = self.stem(evened(x))
-            return FeatureMap(_maximum(x.values, (0, 0)), _unpadded(x.extent))
+            return FeatureMap(_pooled(x.values, (0, 0)), _unpadded(x.extent))
         x = self.stem(x)
         if self.stride_layout == "slim":
             x = evened(x)
         # After ReLU, zeros outside the image never win.
         masked = convolution.zero_outside(x.values, x.extent)
-        return FeatureMap(_maximum(masked, (0, 1) if self.stride_layout == "slim" else (1, 1)), strided(x.extent, _POOL.stride))
+        return FeatureMap(_pooled(masked, (0, 1) if self.stride_layout == "slim" else (1, 1)), strided(x.extent, _POOL.stride))
 
     def _blocks(self, output: str) -> list[Bottleneck]:
         stages = list(self.stages)
@@ -192,9 +192,8 @@ def _strides(layout: StrideLayout, stage: int, *, first: bool, last: bool) -> tu
     return (1, 2) if layout == "v1.5" else (2, 1)
 
 
-def _maximum(values: Float[Array, "b h w c"], pad: tuple[int, int]) -> Float[jax.Array, "b h2 w2 c"]:
-    pooled: jax.Array = nnx.max_pool(jnp.asarray(values), (_POOL.kernel, _POOL.kernel), (_POOL.stride, _POOL.stride), (pad, pad))
-    return pooled
+def _pooled(values: Float[Array, "b h w c"], pad: tuple[int, int]) -> Float[jax.Array, "b h2 w2 c"]:
+    return convolution.maximum(values, taps=_POOL.kernel, stride=_POOL.stride, pad=pad)
 
 
 def _unpadded(extent: Int[Array, "b 2"]) -> Int[Array, "b 2"]:

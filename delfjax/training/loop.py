@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -167,6 +167,9 @@ class Trainer:
                 f"batch_size {config.batch_size} is not a multiple of accumulate × devices, {config.accumulate} × {len(devices)}"
             )
         self._config, self._parts = config, Parts(network)
+        # A CPU is up to twice as fast with one image after another, whose maps stay in its cache.
+        self._one_by_one, self._devices = devices[0].platform == "cpu", len(devices)
+        self._accumulate = config.batch_size // len(devices) if self._one_by_one and network.images_apart else config.accumulate
         mesh = Mesh(np.array(devices), ("batch",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._divided = NamedSharding(mesh, PartitionSpec("batch"))
@@ -215,28 +218,32 @@ class Trainer:
     def _one_step(
         self, state: TrainingState, fixed: Tensors, inputs: jax.Array, labels: jax.Array
     ) -> tuple[TrainingState, dict[str, jax.Array]]:
-        parts, count = self._config.accumulate, len(labels)
         gradient = jax.value_and_grad(self._loss, has_aux=True)
-        statistics, total, metrics = state.statistics, None, []
-        for part in range(parts):
-            # Every parts-th image: each device holds its share of every part.
-            chosen = slice(part, count, parts)
-            (loss, (statistics, right)), slope = gradient(state.learnt, statistics, fixed, inputs[chosen], labels[chosen])
-            total = slope if total is None else jax.tree.map(jnp.add, total, slope)
-            metrics.append((loss, right))
-        mean = jax.tree.map(lambda value: value / parts, total)
+
+        def add_part(
+            so_far: tuple[Tensors, Tensors], part: tuple[jax.Array, ...]
+        ) -> tuple[tuple[Tensors, Tensors], tuple[jax.Array, jax.Array]]:
+            statistics, total = so_far
+            images, their_labels = part
+            (loss, (statistics, right)), slope = gradient(state.learnt, statistics, fixed, images, their_labels)
+            return (statistics, jax.tree.map(jnp.add, total, slope)), (loss, right)
+
+        parts = _divided(inputs, self._accumulate), _divided(labels, self._accumulate)
+        nothing = jax.tree.map(jnp.zeros_like, state.learnt)
+        (statistics, total), (losses, right) = jax.lax.scan(add_part, (state.statistics, nothing), parts)
+        mean = jax.tree.map(lambda value: value / self._accumulate, total)
         # optax promotes its whole-number counts by itself.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimiser = self._optimiser.update(mean, state.optimiser, state.learnt)
         learnt = optax.apply_updates(state.learnt, updates)
-        losses, right = (jnp.stack(values) for values in zip(*metrics, strict=True))
         return TrainingState(learnt, statistics, optimiser), {"loss": losses.mean(), "accuracy": right.mean()}
 
     def _loss(
         self, learnt: Tensors, statistics: Tensors, fixed: Tensors, inputs: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, tuple[Tensors, jax.Array]]:
         network = self._parts.network({**learnt, **statistics, **fixed}, training=True)
-        loss, logits = network.loss(self._maps(network, inputs), labels, smoothing=self._config.label_smoothing)
+        maps = self._each(lambda images: self._maps(network, images), inputs)
+        loss, logits = network.loss(maps, labels, smoothing=self._config.label_smoothing)
         right = jnp.mean((logits.argmax(axis=-1) == labels).astype(jnp.float32))
         return loss, (self._parts.statistics_of(network), right)
 
@@ -244,10 +251,15 @@ class Trainer:
         self, state: TrainingState, fixed: Tensors, inputs: jax.Array, labels: jax.Array, weight: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         network = self._parts.network({**state.learnt, **state.statistics, **fixed}, training=False)
-        logits = network(self._maps(network, inputs))
+        logits = self._each(lambda images: network(self._maps(network, images)), inputs)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         right = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
         return jnp.sum(losses * weight), jnp.sum(right * weight), jnp.sum(weight)
+
+    def _each(self, function: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> jax.Array:
+        """``function`` of inputs that do not need each other; on a CPU one after another, on all devices side by side."""
+        parts: jax.Array = jax.lax.map(function, _divided(inputs, len(inputs) // self._devices if self._one_by_one else 1))
+        return parts.swapaxes(0, 1).reshape(len(inputs), *parts.shape[2:])
 
     def _maps(self, network: Network, inputs: jax.Array) -> jax.Array:
         """What the network learns from: maps that were cached, or those of photographs."""
@@ -255,6 +267,11 @@ class Trainer:
         if inputs.dtype == jnp.uint8:
             inputs = network.fixed(inputs.astype(jnp.float32), dtype)
         return jax.lax.stop_gradient(inputs).astype(jnp.dtype(dtype))
+
+
+def _divided(batch: jax.Array, parts: int) -> jax.Array:
+    """A batch in parts, ``[parts, …]``: every parts-th image each, so that each device holds its share of every part."""
+    return batch.reshape(-1, parts, *batch.shape[1:]).swapaxes(0, 1)
 
 
 def _prepared(batches: Batches, steps: range) -> Iterator[tuple[int, Batch]]:

@@ -31,6 +31,9 @@ Loss = tuple[jax.Array, jax.Array]
 class FinetuneNetwork(nnx.Module):
     """The backbone, the mean of its features, and a classifier that is thrown away after."""
 
+    # Whether the loss of a batch is the mean of those of its images: batch norm that learns its statistics would need them all.
+    images_apart = True
+
     def __init__(self, backbone: Backbone, classes: int, *, output: str, frozen_layers: int, rngs: nnx.Rngs) -> None:
         self.backbone = nnx.data(backbone)
         self.classifier = nnx.Linear(backbone.channels(output), classes, rngs=rngs)
@@ -69,6 +72,8 @@ class FinetuneNetwork(nnx.Module):
 
 class AttentionNetwork(nnx.Module):
     """A frozen backbone, the scorer, and a classifier of the attention-weighted features that is thrown away after."""
+
+    images_apart = False
 
     def __init__(
         self, backbone: Backbone, classes: int, *, output: str, hidden: int, pooling: Literal["mean", "sum"], rngs: nnx.Rngs
@@ -122,6 +127,7 @@ class DelgNetwork(nnx.Module):
     is relative to the features here (D-07), so that its weight means the same for any backbone.
     """
 
+    images_apart = False
     output = "conv5"
 
     def __init__(self, backbone: Backbone, classes: int, *, config: TrainingConfig, rngs: nnx.Rngs) -> None:

@@ -56,6 +56,7 @@ def test_the_gradient_of_depthwise_is_that_of_the_grouped_convolution(
     [
         (3, 1, (1, 1), jnp.float32, 2e-5),
         (3, 2, (0, 1), jnp.float32, 2e-5),
+        (3, 3, (1, 1), jnp.float32, 2e-5),
         (7, 2, (2, 3), jnp.float32, 2e-5),
         (3, 1, (1, 1), jnp.bfloat16, 0.1),
     ],
@@ -77,6 +78,33 @@ def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
     for ours, theirs in zip(gradient(convolution.dense), gradient(plain), strict=True):
         assert ours.dtype == dtype
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=off)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 12), (8, 7)])
+@pytest.mark.parametrize(
+    ("taps", "stride", "pad"), [(3, 2, (1, 1)), (3, 2, (0, 0)), (3, 2, (0, 1)), (2, 2, (0, 0)), (3, 1, (1, 1))]
+)
+def test_the_maximum_of_windows_and_its_gradient_are_those_of_the_plain_one(
+    taps: int, stride: int, pad: tuple[int, int], height: int, width: int, rng: np.random.Generator
+) -> None:
+    # Whole numbers, so that many cells are as large as each other: the first has the gradient.
+    x = jnp.asarray(rng.integers(-3, 4, (2, height, width, 5)), jnp.float32)
+
+    def bent(function: Callable[..., jax.Array]) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+        def of_x(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            largest = function(x, taps, stride, pad)
+            # Each window has another slope.
+            return jnp.sum(largest * jnp.arange(1.0, largest.size + 1).reshape(largest.shape)), largest
+
+        return jax.jit(jax.grad(of_x, has_aux=True))
+
+    def ours(x: jax.Array, taps: int, stride: int, pad: tuple[int, int]) -> jax.Array:
+        return convolution.maximum(x, taps=taps, stride=stride, pad=pad)
+
+    (slope, largest), (plain_slope, plain) = (bent(function)(x) for function in (ours, convolution._plain_largest))
+    np.testing.assert_array_equal(largest, plain)
+    np.testing.assert_array_equal(ours(x, taps, stride, pad), plain)
+    np.testing.assert_array_equal(slope, plain_slope)
 
 
 def test_zero_outside_leaves_the_image_and_clears_the_rest() -> None:
