@@ -70,7 +70,7 @@ class TrainingConfig(Strict):
     # "mean" over the cells, as in TF, so that logits do not depend on the size of the map; "sum" as on the poster.
     pooling: Literal["mean", "sum"] = "mean"
     batch_size: PositiveInt = 32
-    # Parts that a batch is computed in, one after another.
+    # Parts that a batch is computed in, one after another. A CPU takes single images where the loss of none needs the others.
     accumulate: PositiveInt = 1
     steps: PositiveInt = 1000
     label_smoothing: UnitFloat = 0.0

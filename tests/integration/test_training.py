@@ -31,10 +31,11 @@ from delfjax.models.model_files import load_part
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import load_weights
 from delfjax.retrieval.local_index import build_index
+from delfjax.training import loop
 from delfjax.training.config import DelgConfig, OptimiserConfig, TrainingConfig
-from delfjax.training.loop import METRICS, TrainingReport, train
+from delfjax.training.loop import METRICS, Trainer, TrainingReport, train
 from delfjax.training.networks import make_network
-from delfjax.training.photos import LabelledPhotos, MapBatches, TrainingError
+from delfjax.training.photos import Batch, LabelledPhotos, MapBatches, TrainingError
 from delfjax.training.stages import save_trained
 from tests.unit.models.random_networks import small_resnet
 
@@ -43,6 +44,9 @@ CONFIG = TrainingConfig(
     stage="attention", square_side=64, crop_side=48, rescales=(0.5, 1.0), hidden=16, batch_size=8, steps=20, validate_every=5,
     log_every=1, optimiser=OptimiserConfig(name="adamw", learning_rate=0.01),
 )  # fmt: skip
+FINETUNE = replace(
+    CONFIG, stage="finetune", frozen_layers=11, rescales=(1.0,), validate_every=20, optimiser=OptimiserConfig(learning_rate=0.002)
+)
 
 
 def batches(folder: Path, config: TrainingConfig = CONFIG, *, spoil: int | None = None) -> MapBatches:
@@ -115,20 +119,20 @@ def test_a_training_that_was_killed_goes_on_with_the_same_losses_to_the_last_bit
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_four_devices_and_accumulated_parts_equal_one_device(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["CONFIG", "FINETUNE"])
+def test_four_devices_equal_one_device(name: str, tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
-from dataclasses import replace
-from tests.integration.test_training import CONFIG, run
-root = Path({str(tmp_path)!r})
-run(root / "1")
-run(root / "4", devices=4)
+from tests.integration import test_training
+root, config = Path({str(tmp_path)!r}), test_training.{name}
+for devices in (1, 4):
+    test_training.run(root / str(devices), config, devices=devices)
 """
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, check=True)
     one, four = (np.array([loss for _, loss in losses(tmp_path / name)]) for name in ("1", "4"))
-    assert len(one) == 24
+    assert len(one) == 20 + 20 // getattr(sys.modules[__name__], name).validate_every
     np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
 
 
@@ -158,18 +162,32 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
         run(tmp_path, replace(CONFIG, accumulate=3))
 
 
-def test_finetuning_in_parts_equals_finetuning_whole(tmp_path: Path) -> None:
+def test_finetuning_in_parts_and_image_by_image_equals_finetuning_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch norm of the backbone keeps its statistics, so that only the order of additions differs."""
-    changes = {"stage": "finetune", "frozen_layers": 11, "rescales": (1.0,), "validate_every": 20}
-    config = replace(CONFIG, **changes, optimiser=OptimiserConfig(learning_rate=0.002))
-    reports = [run(tmp_path / str(parts), replace(config, accumulate=parts)) for parts in (1, 2)]
-    whole, parts = (np.array([loss for _, loss in losses(tmp_path / str(number))]) for number in (1, 2))
-    np.testing.assert_allclose(parts, whole, rtol=1e-3)
+    reports = {"image by image": run(tmp_path / "image by image", FINETUNE)}
+    monkeypatch.setattr(loop, "_ONE_BY_ONE", ())
+    reports |= {name: run(tmp_path / name, replace(FINETUNE, accumulate=parts)) for name, parts in (("whole", 1), ("parts", 2))}
+    whole, *others = (np.array([loss for _, loss in losses(tmp_path / name)]) for name in ("whole", "parts", "image by image"))
+    for found in others:
+        np.testing.assert_allclose(found, whole, rtol=1e-3)
+        assert not np.array_equal(found, whole)
     assert whole[-2] < 0.8 * whole[0]
     before = named_tensors(load_backbone(BackboneConfig()))
-    after = named_tensors(reports[0].network.backbone)
+    after = named_tensors(reports["whole"].network.backbone)
     changed = {".".join(name.split(".")[:2]) for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"blocks.10"}
+
+
+def test_frozen_layers_make_of_photographs_one_after_another_what_they_make_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, config = np.random.default_rng(0), replace(CONFIG, batch_size=4)
+    batch = Batch(rng.integers(0, 256, (4, 48, 48, 3), np.uint8), np.array([0, 1, 1, 0]), np.arange(4))
+    found = []
+    for platforms in (("cpu",), ()):
+        monkeypatch.setattr(loop, "_ONE_BY_ONE", platforms)
+        network = make_network(small_resnet(), 2, config=config, output="conv4", rngs=nnx.Rngs(1))
+        trainer = Trainer(network, config, jax.local_devices()[:1])
+        found.append(float(trainer.step(trainer.start(), batch)[1]["loss"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 DELG = replace(
