@@ -1,7 +1,8 @@
 """The one loop of all stages: batches in, a trained network out; a run that is killed goes on with the same numbers.
 
-A step is one compiled program over all local devices: parameters on each, the batch divided among them, the state given up to
-its successor. Batches are prepared by threads while the device computes.
+A step is two compiled programs over all local devices, with the parameters on each and the batch divided among them: the
+gradient, for each size of maps, and the optimiser's update, one for all sizes, to which what it changes is given up. Batches are
+prepared by threads while the device computes.
 """
 
 from __future__ import annotations
@@ -177,7 +178,8 @@ class Trainer:
         self._divided = NamedSharding(mesh, PartitionSpec("batch"))
         self._optimiser = make_optimiser(config.optimiser, config.steps)
         self._fixed = jax.device_put(self._parts.fixed, self._everywhere)
-        self._step = jax.jit(self._one_step, donate_argnums=0)
+        self._gradient = jax.jit(self._mean_gradient)
+        self._update = jax.jit(self._updated, donate_argnums=(0, 1))
         self._score = jax.jit(self._scored)
 
     def start(self) -> TrainingState:
@@ -195,8 +197,9 @@ class Trainer:
     def step(self, state: TrainingState, batch: Batch) -> tuple[TrainingState, dict[str, jax.Array]]:
         """The state after one more step, and its loss and accuracy; returns at once."""
         inputs, labels = jax.device_put((batch.inputs, batch.labels.astype(np.int32)), self._divided)
-        after: tuple[TrainingState, dict[str, jax.Array]] = self._step(state, self._fixed, inputs, labels)
-        return after
+        slope, statistics, metrics = self._gradient(state.learnt, state.statistics, self._fixed, inputs, labels)
+        learnt, optimiser = self._update(state.learnt, state.optimiser, slope)
+        return TrainingState(learnt, statistics, optimiser), metrics
 
     def validate(self, state: TrainingState, batches: Batches) -> dict[str, float]:
         """Mean loss and accuracy over the photographs held out, at every rescale."""
@@ -217,28 +220,31 @@ class Trainer:
         tensors = jax.device_get({**self._parts.fixed, **state.learnt, **state.statistics})
         return self._parts.network(tensors, training=False)
 
-    def _one_step(
-        self, state: TrainingState, fixed: Tensors, inputs: jax.Array, labels: jax.Array
-    ) -> tuple[TrainingState, dict[str, jax.Array]]:
+    def _mean_gradient(
+        self, learnt: Tensors, statistics: Tensors, fixed: Tensors, inputs: jax.Array, labels: jax.Array
+    ) -> tuple[Tensors, Tensors, dict[str, jax.Array]]:
+        """Gradient of a batch, statistics of batch norm after it, and its loss and accuracy."""
         gradient = jax.value_and_grad(self._loss, has_aux=True)
 
         def add_part(
             so_far: tuple[Tensors, Tensors], part: tuple[jax.Array, ...]
         ) -> tuple[tuple[Tensors, Tensors], tuple[jax.Array, jax.Array]]:
-            statistics, total = so_far
+            before, total = so_far
             images, their_labels = part
-            (loss, (statistics, right)), slope = gradient(state.learnt, statistics, fixed, images, their_labels)
-            return (statistics, jax.tree.map(jnp.add, total, slope)), (loss, right)
+            (loss, (after, right)), slope = gradient(learnt, before, fixed, images, their_labels)
+            return (after, jax.tree.map(jnp.add, total, slope)), (loss, right)
 
         parts = _divided(inputs, self._accumulate), _divided(labels, self._accumulate)
-        nothing = jax.tree.map(jnp.zeros_like, state.learnt)
-        (statistics, total), (losses, right) = jax.lax.scan(add_part, (state.statistics, nothing), parts)
+        start = statistics, jax.tree.map(jnp.zeros_like, learnt)
+        (after, total), (losses, right) = jax.lax.scan(add_part, start, parts)
         mean = jax.tree.map(lambda value: value / self._accumulate, total)
+        return mean, after, {"loss": losses.mean(), "accuracy": right.mean()}
+
+    def _updated(self, learnt: Tensors, optimiser: PyTree, slope: Tensors) -> tuple[Tensors, PyTree]:
         # optax promotes its whole-number counts by itself.
         with jax.numpy_dtype_promotion("standard"):
-            updates, optimiser = self._optimiser.update(mean, state.optimiser, state.learnt)
-        learnt = optax.apply_updates(state.learnt, updates)
-        return TrainingState(learnt, statistics, optimiser), {"loss": losses.mean(), "accuracy": right.mean()}
+            updates, optimiser = self._optimiser.update(slope, optimiser, learnt)
+        return optax.apply_updates(learnt, updates), optimiser
 
     def _loss(
         self, learnt: Tensors, statistics: Tensors, fixed: Tensors, inputs: jax.Array, labels: jax.Array
