@@ -173,7 +173,7 @@ class Trainer:
             )
         self._config, self._parts = config, Parts(network)
         self._one_by_one, self._devices = devices[0].platform in _ONE_BY_ONE, len(devices)
-        self._accumulate = self._cuts(config.batch_size) if network.images_apart and self._one_by_one else config.accumulate
+        self._accumulate = max(config.accumulate, self._cuts(config.batch_size) if network.images_apart else 1)
         mesh = Mesh(np.array(devices), ("batch",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._divided = NamedSharding(mesh, PartitionSpec("batch"))
@@ -251,8 +251,7 @@ class Trainer:
         self, learnt: Tensors, statistics: Tensors, fixed: Tensors, inputs: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, tuple[Tensors, jax.Array]]:
         network = self._parts.network({**learnt, **statistics, **fixed}, training=True)
-        maps = self._each(lambda images: self._maps(network, images), inputs)
-        loss, logits = network.loss(maps, labels, smoothing=self._config.label_smoothing)
+        loss, logits = network.loss(self._maps(network, inputs), labels, smoothing=self._config.label_smoothing)
         right = jnp.mean((logits.argmax(axis=-1) == labels).astype(jnp.float32))
         return loss, (self._parts.statistics_of(network), right)
 
@@ -266,7 +265,9 @@ class Trainer:
         return jnp.sum(losses * weight), jnp.sum(right * weight), jnp.sum(weight)
 
     def _cuts(self, count: int) -> int:
-        """Parts of ``count`` images that are computed one after another: of one image for each device, or of two."""
+        """Parts of ``count`` images to compute one after another: one of all, or of an image or two for each device."""
+        if not self._one_by_one:
+            return 1
         each = count // self._devices
         tensors = {**self._parts.learnt, **self._parts.fixed}
         many = sum(tensor.size for tensor in tensors.values()) >= _MANY_PARAMETERS
@@ -274,14 +275,14 @@ class Trainer:
 
     def _each(self, function: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> jax.Array:
         """``function`` of inputs that do not need each other: all at once, or one after another on each device."""
-        parts: jax.Array = jax.lax.map(function, _divided(inputs, self._cuts(len(inputs)) if self._one_by_one else 1))
+        parts: jax.Array = jax.lax.map(function, _divided(inputs, self._cuts(len(inputs))))
         return parts.swapaxes(0, 1).reshape(len(inputs), *parts.shape[2:])
 
     def _maps(self, network: Network, inputs: jax.Array) -> jax.Array:
         """What the network learns from: maps that were cached, or those of photographs."""
         dtype = self._config.dtype
         if inputs.dtype == jnp.uint8:
-            inputs = network.fixed(inputs.astype(jnp.float32), dtype)
+            inputs = self._each(lambda photographs: network.fixed(photographs.astype(jnp.float32), dtype), inputs)
         return jax.lax.stop_gradient(inputs).astype(jnp.dtype(dtype))
 
 

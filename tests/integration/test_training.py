@@ -119,8 +119,8 @@ def test_a_training_that_was_killed_goes_on_with_the_same_losses_to_the_last_bit
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("name", ["CONFIG", "FINETUNE"])
-def test_four_devices_equal_one_device(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "lines"), [("CONFIG", 24), ("FINETUNE", 21)])
+def test_four_devices_equal_one_device(name: str, lines: int, tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from tests.integration import test_training
@@ -132,7 +132,7 @@ for devices in (1, 4):
     environment = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, check=True)
     one, four = (np.array([loss for _, loss in losses(tmp_path / name)]) for name in ("1", "4"))
-    assert len(one) == 20 + 20 // getattr(sys.modules[__name__], name).validate_every
+    assert len(one) == lines
     np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
 
 
