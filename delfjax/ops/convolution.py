@@ -24,6 +24,10 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Of a map's gradient, rows that are written out in one piece, and otherwise in pieces of. Measured: maps of 112 rows and more
 # are as fast or faster in pieces, and compile 2 to 4 times faster; smaller ones are slower.
 _MOST_ROWS, _FEW_ROWS = 64, 16
+# Numbers in float32 of a processor's widest vector.
+_VECTOR = 16
+# Cells whose taps are written out side by side, at most, unless a single image has more.
+_MOST_CELLS = 1 << 10
 
 
 def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[jax.Array, "b h w d"]:
@@ -47,12 +51,27 @@ def _product_backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tu
     """Left to itself, XLA computes what the slope is made of a second time, walking down columns, to transpose it."""
     x, kernel = kept
     x, slope = jax.lax.optimization_barrier((x, slope))
-    rows = x.reshape(-1, x.shape[-1]), slope.reshape(-1, slope.shape[-1])
-    of_kernel = jax.lax.dot_general(*rows, (((0,), (0,)), ((), ())))
-    return jnp.einsum("bhwd,cd->bhwc", slope, kernel), of_kernel
+    of_kernel = _of_weights(x.reshape(-1, x.shape[-1]), slope.reshape(-1, slope.shape[-1]))
+    return jnp.einsum("bhwd,cd->bhwc", slope, kernel), of_kernel.astype(kernel.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+def _of_weights(met: Float[Array, "n c"], slope: Float[Array, "n d"]) -> Float[jax.Array, "c d"]:
+    """Gradient of the weights of ``met @ weights``, whose own is ``slope``; in float32.
+
+    Eigen is up to 2.5 times faster where the one with more columns comes second (XLA hands it the two exchanged), as long as they
+    fill whole vectors.
+    """
+    (_, inputs), (_, outputs) = met.shape, slope.shape
+    over_rows = ((0,), (0,)), ((), ())
+    product = functools.partial(jax.lax.dot_general, dimension_numbers=over_rows, preferred_element_type=jnp.float32)
+    if inputs > outputs and inputs % _VECTOR == 0:
+        # Without the barrier, XLA turns the product around again.
+        turned: jax.Array = jax.lax.optimization_barrier(product(slope, met))
+        return turned.T
+    return product(met, slope)
 
 
 def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[jax.Array, "b h w c"]:
@@ -111,9 +130,9 @@ def _convolved_forward(
 def _convolved_backward(
     stride: int, pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], slope: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The kernel's gradient as a matrix product of what its taps meet, image by image: as a convolution, up to 5 times slower."""
+    """The kernel's gradient as a matrix product of what its taps meet, some images at a time: 5 times slower as a convolution."""
     x, kernel = kept
-    taps, rows, columns = kernel.shape[0], *slope.shape[1:3]
+    taps, (images, rows, columns) = kernel.shape[0], slope.shape[:3]
     if stride == 1:
         of_x = _plain_convolved(slope, _turned(kernel), 1, (taps - 1 - pad[0], taps - 1 - pad[1]))
     else:
@@ -121,18 +140,17 @@ def _convolved_backward(
     # Cells behind the last that a tap meets are met by none.
     used = [(size - 1) * stride + taps for size in (rows, columns)]
     padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))[:, : used[0], : used[1]]
+    most = max(1, _MOST_CELLS // (rows * columns))
+    together = next(count for count in range(min(images, most), 0, -1) if images % count == 0)
 
-    def add_image(total: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        image, its_slope = one
-        met = jnp.concatenate([part for _, _, part in _shifted(image, taps, stride)], axis=-1)
-        met = jax.lax.optimization_barrier(met.reshape(rows * columns, -1))
-        product = jax.lax.dot_general(
-            met, its_slope.reshape(rows * columns, -1), (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-        )
-        return total + product, None
+    def add_images(total: jax.Array, first: jax.Array) -> tuple[jax.Array, None]:
+        their_x, their_slope = (jax.lax.dynamic_slice_in_dim(array, first, together) for array in (padded, slope))
+        met = jnp.concatenate([part for _, _, part in _shifted(their_x, taps, stride)], axis=-1)
+        met = jax.lax.optimization_barrier(met.reshape(-1, met.shape[-1]))
+        return total + _of_weights(met, their_slope.reshape(-1, their_slope.shape[-1])), None
 
     start = jnp.zeros((kernel.size // kernel.shape[-1], kernel.shape[-1]), jnp.float32)
-    of_kernel, _ = jax.lax.scan(add_image, start, (padded, slope))
+    of_kernel, _ = jax.lax.scan(add_images, start, jnp.arange(0, images, together, dtype=jnp.int32))
     return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 

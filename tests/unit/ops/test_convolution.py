@@ -65,7 +65,7 @@ def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
     taps: int, stride: int, pad: tuple[int, int], dtype: jnp.dtype, off: float, rng: np.random.Generator
 ) -> None:
     # 12 columns: with stride 2, the last one may meet no tap.
-    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, 9, 12, 4), (taps, taps, 4, 5)))
+    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, 9, 12, 16), (taps, taps, 16, 5)))
 
     def plain(x: jax.Array, kernel: jax.Array, *, stride: int, pad: tuple[int, int]) -> jax.Array:
         return convolution._plain_convolved(x, kernel, stride, pad)
@@ -78,6 +78,33 @@ def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
     for ours, theirs in zip(gradient(convolution.dense), gradient(plain), strict=True):
         assert ours.dtype == dtype
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=off)
+
+
+def test_the_gradient_of_a_kernel_is_the_sum_over_images_however_many_are_taken_at_a_time(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 8, 8, 3), (3, 3, 3, 5)))
+    found = {}
+    for most in (6, 5, 1):
+        monkeypatch.setattr(convolution, "_MOST_CELLS", most * 64)
+        gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.sin(convolution.dense(x, kernel, stride=1, pad=(1, 1))))))
+        found[most] = np.asarray(gradient(kernel))
+    for most in (5, 1):
+        np.testing.assert_allclose(found[most], found[6], rtol=1e-4, atol=1e-4)
+        assert not np.array_equal(found[most], found[6])
+
+
+@pytest.mark.parametrize(("channels", "outputs"), [(32, 5), (33, 5), (5, 32)])
+def test_the_gradient_of_a_product_is_that_of_the_plain_one(channels: int, outputs: int, rng: np.random.Generator) -> None:
+    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 9, 12, channels), (channels, outputs)))
+
+    def gradient(function: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+        bent = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel) / 10)), argnums=(0, 1))
+        of_both: tuple[jax.Array, jax.Array] = jax.jit(bent)(x, kernel)
+        return of_both
+
+    for ours, theirs in zip(gradient(convolution.pointwise), gradient(convolution._plain_product), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(9, 12), (8, 7)])
