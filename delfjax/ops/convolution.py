@@ -51,20 +51,20 @@ def _product_backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tu
     """Left to itself, XLA computes what the slope is made of a second time, walking down columns, to transpose it."""
     x, kernel = kept
     x, slope = jax.lax.optimization_barrier((x, slope))
-    of_kernel = _of_weights(x.reshape(-1, x.shape[-1]), slope.reshape(-1, slope.shape[-1]))
-    return jnp.einsum("bhwd,cd->bhwc", slope, kernel), of_kernel.astype(kernel.dtype)
+    return jnp.einsum("bhwd,cd->bhwc", slope, kernel), _of_weights(x, slope).astype(kernel.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
 
 
-def _of_weights(met: Float[Array, "n c"], slope: Float[Array, "n d"]) -> Float[jax.Array, "c d"]:
+def _of_weights(met: Float[Array, "b h w c"], slope: Float[Array, "b h w d"]) -> Float[jax.Array, "c d"]:
     """Gradient of the weights of ``met @ weights``, whose own is ``slope``; in float32.
 
     Eigen is up to 2.5 times faster where the one with more columns comes second (XLA hands it the two exchanged), as long as they
     fill whole vectors.
     """
-    (_, inputs), (_, outputs) = met.shape, slope.shape
+    inputs, outputs = met.shape[-1], slope.shape[-1]
+    met, slope = met.reshape(-1, inputs), slope.reshape(-1, outputs)
     over_rows = ((0,), (0,)), ((), ())
     product = functools.partial(jax.lax.dot_general, dimension_numbers=over_rows, preferred_element_type=jnp.float32)
     if inputs > outputs and inputs % _VECTOR == 0:
@@ -146,8 +146,7 @@ def _convolved_backward(
     def add_images(total: jax.Array, first: jax.Array) -> tuple[jax.Array, None]:
         their_x, their_slope = (jax.lax.dynamic_slice_in_dim(array, first, together) for array in (padded, slope))
         met = jnp.concatenate([part for _, _, part in _shifted(their_x, taps, stride)], axis=-1)
-        met = jax.lax.optimization_barrier(met.reshape(-1, met.shape[-1]))
-        return total + _of_weights(met, their_slope.reshape(-1, their_slope.shape[-1])), None
+        return total + _of_weights(jax.lax.optimization_barrier(met), their_slope), None
 
     start = jnp.zeros((kernel.size // kernel.shape[-1], kernel.shape[-1]), jnp.float32)
     of_kernel, _ = jax.lax.scan(add_images, start, jnp.arange(0, images, together, dtype=jnp.int32))

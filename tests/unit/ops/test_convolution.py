@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,13 @@ import pytest
 from scipy.signal import correlate2d
 
 from delfjax.ops import convolution
+
+
+def _slopes(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, ...]:
+    """Gradients with respect to ``x`` and ``kernel`` of a bent sum of what ``function`` makes of them."""
+    bent = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel) / 10)), argnums=(0, 1))
+    found: tuple[jax.Array, ...] = jax.jit(bent)(x, kernel)
+    return found
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -61,21 +69,18 @@ def test_the_gradient_of_depthwise_is_that_of_the_grouped_convolution(
         (3, 1, (1, 1), jnp.bfloat16, 0.1),
     ],
 )
+@pytest.mark.parametrize("channels", [4, 16])
 def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
-    taps: int, stride: int, pad: tuple[int, int], dtype: jnp.dtype, off: float, rng: np.random.Generator
+    taps: int, stride: int, pad: tuple[int, int], dtype: jnp.dtype, off: float, channels: int, rng: np.random.Generator
 ) -> None:
     # 12 columns: with stride 2, the last one may meet no tap.
-    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, 9, 12, 16), (taps, taps, 16, 5)))
+    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, 9, 12, channels), (taps, taps, channels, 5)))
 
     def plain(x: jax.Array, kernel: jax.Array, *, stride: int, pad: tuple[int, int]) -> jax.Array:
         return convolution._plain_convolved(x, kernel, stride, pad)
 
-    def gradient(function: Callable[..., jax.Array]) -> tuple[jax.Array, jax.Array]:
-        bent = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel, stride=stride, pad=pad) / 10)), argnums=(0, 1))
-        of_both: tuple[jax.Array, jax.Array] = jax.jit(bent)(x, kernel)
-        return of_both
-
-    for ours, theirs in zip(gradient(convolution.dense), gradient(plain), strict=True):
+    found, expected = (_slopes(partial(function, stride=stride, pad=pad), x, kernel) for function in (convolution.dense, plain))
+    for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == dtype
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=off)
 
@@ -98,12 +103,8 @@ def test_the_gradient_of_a_kernel_is_the_sum_over_images_however_many_are_taken_
 def test_the_gradient_of_a_product_is_that_of_the_plain_one(channels: int, outputs: int, rng: np.random.Generator) -> None:
     x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 9, 12, channels), (channels, outputs)))
 
-    def gradient(function: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
-        bent = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel) / 10)), argnums=(0, 1))
-        of_both: tuple[jax.Array, jax.Array] = jax.jit(bent)(x, kernel)
-        return of_both
-
-    for ours, theirs in zip(gradient(convolution.pointwise), gradient(convolution._plain_product), strict=True):
+    found, expected = (_slopes(function, x, kernel) for function in (convolution.pointwise, convolution._plain_product))
+    for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
