@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from delfjax.ops import convolution
+from delfjax.ops import convolution, products
 from delfjax.ops.receptive_field import Window
 from delfjax.types import Array
 
@@ -104,7 +104,7 @@ class ConvNorm(nnx.Module):
         pad, (kernel, stride) = self.padding, (self.window.kernel, self.window.stride)
         if kernel == 1:
             values = x.values[:, ::stride, ::stride] if stride > 1 else x.values
-            values = convolution.pointwise(values, self._kernel(x))
+            values = products.pointwise(values, self._kernel(x))
         elif self.depthwise:
             return self.on_padded(pad_map(x, pad), before=pad[0])
         else:
@@ -129,9 +129,9 @@ class ConvNorm(nnx.Module):
             # Statistics are in float32.
             values = self.norm(values.astype(jnp.float32)).astype(values.dtype)
         elif self.norm is not None:
-            values = convolution.add_bias(values, _gain_and_offset(self.norm)[1])
+            values = products.add_bias(values, _gain_and_offset(self.norm)[1])
         elif self.bias is not None:
-            values = convolution.add_bias(values, self.bias[...])
+            values = products.add_bias(values, self.bias[...])
         return activate(values, self.activation)
 
     def fold(self) -> None:

@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, activate, evened, strided
 from delfjax.models.weights import WeightsError
 from delfjax.ops import convolution
+from delfjax.ops.fusion import once
 from delfjax.ops.receptive_field import Window
 from delfjax.types import Array
 
@@ -63,7 +64,7 @@ class Bottleneck(nnx.Module):
         """Add, then ReLU."""
         y = self.expand(self.spatial(self.reduce(x)))
         skipped = x.values[:, :: self.stride, :: self.stride] if self.shortcut is None else self.shortcut(x).values
-        return FeatureMap(activate(skipped + y.values, "relu"), y.extent)
+        return FeatureMap(once(activate(skipped + y.values, "relu")), y.extent)
 
     @property
     def windows(self) -> list[Window]:

@@ -18,87 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from delfjax.ops import winograd
+from delfjax.ops.products import of_weights, plain_product
 from delfjax.types import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Of a map's gradient, rows that are written out in one piece, and otherwise in pieces of. Measured: maps of 112 rows and more
 # are as fast or faster in pieces, and compile 2 to 4 times faster; smaller ones are slower.
 _MOST_ROWS, _FEW_ROWS = 64, 16
-# Numbers in float32 of a processor's widest vector.
-_VECTOR = 16
 # Cells whose taps are written out side by side, at most, unless a single image has more.
 _MOST_CELLS = 1 << 10
-
-
-def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[jax.Array, "b h w d"]:
-    """1×1 convolution as a matrix product."""
-    result: jax.Array = jax.lax.platform_dependent(jnp.asarray(x), jnp.asarray(kernel), cpu=_product, default=_plain_product)
-    return result
-
-
-def _plain_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.einsum("bhwc,cd->bhwd", x, kernel)
-
-
-_product = jax.custom_vjp(_plain_product)
-
-
-def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _plain_product(x, kernel), (x, kernel)
-
-
-def _product_backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Left to itself, XLA computes what the slope is made of a second time, walking down columns, to transpose it."""
-    x, kernel = kept
-    x, slope = jax.lax.optimization_barrier((x, slope))
-    return jnp.einsum("bhwd,cd->bhwc", slope, kernel), _of_weights(x, slope).astype(kernel.dtype)
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-def _of_weights(met: Float[Array, "b h w c"], slope: Float[Array, "b h w d"]) -> Float[jax.Array, "c d"]:
-    """Gradient of the weights of ``met @ weights``, whose own is ``slope``; in float32.
-
-    Eigen is up to 2.5 times faster where the one with more columns comes second (XLA hands it the two exchanged), as long as they
-    fill whole vectors.
-    """
-    inputs, outputs = met.shape[-1], slope.shape[-1]
-    met, slope = met.reshape(-1, inputs), slope.reshape(-1, outputs)
-    over_rows = ((0,), (0,)), ((), ())
-    product = functools.partial(jax.lax.dot_general, dimension_numbers=over_rows, preferred_element_type=jnp.float32)
-    if inputs > outputs and inputs % _VECTOR == 0:
-        # Without the barrier, XLA turns the product around again.
-        turned: jax.Array = jax.lax.optimization_barrier(product(slope, met))
-        return turned.T
-    return product(met, slope)
-
-
-def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[jax.Array, "b h w c"]:
-    """``x`` plus one number for each channel."""
-    result: jax.Array = jax.lax.platform_dependent(
-        jnp.asarray(x), jnp.asarray(bias, x.dtype), cpu=_add_bias, default=lambda x, bias: x + bias[None, None, None]
-    )
-    return result
-
-
-@jax.custom_vjp
-def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    return x + bias[None, None, None]
-
-
-def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
-    return _add_bias(x, bias), None
-
-
-def _add_bias_backward(_: None, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum over all cells as a matrix product: left to itself, XLA walks down each column by itself, in one thread."""
-    rows = slope.reshape(-1, slope.shape[-1])
-    total = jnp.ones((1, len(rows)), slope.dtype) @ rows
-    return slope, total[0]
-
-
-_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def dense(
@@ -118,39 +47,56 @@ def _plain_convolved(x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[in
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT)
 
 
-_convolved = jax.custom_vjp(_plain_convolved, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolved(x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]) -> jax.Array:
+    if winograd.fits(kernel, stride):
+        return winograd.convolved(x, kernel, pad)
+    return _plain_convolved(x, kernel, stride, pad)
 
 
 def _convolved_forward(
     x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _plain_convolved(x, kernel, stride, pad), (x, kernel)
+    return _convolved(x, kernel, stride, pad), (x, kernel)
 
 
 def _convolved_backward(
     stride: int, pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], slope: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The kernel's gradient as a matrix product of what its taps meet, some images at a time: 5 times slower as a convolution."""
     x, kernel = kept
-    taps, (images, rows, columns) = kernel.shape[0], slope.shape[:3]
-    if stride == 1:
-        of_x = _plain_convolved(slope, _turned(kernel), 1, (taps - 1 - pad[0], taps - 1 - pad[1]))
-    else:
-        of_x = _sent_back(lambda i, j: _plain_product(slope, kernel[i, j].T), x.shape, taps, stride, pad[0])
+    taps, (rows, columns) = kernel.shape[0], slope.shape[1:3]
     # Cells behind the last that a tap meets are met by none.
     used = [(size - 1) * stride + taps for size in (rows, columns)]
     padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))[:, : used[0], : used[1]]
+    if winograd.fits(kernel, stride):
+        of_kernel = _over_images(functools.partial(winograd.of_kernel, pad=(0, 0)), padded, slope)
+        return winograd.sent_back(slope, kernel, pad), of_kernel
+
+    def of_taps(x: jax.Array, slope: jax.Array) -> jax.Array:
+        """The kernel's gradient as a matrix product of what its taps meet: 5 times slower as a convolution."""
+        met = jnp.concatenate([part for _, _, part in _shifted(x, taps, stride)], axis=-1)
+        return of_weights(jax.lax.optimization_barrier(met), slope).reshape(kernel.shape)
+
+    if stride == 1:
+        of_x = _plain_convolved(slope, _turned(kernel), 1, (taps - 1 - pad[0], taps - 1 - pad[1]))
+    else:
+        of_x = _sent_back(lambda i, j: plain_product(slope, kernel[i, j].T), x.shape, taps, stride, pad[0])
+    return of_x, _over_images(of_taps, padded, slope).astype(kernel.dtype)
+
+
+def _over_images(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, slope: jax.Array) -> jax.Array:
+    """Sum of what ``function`` makes of the images of both, a few at a time: what they fill stays in the processor's cache."""
+    images, rows, columns = slope.shape[:3]
     most = max(1, _MOST_CELLS // (rows * columns))
     together = next(count for count in range(min(images, most), 0, -1) if images % count == 0)
 
-    def add_images(total: jax.Array, first: jax.Array) -> tuple[jax.Array, None]:
-        their_x, their_slope = (jax.lax.dynamic_slice_in_dim(array, first, together) for array in (padded, slope))
-        met = jnp.concatenate([part for _, _, part in _shifted(their_x, taps, stride)], axis=-1)
-        return total + _of_weights(jax.lax.optimization_barrier(met), their_slope), None
+    def made(first: jax.Array) -> jax.Array:
+        return function(*(jax.lax.dynamic_slice_in_dim(array, first, together) for array in (x, slope)))
 
-    start = jnp.zeros((kernel.size // kernel.shape[-1], kernel.shape[-1]), jnp.float32)
-    of_kernel, _ = jax.lax.scan(add_images, start, jnp.arange(0, images, together, dtype=jnp.int32))
-    return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
+    starts = jnp.arange(0, images, together, dtype=jnp.int32)
+    start = jnp.zeros(jax.eval_shape(made, starts[0]).shape, jnp.float32)
+    total, _ = jax.lax.scan(lambda total, first: (total + made(first), None), start, starts)
+    return total
 
 
 _convolved.defvjp(_convolved_forward, _convolved_backward)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from delfjax.ops import convolution
+from delfjax.ops import convolution, products
 
 
 def _slopes(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, ...]:
@@ -63,18 +63,21 @@ def test_the_gradient_of_depthwise_is_that_of_the_grouped_convolution(
     ("taps", "stride", "pad", "dtype", "off"),
     [
         (3, 1, (1, 1), jnp.float32, 2e-5),
+        (3, 1, (0, 2), jnp.float32, 2e-5),
         (3, 2, (0, 1), jnp.float32, 2e-5),
         (3, 3, (1, 1), jnp.float32, 2e-5),
         (7, 2, (2, 3), jnp.float32, 2e-5),
         (3, 1, (1, 1), jnp.bfloat16, 0.1),
     ],
 )
-@pytest.mark.parametrize("channels", [4, 16])
+@pytest.mark.parametrize(("channels", "outputs"), [(4, 5), (16, 5), (16, 17)])
 def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
-    taps: int, stride: int, pad: tuple[int, int], dtype: jnp.dtype, off: float, channels: int, rng: np.random.Generator
+    taps: int, stride: int, pad: tuple[int, int], dtype: jnp.dtype, off: float, channels: int, outputs: int
 ) -> None:
+    rng = np.random.default_rng(0)
     # 12 columns: with stride 2, the last one may meet no tap.
-    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, 9, 12, channels), (taps, taps, channels, 5)))
+    shapes = (2, 9, 12, channels), (taps, taps, channels, outputs)
+    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
 
     def plain(x: jax.Array, kernel: jax.Array, *, stride: int, pad: tuple[int, int]) -> jax.Array:
         return convolution._plain_convolved(x, kernel, stride, pad)
@@ -103,7 +106,7 @@ def test_the_gradient_of_a_kernel_is_the_sum_over_images_however_many_are_taken_
 def test_the_gradient_of_a_product_is_that_of_the_plain_one(channels: int, outputs: int, rng: np.random.Generator) -> None:
     x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 9, 12, channels), (channels, outputs)))
 
-    found, expected = (_slopes(function, x, kernel) for function in (convolution.pointwise, convolution._plain_product))
+    found, expected = (_slopes(function, x, kernel) for function in (products.pointwise, products.plain_product))
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
