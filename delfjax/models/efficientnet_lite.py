@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, pad_map
 from delfjax.ops import convolution
-from delfjax.ops.fusion import once
 from delfjax.ops.receptive_field import Window
 
 # (expansion, channels, kernel, stride, repeats) of each stage.
@@ -56,7 +55,7 @@ class InvertedBottleneck(nnx.Module):
         if self.expand is not None:
             hidden = self.expand(hidden)
         y = self.project(self.depthwise.on_padded(hidden, before=pad[0]))
-        return FeatureMap(once(x.values + y.values), y.extent) if self.skip else y
+        return FeatureMap(x.values + y.values, y.extent) if self.skip else y
 
 
 class EfficientNetLite0(nnx.Module):

@@ -19,25 +19,25 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from delfjax.ops import winograd
-from delfjax.ops.products import of_weights, plain_product
+from delfjax.ops.products import of_weights, over_images, plain_product
 from delfjax.types import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Of a map's gradient, rows that are written out in one piece, and otherwise in pieces of. Measured: maps of 112 rows and more
 # are as fast or faster in pieces, and compile 2 to 4 times faster; smaller ones are slower.
 _MOST_ROWS, _FEW_ROWS = 64, 16
-# Cells whose taps are written out side by side, at most, unless a single image has more.
-_MOST_CELLS = 1 << 10
 
 
 def dense(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], *, stride: int, pad: tuple[int, int]
 ) -> Float[jax.Array, "b h2 w2 d"]:
     """k×k convolution with ``pad`` zeros before and after each axis."""
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    minimal = winograd.fits(kernel, stride)
     result: jax.Array = jax.lax.platform_dependent(
-        jnp.asarray(x),
-        jnp.asarray(kernel),
-        cpu=lambda x, kernel: _convolved(x, kernel, stride, pad),
+        x,
+        kernel,
+        cpu=lambda x, kernel: winograd.convolved(x, kernel, pad) if minimal else _convolved(x, kernel, stride, pad),
         default=lambda x, kernel: _plain_convolved(x, kernel, stride, pad),
     )
     return result
@@ -47,56 +47,34 @@ def _plain_convolved(x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[in
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolved(x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]) -> jax.Array:
-    if winograd.fits(kernel, stride):
-        return winograd.convolved(x, kernel, pad)
-    return _plain_convolved(x, kernel, stride, pad)
+_convolved = jax.custom_vjp(_plain_convolved, nondiff_argnums=(2, 3))
 
 
 def _convolved_forward(
     x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolved(x, kernel, stride, pad), (x, kernel)
+    return _plain_convolved(x, kernel, stride, pad), (x, kernel)
 
 
 def _convolved_backward(
     stride: int, pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], slope: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    """The kernel's gradient as a matrix product of what its taps meet: 5 times slower as a convolution."""
     x, kernel = kept
-    taps, (rows, columns) = kernel.shape[0], slope.shape[1:3]
-    # Cells behind the last that a tap meets are met by none.
-    used = [(size - 1) * stride + taps for size in (rows, columns)]
-    padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))[:, : used[0], : used[1]]
-    if winograd.fits(kernel, stride):
-        of_kernel = _over_images(functools.partial(winograd.of_kernel, pad=(0, 0)), padded, slope)
-        return winograd.sent_back(slope, kernel, pad), of_kernel
-
-    def of_taps(x: jax.Array, slope: jax.Array) -> jax.Array:
-        """The kernel's gradient as a matrix product of what its taps meet: 5 times slower as a convolution."""
-        met = jnp.concatenate([part for _, _, part in _shifted(x, taps, stride)], axis=-1)
-        return of_weights(jax.lax.optimization_barrier(met), slope).reshape(kernel.shape)
-
+    taps = kernel.shape[0]
     if stride == 1:
         of_x = _plain_convolved(slope, _turned(kernel), 1, (taps - 1 - pad[0], taps - 1 - pad[1]))
     else:
         of_x = _sent_back(lambda i, j: plain_product(slope, kernel[i, j].T), x.shape, taps, stride, pad[0])
-    return of_x, _over_images(of_taps, padded, slope).astype(kernel.dtype)
+    # Cells behind the last that a tap meets are met by none.
+    used = [(size - 1) * stride + taps for size in slope.shape[1:3]]
+    padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))[:, : used[0], : used[1]]
 
+    def of_taps(x: jax.Array, slope: jax.Array) -> jax.Array:
+        met = jnp.concatenate([part for _, _, part in _shifted(x, taps, stride)], axis=-1)
+        return of_weights(jax.lax.optimization_barrier(met), slope).reshape(kernel.shape)
 
-def _over_images(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, slope: jax.Array) -> jax.Array:
-    """Sum of what ``function`` makes of the images of both, a few at a time: what they fill stays in the processor's cache."""
-    images, rows, columns = slope.shape[:3]
-    most = max(1, _MOST_CELLS // (rows * columns))
-    together = next(count for count in range(min(images, most), 0, -1) if images % count == 0)
-
-    def made(first: jax.Array) -> jax.Array:
-        return function(*(jax.lax.dynamic_slice_in_dim(array, first, together) for array in (x, slope)))
-
-    starts = jnp.arange(0, images, together, dtype=jnp.int32)
-    start = jnp.zeros(jax.eval_shape(made, starts[0]).shape, jnp.float32)
-    total, _ = jax.lax.scan(lambda total, first: (total + made(first), None), start, starts)
-    return total
+    return of_x, over_images(of_taps, padded, slope, shape=kernel.shape).astype(kernel.dtype)
 
 
 _convolved.defvjp(_convolved_forward, _convolved_backward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from delfjax.types import Array
 
 # Numbers in float32 of a processor's widest vector.
 VECTOR = 16
+# Cells of the images that are taken together, at most, unless a single one has more.
+_MOST_CELLS = 1 << 10
 
 
 def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]) -> Float[jax.Array, "b h w d"]:
@@ -57,6 +60,32 @@ def of_weights(met: Float[Array, "b h w c"], slope: Float[Array, "b h w d"]) -> 
         turned: jax.Array = jax.lax.optimization_barrier(product(slope, met))
         return turned.T
     return product(met, slope)
+
+
+def over_images(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    x: Float[jax.Array, "b h w c"],
+    slope: Float[jax.Array, "b h2 w2 d"],
+    *,
+    shape: tuple[int, ...],
+) -> Float[jax.Array, "*shape"]:
+    """Sum of what ``function`` makes of the images of both, a few at a time: what they fill stays in the processor's cache.
+
+    Args:
+        function: of some images of ``x`` and theirs of ``slope``; in float32.
+        x: of all images.
+        slope: of all images.
+        shape: of what ``function`` returns.
+    """
+    images, rows, columns = slope.shape[:3]
+    most = max(1, _MOST_CELLS // (rows * columns))
+    together = next(count for count in range(min(images, most), 0, -1) if images % count == 0)
+
+    def add_images(total: jax.Array, first: jax.Array) -> tuple[jax.Array, None]:
+        return total + function(*(jax.lax.dynamic_slice_in_dim(array, first, together) for array in (x, slope))), None
+
+    total, _ = jax.lax.scan(add_images, jnp.zeros(shape, jnp.float32), jnp.arange(0, images, together, dtype=jnp.int32))
+    return total
 
 
 def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[jax.Array, "b h w c"]:

@@ -35,6 +35,7 @@ def fits(kernel: Float[jax.Array, "k k c d"], stride: int) -> bool:
     return kernel.shape[:2] == (3, 3) and stride == 1 and min(kernel.shape[2:]) >= products.VECTOR and kernel.dtype == jnp.float32
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolved(
     x: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "3 3 c d"], pad: tuple[int, int]
 ) -> Float[jax.Array, "b h2 w2 d"]:
@@ -43,10 +44,25 @@ def convolved(
     return _result([[cell @ tap for cell, tap in zip(*row, strict=True)] for row in components], x.shape, pad)
 
 
-def sent_back(
-    slope: Float[jax.Array, "b h2 w2 d"], kernel: Float[jax.Array, "3 3 c d"], pad: tuple[int, int]
-) -> Float[jax.Array, "b h w c"]:
-    """Gradient of the input of :func:`convolved`, from that of its result."""
+def _convolved_forward(
+    x: jax.Array, kernel: jax.Array, pad: tuple[int, int]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return convolved(x, kernel, pad), (x, kernel)
+
+
+def _convolved_backward(
+    pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], slope: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    of_kernel = functools.partial(_of_kernel, pad=pad)
+    return _of_cells(slope, kernel, pad), products.over_images(of_kernel, x, slope, shape=kernel.shape)
+
+
+convolved.defvjp(_convolved_forward, _convolved_backward)
+
+
+def _of_cells(slope: jax.Array, kernel: jax.Array, pad: tuple[int, int]) -> jax.Array:
+    """Gradient of the input, from that of the result: its convolution with the kernel turned around."""
     around = 2 - pad[0], 2 - pad[1]
     taps = _both_ways(_OF_KERNEL, kernel)
     cells = _cells(slope, around)
@@ -54,10 +70,8 @@ def sent_back(
     return _result(components, slope.shape, around)
 
 
-def of_kernel(
-    x: Float[jax.Array, "b h w c"], slope: Float[jax.Array, "b h2 w2 d"], pad: tuple[int, int]
-) -> Float[jax.Array, "3 3 c d"]:
-    """Gradient of the kernel of :func:`convolved`, from that of its result."""
+def _of_kernel(x: jax.Array, slope: jax.Array, pad: tuple[int, int]) -> jax.Array:
+    """Gradient of the kernel, from that of the result."""
     rows, columns = (2 * -(-size // 2) for size in slope.shape[1:3])
     whole = _padded(slope, (0, 0), rows, columns)
     slopes = _both_ways(_transposed(_TO_RESULT), _every_other(whole, 2))
@@ -101,14 +115,8 @@ def _both_ways(matrix: Matrix, grid: Sequence[Iterable[jax.Array]] | jax.Array) 
 
 def _mixed(matrix: Matrix, arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """``matrix @ arrays``."""
-
-    def weighed(weight: float, array: jax.Array) -> jax.Array:
-        return array if weight == 1 else -array if weight == -1 else array * jnp.asarray(weight, array.dtype)
-
-    return [
-        functools.reduce(operator.add, [weighed(weight, array) for weight, array in zip(row, arrays, strict=True) if weight])
-        for row in matrix
-    ]
+    terms = ([array * weight for weight, array in zip(row, arrays, strict=True) if weight] for row in matrix)
+    return [functools.reduce(operator.add, some) for some in terms]
 
 
 def _transposed(matrix: Matrix) -> Matrix:

@@ -94,7 +94,7 @@ def test_the_gradient_of_a_kernel_is_the_sum_over_images_however_many_are_taken_
     x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 8, 8, 3), (3, 3, 3, 5)))
     found = {}
     for most in (6, 5, 1):
-        monkeypatch.setattr(convolution, "_MOST_CELLS", most * 64)
+        monkeypatch.setattr(products, "_MOST_CELLS", most * 64)
         gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.sin(convolution.dense(x, kernel, stride=1, pad=(1, 1))))))
         found[most] = np.asarray(gradient(kernel))
     for most in (5, 1):
