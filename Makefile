@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TEST_DATA := $(CURDIR)/data/cache/pytest
 NBVAL_DATA := $(CURDIR)/data/cache/nbval
 MYPY := $(BIN)/mypy --strict delfjax
-NBVAL = $(BIN)/python -m pytest -p delfjax.experiments.notebook_schema --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
+NBVAL = $(BIN)/python -m pytest -p delfjax.suite.running.notebook_schema --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
 
 # Dozens of processes import the same modules: where the environment forbids to write bytecode, as in many a container, each would
 # compile thousands of them again.
@@ -64,7 +64,7 @@ test-slow: env  ## the exhaustive tests, over an hour: 300 images, a sweep kille
 	$(BIN)/python -m pytest -n 2 -m slow tests
 
 reproduce: $(RUNTIME)  ## run every notebook (preset quick), then build the report; both land in data/runs
-	$(BIN)/python -m delfjax.experiments.reproduce
+	$(BIN)/python -m delfjax.suite.reporting.reproduction
 
 # The kernel "Python 3" of this environment goes before one that a user has installed under the same name; JupyterLab refuses
 # to run as root, as one does in a container, unless told that it may.

@@ -1,7 +1,9 @@
-"""Every number that changes a result: frozen dataclasses, presets, strict overrides, a canonical hash.
+"""Every number that changes a result: frozen dataclasses, presets, strict overrides, a canonical
+hash.
 
-A config is a tree of frozen dataclasses. ``override(config, ["features.max_features=500"])`` is the one way to change
-a field from text; an unknown field or a wrong type is a :class:`ConfigError` that names the nearest field.
+A config is a tree of frozen dataclasses. ``override(config, ["features.max_features=500"])`` is the
+one way to change a field from text; an unknown field or a wrong type is a :class:`ConfigError` that
+names the nearest field.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class ConfigError(DelfjaxError):
 
 
 class Strict:
-    """Shared by all configs: unknown fields are refused, values are validated by their annotations."""
+    """Shared by all configs: unknown fields are refused, values are validated by their
+    annotations."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -48,14 +51,17 @@ class BackboneConfig(Strict):
     """The convolutional network that turns an image into a feature map."""
 
     name: Literal["efficientnet_lite0", "resnet50", "resnet101"] = "efficientnet_lite0"
-    # Feature map read out. conv4 is the paper's choice; EfficientNet-Lite0 offers its stride-16 output under that name.
+    # Feature map read out. conv4 is the paper's choice; EfficientNet-Lite0 offers its stride-16
+    # output under that name.
     output: Literal["conv4", "conv5"] = "conv4"
-    # Where a ResNet puts its strides: "he" in the first 1×1 of a stage (He et al. 2015; receptive field 291 at conv4),
-    # "v1.5" in the 3×3 (torchvision; 267); and, with TensorFlow's padding and input range, "slim" (the DELF that was released,
-    # 291/32), "keras" (DELF's and DELG's newer code, 291/16) and "keras_strided" (the same at stride 32, its default). Must be
-    # that of the weights. EfficientNet ignores it.
+    # Where a ResNet puts its strides: "he" in the first 1×1 of a stage (He et al. 2015; receptive
+    # field 291 at conv4), "v1.5" in the 3×3 (torchvision; 267); and, with TensorFlow's padding and
+    # input range, "slim" (the DELF that was released, 291/32), "keras" (DELF's and DELG's newer
+    # code, 291/16) and "keras_strided" (the same at stride 32, its default). Must be that of the
+    # weights. EfficientNet ignores it.
     stride_layout: Literal["he", "v1.5", "slim", "keras", "keras_strided"] = "v1.5"
-    # "imagenet" (embedded for EfficientNet-Lite0), "random" (tests), or a path to a .safetensors file of ours.
+    # "imagenet" (embedded for EfficientNet-Lite0), "random" (tests), or a path to a .safetensors
+    # file of ours.
     weights: str = "imagenet"
 
 
@@ -63,12 +69,14 @@ class BackboneConfig(Strict):
 class ScorerConfig(Strict):
     """What ranks the cells of the feature map as keypoints."""
 
-    # "attention": the learned scorer. "norm": length of the feature vector, for a backbone that none was trained for.
+    # "attention": the learned scorer. "norm": length of the feature vector, for a backbone that
+    # none was trained for.
     kind: Literal["attention", "norm"] = "attention"
     # Hidden width of the attention scorer. Source: TF1/TF2 code, 512.
     hidden: PositiveInt = 512
-    # "landmark_world" (ships with the suite: trained on rendered landmarks, for EfficientNet-Lite0 of ImageNet), a path to a
-    # .safetensors file of ours, or "random" (tests). D-03: on real photos it finds more than the norm.
+    # "landmark_world" (ships with the suite: trained on rendered landmarks, for EfficientNet-Lite0
+    # of ImageNet), a path to a .safetensors file of ours, or "random" (tests). D-03: on real photos
+    # it finds more than the norm.
     weights: str = "landmark_world"
 
 
@@ -76,20 +84,25 @@ class ScorerConfig(Strict):
 class FeaturesConfig(Strict):
     """From an image to its local features (and, on request, one global descriptor)."""
 
-    # Longest side an image is reduced to before extraction, pixels; images are never enlarged. Source: DELF configs.
+    # Longest side an image is reduced to before extraction, pixels; images are never enlarged.
+    # Source: DELF configs.
     max_side: Annotated[int, Field(ge=32, le=4096)] = 1024
     scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = PYRAMID
     # Features kept per image, over all scales. Source: DELF configs.
     max_features: PositiveInt = 1000
-    # Levels whose shorter side is below this are left out, pixels. Source: TF code, images below 10 px are empty.
+    # Levels whose shorter side is below this are left out, pixels. Source: TF code, images below 10
+    # px are empty.
     min_level_side: PositiveInt = 10
-    # Cells centred closer than this to the image's edge are no keypoints, pixels of the level. Beyond the edge they describe
-    # padding, and padding matches padding. Source: measured on real photos, where 0 is worth 0.01 to 0.06 mAP; 16 adds nothing.
+    # Cells centred closer than this to the image's edge are no keypoints, pixels of the level.
+    # Beyond the edge they describe padding, and padding matches padding. Source: measured on real
+    # photos, where 0 is worth 0.01 to 0.06 mAP; 16 adds nothing.
     border_px: Annotated[float, Field(ge=0)] = 0.0
-    # How low a score may be: "none"; "absolute" (score ≥ threshold); "percentile" (threshold in 0–100 of the image's scores).
+    # How low a score may be: "none"; "absolute" (score ≥ threshold); "percentile" (threshold in
+    # 0–100 of the image's scores).
     threshold_kind: Literal["none", "absolute", "percentile"] = "none"
     threshold: float = 0.0
-    # Receptive boxes overlapping more than this are suppressed; 1.0 turns suppression off. Source: DELF configs.
+    # Receptive boxes overlapping more than this are suppressed; 1.0 turns suppression off. Source:
+    # DELF configs.
     nms_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
     # Arithmetic of the backbone. bfloat16 halves the memory traffic on accelerators.
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -105,7 +118,8 @@ class ReductionConfig(Strict):
 
     # Source: the paper, 40 dimensions.
     dim: PositiveInt = 40
-    # Divide by the standard deviation of each component. D-02: the paper does not say; on real photos it helps.
+    # Divide by the standard deviation of each component. D-02: the paper does not say; on real
+    # photos it helps.
     whiten: bool = True
     # Descriptors sampled from the database to fit on.
     max_samples: PositiveInt = 200_000
@@ -117,12 +131,14 @@ class ReductionConfig(Strict):
 class IndexConfig(Strict):
     """The nearest-neighbour index over all local descriptors of the database."""
 
-    # "auto" is "exact" up to auto_exact_below descriptors, else "ivf". "ivf_pq" is the paper's compressed index.
+    # "auto" is "exact" up to auto_exact_below descriptors, else "ivf". "ivf_pq" is the paper's
+    # compressed index.
     kind: Literal["auto", "exact", "ivf", "ivf_pq"] = "auto"
     auto_exact_below: PositiveInt = 100_000
     # Inverted lists; 0 picks 4·√N. Source for 8192: the paper.
     lists: Annotated[int, Field(ge=0)] = 0
-    # Lists visited per query descriptor. Source: measured, 64 of about 2600 are worth 0.01 to 0.04 mAP over 16.
+    # Lists visited per query descriptor. Source: measured, 64 of about 2600 are worth 0.01 to 0.04
+    # mAP over 16.
     probes: PositiveInt = 64
     # Product quantiser: 10 sub-vectors × 5 bits = 50 bits. Source: the paper.
     pq_subvectors: PositiveInt = 10
@@ -148,55 +164,69 @@ class VerificationConfig(Strict):
     """Geometric verification of putative matches."""
 
     model: Literal["affine", "homography"] = "affine"
-    # Largest residual of an inlier, pixels of the database image as features were extracted from it (longer side at most
-    # features.max_side). Source: measured on real photos of 512 px (D-05); DELF's match_images has 20 for 1024 px.
+    # Largest residual of an inlier, pixels of the database image as features were extracted from it
+    # (longer side at most features.max_side). Source: measured on real photos of 512 px (D-05);
+    # DELF's match_images has 20 for 1024 px.
     threshold_px: PositiveFloat = 12.0
-    # Putative matches verified per pair of images: the most similar ones. Source: as many as a query has features.
+    # Putative matches verified per pair of images: the most similar ones. Source: as many as a
+    # query has features.
     max_matches: Annotated[int, Field(ge=3, le=65536)] = 1024
-    # Similarities tried per pair of images, each through two matches. Source: measured on 1000 matches of which 1.5–4 %
-    # are true: 2048 keep 0.83 of these, 4096 0.90. One more is tried per match and rotation below, at the features' scale.
+    # Similarities tried per pair of images, each through two matches. Source: measured on 1000
+    # matches of which 1.5–4 % are true: 2048 keep 0.83 of these, 4096 0.90. One more is tried per
+    # match and rotation below, at the features' scale.
     pair_hypotheses: PositiveInt = 4096
-    # Rotations tried with each match's own scale, degrees. Source: visitors hold their cameras upright.
+    # Rotations tried with each match's own scale, degrees. Source: visitors hold their cameras
+    # upright.
     rotations_deg: tuple[float, ...] = (0.0,)
-    # How many of the best hypotheses become affine fits (same measurement: 64 keep 0.88, 256 0.90), and how many of those
-    # compete by one-to-one inliers.
+    # How many of the best hypotheses become affine fits (same measurement: 64 keep 0.88, 256 0.90),
+    # and how many of those compete by one-to-one inliers.
     refined: PositiveInt = 256
     finalists: PositiveInt = 4
-    # Tolerances of the first fits, as multiples of threshold_px; wide: a similarity only approximates an affine map.
+    # Tolerances of the first fits, as multiples of threshold_px; wide: a similarity only
+    # approximates an affine map.
     refine_tolerances: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (2.0, 1.5, 1.25)
     # Fits at threshold_px itself after those; from two on, inliers no longer change in practice.
     final_fits: PositiveInt = 2
     # Largest enlargement or reduction in any direction. Source: the pyramid's ends, 2.0 / 0.25.
     max_scale_change: Annotated[float, Field(gt=1)] = 8.0
-    # Largest ratio between the stretches of two directions. Source: a façade seen from 70° off its normal, 1 / cos 70°.
+    # Largest ratio between the stretches of two directions. Source: a façade seen from 70° off its
+    # normal, 1 / cos 70°.
     max_anisotropy: Annotated[float, Field(gt=1)] = 3.0
     # Largest rotation, degrees; 180 allows all. Source: the features are not rotation-invariant.
     max_rotation_deg: Annotated[float, Field(gt=0, le=180)] = 60.0
-    # Narrowest spread of the inliers in either image, standard deviation as a multiple of threshold_px: anything narrower
-    # is a point or a line, which fix no transform.
+    # Narrowest spread of the inliers in either image, standard deviation as a multiple of
+    # threshold_px: anything narrower is a point or a line, which fix no transform.
     min_spread: PositiveFloat = 0.25
-    # Inliers below which two images are said not to match (the reject option). Source: measured on 417 real photos, where
-    # 20 accepts 94 % of the right pairs and 0.4 % of the wrong ones; random lists of 1000 matches reach 9.
+    # Inliers below which two images are said not to match (the reject option). Source: measured on
+    # 417 real photos, where 20 accepts 94 % of the right pairs and 0.4 % of the wrong ones; random
+    # lists of 1000 matches reach 9.
     min_inliers: PositiveInt = 20
 
 
 @dataclass(frozen=True)
 class MiningConfig(Strict):
-    """From photos with positions to landmarks. Not a section of the system's config: no search depends on it."""
+    """From photos with positions to landmarks. Not a section of the system's config: no search
+    depends on it."""
 
-    # Longest step between photos of one geographic cluster, metres. Source: photos of one landmark of the world are taken
-    # within 120 m of it (95 %); with 2 km (reach 8 km), look-alikes are joined and purity falls from 0.96 to 0.35.
+    # Longest step between photos of one geographic cluster, metres. Source: photos of one landmark
+    # of the world are taken within 120 m of it (95 %); with 2 km (reach 8 km), look-alikes are
+    # joined and purity falls from 0.96 to 0.35.
     radius_m: PositiveFloat = 200.0
-    # Photos of a cluster further apart than this are not compared, metres. Ours: bounds the pairs of a city that is one cluster.
+    # Photos of a cluster further apart than this are not compared, metres. Ours: bounds the pairs
+    # of a city that is one cluster.
     reach_m: PositiveFloat = 1000.0
-    # Features of each photo that take part, those with the highest scores. Ours: bounds the cost of a pair.
+    # Features of each photo that take part, those with the highest scores. Ours: bounds the cost of
+    # a pair.
     max_features: PositiveInt = 500
-    # Cosine of two reduced descriptors below which they are no putative match; −1 admits all. Ours: geometry decides.
+    # Cosine of two reduced descriptors below which they are no putative match; −1 admits all. Ours:
+    # geometry decides.
     min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    # Photos that each photo is verified against: those with the most putative matches. Ours: more than a landmark needs.
+    # Photos that each photo is verified against: those with the most putative matches. Ours: more
+    # than a landmark needs.
     shortlist: PositiveInt = 20
-    # Inliers from which two photos are joined by an edge. Source: measured on 1280 photos of the world; of 12, 16, 20 and 25
-    # recall is 0.92, 0.88, 0.84 and 0.71, purity the same. Fewer than a search asks for, since neighbours cannot be far apart.
+    # Inliers from which two photos are joined by an edge. Source: measured on 1280 photos of the
+    # world; of 12, 16, 20 and 25 recall is 0.92, 0.88, 0.84 and 0.71, purity the same. Fewer than a
+    # search asks for, since neighbours cannot be far apart.
     min_inliers: PositiveInt = 16
     # Photos below which a community is no landmark: a triangle.
     min_photos: Annotated[int, Field(ge=3)] = 3
@@ -218,9 +248,16 @@ class DelfConfig(Strict):
     def extraction(self) -> dict[str, Any]:
         """The part that decides what a feature store holds."""
         features = {k: v for k, v in to_dict(self.features).items() if k != "batch_size"}
-        part = {"backbone": to_dict(self.backbone), "scorer": to_dict(self.scorer), "features": features}
+        part = {
+            "backbone": to_dict(self.backbone),
+            "scorer": to_dict(self.scorer),
+            "features": features,
+        }
         # Random weights are drawn from the seed; any other extraction is the same under every seed.
-        random = "random" in (self.backbone.weights, self.scorer.kind == "attention" and self.scorer.weights)
+        random = "random" in (
+            self.backbone.weights,
+            self.scorer.kind == "attention" and self.scorer.weights,
+        )
         return {**part, "seed": self.seed} if random else part
 
 
@@ -229,7 +266,9 @@ PRESETS: dict[str, DelfConfig] = {
     # A laptop in a hurry: about a third of the time.
     "fast": DelfConfig(features=FeaturesConfig(max_side=384, max_features=500)),
     # Seconds, for tests and notebooks in continuous integration.
-    "ci": DelfConfig(features=FeaturesConfig(max_side=256, max_features=300, scales=(0.5, 0.7071, 1.0))),
+    "ci": DelfConfig(
+        features=FeaturesConfig(max_side=256, max_features=300, scales=(0.5, 0.7071, 1.0))
+    ),
     # The paper's index: 8192 coarse cells, 5 of them visited, 50-bit codes.
     "paper2017": DelfConfig(
         backbone=BackboneConfig(name="resnet50", stride_layout="he", weights="random"),
@@ -258,7 +297,10 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     """
     there = list(known)
     if name not in there:
-        raise ConfigError(f"{kind} {name!r} is unknown{_nearest(name, there) or ';'} there are: {', '.join(there)}")
+        raise ConfigError(
+            f"{kind} {name!r} is unknown{_nearest(name, there) or ';'} there are:"
+            f" {', '.join(there)}"
+        )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -278,11 +320,14 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"config field {where!r}: {first['msg']}, got {first['input']!r}") from None
+        raise ConfigError(
+            f"config field {where!r}: {first['msg']}, got {first['input']!r}"
+        ) from None
 
 
 def config_hash(config: Any) -> str:
-    """Ten hexadecimal digits that identify a config (or a plain dictionary of one), seed included."""
+    """Ten hexadecimal digits that identify a config (or a plain dictionary of one), seed
+    included."""
     values = config if isinstance(config, dict) else to_dict(config)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -291,18 +336,23 @@ def config_hash(config: Any) -> str:
 def override(config: C, assignments: Iterable[str]) -> C:
     """``config`` with each ``path.to.field=value`` applied in turn; values are JSON, or bare text.
 
-    ``model=FILE`` stands for all fields that a model file sets (``delfjax weights export`` writes them); FILE may be the name
-    of one that comes with the suite.
+    ``model=FILE`` stands for all fields that a model file sets (``delfjax weights export`` writes
+    them); FILE may be the name of one that comes with the suite.
 
     Raises:
-        ConfigError: no ``=``, an unknown field (the nearest is named), a value of the wrong type, or no such model file.
+        ConfigError: no ``=``, an unknown field (the nearest is named), a value of the wrong type,
+            or no such model file.
     """
     values = to_dict(config)
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError(f"--set {assignment!r} is not of the form path.to.field=value")
-        settings = _model_settings(text.strip()) if path.strip() == _MODEL else {path.strip(): _parse(text.strip())}
+        settings = (
+            _model_settings(text.strip())
+            if path.strip() == _MODEL
+            else {path.strip(): _parse(text.strip())}
+        )
         for field_path, value in settings.items():
             _assign(values, field_path, value)
     return from_dict(type(config), values)
@@ -312,13 +362,21 @@ def field_paths(values: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted paths of all leaf fields of a plain config."""
     paths: list[str] = []
     for name, value in values.items():
-        paths += field_paths(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+        paths += (
+            field_paths(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else [f"{prefix}{name}"]
+        )
     return paths
 
 
 def _model_settings(name: str) -> dict[str, Any]:
     """Dotted field → value, of a model file."""
-    file = Path(name) if Path(name).suffix == ".safetensors" else paths.shipped_weights() / f"{name}.safetensors"
+    file = (
+        Path(name)
+        if Path(name).suffix == ".safetensors"
+        else paths.shipped_weights() / f"{name}.safetensors"
+    )
     try:
         about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         system = about["config"]["system"]

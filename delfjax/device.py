@@ -1,4 +1,5 @@
-"""The processors and devices at hand, the persistent cache of compiled programs, and a count of what was compiled."""
+"""The processors and devices at hand, the persistent cache of compiled programs, and a count of
+what was compiled."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ class CompilationCount:
 
 
 def use_compilation_cache() -> None:
-    """Keep every compiled program on disk, so that a second process compiles none, wherever the cache was moved to."""
+    """Keep every compiled program on disk, so that a second process compiles none, wherever the
+    cache was moved to."""
     folder = paths.compilation_cache()
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # XLA's own caches lie in folders whose paths would be part of every program's key: another path, and all is compiled again.
+    # XLA's own caches lie in folders whose paths would be part of every program's key: another
+    # path, and all is compiled again.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,7 +1,7 @@
 """Where data lives. The only room that reads the environment.
 
-``DELFJAX_DATA`` moves the data root; otherwise it is ``data/`` of the checkout, or ``delfjax-data`` in the current
-folder when the library was installed without its checkout.
+``DELFJAX_DATA`` moves the data root; otherwise it is ``data/`` of the checkout, or ``delfjax-data``
+in the current folder when the library was installed without its checkout.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def program_cache() -> Path:
 
 
 def replace_file(file: Path, content: bytes, *, suffix: str = ".partial") -> None:
-    """Write a whole file or none: under another name first, in the same folder, which an error does not leave behind.
+    """Write a whole file or none: under another name first, in the same folder, which an error does
+    not leave behind.
 
     Args:
         file: what is written, or replaced.
@@ -59,7 +60,8 @@ def replace_file(file: Path, content: bytes, *, suffix: str = ".partial") -> Non
         suffix: of the other name; one of the process's own where several may write the file.
 
     Raises:
-        OSError: it cannot be written, for instance to a full disk; a file that was there is as before.
+        OSError: it cannot be written, for instance to a full disk; a file that was there is as
+            before.
     """
     partial = file.with_name(f".{file.name}{suffix}")
     try:

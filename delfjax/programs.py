@@ -1,9 +1,11 @@
-"""Traced programs kept on disk: a second process finds them without running the Python that wrote them.
+"""Traced programs kept on disk: a second process finds them without running the Python that wrote
+them.
 
-JAX's persistent cache (:func:`delfjax.device.use_compilation_cache`) spares a second process the compilation, but to look a
-program up there it has to be traced and lowered first: for one level of the pyramid three quarters of a second, where loading
-what was lowered before takes a tenth of that. A stored program is a ``jax.export`` of the function, and is found again only
-under the same arguments' shapes, settings, devices, versions, and source of this library.
+JAX's persistent cache (:func:`delfjax.device.use_compilation_cache`) spares a second process the
+compilation, but to look a program up there it has to be traced and lowered first: for one level of
+the pyramid three quarters of a second, where loading what was lowered before takes a tenth of that.
+A stored program is a ``jax.export`` of the function, and is found again only under the same
+arguments' shapes, settings, devices, versions, and source of this library.
 """
 
 from __future__ import annotations
@@ -25,21 +27,25 @@ from jaxtyping import PyTree
 
 from delfjax import paths
 
-# Programs that this process has loaded, by file: another extractor of the same backbone loads none of them again. They hold no
-# weights, and there are few: what can be compiled is bounded.
+# Programs that this process has loaded, by file: another extractor of the same backbone loads none
+# of them again. They hold no weights, and there are few: what can be compiled is bounded.
 _LOADED: dict[Path, Callable[..., tuple[jax.Array, ...]]] = {}
 # First bytes of a file: a digest of the rest.
 _DIGEST = hashlib.sha256().digest_size
 
 
 class StoredProgram:
-    """A pure function of arrays, compiled for the shapes it is called with, each program kept while the cache is in use."""
+    """A pure function of arrays, compiled for the shapes it is called with, each program kept while
+    the cache is in use."""
 
-    def __init__(self, function: Callable[..., tuple[jax.Array, ...]], *, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., tuple[jax.Array, ...]], *, settings: dict[str, Any]
+    ) -> None:
         """Nothing is traced yet.
 
         Args:
-            function: pure; takes pytrees of arrays by position and everything else from ``settings``, returns a tuple of arrays.
+            function: pure; takes pytrees of arrays by position and everything else from
+                ``settings``, returns a tuple of arrays.
             settings: plain values that decide what the function does, its name among them.
         """
         self._function = function
@@ -76,12 +82,15 @@ class StoredProgram:
         if content is None:
             content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
             file.parent.mkdir(parents=True, exist_ok=True)
-            paths.replace_file(file, hashlib.sha256(content).digest() + content, suffix=f".{os.getpid()}")
+            paths.replace_file(
+                file, hashlib.sha256(content).digest() + content, suffix=f".{os.getpid()}"
+            )
         return _LOADED.setdefault(file, jax.jit(export.deserialize(bytearray(content)).call))
 
 
 def description(structure: object) -> str:
-    """The text of an object without static arrays, such as the graph of a module: the same in every process."""
+    """The text of an object without static arrays, such as the graph of a module: the same in every
+    process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(structure))
 
 
@@ -91,7 +100,8 @@ def _place(leaf: Any) -> tuple[Any, ...]:
 
 
 def _read(file: Path) -> bytes | None:
-    """The program in ``file``; ``None`` where there is none, or where it is damaged and has to be made again."""
+    """The program in ``file``; ``None`` where there is none, or where it is damaged and has to be
+    made again."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -102,11 +112,14 @@ def _read(file: Path) -> bytes | None:
 
 @functools.cache
 def _surroundings() -> str:
-    """What a trace depends on beside its arguments: versions, devices, and the source of this library."""
+    """What a trace depends on beside its arguments: versions, devices, and the source of this
+    library."""
     source = hashlib.sha256()
     package = Path(__file__).parent
     for file in sorted(package.rglob("*.py")):
         source.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
     devices = [f"{device.platform} {device.device_kind}" for device in jax.local_devices()]
-    precision = [str(jax.config.values[name]) for name in ("jax_default_matmul_precision", "jax_enable_x64")]
+    precision = [
+        str(jax.config.values[name]) for name in ("jax_default_matmul_precision", "jax_enable_x64")
+    ]
     return "\n".join([jax.__version__, version("jaxlib"), *precision, *devices, source.hexdigest()])

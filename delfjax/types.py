@@ -1,7 +1,8 @@
 """Array pytrees that the rooms of the library exchange, and the one base class of its errors.
 
-Conventions (never contradicted): images are NHWC RGB; coordinates are ``(y, x)`` in pixels of the original image with
-pixel centres at integers; boxes are ``(y0, x0, y1, x1)``; ``scale`` is the factor applied to the image (0.25 … 2.0).
+Conventions (never contradicted): images are NHWC RGB; coordinates are ``(y, x)`` in pixels of the
+original image with pixel centres at integers; boxes are ``(y0, x0, y1, x1)``; ``scale`` is the
+factor applied to the image (0.25 … 2.0).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ Array = jax.Array | np.ndarray
 
 
 class DelfjaxError(Exception):
-    """Base of every error this library raises for bad input: one line that names the thing, the value and the remedy."""
+    """Base of every error this library raises for bad input: one line that names the thing, the
+    value and the remedy."""
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +44,8 @@ class LocalFeatures:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Matches:
-    """Putative correspondences between one query image and ``candidates`` database images, padded to ``m``.
+    """Putative correspondences between one query image and ``candidates`` database images, padded
+    to ``m``.
 
     Attributes:
         query_yx: keypoints in the query, pixels.
@@ -69,7 +72,8 @@ class Verification:
     Attributes:
         inliers: number of one-to-one correspondences consistent with ``transform``.
         inlier_mask: which of the ``m`` correspondences those are.
-        transform: maps homogeneous query ``(x, y, 1)`` to database ``(x, y, 1)``; identity where nothing was found.
+        transform: maps homogeneous query ``(x, y, 1)`` to database ``(x, y, 1)``; identity where
+            nothing was found.
     """
 
     inliers: Int[Array, "*candidates"]

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Before the first import of the library: from here on its annotated shapes and types are checked at every call.
+# Before the first import of the library: from here on its annotated shapes and types are checked at
+# every call.
 install_import_hook("delfjax", "beartype.beartype")
 
 from delfjax import device  # noqa: E402 - the hook goes first
-from delfjax.experiments import notebook_schema  # noqa: E402, F401 - before tests that import nbformat
+from delfjax.suite.running import notebook_schema  # noqa: E402, F401 - before tests that import nbformat
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -27,7 +28,8 @@ settings.load_profile("delfjax")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first: begun last, it would keep one worker busy long after the other has nothing to do."""
+    """The longest test first: begun last, it would keep one worker busy long after the other has
+    nothing to do."""
     items.sort(key=lambda item: item.path.name != "test_execution.py")
 
 
@@ -35,7 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The data root of this test session: nothing is written in the checkout.
 
-    Workers of a parallel run share it, and with it the compiled programs, also those of the commands that tests start.
+    Workers of a parallel run share it, and with it the compiled programs, also those of the
+    commands that tests start.
     """
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "delfjax-data"
@@ -55,7 +58,8 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def textured_image() -> np.ndarray:
-    """A 96×128 RGB image with structure at every scale, uint8: sums of random waves, different in each channel."""
+    """A 96×128 RGB image with structure at every scale, uint8: sums of random waves, different in
+    each channel."""
     generator = np.random.default_rng(1)
     rows, columns = np.mgrid[0:96, 0:128].astype(np.float64)
     waves = np.zeros((96, 128, 3))

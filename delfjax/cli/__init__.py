@@ -1,6 +1,7 @@
 """The command line.
 
-Photos: ``delfjax extract | index | search | match | evaluate | mine``. Notebooks: ``delfjax run | sweep | compare | report``.
+Photos: ``delfjax extract | index | search | match | evaluate | mine``. Notebooks: ``delfjax run |
+    sweep | compare | report``.
 Training: ``delfjax train``. Weight files: ``delfjax weights``. Datasets: ``delfjax datasets``.
 Bad usage and bad input end in one line on standard error and exit code 1.
 """
@@ -18,8 +19,8 @@ import tyro
 from delfjax import device
 from delfjax.cli.datasets import DatasetsCommand
 from delfjax.cli.evaluate import Evaluate
-from delfjax.cli.experiments import Compare, Report, RunCommand, Sweep
 from delfjax.cli.mining import Mine
+from delfjax.cli.notebooks import Compare, Report, RunCommand, Sweep
 from delfjax.cli.options import UsageError
 from delfjax.cli.photos import Extract, Index, Match, Search
 from delfjax.cli.training import Train

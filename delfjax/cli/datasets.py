@@ -10,18 +10,26 @@ from typing import Annotated
 import tyro
 
 from delfjax.cli.options import DatasetRoot, Flag, UsageError
-from delfjax.datasets.archives import describe_checksums
-from delfjax.datasets.catalogue import CATALOGUE, dataset_entry, dataset_folders, open_dataset, present_datasets
-from delfjax.datasets.downloading import FetchError, readable
-from delfjax.datasets.fetching import FetchPlan, fetch, plan_fetch
-from delfjax.datasets.retrieval import DatasetError
-from delfjax.datasets.verification import Check, compare_counts, verify_dataset
-from delfjax.datasets.world.building import build_world
-from delfjax.datasets.world.config import KNOBS, world_config
+from delfjax.datasets.benchmark import DatasetError
+from delfjax.datasets.catalogue import (
+    CATALOGUE,
+    dataset_entry,
+    dataset_folders,
+    open_dataset,
+    present_datasets,
+)
+from delfjax.datasets.checking import Check, compare_counts, verify_dataset
+from delfjax.datasets.fetch.archives import describe_checksums
+from delfjax.datasets.fetch.downloading import FetchError, readable
+from delfjax.datasets.fetch.fetching import FetchPlan, fetch, plan_fetch
 from delfjax.device import use_compilation_cache
 from delfjax.types import DelfjaxError
+from delfjax.world.knobs import KNOBS, world_config
+from delfjax.world.writing import build_world
 
-Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset, one of `delfjax datasets list`")]
+Name = Annotated[
+    tyro.conf.Positional[str], tyro.conf.arg(help="dataset, one of `delfjax datasets list`")
+]
 # Problems of one copy that are printed one by one; the rest is counted.
 _SHOWN_PROBLEMS = 20
 # More than this is fetched only when its user agrees, bytes.
@@ -30,7 +38,8 @@ _ASK_BEYOND = 10_000_000_000
 
 @dataclass(frozen=True)
 class List:
-    """List every dataset: where it comes from, what can still be had, licence, size, expected counts."""
+    """List every dataset: where it comes from, what can still be had, licence, size, expected
+    counts."""
 
     def run(self) -> None:
         """Print what is known about each; nothing is opened."""
@@ -38,7 +47,9 @@ class List:
             print(f"{name}: {entry.title}")
             print(f"    from      {entry.origin}")
             print(f"    available {entry.availability}")
-            checksums = f"; checksums {describe_checksums(entry.published)}" if entry.published else ""
+            checksums = (
+                f"; checksums {describe_checksums(entry.published)}" if entry.published else ""
+            )
             print(f"    licence   {entry.licence}; size {entry.size}{checksums}")
             for files in entry.published:
                 if files.remedy:
@@ -55,27 +66,41 @@ _CHALLENGES = "; ".join(f"{name} ({meaning})" for name, meaning in KNOBS.items()
 
 @dataclass(frozen=True)
 class Render:
-    """Render the landmark world: photographs, exact ground truth, GPS positions; run again, it resumes."""
+    """Render the landmark world: photographs, exact ground truth, GPS positions; run again, it
+    resumes."""
 
-    preset: Annotated[str, tyro.conf.arg(help="ci (seconds), quick (about 1,500 photographs) or full (over 100,000)")] = "quick"
+    preset: Annotated[
+        str,
+        tyro.conf.arg(help="ci (seconds), quick (about 1,500 photographs) or full (over 100,000)"),
+    ] = "quick"
     root: DatasetRoot = None
     seed: Annotated[int, tyro.conf.arg(help="another seed is another world")] = 0
     set: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
             metavar="KNOB=VALUE",
-            help=f"change a count, image_side, or a challenge from 0 to 1, occlusion=0.8; repeatable. Challenges: {_CHALLENGES}",
+            help=(
+                "change a count, image_side, or a challenge from 0 to 1, occlusion=0.8;"
+                f" repeatable. Challenges: {_CHALLENGES}"
+            ),
         ),
     ] = ()
-    workers: Annotated[int, tyro.conf.arg(help="photographs at a time; 0: as many as there are processors")] = 0
+    workers: Annotated[
+        int, tyro.conf.arg(help="photographs at a time; 0: as many as there are processors")
+    ] = 0
 
     def run(self) -> None:
         """Render what is missing and print how many photographs there are."""
         use_compilation_cache()
-        config = world_config(self.preset, seed=self.seed, **dict(_assignment(text) for text in self.set))
+        config = world_config(
+            self.preset, seed=self.seed, **dict(_assignment(text) for text in self.set)
+        )
         root = self.root or dataset_folders("world")[0]
         report = build_world(root, config, workers=self.workers or None)
-        print(f"{root}: {report.done} photographs rendered, {report.skipped} were there; open it as `world` and `world_train`")
+        print(
+            f"{root}: {report.done} photographs rendered, {report.skipped} were there; open it as"
+            " `world` and `world_train`"
+        )
 
 
 def _assignment(text: str) -> tuple[str, int | float]:
@@ -83,21 +108,30 @@ def _assignment(text: str) -> tuple[str, int | float]:
     try:
         return name.strip(), int(value) if value.strip().lstrip("-").isdigit() else float(value)
     except ValueError:
-        raise DatasetError(f"--set {text}: expected KNOB=NUMBER{'' if equals else ', there is no ='}") from None
+        raise DatasetError(
+            f"--set {text}: expected KNOB=NUMBER{'' if equals else ', there is no ='}"
+        ) from None
 
 
 @dataclass(frozen=True)
 class Fetch:
-    """Download a dataset, or take it from a local copy, compare checksums, and unpack it; run again, it resumes."""
+    """Download a dataset, or take it from a local copy, compare checksums, and unpack it; run
+    again, it resumes."""
 
     name: Name
     root: DatasetRoot = None
     source: Annotated[
         str,
-        tyro.conf.arg(name="from", metavar="FOLDER|URL", help="a copy of the same files; default: where they are published"),
+        tyro.conf.arg(
+            name="from",
+            metavar="FOLDER|URL",
+            help="a copy of the same files; default: where they are published",
+        ),
     ] = ""
     yes: Annotated[Flag, tyro.conf.arg(help="do not ask before more than 10 GB")] = False
-    keep_archives: Annotated[Flag, tyro.conf.arg(help="leave downloaded archives in .fetch of the dataset's folder")] = False
+    keep_archives: Annotated[
+        Flag, tyro.conf.arg(help="leave downloaded archives in .fetch of the dataset's folder")
+    ] = False
 
     def run(self) -> None:
         """Fetch what is missing; files that failed are listed and end in an error."""
@@ -110,7 +144,10 @@ class Fetch:
         print(report, file=sys.stderr)
         if report.failed:
             (file, reason), others = report.failed[0], len(report.failed) - 1
-            raise FetchError(f"{self.name}: {file}: {reason}" + (f" (and {others} other files, listed above)" if others else ""))
+            raise FetchError(
+                f"{self.name}: {file}: {reason}"
+                + (f" (and {others} other files, listed above)" if others else "")
+            )
         if plan.remedies:
             raise FetchError(f"{self.name}: not complete: {'; '.join(plan.remedies)}")
 
@@ -121,7 +158,9 @@ class Verify:
 
     name: Name
     root: DatasetRoot = None
-    decode: Annotated[Flag, tyro.conf.arg(help="also open every image and every query's box")] = False
+    decode: Annotated[Flag, tyro.conf.arg(help="also open every image and every query's box")] = (
+        False
+    )
 
     def run(self) -> None:
         """Print counts and problems; a copy that is not complete ends in an error."""
@@ -132,8 +171,9 @@ class Verify:
         if not check.complete:
             differing = [count.name for count in check.counts if not count.agrees]
             raise DatasetError(
-                f"{dataset.root}: not a complete copy of {self.name}: {len(check.problems)} images unusable, "
-                f"{len(differing)} counts differ{': ' + ', '.join(differing) if differing else ''}"
+                f"{dataset.root}: not a complete copy of {self.name}: {len(check.problems)} images"
+                f" unusable, {len(differing)} counts"
+                f" differ{': ' + ', '.join(differing) if differing else ''}"
             )
 
 
@@ -141,7 +181,9 @@ class Verify:
 class Summary:
     """Show the counts of whatever datasets are present beside those of the real ones."""
 
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="dataset; default: all that are present")] = ""
+    name: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(help="dataset; default: all that are present")
+    ] = ""
     root: DatasetRoot = None
 
     def run(self) -> None:
@@ -166,7 +208,10 @@ def _require_consent(plan: FetchPlan, *, yes: bool) -> None:
     if yes or plan.size <= _ASK_BEYOND:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"{plan.name}: ≈ {readable(plan.size)} in {len(plan.missing)} files is much; say --yes if that is meant")
+        raise UsageError(
+            f"{plan.name}: ≈ {readable(plan.size)} in {len(plan.missing)} files is much; say --yes"
+            " if that is meant"
+        )
     if input("Fetch them? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError(f"{plan.name}: nothing was fetched")
 
@@ -204,7 +249,8 @@ Datasets = (
 
 @dataclass(frozen=True)
 class DatasetsCommand:
-    """List the datasets there are, render the landmark world, fetch another, verify a copy, or count what is present."""
+    """List the datasets there are, render the landmark world, fetch another, verify a copy, or
+    count what is present."""
 
     action: tyro.conf.OmitSubcommandPrefixes[Datasets]
 

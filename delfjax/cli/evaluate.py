@@ -10,10 +10,18 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import DatasetName, DatasetRoot, Flag, Preset, Set, require_one, require_writable
+from delfjax.cli.options import (
+    DatasetName,
+    DatasetRoot,
+    Flag,
+    Preset,
+    Set,
+    require_one,
+    require_writable,
+)
 from delfjax.config import override, preset
 from delfjax.datasets.catalogue import open_dataset
-from delfjax.experiments.evaluate_dataset import DatasetEvaluation, evaluate_dataset
+from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
 
 # Failures that are printed one by one; the JSON has all.
 _SHOWN_FAILURES = 20
@@ -21,12 +29,17 @@ _SHOWN_FAILURES = 20
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the whole system on a labelled folder or a dataset by name, by votes and by inliers, as its protocol says."""
+    """Score the whole system on a labelled folder or a dataset by name, by votes and by inliers, as
+    its protocol says."""
 
     folder: Annotated[
         tyro.conf.Positional[Path | None],
         tyro.conf.arg(
-            metavar="FOLDER", help="folder with a groundtruth.json, or with a folder for each landmark; not with --dataset"
+            metavar="FOLDER",
+            help=(
+                "folder with a groundtruth.json, or with a folder for each landmark; not with"
+                " --dataset"
+            ),
         ),
     ] = None
     dataset: DatasetName = ""
@@ -36,12 +49,21 @@ class Evaluate:
         tyro.conf.arg(
             name="protocol",
             metavar="PROTOCOL",
-            help="one of the dataset's protocols, e.g. hard of roxford5k; repeatable; default: all of them",
+            help=(
+                "one of the dataset's protocols, e.g. hard of roxford5k; repeatable; default: all"
+                " of them"
+            ),
         ),
     ] = ()
-    json: Annotated[Path | None, tyro.conf.arg(help="write scores, timings, rankings and failures to this file")] = None
-    store: Annotated[Path | None, tyro.conf.arg(help="feature store; by default one in the cache")] = None
-    retry_failed: Annotated[Flag, tyro.conf.arg(help="try images and queries with a recorded failure again")] = False
+    json: Annotated[
+        Path | None, tyro.conf.arg(help="write scores, timings, rankings and failures to this file")
+    ] = None
+    store: Annotated[
+        Path | None, tyro.conf.arg(help="feature store; by default one in the cache")
+    ] = None
+    retry_failed: Annotated[
+        Flag, tyro.conf.arg(help="try images and queries with a recorded failure again")
+    ] = False
     preset: Preset = "default"
     overrides: Set = ()
 
@@ -50,17 +72,31 @@ class Evaluate:
         require_one("labelled folder", self.folder, self.dataset, self.root)
         require_writable("--json", self.json)
         config = override(preset(self.preset), self.overrides)
-        dataset = open_dataset("folder", self.folder) if self.folder else open_dataset(self.dataset, self.root)
+        dataset = (
+            open_dataset("folder", self.folder)
+            if self.folder
+            else open_dataset(self.dataset, self.root)
+        )
         result = evaluate_dataset(
-            dataset, config, protocols=self.protocols, store=self.store, retry_failed=self.retry_failed
+            dataset,
+            config,
+            protocols=self.protocols,
+            store=self.store,
+            retry_failed=self.retry_failed,
         )
         if self.json is not None:
             self.json.write_text(result.to_json(), encoding="utf-8")
         for line in _scores(result):
             print(line)
         times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-        print(f"{result.num_images} images, {result.num_failed} failed; {times}; config {result.config_hash}")
-        failed = [*result.failures.items(), *((f"query {name}", why) for name, why in result.query_failures.items())]
+        print(
+            f"{result.num_images} images, {result.num_failed} failed; {times}; config"
+            f" {result.config_hash}"
+        )
+        failed = [
+            *result.failures.items(),
+            *((f"query {name}", why) for name, why in result.query_failures.items()),
+        ]
         for name, reason in failed[:_SHOWN_FAILURES]:
             print(f"failed: {name}: {reason}", file=sys.stderr)
         if len(failed) > _SHOWN_FAILURES:
@@ -68,7 +104,8 @@ class Evaluate:
 
 
 def _scores(result: DatasetEvaluation) -> Iterator[str]:
-    """One line for each tier of a folder, or for each mean of each protocol, the protocol's identifier behind it."""
+    """One line for each tier of a folder, or for each mean of each protocol, the protocol's
+    identifier behind it."""
     for tier, scores in result.tiers.items():
         yield f"{tier:12s} mAP  votes {scores['votes']:.3f}  inliers {scores['inliers']:.3f}"
     for protocol, stages in result.results.items():

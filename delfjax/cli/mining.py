@@ -14,8 +14,8 @@ import tyro
 from delfjax.cli.options import Flag, Preset, Set, UsageError
 from delfjax.config import DelfConfig, MiningConfig, from_dict, override, preset, to_dict
 from delfjax.features.store import FeatureStore
-from delfjax.retrieval.mining import mine_landmarks
-from delfjax.retrieval.mining_files import open_landmarks, require_replaceable, save_landmarks
+from delfjax.mining.landmarks import mine_landmarks
+from delfjax.mining.mined_files import open_landmarks, require_replaceable, save_landmarks
 
 _COLUMNS = ("path", "latitude", "longitude")
 _EXTRACTION = ("backbone", "scorer", "features")
@@ -24,12 +24,21 @@ _PREFIX = "mining."
 
 @dataclass(frozen=True)
 class Mine:
-    """Find the landmarks among photos with positions: taken near each other, and matching each other."""
+    """Find the landmarks among photos with positions: taken near each other, and matching each
+    other."""
 
-    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="feature store made by `delfjax extract`")]
-    positions: Annotated[Path, tyro.conf.arg(help="CSV file with the columns path, latitude, longitude (degrees)")]
-    out: Annotated[Path, tyro.conf.arg(help="folder of the result; a result already there is replaced")]
-    add: Annotated[Flag, tyro.conf.arg(help="add new photos to the result in --out, comparing no pair twice")] = False
+    store: Annotated[
+        tyro.conf.Positional[Path], tyro.conf.arg(help="feature store made by `delfjax extract`")
+    ]
+    positions: Annotated[
+        Path, tyro.conf.arg(help="CSV file with the columns path, latitude, longitude (degrees)")
+    ]
+    out: Annotated[
+        Path, tyro.conf.arg(help="folder of the result; a result already there is replaced")
+    ]
+    add: Annotated[
+        Flag, tyro.conf.arg(help="add new photos to the result in --out, comparing no pair twice")
+    ] = False
     preset: Preset = "default"
     overrides: Set = ()
 
@@ -39,11 +48,18 @@ class Mine:
         positions = read_positions(self.positions)
         store = FeatureStore.open(self.store)
         known = open_landmarks(self.out) if self.add else None
-        own = [text.strip().removeprefix(_PREFIX) for text in self.overrides if text.strip().startswith(_PREFIX)]
+        own = [
+            text.strip().removeprefix(_PREFIX)
+            for text in self.overrides
+            if text.strip().startswith(_PREFIX)
+        ]
         others = [text for text in self.overrides if not text.strip().startswith(_PREFIX)]
         for text in others:
             if text.strip().partition(".")[0] in _EXTRACTION:
-                raise UsageError(f"--set {text}: decided when {self.store} was made; extract again with that setting")
+                raise UsageError(
+                    f"--set {text}: decided when {self.store} was made; extract again with that"
+                    " setting"
+                )
         base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **store.config})
         config = override(base, others)
         mining = override(MiningConfig() if known is None else known.config, own)
@@ -56,23 +72,34 @@ def read_positions(file: Path) -> dict[str, tuple[float, float]]:
     """Latitude and longitude of photos in degrees, NaN where a field is empty, from a CSV file.
 
     Raises:
-        UsageError: the file is missing or no CSV file with these columns, or a line is malformed; the message names it.
+        UsageError: the file is missing or no CSV file with these columns, or a line is malformed;
+            the message names it.
     """
     positions: dict[str, tuple[float, float]] = {}
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(stream)
             if not set(_COLUMNS) <= set(rows.fieldnames or ()):
-                raise UsageError(f"{file}: columns are {rows.fieldnames or 'missing'}, expected {', '.join(_COLUMNS)}")
+                raise UsageError(
+                    f"{file}: columns are {rows.fieldnames or 'missing'}, expected"
+                    f" {', '.join(_COLUMNS)}"
+                )
             for row in rows:
                 name, latitude, longitude = (row[column] for column in _COLUMNS)
                 if not name or name in positions:
-                    raise UsageError(f"{file}: line {rows.line_num}: path {name!r} is empty or repeated, expected each once")
+                    raise UsageError(
+                        f"{file}: line {rows.line_num}: path {name!r} is empty or repeated,"
+                        " expected each once"
+                    )
                 positions[name] = _degrees(latitude), _degrees(longitude)
     except FileNotFoundError:
-        raise UsageError(f"{file}: no such file, expected a CSV file with the columns {', '.join(_COLUMNS)}") from None
+        raise UsageError(
+            f"{file}: no such file, expected a CSV file with the columns {', '.join(_COLUMNS)}"
+        ) from None
     except (ValueError, csv.Error) as error:
-        raise UsageError(f"{file}: line {rows.line_num}: {error}; expected path,latitude,longitude in degrees") from None
+        raise UsageError(
+            f"{file}: line {rows.line_num}: {error}; expected path,latitude,longitude in degrees"
+        ) from None
     return positions
 
 

@@ -11,15 +11,26 @@ from delfjax.types import DelfjaxError
 
 Set = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]],
-    tyro.conf.arg(name="set", metavar="FIELD=VALUE", help="change one config field, e.g. features.max_features=500; repeatable"),
+    tyro.conf.arg(
+        name="set",
+        metavar="FIELD=VALUE",
+        help="change one config field, e.g. features.max_features=500; repeatable",
+    ),
 ]
 Preset = Annotated[str, tyro.conf.arg(help="named config: default, fast, ci, paper2017")]
 DatasetName = Annotated[
-    str, tyro.conf.arg(name="dataset", metavar="NAME", help="a dataset by name, one of `delfjax datasets list`")
+    str,
+    tyro.conf.arg(
+        name="dataset", metavar="NAME", help="a dataset by name, one of `delfjax datasets list`"
+    ),
 ]
 DatasetRoot = Annotated[
     Path | None,
-    tyro.conf.arg(name="root", metavar="DIR", help="folder of the dataset; default: its place under external/ of the data root"),
+    tyro.conf.arg(
+        name="root",
+        metavar="DIR",
+        help="folder of the dataset; default: its place under external/ of the data root",
+    ),
 ]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
@@ -55,4 +66,6 @@ def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] =
     if suffixes and file.suffix.lower() not in suffixes:
         raise UsageError(f"{option} {file}: the name must end in {', '.join(suffixes)}")
     if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UsageError(f"{option} {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}")
+        raise UsageError(
+            f"{option} {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}"
+        )

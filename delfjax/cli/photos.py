@@ -24,15 +24,15 @@ from delfjax.cli.options import (
 )
 from delfjax.config import DelfConfig, from_dict, override, preset, to_dict
 from delfjax.datasets.catalogue import open_dataset
-from delfjax.datasets.folder import PhotoFolder, scan_folder
 from delfjax.datasets.images import decode_image
-from delfjax.experiments.evaluate_dataset import default_store
+from delfjax.datasets.photo_folder import PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import load_delf
+from delfjax.pipeline.one_system import default_store
 from delfjax.retrieval.local_index import LocalIndex, build_index, open_index, require_replaceable
-from delfjax.retrieval.search import Correspondences, RankedList, match_pair, search
+from delfjax.retrieval.search import RankedList, VerifiedMatches, match_pair, search
 from delfjax.types import ImageFeatures
 
 _SOURCE = "source.json"
@@ -44,20 +44,31 @@ _EXTRACTION = ("backbone", "scorer", "features")
 
 @dataclass(frozen=True)
 class Extract:
-    """Extract the local features of every photo in a folder, or of a dataset's database, into a store; run again, it resumes."""
+    """Extract the local features of every photo in a folder, or of a dataset's database, into a
+    store; run again, it resumes."""
 
     photos: Annotated[
         tyro.conf.Positional[Path | None],
-        tyro.conf.arg(metavar="FOLDER", help="folder of photos, searched recursively; not with --dataset"),
+        tyro.conf.arg(
+            metavar="FOLDER", help="folder of photos, searched recursively; not with --dataset"
+        ),
     ] = None
     dataset: DatasetName = ""
     root: DatasetRoot = None
     store: Annotated[
-        Path | None, tyro.conf.arg(help="folder of the feature store, made when missing; of a dataset by default in the cache")
+        Path | None,
+        tyro.conf.arg(
+            help=(
+                "folder of the feature store, made when missing; of a dataset by default in the"
+                " cache"
+            )
+        ),
     ] = None
     preset: Preset = "default"
     overrides: Set = ()
-    retry_failed: Annotated[Flag, tyro.conf.arg(help="try images with a recorded failure again")] = False
+    retry_failed: Annotated[
+        Flag, tyro.conf.arg(help="try images with a recorded failure again")
+    ] = False
 
     def run(self) -> None:
         """Extract, then say what could not be read."""
@@ -65,7 +76,9 @@ class Extract:
         config = override(preset(self.preset), self.overrides)
         photos, store = self._dataset(config) if self.photos is None else self._folder(self.photos)
         extract_dataset(_extractor(config), photos, store, retry_failed=self.retry_failed)
-        (store / _SOURCE).write_text(json.dumps({"photos": str(photos.root.resolve())}), encoding="utf-8")
+        (store / _SOURCE).write_text(
+            json.dumps({"photos": str(photos.root.resolve())}), encoding="utf-8"
+        )
         failures = FeatureStore.open(store).subset(photos.names).failures()
         for name, reason in [*photos.problems, *failures.items()]:
             print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -74,7 +87,10 @@ class Extract:
 
     def _folder(self, folder: Path) -> tuple[PhotoFolder, Path]:
         if self.store is None:
-            raise UsageError(f"{folder}: --store is missing; say where the features of this folder are to be kept")
+            raise UsageError(
+                f"{folder}: --store is missing; say where the features of this folder are to be"
+                " kept"
+            )
         photos = scan_folder(folder)
         if not photos.names:
             raise UsageError(f"{folder}: no photos in this folder ({photos.ignored} other files)")
@@ -82,17 +98,23 @@ class Extract:
 
     def _dataset(self, config: DelfConfig) -> tuple[PhotoFolder, Path]:
         dataset = open_dataset(self.dataset, self.root)
-        return PhotoFolder(dataset.root, tuple(dataset.database)), self.store or default_store(dataset, config)
+        return PhotoFolder(dataset.root, tuple(dataset.database)), self.store or default_store(
+            dataset, config
+        )
 
 
 @dataclass(frozen=True)
 class Index:
     """Fit the reduction on a store and build the search index."""
 
-    out: Annotated[Path, tyro.conf.arg(help="folder of the index; an index already there is replaced")]
+    out: Annotated[
+        Path, tyro.conf.arg(help="folder of the index; an index already there is replaced")
+    ]
     store: Annotated[
         tyro.conf.Positional[Path | None],
-        tyro.conf.arg(metavar="STORE", help="feature store made by `delfjax extract`; not with --dataset"),
+        tyro.conf.arg(
+            metavar="STORE", help="feature store made by `delfjax extract`; not with --dataset"
+        ),
     ] = None
     dataset: DatasetName = ""
     root: DatasetRoot = None
@@ -108,7 +130,10 @@ class Index:
         index.save(self.out)
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())
         kept = f"PCA keeps {index.reduction.explained:.0%} of the variance"
-        print(f"index: {len(index.names)} images, {len(index.scales)} features, {kept} ({times})", file=sys.stderr)
+        print(
+            f"index: {len(index.names)} images, {len(index.scales)} features, {kept} ({times})",
+            file=sys.stderr,
+        )
 
     def _given(self, place: Path) -> tuple[FeatureStore, DelfConfig, str]:
         store = FeatureStore.open(place)
@@ -128,24 +153,34 @@ class Index:
 class Search:
     """Find the photos of an index that show what a query photo shows."""
 
-    index: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="index made by `delfjax index`")]
+    index: Annotated[
+        tyro.conf.Positional[Path], tyro.conf.arg(help="index made by `delfjax index`")
+    ]
     query: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="photo to search for")]
     top: Annotated[int, tyro.conf.arg(help="results shown")] = 10
     json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a table")] = False
-    figure: Annotated[Path | None, tyro.conf.arg(help="write a picture of the ranked list here")] = None
+    figure: Annotated[
+        Path | None, tyro.conf.arg(help="write a picture of the ranked list here")
+    ] = None
     overrides: Set = ()
 
     def run(self) -> None:
         """Search and print the ranked list."""
         require_writable("--figure", self.figure, _PICTURES)
         index = open_index(self.index)
-        _refuse_extraction_overrides(self.overrides, f"the index {self.index}", "reduction", "index", "seed")
+        _refuse_extraction_overrides(
+            self.overrides, f"the index {self.index}", "reduction", "index", "seed"
+        )
         config = override(index.config, self.overrides)
         query = _features(_extractor(config), self.query)
         ranked = search(index, query, config=config.search, verification=config.verification)
         results = _results(index, ranked, self.top, config.verification.min_inliers)
         if self.json:
-            print(json.dumps({"query": str(self.query), "results": results}, indent=1, ensure_ascii=False))
+            print(
+                json.dumps(
+                    {"query": str(self.query), "results": results}, indent=1, ensure_ascii=False
+                )
+            )
         else:
             _print_table(results)
         if self.figure is not None:
@@ -159,7 +194,9 @@ class Match:
     image1: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="first photo")]
     image2: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="second photo")]
     json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a sentence")] = False
-    figure: Annotated[Path | None, tyro.conf.arg(help="write a picture of the correspondences here")] = None
+    figure: Annotated[
+        Path | None, tyro.conf.arg(help="write a picture of the correspondences here")
+    ] = None
     preset: Preset = "default"
     overrides: Set = ()
 
@@ -169,12 +206,18 @@ class Match:
         config = override(preset(self.preset), self.overrides)
         extractor = _extractor(config)
         first, second = _features(extractor, self.image1), _features(extractor, self.image2)
-        found = match_pair(first, second, verification=config.verification, max_side=extractor.max_side)
+        found = match_pair(
+            first, second, verification=config.verification, max_side=extractor.max_side
+        )
         if self.json:
             print(json.dumps(_match_json(found)))
         else:
-            verdict = "match" if found.inlier.sum() >= config.verification.min_inliers else "no match"
-            print(f"{verdict}: {found.inlier.sum()} inliers of {len(found.inlier)} putative matches")
+            verdict = (
+                "match" if found.inlier.sum() >= config.verification.min_inliers else "no match"
+            )
+            print(
+                f"{verdict}: {found.inlier.sum()} inliers of {len(found.inlier)} putative matches"
+            )
         if self.figure is not None:
             _match_figure(self.image1, self.image2, found, self.figure)
 
@@ -191,7 +234,10 @@ def _refuse_extraction_overrides(overrides: tuple[str, ...], what: str, *more: s
     for assignment in overrides:
         room = assignment.partition("=")[0].partition(".")[0].strip()
         if room in (*_EXTRACTION, *more):
-            raise UsageError(f"--set {assignment}: {room} was decided when {what} was made; make it again with that setting")
+            raise UsageError(
+                f"--set {assignment}: {room} was decided when {what} was made; make it again with"
+                " that setting"
+            )
 
 
 def _source(store: Path) -> str:
@@ -199,7 +245,9 @@ def _source(store: Path) -> str:
     return str(json.loads(file.read_text(encoding="utf-8"))["photos"]) if file.is_file() else ""
 
 
-def _results(index: LocalIndex, ranked: RankedList, top: int, min_inliers: int) -> list[dict[str, Any]]:
+def _results(
+    index: LocalIndex, ranked: RankedList, top: int, min_inliers: int
+) -> list[dict[str, Any]]:
     return [
         {
             "rank": rank + 1,
@@ -208,7 +256,9 @@ def _results(index: LocalIndex, ranked: RankedList, top: int, min_inliers: int) 
             "votes": int(votes),
             "match": bool(inliers >= min_inliers),
         }
-        for rank, (image, inliers, votes) in enumerate(zip(ranked.images, ranked.inliers, ranked.votes, strict=True))
+        for rank, (image, inliers, votes) in enumerate(
+            zip(ranked.images, ranked.inliers, ranked.votes, strict=True)
+        )
         if rank < top
     ]
 
@@ -217,12 +267,14 @@ def _print_table(results: list[dict[str, Any]]) -> None:
     print(f"{'rank':>4s} {'inliers':>7s} {'votes':>6s}  {'verdict':8s} image")
     for row in results:
         verdict = "match" if row["match"] else "no match"
-        print(f"{row['rank']:4d} {row['inliers']:7d} {row['votes']:6d}  {verdict:8s} {row['image']}")
+        print(
+            f"{row['rank']:4d} {row['inliers']:7d} {row['votes']:6d}  {verdict:8s} {row['image']}"
+        )
     if not any(row["match"] for row in results):
         print("nothing in this index shows the same place or thing", file=sys.stderr)
 
 
-def _match_json(found: Correspondences) -> dict[str, Any]:
+def _match_json(found: VerifiedMatches) -> dict[str, Any]:
     return {
         "putative": len(found.inlier),
         "inliers": int(found.inlier.sum()),
@@ -232,10 +284,14 @@ def _match_json(found: Correspondences) -> dict[str, Any]:
     }
 
 
-def _ranked_figure(index: LocalIndex, query: Path, results: list[dict[str, Any]], file: Path) -> None:
+def _ranked_figure(
+    index: LocalIndex, query: Path, results: list[dict[str, Any]], file: Path
+) -> None:
     root = Path(index.photos)
     if not index.photos or not root.is_dir():
-        raise UsageError(f"--figure: the photos of this index are not at {index.photos or 'a known place'}")
+        raise UsageError(
+            f"--figure: the photos of this index are not at {index.photos or 'a known place'}"
+        )
     side = _FIGURE_SIDE
     shown = [
         plots.RankedImage(
@@ -247,12 +303,14 @@ def _ranked_figure(index: LocalIndex, query: Path, results: list[dict[str, Any]]
         for row in results
     ]
     matched = sum(row["match"] for row in results)
-    title = f"{matched} of the first {len(results)} results match" if results else "nothing is indexed"
+    title = (
+        f"{matched} of the first {len(results)} results match" if results else "nothing is indexed"
+    )
     figure = plots.plot_ranked_list(decode_image(query, max_side=side).pixels, shown, title=title)
     figure.savefig(file)
 
 
-def _match_figure(first: Path, second: Path, found: Correspondences, file: Path) -> None:
+def _match_figure(first: Path, second: Path, found: VerifiedMatches, file: Path) -> None:
     images = [decode_image(path, max_side=_FIGURE_SIDE) for path in (first, second)]
     keypoints = [
         (points + 0.5) * (np.array(image.pixels.shape[:2]) / np.array(image.original_size)) - 0.5

@@ -1,7 +1,8 @@
-"""Every dataset by name: where it comes from, what of it can still be had, and how many of what it should hold.
+"""Every dataset by name: where it comes from, what of it can still be had, and how many of what it
+should hold.
 
-Nothing here downloads (:mod:`delfjax.datasets.fetching` does): a dataset lies in ``external/<folder>`` of the data root,
-or wherever its user says.
+Nothing here downloads (:mod:`delfjax.datasets.fetch.fetching` does): a dataset lies in
+``external/<folder>`` of the data root, or wherever its user says.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from pathlib import Path
 
 from delfjax import paths
 from delfjax.config import require_known
-from delfjax.datasets import archives, buildings, google_landmarks, holidays, landmarks, photo_folder, revisited
-from delfjax.datasets.archives import FileSet
-from delfjax.datasets.retrieval import DatasetError, RetrievalDataset
-from delfjax.datasets.world.opening import load_world, load_world_train
+from delfjax.datasets import folder_benchmark as photo_folder
+from delfjax.datasets.benchmark import DatasetError, RetrievalDataset
+from delfjax.datasets.fetch import archives
+from delfjax.datasets.fetch.archives import FileSet
+from delfjax.datasets.published import google_landmarks, holidays, landmarks, revisited
+from delfjax.datasets.published import oxford_paris as buildings
+from delfjax.datasets.world_benchmark import load_world, load_world_train
 
 UNKNOWN = "unknown"
 
@@ -44,8 +48,8 @@ class DatasetEntry:
     Attributes:
         title: one line.
         load: reads it from its root.
-        folders: where it lies under ``external``: one folder; several for one made of several; none when only its user
-            knows.
+        folders: where it lies under ``external``: one folder; several for one made of several; none
+            when only its user knows.
         origin: where it comes, or came, from.
         availability: what of it can still be had.
         licence: under what terms.
@@ -70,7 +74,10 @@ _INSPECTED = "counted in the ground-truth pickle"
 _CVDF = "github.com/cvdfoundation/google-landmark"
 _REMEMBERED = "remembered, not confirmed"
 _THERE = "as far as is known, still there"
-_BLURRED = "since 2022 as archives with blurred faces (oxbuild_images-v1.tgz, paris_1-v1.tgz, paris_2-v1.tgz)"
+_BLURRED = (
+    "since 2022 as archives with blurred faces (oxbuild_images-v1.tgz, paris_1-v1.tgz,"
+    " paris_2-v1.tgz)"
+)
 _FLICKR = 100_071
 _MILLION = Expected((1_001_001,), "revisitop")
 _V2_INDEX_LISTS = ("index.csv", "index_image_to_landmark.csv")
@@ -122,43 +129,66 @@ def _extended(base: Mapping[str, Expected], more: Expected) -> dict[str, Expecte
     return {**base, "database": Expected(total, more.source, sure), "distractors": more}
 
 
-def _oxford_paris(title: str, load: Loader, expected: Mapping[str, Expected], *folders: str) -> DatasetEntry:
+def _oxford_paris(
+    title: str, load: Loader, expected: Mapping[str, Expected], *folders: str
+) -> DatasetEntry:
     oxford = "Oxford" in title
     page = "oxbuildings" if oxford else "parisbuildings"
-    origin = f"robots.ox.ac.uk/~vgg/data/{page}" + ("; Flickr100k is on the page of Oxford5k" if len(folders) > 1 else "")
+    origin = f"robots.ox.ac.uk/~vgg/data/{page}" + (
+        "; Flickr100k is on the page of Oxford5k" if len(folders) > 1 else ""
+    )
     files = _OXFORD_FILES if oxford else _PARIS_FILES
     published = (*files, archives.FLICKR) if len(folders) > 1 else files
     size = archives.describe_size(published)
     return DatasetEntry(title, load, folders, origin, _BLURRED, UNKNOWN, size, expected, published)
 
 
-def _revisited(title: str, load: Loader, expected: Mapping[str, Expected], *folders: str) -> DatasetEntry:
+def _revisited(
+    title: str, load: Loader, expected: Mapping[str, Expected], *folders: str
+) -> DatasetEntry:
     extra = "; ptak.felk.cvut.cz/revisitop/revisitop1m (100 archives)" if len(folders) > 1 else ""
     origin = f"cmp.felk.cvut.cz/revisitop/data/datasets, images of the classic dataset{extra}"
     oxford = "Oxford" in title
     # Their loaders find the images in the folder of the classic dataset.
     truth, images = (
-        (archives.ROXFORD_TRUTH, archives.OXFORD_IMAGES) if oxford else (archives.RPARIS_TRUTH, archives.PARIS_IMAGES)
+        (archives.ROXFORD_TRUTH, archives.OXFORD_IMAGES)
+        if oxford
+        else (archives.RPARIS_TRUTH, archives.PARIS_IMAGES)
     )
     published = (truth, images, archives.MILLION) if len(folders) > 1 else (truth, images)
     size = archives.describe_size(published) + (", an estimate" if len(folders) > 1 else "")
     return DatasetEntry(title, load, folders, origin, _THERE, UNKNOWN, size, expected, published)
 
 
-def _version2(title: str, load: Loader, size: str, expected: Mapping[str, Expected], files: FileSet) -> DatasetEntry:
+def _version2(
+    title: str, load: Loader, size: str, expected: Mapping[str, Expected], files: FileSet
+) -> DatasetEntry:
     licence = "one for each image, in train_attribution.csv for the training set"
-    return DatasetEntry(title, load, ("google_landmarks_v2",), _CVDF, _THERE, licence, size, expected, (files,))
+    return DatasetEntry(
+        title, load, ("google_landmarks_v2",), _CVDF, _THERE, licence, size, expected, (files,)
+    )
 
 
 def _version1(title: str, load: Loader, expected: Mapping[str, Expected]) -> DatasetEntry:
-    gone = "VANISHED: no longer available; the paper's queries, database and GPS positions were never published"
+    gone = (
+        "VANISHED: no longer available; the paper's queries, database and GPS positions were never"
+        " published"
+    )
     origin = "was at kaggle.com/google/google-landmarks-dataset"
-    return DatasetEntry(title, load, ("google_landmarks_v1",), origin, gone, UNKNOWN, UNKNOWN, expected)
+    return DatasetEntry(
+        title, load, ("google_landmarks_v1",), origin, gone, UNKNOWN, UNKNOWN, expected
+    )
 
 
 def _babenko(title: str, load: Loader, images: int) -> DatasetEntry:
-    origin = "URL lists at skoltech (neural codes); full and clean lists of DIR at download.europe.naverlabs.com"
-    gone = "PARTLY VANISHED: lists of URLs, many of them dead; of the clean list some 27,500 images could once still be had"
+    origin = (
+        "URL lists at skoltech (neural codes); full and clean lists of DIR at"
+        " download.europe.naverlabs.com"
+    )
+    gone = (
+        "PARTLY VANISHED: lists of URLs, many of them dead; of the clean list some 27,500 images"
+        " could once still be had"
+    )
     expected = {
         "database": Expected((images,), _REMEMBERED, confirmed=False),
         "landmarks": Expected((586,), "issue #3387 of tensorflow/models"),
@@ -167,8 +197,13 @@ def _babenko(title: str, load: Loader, images: int) -> DatasetEntry:
 
 
 def _world(title: str, load: Loader) -> DatasetEntry:
-    origin, licence = "rendered by `delfjax datasets render`", "none needed: nothing in it is anybody's"
-    return DatasetEntry(title, load, ("world",), origin, "anywhere, offline", licence, "nothing to download", {})
+    origin, licence = (
+        "rendered by `delfjax datasets render`",
+        "none needed: nothing in it is anybody's",
+    )
+    return DatasetEntry(
+        title, load, ("world",), origin, "anywhere, offline", licence, "nothing to download", {}
+    )
 
 
 CATALOGUE: Mapping[str, DatasetEntry] = {
@@ -227,7 +262,9 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
         UNKNOWN,
         _HOLIDAYS,
     ),
-    "google_landmarks_v1": _version1("Google-Landmarks v1: index and test", google_landmarks.load_v1, {}),
+    "google_landmarks_v1": _version1(
+        "Google-Landmarks v1: index and test", google_landmarks.load_v1, {}
+    ),
     "google_landmarks_v1_train": _version1(
         "Google-Landmarks v1: training set",
         google_landmarks.load_v1_train,
@@ -238,14 +275,20 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
         google_landmarks.load_v2,
         "index ≈ 85 GB in 100 archives, test ≈ 10 GB in 20",
         {"database": Expected((761_757,), _CVDF), "queries": Expected((117_577,), _CVDF)},
-        archives.google_landmarks_v2("index", "test", lists=(*_V2_INDEX_LISTS, "test.csv", google_landmarks.RETRIEVAL_SOLUTION)),
+        archives.google_landmarks_v2(
+            "index",
+            "test",
+            lists=(*_V2_INDEX_LISTS, "test.csv", google_landmarks.RETRIEVAL_SOLUTION),
+        ),
     ),
     "google_landmarks_v2_recognition": _version2(
         "Google-Landmarks v2: recognition, train and test",
         google_landmarks.load_v2_recognition,
         "train ≈ 500 GB in 500 archives, test ≈ 10 GB in 20",
         {**_V2_TRAIN, "queries": Expected((117_577,), _CVDF)},
-        archives.google_landmarks_v2("train", "test", lists=("train.csv", "test.csv", google_landmarks.RECOGNITION_SOLUTION)),
+        archives.google_landmarks_v2(
+            "train", "test", lists=("train.csv", "test.csv", google_landmarks.RECOGNITION_SOLUTION)
+        ),
     ),
     "google_landmarks_v2_train": _version2(
         "Google-Landmarks v2: training set",
@@ -261,8 +304,12 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
         {"database": Expected((1_580_470,), _CVDF), "landmarks": Expected((81_313,), _CVDF)},
         archives.google_landmarks_v2("train", lists=("train_clean.csv",)),
     ),
-    "landmarks_full": _babenko("Landmarks (Babenko), full lists", landmarks.load_landmarks_full, 140_372),
-    "landmarks_clean": _babenko("Landmarks (Babenko), cleaned lists", landmarks.load_landmarks_clean, 35_382),
+    "landmarks_full": _babenko(
+        "Landmarks (Babenko), full lists", landmarks.load_landmarks_full, 140_372
+    ),
+    "landmarks_clean": _babenko(
+        "Landmarks (Babenko), cleaned lists", landmarks.load_landmarks_clean, 35_382
+    ),
     "folder": DatasetEntry(
         "a folder of photographs: groundtruth.json, or a folder for each landmark",
         photo_folder.load_folder,
@@ -294,7 +341,8 @@ def dataset_entry(name: str) -> DatasetEntry:
 def dataset_root(name: str) -> Path | None:
     """Where a dataset lies unless its user says otherwise; ``None`` where only the user knows.
 
-    A dataset made of several (``oxford105k``) lies in the folder that holds the folders of its parts.
+    A dataset made of several (``oxford105k``) lies in the folder that holds the folders of its
+    parts.
     """
     folders = dataset_folders(name)
     if len(folders) > 1:
@@ -303,7 +351,8 @@ def dataset_root(name: str) -> Path | None:
 
 
 def dataset_folders(name: str) -> tuple[Path, ...]:
-    """The folders a dataset lies in unless its user says otherwise; several for one made of several."""
+    """The folders a dataset lies in unless its user says otherwise; several for one made of
+    several."""
     external = paths.data_root() / "external"
     return tuple(external / folder for folder in dataset_entry(name).folders)
 
@@ -311,7 +360,11 @@ def dataset_folders(name: str) -> tuple[Path, ...]:
 def present_datasets() -> tuple[str, ...]:
     """Names of the datasets all of whose folders are in their place."""
     folders = {name: dataset_folders(name) for name in CATALOGUE}
-    return tuple(name for name, places in folders.items() if places and all(place.is_dir() for place in places))
+    return tuple(
+        name
+        for name, places in folders.items()
+        if places and all(place.is_dir() for place in places)
+    )
 
 
 def open_dataset(name: str, root: Path | None = None) -> RetrievalDataset:
@@ -323,13 +376,16 @@ def open_dataset(name: str, root: Path | None = None) -> RetrievalDataset:
 
     Raises:
         ConfigError: there is no dataset of that name.
-        DatasetError: it is not there, incomplete or malformed; the message names the file, the value and the remedy.
+        DatasetError: it is not there, incomplete or malformed; the message names the file, the
+            value and the remedy.
     """
     entry = dataset_entry(name)
     place = dataset_root(name) if root is None else Path(root)
     if place is None:
         raise DatasetError(f"dataset {name!r} has no place of its own; say which folder")
     if not place.is_dir():
-        source = f"; {name} comes from {entry.origin} ({entry.availability})" if entry.folders else ""
+        source = (
+            f"; {name} comes from {entry.origin} ({entry.availability})" if entry.folders else ""
+        )
         raise DatasetError(f"{place}: no such folder{source}")
     return entry.load(place)

@@ -1,7 +1,9 @@
-"""Photographs on the globe: distances, clusters of photographs taken near each other, the middle of a few positions.
+"""Photographs on the globe: distances, clusters of photographs taken near each other, the middle of
+a few positions.
 
-Positions are ``(latitude, longitude)`` in degrees, NaN where one is not known. Everything is computed with unit vectors from
-the centre of the Earth, for which neither the antimeridian nor the poles are a special place.
+Positions are ``(latitude, longitude)`` in degrees, NaN where one is not known. Everything is
+computed with unit vectors from the centre of the Earth, for which neither the antimeridian nor the
+poles are a special place.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-# Mean radius of the Earth, km. Source: International Union of Geodesy and Geophysics, R1 of the ellipsoid GRS 80.
+# Mean radius of the Earth, km. Source: International Union of Geodesy and Geophysics, R1 of the
+# ellipsoid GRS 80.
 EARTH_RADIUS_KM = 6371.0088
 _EARTH_RADIUS_M = 1000 * EARTH_RADIUS_KM
-# Photographs whose neighbours are looked up at a time: bounds the memory where many were taken in one place.
+# Photographs whose neighbours are looked up at a time: bounds the memory where many were taken in
+# one place.
 _BLOCK = 4096
 # Distances below this weigh no more in a median, metres: it may lie on one of its positions.
 _NEAREST_M = 0.01
@@ -53,31 +57,42 @@ def known_positions(positions_deg: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray,
     return np.asarray(np.isfinite(positions_deg).all(axis=1))
 
 
-def geographic_clusters(positions_deg: Float[np.ndarray, "n 2"], *, radius_m: float) -> Int64[np.ndarray, " n"]:
-    """Single-linkage clusters: two photographs are in one when steps of at most ``radius_m`` lead from one to the other.
+def geographic_clusters(
+    positions_deg: Float[np.ndarray, "n 2"], *, radius_m: float
+) -> Int64[np.ndarray, " n"]:
+    """Single-linkage clusters: two photographs are in one when steps of at most ``radius_m`` lead
+    from one to the other.
 
-    Time and memory grow with the number of pairs that are so near, not with the square of the number of photographs.
+    Time and memory grow with the number of pairs that are so near, not with the square of the
+    number of photographs.
 
     Args:
         positions_deg: latitude and longitude, degrees; NaN where not known.
         radius_m: longest step, metres along the great circle.
 
     Returns:
-        Cluster of each photograph, numbered from 0 in the order of their first members; −1 where the position is not known.
+        Cluster of each photograph, numbered from 0 in the order of their first members; −1 where
+        the position is not known.
     """
     known = np.flatnonzero(known_positions(positions_deg))
     points = unit_vectors(positions_deg[known])
     label = np.arange(len(known), dtype=np.int64)
     for near in _near_pairs(points, radius_m):
-        joined = coo_array((np.ones(len(near), bool), (label[near[:, 0]], label[near[:, 1]])), shape=(len(known), len(known)))
+        joined = coo_array(
+            (np.ones(len(near), bool), (label[near[:, 0]], label[near[:, 1]])),
+            shape=(len(known), len(known)),
+        )
         label = connected_components(joined, directed=False)[1][label].astype(np.int64)
     clusters = np.full(len(positions_deg), -1, np.int64)
     clusters[known] = in_order_of_appearance(label)
     return clusters
 
 
-def pairs_within(positions_deg: Float[np.ndarray, "n 2"], *, reach_m: float) -> Int64[np.ndarray, "pairs 2"]:
-    """Pairs ``i < j`` of photographs at most ``reach_m`` metres apart, in ascending order; none of an unknown position."""
+def pairs_within(
+    positions_deg: Float[np.ndarray, "n 2"], *, reach_m: float
+) -> Int64[np.ndarray, "pairs 2"]:
+    """Pairs ``i < j`` of photographs at most ``reach_m`` metres apart, in ascending order; none of
+    an unknown position."""
     known = np.flatnonzero(known_positions(positions_deg))
     blocks = list(_near_pairs(unit_vectors(positions_deg[known]), reach_m))
     pairs = known[np.concatenate([np.empty((0, 2), np.int64), *blocks])]
@@ -85,7 +100,8 @@ def pairs_within(positions_deg: Float[np.ndarray, "n 2"], *, reach_m: float) -> 
 
 
 def geometric_median(positions_deg: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " 2"]:
-    """The point with the least sum of distances to the positions: up to half of them may be anywhere.
+    """The point with the least sum of distances to the positions: up to half of them may be
+    anywhere.
 
     Args:
         positions_deg: at least one, all of them known, degrees.
@@ -93,7 +109,8 @@ def geometric_median(positions_deg: Float[np.ndarray, "n 2"]) -> Float[np.ndarra
     Returns:
         Latitude and longitude, degrees.
 
-    Source: Weiszfeld 1937, "Sur le point pour lequel la somme des distances de n points donnés est minimum".
+    Source: Weiszfeld 1937, "Sur le point pour lequel la somme des distances de n points donnés est
+        minimum".
     """
     points = unit_vectors(positions_deg)
     middle = _normalised(np.median(points, axis=0))
@@ -112,7 +129,12 @@ def unit_vectors(positions_deg: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "
     """Directions from the centre of the Earth: x to (0°, 0°), z to the north pole."""
     latitude, longitude = np.radians(np.asarray(positions_deg, np.float64)).T
     return np.stack(
-        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
+        [
+            np.cos(latitude) * np.cos(longitude),
+            np.cos(latitude) * np.sin(longitude),
+            np.sin(latitude),
+        ],
+        axis=1,
     )
 
 
@@ -122,8 +144,11 @@ def in_order_of_appearance(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray,
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)
 
 
-def _near_pairs(points: Float[np.ndarray, "n 3"], reach_m: float) -> Iterator[Int64[np.ndarray, "pairs 2"]]:
-    """Pairs ``i < j`` of unit vectors at most ``reach_m`` apart along the great circle, block by block."""
+def _near_pairs(
+    points: Float[np.ndarray, "n 3"], reach_m: float
+) -> Iterator[Int64[np.ndarray, "pairs 2"]]:
+    """Pairs ``i < j`` of unit vectors at most ``reach_m`` apart along the great circle, block by
+    block."""
     chord = 2 * math.sin(min(reach_m / _EARTH_RADIUS_M, math.pi) / 2)
     tree = cKDTree(points) if len(points) else None
     for start in range(0, len(points), _BLOCK):

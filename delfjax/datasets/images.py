@@ -1,6 +1,8 @@
-"""Decoding of image files: whatever a folder of photographs holds becomes RGB pixels, or one error with a short reason.
+"""Decoding of image files: whatever a folder of photographs holds becomes RGB pixels, or one error
+with a short reason.
 
-Value domain: ``uint8`` sRGB-like values as stored (colour profiles are not applied), rows × columns × RGB, upright.
+Value domain: ``uint8`` sRGB-like values as stored (colour profiles are not applied), rows × columns
+× RGB, upright.
 """
 
 from __future__ import annotations
@@ -24,17 +26,20 @@ from PIL.ImageFile import ImageFile
 
 from delfjax.types import DelfjaxError
 
-# Formats that are tried, whatever the file is called; all else Pillow knows stays off (EPS would start a program).
+# Formats that are tried, whatever the file is called; all else Pillow knows stays off (EPS would
+# start a program).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-# Larger images are refused as decompression bombs, pixels. Twice Pillow's own warning level, where Pillow gives up too.
+# Larger images are refused as decompression bombs, pixels. Twice Pillow's own warning level, where
+# Pillow gives up too.
 MAX_PIXELS = 178_956_970
-# Larger files are refused, bytes: one is held in memory whole, to be hashed and decoded from a single read.
+# Larger files are refused, bytes: one is held in memory whole, to be hashed and decoded from a
+# single read.
 MAX_BYTES = 1 << 30
 # Images above this are decoded one at a time, pixels, so that threads do not multiply their memory.
 _LARGE_PIXELS = 32_000_000
 _ONE_LARGE_IMAGE = threading.Lock()
-# A JPEG is decoded at a fraction of its size, and other images are first reduced by whole factors, as long as at least
-# this many times the requested size is left for the antialiased resize.
+# A JPEG is decoded at a fraction of its size, and other images are first reduced by whole factors,
+# as long as at least this many times the requested size is left for the antialiased resize.
 _REDUCING_GAP = 2.0
 _DIGEST_BYTES = 16
 
@@ -105,7 +110,8 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class _Source:
-    """A loaded image as stored: its full width and height, the part of ``image`` they cover, its EXIF orientation."""
+    """A loaded image as stored: its full width and height, the part of ``image`` they cover, its
+    EXIF orientation."""
 
     image: ImageFile
     size: tuple[int, int]
@@ -118,25 +124,28 @@ def decode_image(path: Path, *, max_side: int) -> DecodedImage:
 
     * EXIF orientation is applied; of an animation the first frame counts.
     * Transparency is composited on white, as a viewer on a white page shows it.
-    * 16-bit values keep their high byte. Values without a declared range (32-bit integers beyond 16 bits, floats beyond
-      0 … 1) are stretched from their minimum … maximum to 0 … 255.
-    * A reduced side is ``max(1, round(side · max_side / longer side))``; the filter is Pillow's antialiased bilinear,
-      after a coarser reduction (JPEG: inside the decoder) down to no less than twice the final size.
+    * 16-bit values keep their high byte. Values without a declared range (32-bit integers beyond 16
+      bits, floats beyond 0 … 1) are stretched from their minimum … maximum to 0 … 255.
+    * A reduced side is ``max(1, round(side · max_side / longer side))``; the filter is Pillow's
+      antialiased bilinear, after a coarser reduction (JPEG: inside the decoder) down to no less
+      than twice the final size.
 
     Args:
         path: the file; its format is told from its content, not from its name.
         max_side: longest side of the result, pixels.
 
     Raises:
-        ImageError: the file cannot be read, is not an image of :data:`FORMATS`, is damaged, or is above
-            :data:`MAX_PIXELS` or :data:`MAX_BYTES`.
+        ImageError: the file cannot be read, is not an image of :data:`FORMATS`, is damaged, or is
+            above :data:`MAX_PIXELS` or :data:`MAX_BYTES`.
     """
     data = _read(path)
     _mute_pillow()
     try:
         image = _open(data)
     except UnidentifiedImageError:
-        raise ImageError(path, f"not an image ({', '.join(FORMATS)}), or damaged at its start") from None
+        raise ImageError(
+            path, f"not an image ({', '.join(FORMATS)}), or damaged at its start"
+        ) from None
     except _PARSING_ERRORS as error:
         raise ImageError(path, _one_line(error)) from None
     large = image.width * image.height > _LARGE_PIXELS
@@ -162,7 +171,9 @@ def central_square(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s
     return pixels[top : top + side, left : left + side]
 
 
-def resized(pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+def resized(
+    pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2 3"]:
     """An image of ``size`` rows and columns, by Pillow's antialiased bilinear filter."""
     if pixels.shape[:2] == size:
         return pixels
@@ -172,11 +183,14 @@ def resized(pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[
 def hash_file(path: Path) -> str:
     """Digest of a file's bytes, equal to the ``content_hash`` of the image decoded from it."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        ).hexdigest()
 
 
 def reduced_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Both sides times one factor, so that the longer is at most ``max_side``: never enlarged, never below a pixel."""
+    """Both sides times one factor, so that the longer is at most ``max_side``: never enlarged,
+    never below a pixel."""
     ratio = max_side / max(size)
     if ratio >= 1:
         return size
@@ -217,7 +231,9 @@ def _load(image: ImageFile, max_side: int) -> _Source:
     size, target = image.size, reduced_size(image.size, max_side)
     drafted = None
     if target != size:
-        drafted = image.draft(None, (int(target[0] * _REDUCING_GAP), int(target[1] * _REDUCING_GAP)))
+        drafted = image.draft(
+            None, (int(target[0] * _REDUCING_GAP), int(target[1] * _REDUCING_GAP))
+        )
     image.load()
     if drafted is None:
         # Taken after loading, which turns a TIFF file.
@@ -231,7 +247,9 @@ def _upright_rgb(source: _Source, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
     image = _continuous(source.image)
     size = reduced_size(source.size, max_side)
     if size != image.size:
-        image = image.resize(size, Image.Resampling.BILINEAR, box=source.box, reducing_gap=_REDUCING_GAP)
+        image = image.resize(
+            size, Image.Resampling.BILINEAR, box=source.box, reducing_gap=_REDUCING_GAP
+        )
     image = _on_white(image)
     if source.orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[source.orientation])
@@ -239,7 +257,8 @@ def _upright_rgb(source: _Source, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Read after loading: a PNG may carry it behind the pixels, and Pillow turns TIFF files by itself.
+    # Read after loading: a PNG may carry it behind the pixels, and Pillow turns TIFF files by
+    # itself.
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _PARSING_ERRORS:
@@ -264,7 +283,8 @@ def _eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
         return np.asarray(values >> 8, np.uint8)
     if low >= 0 and top <= 1:
         low, top = 0, 1
-    # The full span of 32-bit integers does not fit one; nor does a float32 span always fit a float32.
+    # The full span of 32-bit integers does not fit one; nor does a float32 span always fit a
+    # float32.
     span = max(float(top) - float(low), 1e-12)
     shares = (np.nan_to_num(values, nan=low, posinf=top, neginf=low) - float(low)) / span
     return np.asarray(shares * 255.999, np.uint8)
@@ -278,14 +298,21 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _mute_pillow() -> None:
-    # Pillow warns of damaged metadata and of large images; both are judged here. The filter is process-wide because
-    # `warnings.catch_warnings` is not safe with threads, and covers warnings raised inside Pillow alone.
+    # Pillow warns of damaged metadata and of large images; both are judged here. The filter is
+    # process-wide because `warnings.catch_warnings` is not safe with threads, and covers warnings
+    # raised inside Pillow alone.
     with _FILTERS_LOCK:
         first = warnings.filters[0] if warnings.filters else None
-        if first is None or first[0] != "ignore" or getattr(first[3], "pattern", None) != _PILLOW_MODULES:
+        if (
+            first is None
+            or first[0] != "ignore"
+            or getattr(first[3], "pattern", None) != _PILLOW_MODULES
+        ):
             warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
 
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return f"cannot be decoded: {text[:160]}" if text else f"cannot be decoded: {type(error).__name__}"
+    return (
+        f"cannot be decoded: {text[:160]}" if text else f"cannot be decoded: {type(error).__name__}"
+    )

@@ -1,68 +1,275 @@
-"""A folder of photographs as a benchmark: by its ``groundtruth.json``, or by one folder for each landmark."""
+"""Folders of photographs, and the ground truth some of them carry in ``groundtruth.json``."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+import os
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-import numpy as np
+from delfjax.datasets.images import DecodedImage, decode_image, hash_file
+from delfjax.types import DelfjaxError
 
-from delfjax.datasets.folder import GROUNDTRUTH, load_groundtruth, scan_folder
-from delfjax.datasets.retrieval import (
-    DatasetError,
-    ImagePaths,
-    IndexSets,
-    RetrievalDataset,
-    grouped_dataset,
-    make_queries,
-    no_queries,
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm")
 )
-
-# Above this many pairs of query and answer a class folder is too large to list each image's answers.
-MAX_PAIRS = 50_000_000
+GROUNDTRUTH = "groundtruth.json"
 
 
-def load_folder(root: Path) -> RetrievalDataset:
+class FolderError(DelfjaxError):
+    """A folder, or its ground truth, that cannot be used."""
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
     """The images of a folder.
 
-    * With ``groundtruth.json``: its queries, labels ok and junk; the split of a query is its tier.
-    * Otherwise, with every image in a folder of its own class: each image of a class of several is a query, the others
-      are its answers (ok), it is itself junk. The class is the first folder of the path.
-    * Otherwise: images alone, no queries.
+    Attributes:
+        root: the folder.
+        names: paths of the images under ``root``, with forward slashes, sorted.
+        ignored: files that are not images by their extension; hidden ones are not counted.
+        problems: what could not be listed, as (path under ``root``, reason).
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    ignored: int = 0
+    problems: tuple[tuple[str, str], ...] = ()
+
+    def read(self, name: str, *, max_side: int) -> DecodedImage:
+        """Pixels of one image, as :func:`~delfjax.datasets.images.decode_image` reads and refuses
+        them."""
+        return decode_image(self.root / name, max_side=max_side)
+
+    def content_hash(self, name: str) -> str:
+        """Digest of an image's file; ``OSError`` where it cannot be read."""
+        return hash_file(self.root / name)
+
+
+@dataclass(frozen=True)
+class RetrievalQuery:
+    """One query of a retrieval benchmark; the indices point into ``imlist``.
+
+    Attributes:
+        index: the query image.
+        path: its path under the folder.
+        landmark: what it shows; scores are averaged over the queries of a landmark first.
+        tier: difficulty it is reported under.
+        ok: the positives.
+        junk: images ignored in the ranking, the query itself among them.
+    """
+
+    index: int
+    path: str
+    landmark: str
+    tier: str
+    ok: tuple[int, ...]
+    junk: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RetrievalGroundtruth:
+    """A retrieval benchmark over a folder: the database paths, and the queries among them."""
+
+    imlist: tuple[str, ...]
+    queries: tuple[RetrievalQuery, ...]
+
+
+def list_images(folder: Path) -> list[str]:
+    """Names of the images of a folder, as :func:`scan_folder` finds them."""
+    return list(scan_folder(folder).names)
+
+
+def scan_folder(folder: Path) -> PhotoFolder:
+    """Find every image under a folder, by extension; hidden files and folders are left out.
+
+    Symbolic links to folders are followed after all real folders, and no folder is entered twice,
+    so that a loop ends and an image keeps the name of its real place. A dangling link with an
+    image's name is listed: it fails later, with its reason.
 
     Raises:
-        DatasetError: there are no images, or a class is too large.
-        FolderError: the folder or its ground truth cannot be used.
+        FolderError: ``folder`` itself is missing, not a folder, or unreadable.
     """
-    if (root / GROUNDTRUTH).is_file():
-        return _from_groundtruth(root)
-    names = scan_folder(root).names
-    if not names:
-        raise DatasetError(f"{root}: no {GROUNDTRUTH} and no images in this folder")
-    if all("/" in name for name in names):
-        return _from_classes(root, names)
-    return RetrievalDataset("folder", root, ImagePaths(names), no_queries())
+    entered: set[tuple[int, int]] = set()
+    names: list[str] = []
+    problems: list[tuple[str, str]] = []
+    ignored = 0
+    real, linked = deque([""]), deque[str]()
+    while real or linked:
+        place = real.popleft() if real else linked.popleft()
+        try:
+            entries = _enter(folder / place, entered)
+        except OSError as error:
+            if not place:
+                raise FolderError(
+                    f"folder {str(folder)!r} cannot be listed: {error.strerror}"
+                ) from None
+            problems.append((_printable(place), f"folder cannot be listed: {error.strerror}"))
+            continue
+        for entry in entries:
+            name = f"{place}/{entry.name}" if place else entry.name
+            if _is_folder(entry):
+                (linked if entry.is_symlink() else real).append(name)
+            elif PurePosixPath(entry.name).suffix.lower() not in EXTENSIONS:
+                ignored += 1
+            elif _printable(name) != name:
+                problems.append((_printable(name), "file name is not valid UTF-8"))
+            else:
+                names.append(name)
+    return PhotoFolder(folder, tuple(sorted(names)), ignored, tuple(sorted(problems)))
 
 
-def _from_groundtruth(root: Path) -> RetrievalDataset:
-    truth = load_groundtruth(root)
-    names = tuple(sorted({query.landmark for query in truth.queries}))
-    queries = make_queries(
-        ImagePaths([query.path for query in truth.queries]),
-        {
-            "ok": IndexSets.of([query.ok for query in truth.queries]),
-            "junk": IndexSets.of([query.junk for query in truth.queries]),
-        },
-        landmarks=IndexSets.of([[names.index(query.landmark)] for query in truth.queries]),
-        in_database=np.array([query.index for query in truth.queries], np.int64),
-        split=np.array([query.tier for query in truth.queries], np.str_),
+def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
+    """Read and check ``groundtruth.json`` of a folder.
+
+    Its form is ``{"imlist": [path, …], "gnd": [query, …]}`` where a query is
+    ``{"query": i, "path": …, "landmark": …, "tier": …, "ok": [i, …], "junk": [i, …]}``; other keys
+    are ignored. Images need not exist: one that does not is a recorded failure of the extraction.
+
+    Raises:
+        FolderError: the file is missing, not JSON or not of that form; the message names the entry
+            and the value.
+    """
+    path = folder / GROUNDTRUTH
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FolderError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise FolderError(f"{path}: not JSON: {error}") from None
+    try:
+        _expect(
+            isinstance(content, dict), "the whole", content, "an object with 'imlist' and 'gnd'"
+        )
+        imlist = _imlist(_key(content, "imlist", "the whole"))
+        entries = _key(content, "gnd", "the whole")
+        _expect(
+            isinstance(entries, list) and bool(entries),
+            "gnd",
+            entries,
+            "a non-empty list of queries",
+        )
+        queries = tuple(
+            _query(entry, f"gnd[{number}]", imlist) for number, entry in enumerate(entries)
+        )
+        seen = [query.index for query in queries]
+        repeated = next((index for index in seen if seen.count(index) > 1), None)
+        _expect(repeated is None, "gnd", repeated, "each query once")
+    except _MalformedError as error:
+        raise FolderError(f"{path}: {error}") from None
+    return RetrievalGroundtruth(imlist, queries)
+
+
+def _enter(folder: Path, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """Visible entries of a folder by name; none when it was entered before under another name.
+    Notes the entry."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in entered:
+        return []
+    entered.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as listing:
+        return sorted(
+            (entry for entry in listing if not entry.name.startswith(".")),
+            key=lambda entry: entry.name,
+        )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself leads nowhere; as a file it fails later, with its reason.
+        return False
+
+
+class _MalformedError(Exception):
+    """A part of the ground truth that is not as it should be."""
+
+
+def _expect(condition: bool, where: str, value: Any, accepted: str) -> None:
+    if not condition:
+        shown = repr(value)
+        raise _MalformedError(
+            f"{where} is {shown if len(shown) <= 80 else shown[:77] + '...'}, expected {accepted}"
+        )
+
+
+def _key(entry: dict[str, Any], key: str, where: str) -> Any:
+    if key not in entry:
+        raise _MalformedError(
+            f"{where} has no {key!r}; it has: {', '.join(map(repr, entry)) or 'nothing'}"
+        )
+    return entry[key]
+
+
+def _imlist(values: Any) -> tuple[str, ...]:
+    _expect(
+        isinstance(values, list) and bool(values), "imlist", values, "a non-empty list of paths"
     )
-    return RetrievalDataset("folder", root, ImagePaths(truth.imlist), queries, landmark_names=names)
+    seen: set[str] = set()
+    for number, name in enumerate(values):
+        where = f"imlist[{number}]"
+        _expect(isinstance(name, str) and bool(name), where, name, "a path")
+        _expect(
+            _printable(name) == name and "\0" not in name,
+            where,
+            name,
+            "a path that a file can have",
+        )
+        pure = PurePosixPath(name)
+        inside = not pure.is_absolute() and ".." not in pure.parts and str(pure) == name
+        _expect(
+            inside,
+            where,
+            name,
+            "a path under the folder, with forward slashes, in its shortest form",
+        )
+        _expect(name not in seen, where, name, "each path once")
+        seen.add(name)
+    return tuple(values)
 
 
-def _from_classes(root: Path, images: tuple[str, ...]) -> RetrievalDataset:
-    names, landmarks, counts = np.unique([image.partition("/")[0] for image in images], return_inverse=True, return_counts=True)
-    if int((counts.astype(np.int64) ** 2).sum()) > MAX_PAIRS:
-        raise DatasetError(f"{root}: class {names[counts.argmax()]!r} has {counts.max()} images; use {GROUNDTRUTH} instead")
-    own = np.flatnonzero(counts[landmarks] > 1)
-    classes = tuple(str(name) for name in names)
-    return grouped_dataset("folder", root, ImagePaths(images), landmarks=landmarks, landmark_names=classes, queries=own)
+def _query(entry: Any, where: str, imlist: tuple[str, ...]) -> RetrievalQuery:
+    _expect(isinstance(entry, dict), where, entry, "an object")
+    index = _index(_key(entry, "query", where), f"{where}.query", len(imlist))
+    texts = {key: _key(entry, key, where) for key in ("path", "landmark", "tier")}
+    for key, text in texts.items():
+        _expect(isinstance(text, str) and bool(text), f"{where}.{key}", text, "a non-empty string")
+    _expect(
+        texts["path"] == imlist[index],
+        f"{where}.path",
+        texts["path"],
+        f"imlist[{index}], {imlist[index]!r}",
+    )
+    ok, junk = (
+        _indices(_key(entry, key, where), f"{where}.{key}", len(imlist)) for key in ("ok", "junk")
+    )
+    _expect(bool(ok), f"{where}.ok", list(ok), "at least one positive")
+    both = sorted(set(ok) & set(junk))
+    _expect(not both, f"{where}.ok and .junk share", both, "no image in both")
+    _expect(
+        index in junk, f"{where}.junk", list(junk), f"the query itself ({index}) among the junk"
+    )
+    return RetrievalQuery(index=index, ok=ok, junk=junk, **texts)
+
+
+def _indices(values: Any, where: str, count: int) -> tuple[int, ...]:
+    _expect(isinstance(values, list), where, values, "a list of indices")
+    indices = tuple(
+        _index(value, f"{where}[{number}]", count) for number, value in enumerate(values)
+    )
+    _expect(len(set(indices)) == len(indices), where, values, "each index once")
+    return indices
+
+
+def _index(value: Any, where: str, count: int) -> int:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    _expect(whole and 0 <= value < count, where, value, f"an index into imlist, 0 to {count - 1}")
+    return int(value)
+
+
+def _printable(name: str) -> str:
+    # Names that are not UTF-8 arrive with surrogates, which neither JSON nor Arrow can hold.
+    return name.encode("utf-8", "replace").decode("utf-8")

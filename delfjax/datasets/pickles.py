@@ -1,8 +1,9 @@
 """Ground truth that was published as pickles, read without running anything in them.
 
-A pickle is a program. The reader here gives it nothing to call but stand-ins for what makes a NumPy array, which hold
-bytes until they have been checked, and admits plain containers, numbers and text besides. The opcodes are looked at
-before, so that a class is refused without being looked up and no memo index allocates what is not there.
+A pickle is a program. The reader here gives it nothing to call but stand-ins for what makes a NumPy
+array, which hold bytes until they have been checked, and admits plain containers, numbers and text
+besides. The opcodes are looked at before, so that a class is refused without being looked up and no
+memo index allocates what is not there.
 """
 
 from __future__ import annotations
@@ -18,20 +19,50 @@ from typing import Any, Literal
 
 import numpy as np
 
-from delfjax.datasets.retrieval import DatasetError
+from delfjax.datasets.benchmark import DatasetError
 
 # Ground truth of the real benchmarks has about a megabyte; larger files are refused, bytes.
 MAX_BYTES = 256 << 20
 
-# Whatever makes plain values and arrays, in every protocol, that of Python 2 (text) included. Left out: what makes an
-# object of a class by other means than a call (NEWOBJ, INST, OBJ), persistent ids, and the extension registry.
+# Whatever makes plain values and arrays, in every protocol, that of Python 2 (text) included. Left
+# out: what makes an object of a class by other means than a call (NEWOBJ, INST, OBJ), persistent
+# ids, and the extension registry.
 _OPCODES = frozenset(
     {
-        *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE"),
+        *(
+            "PROTO",
+            "FRAME",
+            "STOP",
+            "MARK",
+            "POP",
+            "POP_MARK",
+            "DUP",
+            "NONE",
+            "NEWTRUE",
+            "NEWFALSE",
+        ),
         *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *(
+            "STRING",
+            "BINSTRING",
+            "SHORT_BINSTRING",
+            "BINBYTES",
+            "SHORT_BINBYTES",
+            "BINBYTES8",
+            "BYTEARRAY8",
+        ),
         *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
+        *(
+            "EMPTY_TUPLE",
+            "TUPLE",
+            "TUPLE1",
+            "TUPLE2",
+            "TUPLE3",
+            "EMPTY_LIST",
+            "LIST",
+            "APPEND",
+            "APPENDS",
+        ),
         *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
         *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
         *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
@@ -112,7 +143,8 @@ class _Array:
 
 
 class _Function:
-    """Stands for one of the functions that make arrays; without attributes, so that no pickle leaves a trace on it."""
+    """Stands for one of the functions that make arrays; without attributes, so that no pickle
+    leaves a trace on it."""
 
     __slots__ = ("_name",)
 
@@ -175,27 +207,35 @@ class _PlainUnpickler(pickle.Unpickler):
                 return _Function(name)
             if module == f"{core}.numeric" and name == "_frombuffer":
                 return _Function(name)
-        raise _Refused(f"holds {module}.{name}; only containers, numbers, text and NumPy arrays are admitted")
+        raise _Refused(
+            f"holds {module}.{name}; only containers, numbers, text and NumPy arrays are admitted"
+        )
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """The value in a pickle that holds nothing but dictionaries, lists, tuples, sets, numbers, text and arrays.
+    """The value in a pickle that holds nothing but dictionaries, lists, tuples, sets, numbers, text
+    and arrays.
 
-    Byte strings of Python 2 become text (Latin-1 keeps every byte; in its text protocol they must be ASCII).
+    Byte strings of Python 2 become text (Latin-1 keeps every byte; in its text protocol they must
+    be ASCII).
 
     Raises:
-        DatasetError: the file is missing, too large, truncated or damaged, or holds anything else. Nothing in it is run.
+        DatasetError: the file is missing, too large, truncated or damaged, or holds anything else.
+            Nothing in it is run.
     """
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise DatasetError(f"{path}: {size} bytes, at most {MAX_BYTES} are read as ground truth")
+            raise DatasetError(
+                f"{path}: {size} bytes, at most {MAX_BYTES} are read as ground truth"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         with warnings.catch_warnings():
-            # Text with a bad escape is refused, or read as it stands; Python's warning of it would come first.
+            # Text with a bad escape is refused, or read as it stands; Python's warning of it would
+            # come first.
             warnings.simplefilter("ignore", DeprecationWarning)
             _check_opcodes(data)
             # The C unpickler, whose memo is an array: its indices were checked above.
@@ -203,7 +243,9 @@ def read_plain_pickle(path: Path) -> Any:
     except _Refused as reason:
         raise DatasetError(f"{path}: {reason}") from None
     except _MALFORMED as error:
-        raise DatasetError(f"{path}: truncated or damaged pickle ({type(error).__name__}: {error!s:.100})") from None
+        raise DatasetError(
+            f"{path}: truncated or damaged pickle ({type(error).__name__}: {error!s:.100})"
+        ) from None
 
 
 def _check_opcodes(data: bytes) -> None:
@@ -211,14 +253,18 @@ def _check_opcodes(data: bytes) -> None:
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in _OPCODES:
             raise _Refused(f"pickle opcode {opcode.name}, which plain values have no use for")
-        # The memo is an array: an index far out would allocate all before it. Python 2 counts from one.
-        if opcode.name in _MEMO_WRITES - {"MEMOIZE"} and (not isinstance(argument, int) or argument > writes + 1):
+        # The memo is an array: an index far out would allocate all before it. Python 2 counts from
+        # one.
+        if opcode.name in _MEMO_WRITES - {"MEMOIZE"} and (
+            not isinstance(argument, int) or argument > writes + 1
+        ):
             raise _Refused(f"pickle memo index {argument} out of sequence")
         writes += opcode.name in _MEMO_WRITES
 
 
 def _real(value: Any, done: dict[int, Any]) -> Any:
-    """``value`` with arrays in place of what stands for them; what is shared is converted once, a cycle is refused."""
+    """``value`` with arrays in place of what stands for them; what is shared is converted once, a
+    cycle is refused."""
     if value is None or type(value) in (bool, int, float, str, bytes, bytearray):
         return value
     if id(value) in done:
@@ -233,7 +279,9 @@ def _real(value: Any, done: dict[int, Any]) -> Any:
     elif type(value) in (list, tuple, set, frozenset):
         made = type(value)(_real(item, done) for item in value)
     else:
-        raise _Refused(f"holds a {type(value).__name__.lstrip('_').lower()} where a value should be")
+        raise _Refused(
+            f"holds a {type(value).__name__.lstrip('_').lower()} where a value should be"
+        )
     # Kept with its original, whose id stays taken as long as that lives.
     done[id(value)] = (value, made)
     return made

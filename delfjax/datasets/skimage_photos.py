@@ -1,13 +1,14 @@
-"""A set of real photographs that needs no download: those scikit-image ships, each seen through known changes.
+"""A set of real photographs that needs no download: those scikit-image ships, each seen through
+known changes.
 
-Every object (a photograph of the package) is written as it is and as five views of it, each a query whose answers are
-all other images of the object: ``homography`` (turned and tilted), ``crop`` (part of it, enlarged), ``occlusion`` (a
-third of it hidden), ``lighting`` (gamma, a shadow, a colour cast, noise) and ``scale`` (much smaller). The motorcycle
-adds ``stereo``, the right photograph of a real stereo pair. Photographs of something else are distractors: searched
-for, they have no answer.
+Every object (a photograph of the package) is written as it is and as five views of it, each a query
+whose answers are all other images of the object: ``homography`` (turned and tilted), ``crop`` (part
+of it, enlarged), ``occlusion`` (a third of it hidden), ``lighting`` (gamma, a shadow, a colour
+cast, noise) and ``scale`` (much smaller). The motorcycle adds ``stereo``, the right photograph of a
+real stereo pair. Photographs of something else are distractors: searched for, they have no answer.
 
-The homography between any two images of an object is known exactly, in ``(x, y)`` pixels with pixel centres at
-integers. Same seed and versions of the packages, same bytes.
+The homography between any two images of an object is known exactly, in ``(x, y)`` pixels with pixel
+centres at integers. Same seed and versions of the packages, same bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class PhotoSetError(DelfjaxError):
     """The embedded photo set cannot be made as asked."""
 
 
-# File inside the package scikit-image, and the part of it that is used: rows and columns as fractions.
+# File inside the package scikit-image, and the part of it that is used: rows and columns as
+# fractions.
 _WHOLE = (0.0, 1.0, 0.0, 1.0)
 _FILES: dict[str, tuple[str, tuple[float, float, float, float]]] = {
     "astronaut": ("astronaut.png", _WHOLE),
@@ -50,7 +52,8 @@ _FILES: dict[str, tuple[str, tuple[float, float, float, float]]] = {
     "rocket": ("rocket.jpg", _WHOLE),
     "brick": ("brick.png", _WHOLE),
     "motorcycle_right": ("motorcycle_right.png", _WHOLE),
-    # The other half of the sky, and a text like the page: distractors that look like an object and are another one.
+    # The other half of the sky, and a text like the page: distractors that look like an object and
+    # are another one.
     "hubble_other_half": ("hubble_deep_field.jpg", (0.0, 1.0, 0.5, 1.0)),
     "text": ("text.png", _WHOLE),
     "cell": ("cell.png", _WHOLE),
@@ -90,8 +93,10 @@ class PhotoSet:
 
     Attributes:
         folder: its root; ``groundtruth.json`` and ``homographies.json`` lie there.
-        images: paths of all images, relative to the root with forward slashes, in the order of the ground truth.
-        homographies: for each image of an object but the stereo view, the map from the object's ``source.jpg`` to it.
+        images: paths of all images, relative to the root with forward slashes, in the order of the
+            ground truth.
+        homographies: for each image of an object but the stereo view, the map from the object's
+            ``source.jpg`` to it.
     """
 
     folder: Path
@@ -114,7 +119,9 @@ def source_photo(name: str, *, max_side: int = 512) -> UInt8[np.ndarray, "h w 3"
     file, (top, bottom, left, right) = _FILES[name]
     resource = files("skimage.data") / file
     if not resource.is_file():
-        raise PhotoSetError(f"photograph {name!r}: {file} is missing from scikit-image, whose wheels have it")
+        raise PhotoSetError(
+            f"photograph {name!r}: {file} is missing from scikit-image, whose wheels have it"
+        )
     with resource.open("rb") as stream, Image.open(stream) as opened:
         photo = np.asarray(opened.convert("RGB"))
     height, width = photo.shape[:2]
@@ -127,9 +134,14 @@ def source_photo(name: str, *, max_side: int = 512) -> UInt8[np.ndarray, "h w 3"
 
 
 def view_through(
-    photo: UInt8[np.ndarray, "h w 3"], homography: Float[np.ndarray, "3 3"], *, height: int, width: int
+    photo: UInt8[np.ndarray, "h w 3"],
+    homography: Float[np.ndarray, "3 3"],
+    *,
+    height: int,
+    width: int,
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """``photo`` seen through ``homography``, free of aliasing; its border is continued where the view leaves it.
+    """``photo`` seen through ``homography``, free of aliasing; its border is continued where the
+    view leaves it.
 
     Args:
         photo: RGB.
@@ -140,22 +152,38 @@ def view_through(
     factor = _magnification(homography, height=height, width=width)
     # The blur that scikit-image's own resize puts before a reduction by `factor`.
     sigma = max(0.0, (1 / factor - 1) / 2)
-    smooth = gaussian(photo, sigma=sigma, channel_axis=-1, preserve_range=True) if sigma else photo.astype(np.float64)
+    smooth = (
+        gaussian(photo, sigma=sigma, channel_axis=-1, preserve_range=True)
+        if sigma
+        else photo.astype(np.float64)
+    )
     to_photo = ProjectiveTransform(homography).inverse
-    return _to_uint8(warp(smooth, to_photo, output_shape=(height, width), order=3, mode="edge", preserve_range=True))
+    return _to_uint8(
+        warp(
+            smooth,
+            to_photo,
+            output_shape=(height, width),
+            order=3,
+            mode="edge",
+            preserve_range=True,
+        )
+    )
 
 
 def map_points_yx(
     homography: Float[np.ndarray, "3 3"], points_yx: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, "n 2"]:
     """``(y, x)`` points through a homography that acts on ``(x, y, 1)``, pixels."""
-    return np.asarray(ProjectiveTransform(homography)(points_yx[:, ::-1])[:, ::-1], dtype=np.float64)
+    return np.asarray(
+        ProjectiveTransform(homography)(points_yx[:, ::-1])[:, ::-1], dtype=np.float64
+    )
 
 
 def homography_between(
     homographies: Mapping[str, Float[np.ndarray, "3 3"]], image1: str, image2: str
 ) -> Float[np.ndarray, "3 3"]:
-    """The true map from ``(x, y, 1)`` of one image to another image of the same object, lower right entry 1.
+    """The true map from ``(x, y, 1)`` of one image to another image of the same object, lower right
+    entry 1.
 
     Args:
         homographies: as in :class:`PhotoSet` or from :func:`load_homographies`.
@@ -175,7 +203,8 @@ def homography_between(
 
 
 def load_homographies(folder: Path) -> dict[str, Float[np.ndarray, "3 3"]]:
-    """Read ``homographies.json`` of a photo set: for each path, the map from its object's ``source.jpg`` to it."""
+    """Read ``homographies.json`` of a photo set: for each path, the map from its object's
+    ``source.jpg`` to it."""
     plain = json.loads((folder / "homographies.json").read_text(encoding="utf-8"))
     return {path: np.asarray(matrix, dtype=np.float64) for path, matrix in plain.items()}
 
@@ -190,7 +219,8 @@ def write_photo_set(
 ) -> PhotoSet:
     """Write images, ``homographies.json`` and ``groundtruth.json`` (last) under ``folder``.
 
-    A view depends on the seed, its object and its name alone: a smaller set is a subset of the whole one.
+    A view depends on the seed, its object and its name alone: a smaller set is a subset of the
+    whole one.
 
     Args:
         folder: made when missing; files of the same names are replaced.
@@ -209,13 +239,22 @@ def write_photo_set(
     groups: list[list[str]] = []
     for name in objects:
         views = object_views(name, seed=seed, max_side=max_side)
-        homographies |= {f"images/{name}/{tier}.jpg": view.homography for tier, view in views.items()}
+        homographies |= {
+            f"images/{name}/{tier}.jpg": view.homography for tier, view in views.items()
+        }
         pictures = {tier: view.image for tier, view in views.items()}
         if name == "motorcycle":
             pictures["stereo"] = source_photo("motorcycle_right", max_side=max_side)
-        groups.append([_write_jpeg(folder, f"images/{name}/{tier}.jpg", image) for tier, image in pictures.items()])
+        groups.append(
+            [
+                _write_jpeg(folder, f"images/{name}/{tier}.jpg", image)
+                for tier, image in pictures.items()
+            ]
+        )
     for name in distractors:
-        groups.append([_write_jpeg(folder, f"distractors/{name}.jpg", source_photo(name, max_side=max_side))])
+        groups.append(
+            [_write_jpeg(folder, f"distractors/{name}.jpg", source_photo(name, max_side=max_side))]
+        )
     plain = {path: matrix.tolist() for path, matrix in homographies.items()}
     (folder / "homographies.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
     truth = _groundtruth(groups)
@@ -230,7 +269,10 @@ def object_views(name: str, *, seed: int = 0, max_side: int = 512) -> dict[str, 
         PhotoSetError: as :func:`source_photo`.
     """
     photo = source_photo(name, max_side=max_side)
-    views = {tier: change(photo, named_generator(seed, f"{name}/{tier}")) for tier, change in _CHANGES.items()}
+    views = {
+        tier: change(photo, named_generator(seed, f"{name}/{tier}"))
+        for tier, change in _CHANGES.items()
+    }
     return {"source": View(photo, np.eye(3))} | views
 
 
@@ -251,7 +293,8 @@ def _cropped(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> Vie
 def _occluded(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> View:
     """A slightly moved view behind things out of focus that hide at least ``_HIDDEN`` of it.
 
-    Each has a colour and a blur of its own: two occluded views have nothing in common but their object.
+    Each has a colour and a blur of its own: two occluded views have nothing in common but their
+    object.
     """
     view = _moved(photo, rng)
     height, width = view.image.shape[:2]
@@ -269,7 +312,8 @@ def _occluded(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> Vi
 
 
 def _relit(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> View:
-    """A slightly moved view under another light: gamma, a shadow across it, a colour cast, and noise."""
+    """A slightly moved view under another light: gamma, a shadow across it, a colour cast, and
+    noise."""
     view = _moved(photo, rng)
     height, width = view.image.shape[:2]
     gamma = rng.choice((0.55, 1.8)) * rng.uniform(0.9, 1.1)
@@ -284,7 +328,9 @@ def _relit(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> View:
 
 def _reduced(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> View:
     magnification = max(_REDUCTION, _SMALLEST / min(photo.shape[:2]))
-    return _through_window(photo, _window(photo, rng, share=0.95, angle=0.0, jitter=0.02), magnification=magnification)
+    return _through_window(
+        photo, _window(photo, rng, share=0.95, angle=0.0, jitter=0.02), magnification=magnification
+    )
 
 
 # One view per tier; what is drawn at random comes from the generator alone.
@@ -303,9 +349,15 @@ def _moved(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> View:
 
 
 def _window(
-    photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, *, share: float, angle: float, jitter: float
+    photo: UInt8[np.ndarray, "h w 3"],
+    rng: np.random.Generator,
+    *,
+    share: float,
+    angle: float,
+    jitter: float,
 ) -> Float[np.ndarray, "4 2"]:
-    """Corners ``(x, y)`` of a quadrilateral inside the photo, clockwise from the upper left, pixels.
+    """Corners ``(x, y)`` of a quadrilateral inside the photo, clockwise from the upper left,
+    pixels.
 
     Args:
         photo: what it lies in; its outer edges are at −0.5 and size − 0.5.
@@ -323,14 +375,20 @@ def _window(
 
 
 def _through_window(
-    photo: UInt8[np.ndarray, "h w 3"], corners: Float[np.ndarray, "4 2"], *, magnification: float = 1.0
+    photo: UInt8[np.ndarray, "h w 3"],
+    corners: Float[np.ndarray, "4 2"],
+    *,
+    magnification: float = 1.0,
 ) -> View:
-    """The view whose four outer corners see ``corners`` of the photo, so that no part of it is empty."""
+    """The view whose four outer corners see ``corners`` of the photo, so that no part of it is
+    empty."""
     sides = np.linalg.norm(np.roll(corners, -1, axis=0) - corners, axis=1)
     width = round(float(sides[0] + sides[2]) / 2 * magnification)
     height = round(float(sides[1] + sides[3]) / 2 * magnification)
     seen = np.array([(0, 0), (width, 0), (width, height), (0, height)]) - 0.5
-    homography = np.asarray(ProjectiveTransform.from_estimate(corners, seen).params, dtype=np.float64)
+    homography = np.asarray(
+        ProjectiveTransform.from_estimate(corners, seen).params, dtype=np.float64
+    )
     homography = homography / homography[2, 2]
     return View(view_through(photo, homography, height=height, width=width), homography)
 

@@ -1,7 +1,8 @@
-"""Average precision of one ranked list, and its mean over queries and landmarks, in float64 on the host.
+"""Average precision of one ranked list, and its mean over queries and landmarks, in float64 on the
+host.
 
-A rank counts from 0. *Junk* is what may be ranked anywhere without reward or penalty (the query itself, ambiguous
-views): it is taken out of the list before ranks are counted.
+A rank counts from 0. *Junk* is what may be ranked anywhere without reward or penalty (the query
+itself, ambiguous views): it is taken out of the list before ranks are counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def junk_free_ranks(
     """Ranks of the positives in ``ranking`` once its junk is taken out.
 
     Args:
-        ranking: items, best first; it may leave items out (they are not retrieved), never name one twice.
+        ranking: items, best first; it may leave items out (they are not retrieved), never name one
+            twice.
         positives: items that answer the query.
         junk: items that neither count nor take up a rank.
 
@@ -34,13 +36,15 @@ def junk_free_ranks(
         Ranks from 0, ascending, one for each positive retrieved.
 
     Raises:
-        EvaluationError: an item is ranked twice (a second hit would be paid twice; a repeated miss would push hits
-            down), or is both positive and junk.
+        EvaluationError: an item is ranked twice (a second hit would be paid twice; a repeated miss
+            would push hits down), or is both positive and junk.
     """
     positive, ignored = frozenset(positives), frozenset(junk)
     both = positive & ignored
     if both:
-        raise EvaluationError(f"ground truth: {min(both, key=str)!r} is positive and junk; it may be only one of them")
+        raise EvaluationError(
+            f"ground truth: {min(both, key=str)!r} is positive and junk; it may be only one of them"
+        )
     seen: set[Hashable] = set()
     ranks: list[int] = []
     rank = 0
@@ -59,8 +63,9 @@ def junk_free_ranks(
 def average_precision(positive_ranks: Int[np.ndarray, " hits"], *, num_positives: int) -> float:
     """Area under the precision-recall curve by the trapezoidal rule.
 
-    The positive number ``i`` at rank ``k`` (both from 0) adds ``(p0 + p1) / (2 · num_positives)``, where ``p0 = i / k``
-    is the precision just before it (1 at the head of the list) and ``p1 = (i + 1) / (k + 1)`` the one just after.
+    The positive number ``i`` at rank ``k`` (both from 0) adds ``(p0 + p1) / (2 · num_positives)``,
+    where ``p0 = i / k`` is the precision just before it (1 at the head of the list) and ``p1 = (i +
+    1) / (k + 1)`` the one just after.
 
     Args:
         positive_ranks: junk-free ranks of the positives retrieved, from 0, in any order.
@@ -88,9 +93,10 @@ def precision_at(
 ) -> Float[np.ndarray, " cutoffs"]:
     """Share of positives among the first ranks, counted no further than the last positive.
 
-    At a cutoff ``k`` this is the number of positives among the first ``kq`` ranks over ``kq``, where ``kq`` is the smaller
-    of ``k`` and the rank, from 1, of the last positive: with fewer positives than ``k``, a perfect list still scores 1. A
-    positive that was not retrieved stands behind every rank, so that a list gains nothing by being cut short.
+    At a cutoff ``k`` this is the number of positives among the first ``kq`` ranks over ``kq``,
+    where ``kq`` is the smaller of ``k`` and the rank, from 1, of the last positive: with fewer
+    positives than ``k``, a perfect list still scores 1. A positive that was not retrieved stands
+    behind every rank, so that a list gains nothing by being cut short.
 
     Args:
         positive_ranks: junk-free ranks of the positives retrieved, from 0, in any order.
@@ -136,8 +142,8 @@ def mean_average_precision_by_landmark(
 ) -> dict[str, float]:
     """Per tier: the mean over a landmark's queries, then the mean of those over the landmarks.
 
-    Landmarks with many photographs so weigh no more than others. A query without positives (NaN) is left out, and so
-    are a landmark and a tier of which no query is left.
+    Landmarks with many photographs so weigh no more than others. A query without positives (NaN) is
+    left out, and so are a landmark and a tier of which no query is left.
 
     Args:
         precisions: average precision of each query, NaN where it has no positives.
@@ -150,20 +156,29 @@ def mean_average_precision_by_landmark(
     Raises:
         ValueError: the three do not have the same length.
     """
-    by_landmark: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_landmark: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for precision, landmark, tier in zip(precisions, landmarks, tiers, strict=True):
         if not math.isnan(precision):
             by_landmark[tier][landmark].append(precision)
     return {
-        tier: float(np.mean([np.mean(values) for values in groups.values()])) for tier, groups in by_landmark.items()
+        tier: float(np.mean([np.mean(values) for values in groups.values()]))
+        for tier, groups in by_landmark.items()
     }
 
 
-def _checked_ranks(positive_ranks: Int[np.ndarray, " hits"], num_positives: int) -> Int[np.ndarray, " hits"]:
+def _checked_ranks(
+    positive_ranks: Int[np.ndarray, " hits"], num_positives: int
+) -> Int[np.ndarray, " hits"]:
     """The ranks in ascending order."""
     ranks = np.sort(positive_ranks)
     if ranks.size and (ranks[0] < 0 or bool(np.any(np.diff(ranks) == 0))):
-        raise EvaluationError(f"ranks of positives: got {ranks.tolist()}; they must be distinct and count from 0")
+        raise EvaluationError(
+            f"ranks of positives: got {ranks.tolist()}; they must be distinct and count from 0"
+        )
     if ranks.size > num_positives:
-        raise EvaluationError(f"ranks of positives: {ranks.size} retrieved of num_positives={num_positives}")
+        raise EvaluationError(
+            f"ranks of positives: {ranks.size} retrieved of num_positives={num_positives}"
+        )
     return ranks

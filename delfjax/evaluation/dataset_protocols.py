@@ -1,7 +1,7 @@
 """Which protocols a dataset is scored by, and scores that grow query by query.
 
-A scorer is handed one answer at a time and keeps a few numbers of it, so that the rankings of a hundred thousand queries
-over a million images are never held together.
+A scorer is handed one answer at a time and keeps a few numbers of it, so that the rankings of a
+hundred thousand queries over a million images are never held together.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ import numpy as np
 from jaxtyping import Int
 
 from delfjax.config import require_known
-from delfjax.datasets.retrieval import DatasetQuery, RetrievalDataset
+from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
 from delfjax.evaluation.average_precision import EvaluationError, mean_average_precision_by_landmark
-from delfjax.evaluation.gldv2_protocol import CUTOFF, global_average_precision, retrieval_mean_average_precision
+from delfjax.evaluation.gldv2_protocol import (
+    CUTOFF,
+    global_average_precision,
+    retrieval_mean_average_precision,
+)
 from delfjax.evaluation.labelled_protocols import (
     LabelProtocol,
     classic_protocol,
@@ -26,12 +30,18 @@ from delfjax.evaluation.labelled_protocols import (
     revisited_protocol,
     score_ranking,
 )
-from delfjax.evaluation.landmark_curve import LandmarkDatabase, ScoredList, landmark_centres, landmark_precision_recall
+from delfjax.evaluation.landmark_curve import (
+    LandmarkDatabase,
+    ScoredList,
+    landmark_centres,
+    landmark_precision_recall,
+)
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
 # Ranks of a labelled query that are worth reporting; all are scored.
 _LONGEST_RANKING = 1000
-# Google-Landmarks has too many queries to look at more images of each. Source: Weyand et al. 2020; our choice for version 1.
+# Google-Landmarks has too many queries to look at more images of each. Source: Weyand et al. 2020;
+# our choice for version 1.
 _LONGEST_LIST = CUTOFF
 # Precision at which the poster reads its curves (DELF: about 500 true positives at half).
 _READ_AT = 0.5
@@ -60,13 +70,15 @@ class Scorer(Protocol):
 
     @property
     def longest(self) -> int:
-        """Ranks of an answer that are worth reporting: with those of the labelled images behind them, the score follows."""
+        """Ranks of an answer that are worth reporting: with those of the labelled images behind
+        them, the score follows."""
 
     def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
         """Score the answer to a query called ``name``."""
 
     def record(self) -> dict[str, Any]:
-        """``protocol``, ``means`` and ``queries`` as JSON can hold them, of all that was added; ``None`` is undefined."""
+        """``protocol``, ``means`` and ``queries`` as JSON can hold them, of all that was added;
+        ``None`` is undefined."""
 
 
 class _LabelScorer:
@@ -81,20 +93,29 @@ class _LabelScorer:
         *,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        """``names`` are those that the protocol has for labels of the dataset, where they differ."""
+        """``names`` are those that the protocol has for labels of the dataset, where they
+        differ."""
         self._protocol, self._database, self._label_names = protocol, dataset.database, names or {}
         self._rows: dict[str, np.ndarray] = {}
 
     def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
         """See :class:`Scorer`."""
-        labels = {self._label_names.get(label, label): members for label, members in query.sets.items()}
+        labels = {
+            self._label_names.get(label, label): members for label, members in query.sets.items()
+        }
         self._rows[name] = score_ranking(
-            answer.images, protocol=self._protocol, query=name, labels=labels, database=self._database
+            answer.images,
+            protocol=self._protocol,
+            query=name,
+            labels=labels,
+            database=self._database,
         )
 
     def result(self) -> ProtocolResult:
         """Scores of everything that was added."""
-        table = np.array(list(self._rows.values())).reshape(len(self._rows), len(self._protocol.score_names))
+        table = np.array(list(self._rows.values())).reshape(
+            len(self._rows), len(self._protocol.score_names)
+        )
         scores = {score: table[:, place] for place, score in enumerate(self._protocol.score_names)}
         return ProtocolResult(self._protocol.id, tuple(self._rows), scores)
 
@@ -104,7 +125,8 @@ class _LabelScorer:
 
 
 class _FolderScorer(_LabelScorer):
-    """Average precision, its mean over the queries of a landmark first, then over the landmarks of a tier."""
+    """Average precision, its mean over the queries of a landmark first, then over the landmarks of
+    a tier."""
 
     def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
         identifier = ProtocolId("folder-by-landmark", "full", "junk-removed", "stable-ties")
@@ -123,7 +145,9 @@ class _FolderScorer(_LabelScorer):
         """See :class:`Scorer`."""
         result = self.result()
         precisions = result.scores["mAP"].tolist()
-        tiers = mean_average_precision_by_landmark(precisions, landmarks=self._landmarks, tiers=self._tiers)
+        tiers = mean_average_precision_by_landmark(
+            precisions, landmarks=self._landmarks, tiers=self._tiers
+        )
         return {**result.record(), "means": tiers}
 
 
@@ -151,13 +175,17 @@ class _RetrievalScorer:
 
 
 class _RecognitionScorer:
-    """Each query is recognised as the landmark of its best image, as surely as that image scores."""
+    """Each query is recognised as the landmark of its best image, as surely as that image
+    scores."""
 
     longest = _LONGEST_LIST
 
     def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
         if dataset.landmarks is None:
-            raise EvaluationError(f"{dataset.name}: the images of the database have no landmarks, so none can be recognised")
+            raise EvaluationError(
+                f"{dataset.name}: the images of the database have no landmarks, so none can be"
+                " recognised"
+            )
         self._benchmark, self._landmarks = dataset.name, dataset.landmarks
         self._predictions: list[tuple[str, int, float]] = []
         self._solution: dict[str, list[int]] = {}
@@ -167,7 +195,9 @@ class _RecognitionScorer:
         self._solution[name] = query.landmarks.tolist()
         # Nothing is said of a query that no image speaks for.
         if answer.scores.size and answer.scores[0] > 0:
-            self._predictions.append((name, int(self._landmarks[answer.images[0]]), float(answer.scores[0])))
+            self._predictions.append(
+                (name, int(self._landmarks[answer.images[0]]), float(answer.scores[0]))
+            )
 
     def record(self) -> dict[str, Any]:
         """See :class:`Scorer`."""
@@ -182,7 +212,8 @@ class _RecognitionScorer:
 
 
 class _LandmarkScorer:
-    """Precision and recall by position: of each query, the first hundred images that anything speaks for."""
+    """Precision and recall by position: of each query, the first hundred images that anything
+    speaks for."""
 
     longest = _LONGEST_LIST
 
@@ -195,8 +226,9 @@ class _LandmarkScorer:
         missing = next((what for what, column in columns.items() if column is None), None)
         if dataset.landmarks is None or dataset.gps is None or dataset.queries.gps is None:
             raise EvaluationError(
-                f"{dataset.name}: no {missing}, by which the paper judges and which was never published; index.csv may carry "
-                "them as landmark_id, latitude and longitude, test.csv the last two"
+                f"{dataset.name}: no {missing}, by which the paper judges and which was never"
+                " published; index.csv may carry them as landmark_id, latitude and longitude,"
+                " test.csv the last two"
             )
         self._benchmark, self._positions, self._names = dataset.name, dataset.queries.gps, database
         self._database = _landmark_database(dataset.name, database, dataset.landmarks, dataset.gps)
@@ -209,15 +241,25 @@ class _LandmarkScorer:
         images = [self._names[image] for image in answer.images[kept]]
         self._retrieved[name] = ScoredList(images, answer.scores[kept].astype(np.float64))
         latitude, longitude = self._positions[query.number].tolist()
-        self._queries_deg[name] = None if math.isnan(latitude + longitude) else (latitude, longitude)
+        self._queries_deg[name] = (
+            None if math.isnan(latitude + longitude) else (latitude, longitude)
+        )
 
     def record(self) -> dict[str, Any]:
-        """The whole curve as well; scores of each query are counts at the threshold of the means."""
+        """The whole curve as well; scores of each query are counts at the threshold of the
+        means."""
         curve = landmark_precision_recall(
-            self._retrieved, queries_deg=self._queries_deg, database=self._database, benchmark=self._benchmark
+            self._retrieved,
+            queries_deg=self._queries_deg,
+            database=self._database,
+            benchmark=self._benchmark,
         )
         point = curve.last_with(_READ_AT) or curve.at(math.inf)
-        means = {"area": curve.area(), "TP@P50": float(point.true_positives), "recall@P50": point.recall_rate}
+        means = {
+            "area": curve.area(),
+            "TP@P50": float(point.true_positives),
+            "recall@P50": point.recall_rate,
+        }
         return {
             **curve.result_at(point.threshold).record(),
             "means": {name: _number(value) for name, value in means.items()},
@@ -241,15 +283,24 @@ def _revisited(dataset: RetrievalDataset, database: Sequence[str], *, setup: str
 
 
 def _holidays(dataset: RetrievalDataset, database: Sequence[str]) -> Scorer:
-    return _LabelScorer(dataset, holidays_protocol(dataset.name), names={"ok": "scene", "junk": "self"})
+    return _LabelScorer(
+        dataset, holidays_protocol(dataset.name), names={"ok": "scene", "junk": "self"}
+    )
 
 
 def _world(dataset: RetrievalDataset, database: Sequence[str]) -> Scorer:
-    return _LabelScorer(dataset, LabelProtocol(ProtocolId("world", "full", "junk-removed", "stable-ties"), ("ok",), ("junk",)))
+    return _LabelScorer(
+        dataset,
+        LabelProtocol(
+            ProtocolId("world", "full", "junk-removed", "stable-ties"), ("ok",), ("junk",)
+        ),
+    )
 
 
 _Maker = Callable[[RetrievalDataset, Sequence[str]], Scorer]
-_REVISITED: Mapping[str, _Maker] = {setup: partial(_revisited, setup=setup) for setup in ("easy", "medium", "hard")}
+_REVISITED: Mapping[str, _Maker] = {
+    setup: partial(_revisited, setup=setup) for setup in ("easy", "medium", "hard")
+}
 # Dataset → its protocols. A dataset of the catalogue that is not here is a training set.
 PROTOCOLS: Mapping[str, Mapping[str, _Maker]] = {
     "world": {"average-precision": _world, "precision-recall": _LandmarkScorer},
@@ -268,7 +319,8 @@ PROTOCOLS: Mapping[str, Mapping[str, _Maker]] = {
     "google_landmarks_v2_recognition": {"recognition": _RecognitionScorer},
     "folder": {"folder": _FolderScorer},
 }
-# Dataset → the protocol and the mean that stand for it where there is room for one number; of a folder, the mean of its tiers.
+# Dataset → the protocol and the mean that stand for it where there is room for one number; of a
+# folder, the mean of its tiers.
 HEADLINES: Mapping[str, tuple[str, str]] = {
     "world": ("average-precision", "mAP"),
     **dict.fromkeys(("oxford5k", "paris6k", "oxford105k", "paris106k"), ("classic", "mAP")),
@@ -292,22 +344,31 @@ def make_scorers(
         protocols: some of its protocols; all when empty.
 
     Raises:
-        EvaluationError: the dataset has no queries or no protocol, or lacks what its protocol judges by.
+        EvaluationError: the dataset has no queries or no protocol, or lacks what its protocol
+            judges by.
         ConfigError: a protocol that it does not have; the message has the nearest.
     """
     if not len(dataset.queries):
         raise EvaluationError(_without_queries(dataset))
     if dataset.name not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
-        raise EvaluationError(f"{dataset.name}: no protocol is known for a dataset of this name; there are those of: {known}")
+        raise EvaluationError(
+            f"{dataset.name}: no protocol is known for a dataset of this name; there are those of:"
+            f" {known}"
+        )
     makers = PROTOCOLS[dataset.name]
     for protocol in protocols:
         require_known(f"{dataset.name}: protocol", protocol, makers)
-    return {name: make(dataset, database) for name, make in makers.items() if not protocols or name in protocols}
+    return {
+        name: make(dataset, database)
+        for name, make in makers.items()
+        if not protocols or name in protocols
+    }
 
 
 def scored_queries(dataset: RetrievalDataset) -> list[int]:
-    """Numbers of the queries that a protocol looks at: all but those whose solution says that they are ignored."""
+    """Numbers of the queries that a protocol looks at: all but those whose solution says that they
+    are ignored."""
     split = dataset.queries.split
     if split is None or not dataset.name.startswith("google_landmarks_v2"):
         return list(range(len(dataset.queries)))
@@ -316,7 +377,8 @@ def scored_queries(dataset: RetrievalDataset) -> list[int]:
 
 
 def query_names(dataset: RetrievalDataset) -> list[str]:
-    """What each query is called in results: its path, and ``#`` and its number where several have that path."""
+    """What each query is called in results: its path, and ``#`` and its number where several have
+    that path."""
     paths = list(dataset.queries.paths)
     seen, repeated = set[str](), set[str]()
     for path in paths:
@@ -326,9 +388,15 @@ def query_names(dataset: RetrievalDataset) -> list[str]:
 
 def _without_queries(dataset: RetrievalDataset) -> str:
     if dataset.name == "folder":
-        wanted = "a groundtruth.json, or a folder of several images for each landmark, says what answers what"
+        wanted = (
+            "a groundtruth.json, or a folder of several images for each landmark, says what answers"
+            " what"
+        )
         return f"{dataset.root}: no queries, so nothing can be scored; {wanted}"
-    return f"{dataset.name}: no queries, so nothing can be scored: it is for training; `extract` and `index` take it"
+    return (
+        f"{dataset.name}: no queries, so nothing can be scored: it is for training; `extract` and"
+        " `index` take it"
+    )
 
 
 def _landmark_database(
@@ -341,7 +409,10 @@ def _landmark_database(
     lost = np.isnan(centres).any(axis=1)
     if lost.any():
         number = int(ids[int(np.argmax(lost))])
-        raise EvaluationError(f"{name}: no image of landmark {number} has a position; every landmark needs one to be judged")
+        raise EvaluationError(
+            f"{name}: no image of landmark {number} has a position; every landmark needs one to be"
+            " judged"
+        )
     return LandmarkDatabase(database, landmark, centres)
 
 

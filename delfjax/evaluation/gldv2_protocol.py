@@ -1,4 +1,5 @@
-"""Google Landmarks Dataset v2: mean average precision of its retrieval task, global average precision of its recognition."""
+"""Google Landmarks Dataset v2: mean average precision of its retrieval task, global average
+precision of its recognition."""
 
 from __future__ import annotations
 
@@ -22,16 +23,19 @@ def retrieval_mean_average_precision(
     cutoff: int = CUTOFF,
     benchmark: str = "gldv2-retrieval",
 ) -> ProtocolResult:
-    """Average precision of each query among its first ``cutoff`` predictions, as the mean ``mAP@100``.
+    """Average precision of each query among its first ``cutoff`` predictions, as the mean
+    ``mAP@100``.
 
-    It is the sum of the precisions at the ranks of the hits (no trapezoid) over the smaller of ``cutoff`` and the number of
-    relevant images. An image named again takes up a rank and is no second hit; predictions beyond the cutoff are ignored;
-    an image that is not relevant is a miss, whatever its name. A query without predictions scores 0.
+    It is the sum of the precisions at the ranks of the hits (no trapezoid) over the smaller of
+    ``cutoff`` and the number of relevant images. An image named again takes up a rank and is no
+    second hit; predictions beyond the cutoff are ignored; an image that is not relevant is a miss,
+    whatever its name. A query without predictions scores 0.
 
     Args:
         predictions: query → images of the index, best first.
-        solution: query → relevant images of the index; none for a query that is not to be scored ("None" in the solution
-            file, or usage "Ignored"): its score is NaN, with or without predictions.
+        solution: query → relevant images of the index; none for a query that is not to be scored
+            ("None" in the solution file, or usage "Ignored"): its score is NaN, with or without
+            predictions.
         cutoff: number of ranks, 1 or more.
         benchmark: name of the dataset and split.
 
@@ -39,9 +43,11 @@ def retrieval_mean_average_precision(
         A score for each query of the solution, in its order.
 
     Raises:
-        EvaluationError: predictions for something that is no query of the solution, or a cutoff below 1.
+        EvaluationError: predictions for something that is no query of the solution, or a cutoff
+            below 1.
 
-    Source: Weyand et al. 2020, "Google Landmarks Dataset v2", and the metrics published with the dataset.
+    Source: Weyand et al. 2020, "Google Landmarks Dataset v2", and the metrics published with the
+        dataset.
     """
     if cutoff < 1:
         raise EvaluationError(f"cutoff: got {cutoff}; 1 or more is needed")
@@ -49,10 +55,13 @@ def retrieval_mean_average_precision(
     if stranger is not None:
         raise EvaluationError(f"predictions: {stranger!r} is not a query of the solution")
     scores = [
-        _average_precision_at(predictions.get(query, ()), relevant, cutoff=cutoff) for query, relevant in solution.items()
+        _average_precision_at(predictions.get(query, ()), relevant, cutoff=cutoff)
+        for query, relevant in solution.items()
     ]
     protocol = ProtocolId(benchmark, "full", "repeats-wrong", "stable-ties")
-    return ProtocolResult(protocol, tuple(solution), {f"mAP@{cutoff}": np.asarray(scores, dtype=np.float64)})
+    return ProtocolResult(
+        protocol, tuple(solution), {f"mAP@{cutoff}": np.asarray(scores, dtype=np.float64)}
+    )
 
 
 def global_average_precision(
@@ -64,29 +73,31 @@ def global_average_precision(
     ignore_non_landmark: bool = False,
     benchmark: str = "gldv2-recognition",
 ) -> ProtocolResult:
-    """Global average precision (GAP, µAP): all predictions in one list by confidence, as the mean ``GAP``.
+    """Global average precision (GAP, µAP): all predictions in one list by confidence, as the mean
+    ``GAP``.
 
-    Predictions stand by falling confidence, then by the image's name, then by class. GAP is the sum of the precisions at
-    the ranks of the right ones over the number of test images with a landmark. One prediction for each image is expected:
-    the first of an image in that order may be right, another takes up a rank and is wrong. A test image without a
-    prediction adds nothing.
+    Predictions stand by falling confidence, then by the image's name, then by class. GAP is the sum
+    of the precisions at the ranks of the right ones over the number of test images with a landmark.
+    One prediction for each image is expected: the first of an image in that order may be right,
+    another takes up a rank and is wrong. A test image without a prediction adds nothing.
 
     Args:
         images: test image of each prediction.
         classes: landmark predicted.
         confidences: comparable between images, larger is surer.
-        solution: test image → its landmarks; none where it shows none, and every prediction for it is wrong.
+        solution: test image → its landmarks; none where it shows none, and every prediction for it
+            is wrong.
         ignore_non_landmark: take predictions for images without a landmark out instead.
         benchmark: name of the dataset and split.
 
     Returns:
-        For each test image of the solution, in its order, the precision at its hit, 0 without one, and NaN where it shows
-        no landmark; their mean is GAP. An image's share depends on the predictions for the others, so that an interval
-        from resampled images is an approximation.
+        For each test image of the solution, in its order, the precision at its hit, 0 without one,
+        and NaN where it shows no landmark; their mean is GAP. An image's share depends on the
+        predictions for the others, so that an interval from resampled images is an approximation.
 
     Raises:
-        EvaluationError: a prediction for something that is no test image, unlike numbers of images, classes and
-            confidences, or a confidence that is no finite number.
+        EvaluationError: a prediction for something that is no test image, unlike numbers of images,
+            classes and confidences, or a confidence that is no finite number.
 
     Source: Weyand et al. 2020; Perronnin, Liu and Renders 2009 for the pooled average precision.
     """
@@ -95,12 +106,17 @@ def global_average_precision(
         raise EvaluationError(f"predictions: {given}; each has one of all three")
     if not np.isfinite(confidences).all():
         place = int(np.argmin(np.isfinite(confidences)))
-        raise EvaluationError(f"prediction for {images[place]!r}: confidence {confidences[place]} is no finite number")
-    # In the order of their names, so that the place of an image is its rank among equal confidences.
+        raise EvaluationError(
+            f"prediction for {images[place]!r}: confidence {confidences[place]} is no finite number"
+        )
+    # In the order of their names, so that the place of an image is its rank among equal
+    # confidences.
     index = pd.Index(sorted(solution), dtype=object)
     codes = np.asarray(index.get_indexer(np.asarray(images, dtype=object)), dtype=np.int64)
     if (codes < 0).any():
-        raise EvaluationError(f"predictions: {images[int(np.argmin(codes))]!r} is not a test image of the solution")
+        raise EvaluationError(
+            f"predictions: {images[int(np.argmin(codes))]!r} is not a test image of the solution"
+        )
     shows = np.array([len(solution[image]) > 0 for image in index], dtype=bool)
     if ignore_non_landmark:
         kept = shows[codes]
@@ -109,25 +125,37 @@ def global_average_precision(
     ranked = codes[order]
     first = ~pd.Series(ranked).duplicated().to_numpy(dtype=bool)
     shares = np.where(shows, 0.0, np.nan)
-    hits = first & _right(ranked, classes[order].astype(np.int64), [solution[image] for image in index])
+    hits = first & _right(
+        ranked, classes[order].astype(np.int64), [solution[image] for image in index]
+    )
     shares[ranked[hits]] = (np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits]
     junk = "non-landmark-removed" if ignore_non_landmark else "non-landmark-wrong"
-    scores = shares[np.asarray(index.get_indexer(np.asarray(list(solution), dtype=object)), dtype=np.int64)]
-    return ProtocolResult(ProtocolId(benchmark, "full", junk, "key-ties"), tuple(solution), {"GAP": scores})
+    scores = shares[
+        np.asarray(index.get_indexer(np.asarray(list(solution), dtype=object)), dtype=np.int64)
+    ]
+    return ProtocolResult(
+        ProtocolId(benchmark, "full", junk, "key-ties"), tuple(solution), {"GAP": scores}
+    )
 
 
-def _average_precision_at(predicted: Sequence[str], relevant: Collection[str], *, cutoff: int) -> float:
+def _average_precision_at(
+    predicted: Sequence[str], relevant: Collection[str], *, cutoff: int
+) -> float:
     count = len(frozenset(relevant))
     if count == 0:
         return float("nan")
     ranked = pd.Series(list(predicted[:cutoff]), dtype=object)
-    hits = ranked.isin(list(relevant)).to_numpy(dtype=bool) & ~ranked.duplicated().to_numpy(dtype=bool)
+    hits = ranked.isin(list(relevant)).to_numpy(dtype=bool) & ~ranked.duplicated().to_numpy(
+        dtype=bool
+    )
     precisions = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return float(np.sum(precisions[hits]) / min(count, cutoff))
 
 
 def _right(
-    ranked: Int[np.ndarray, " predictions"], classes: Int[np.ndarray, " predictions"], landmarks: Sequence[Collection[int]]
+    ranked: Int[np.ndarray, " predictions"],
+    classes: Int[np.ndarray, " predictions"],
+    landmarks: Sequence[Collection[int]],
 ) -> Bool[np.ndarray, " predictions"]:
     """Whether the class is one of the image's landmarks."""
     owner = np.repeat(np.arange(len(landmarks)), [len(known) for known in landmarks])

@@ -1,7 +1,8 @@
-"""Precision and recall on Google-Landmarks as the paper measures them: all queries pooled under one threshold of score.
+"""Precision and recall on Google-Landmarks as the paper measures them: all queries pooled under one
+threshold of score.
 
-An image that is retrieved shows the right landmark when the centre of its landmark lies within 25 km of where the query
-was taken. Positions are ``(latitude, longitude)`` in degrees.
+An image that is retrieved shows the right landmark when the centre of its landmark lies within 25
+km of where the query was taken. Positions are ``(latitude, longitude)`` in degrees.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class LandmarkDatabase:
 
     Attributes:
         images: names, each once.
-        landmark: landmark of each image, an index into ``centres_deg``; −1 for an image that shows none.
+        landmark: landmark of each image, an index into ``centres_deg``; −1 for an image that shows
+            none.
         centres_deg: centre of each landmark, latitude and longitude, degrees.
     """
 
@@ -44,7 +46,8 @@ class ScoredList:
 
     Attributes:
         images: names of images of the database.
-        scores: one for each, larger is better; comparable between queries, for instance numbers of inliers.
+        scores: one for each, larger is better; comparable between queries, for instance numbers of
+            inliers.
     """
 
     images: Sequence[str]
@@ -59,9 +62,11 @@ class CurvePoint:
         threshold: lowest score that counts.
         retrieved: landmarks retrieved, over all queries.
         true_positives: those that are right: the paper's recall, a count.
-        precision: ``true_positives / retrieved``; NaN where nothing is retrieved and precision is undefined.
-        recall_rate: ``true_positives`` over the number of queries with a match; NaN where there is none. A query with
-            several landmarks within reach may have several true positives, so that the rate can pass 1.
+        precision: ``true_positives / retrieved``; NaN where nothing is retrieved and precision is
+            undefined.
+        recall_rate: ``true_positives`` over the number of queries with a match; NaN where there is
+            none. A query with several landmarks within reach may have several true positives, so
+            that the rate can pass 1.
     """
 
     threshold: float
@@ -75,14 +80,16 @@ class CurvePoint:
 class LandmarkCurve:
     """Precision against recall, one point for each score that occurs, highest first.
 
-    Above the highest score nothing is retrieved and precision is undefined: the curve begins at it and has no point at
-    recall zero unless the best-scoring landmarks are all wrong. Without any retrieved image it has no point at all.
+    Above the highest score nothing is retrieved and precision is undefined: the curve begins at it
+    and has no point at recall zero unless the best-scoring landmarks are all wrong. Without any
+    retrieved image it has no point at all.
 
     Attributes:
         protocol: the rules.
         queries: names of the queries.
         has_match: which queries have a landmark of the database within reach.
-        entry_query: query of each landmark retrieved, an index into ``queries``; entries stand by falling score.
+        entry_query: query of each landmark retrieved, an index into ``queries``; entries stand by
+            falling score.
         entry_score: best score among the landmark's images.
         entry_correct: whether the landmark is the query's.
     """
@@ -128,9 +135,11 @@ class LandmarkCurve:
         return CurvePoint(float(threshold), count, right, precision, rate)
 
     def area(self) -> float:
-        """Area under precision against the rate of recall: for each right landmark, the precision at its score.
+        """Area under precision against the rate of recall: for each right landmark, the precision
+        at its score.
 
-        Landmarks of one score share the precision that all of them leave. NaN where no query has a match.
+        Landmarks of one score share the precision that all of them leave. NaN where no query has a
+        match.
         """
         rates, precision = self.recall_rate, self.precision
         if not self.has_match.any():
@@ -138,7 +147,8 @@ class LandmarkCurve:
         return float(np.sum(np.diff(rates, prepend=0.0) * precision))
 
     def last_with(self, precision: float) -> CurvePoint | None:
-        """The point of most true positives at no less than this precision; ``None`` where no point has it."""
+        """The point of most true positives at no less than this precision; ``None`` where no point
+        has it."""
         good = np.flatnonzero(self.precision >= precision)
         return self.at(float(self.thresholds[good[-1]])) if good.size else None
 
@@ -164,7 +174,10 @@ class LandmarkCurve:
 
 
 def landmark_centres(
-    landmark: Int[np.ndarray, " images"], positions_deg: Float[np.ndarray, "images 2"], *, count: int
+    landmark: Int[np.ndarray, " images"],
+    positions_deg: Float[np.ndarray, "images 2"],
+    *,
+    count: int,
 ) -> Float[np.ndarray, "landmarks 2"]:
     """Centre of each landmark: the mean direction of the images of it whose position is known.
 
@@ -178,7 +191,9 @@ def landmark_centres(
     """
     known = (landmark >= 0) & ~np.isnan(positions_deg).any(axis=1)
     points = unit_vectors(positions_deg[known])
-    sums = np.stack([np.bincount(landmark[known], weights=axis, minlength=count) for axis in points.T], axis=-1)
+    sums = np.stack(
+        [np.bincount(landmark[known], weights=axis, minlength=count) for axis in points.T], axis=-1
+    )
     latitude = np.arctan2(sums[:, 2], np.hypot(sums[:, 0], sums[:, 1]))
     centres = np.degrees(np.stack([latitude, np.arctan2(sums[:, 1], sums[:, 0])], axis=-1))
     placed = np.bincount(landmark[known], minlength=count) > 0
@@ -195,22 +210,26 @@ def landmark_precision_recall(
 ) -> LandmarkCurve:
     """Pool what was retrieved for all queries and sweep one threshold of score over it.
 
-    For each query only the best-scoring image of a landmark counts, so that an image named twice counts once. An image
-    without a landmark counts by itself and is wrong. A query without a match (no landmark within reach, or no position)
-    adds false positives, and only those, when anything is retrieved for it.
+    For each query only the best-scoring image of a landmark counts, so that an image named twice
+    counts once. An image without a landmark counts by itself and is wrong. A query without a match
+    (no landmark within reach, or no position) adds false positives, and only those, when anything
+    is retrieved for it.
 
     Args:
         retrieved: query → what was retrieved; every query has a list, possibly an empty one.
-        queries_deg: query → where it was taken, latitude and longitude in degrees; ``None`` where it matches nothing.
+        queries_deg: query → where it was taken, latitude and longitude in degrees; ``None`` where
+            it matches nothing.
         database: images and landmarks.
         benchmark: name of the dataset; the radius is added to it in the protocol's identifier.
         radius_km: how far from the query the centre of its landmark may lie, the end included.
 
     Raises:
-        EvaluationError: a query without a list, a list of something that is no query, an image that is not in the
-            database, a score that is no finite number, or a database or a position that cannot be.
+        EvaluationError: a query without a list, a list of something that is no query, an image that
+            is not in the database, a score that is no finite number, or a database or a position
+            that cannot be.
 
-    Source: Noh et al. 2017, "Large-Scale Image Retrieval with Attentive Deep Local Features", evaluation.
+    Source: Noh et al. 2017, "Large-Scale Image Retrieval with Attentive Deep Local Features",
+        evaluation.
     """
     index = _checked_database(database)
     names = tuple(queries_deg)
@@ -222,28 +241,46 @@ def landmark_precision_recall(
     kept = _best(query, np.where(landmark < 0, count + image, landmark), score)
     query, landmark, score = query[kept], landmark[kept], score[kept]
     correct = landmark >= 0
-    correct[correct] = haversine_km(positions[query[correct]], database.centres_deg[landmark[correct]]) <= radius_km
+    correct[correct] = (
+        haversine_km(positions[query[correct]], database.centres_deg[landmark[correct]])
+        <= radius_km
+    )
     present = database.centres_deg[np.unique(database.landmark[database.landmark >= 0])]
-    identifier = ProtocolId(f"{benchmark}-{radius_km:g}km", "full", "best-per-landmark", "threshold-ties")
-    return LandmarkCurve(identifier, names, _within(positions, present, radius_km), query, score, correct)
+    identifier = ProtocolId(
+        f"{benchmark}-{radius_km:g}km", "full", "best-per-landmark", "threshold-ties"
+    )
+    return LandmarkCurve(
+        identifier, names, _within(positions, present, radius_km), query, score, correct
+    )
 
 
 def _checked_database(database: LandmarkDatabase) -> pd.Index:
     index = pd.Index(np.asarray(database.images, dtype=object), dtype=object)
     if not index.is_unique:
-        raise EvaluationError(f"database: {index[index.duplicated()][0]!r} appears twice; names must be distinct")
+        raise EvaluationError(
+            f"database: {index[index.duplicated()][0]!r} appears twice; names must be distinct"
+        )
     if len(database.landmark) != len(index):
-        raise EvaluationError(f"database: {len(index)} images and {len(database.landmark)} landmarks of theirs")
+        raise EvaluationError(
+            f"database: {len(index)} images and {len(database.landmark)} landmarks of theirs"
+        )
     strange = (database.landmark < -1) | (database.landmark >= len(database.centres_deg))
     if strange.any():
         place = int(np.argmax(strange))
         known = f"there are {len(database.centres_deg)}, counted from 0, and -1 for none"
-        raise EvaluationError(f"database: {index[place]!r} shows landmark {database.landmark[place]}; {known}")
-    _check_degrees(database.centres_deg, [f"centre of landmark {number}" for number in range(len(database.centres_deg))])
+        raise EvaluationError(
+            f"database: {index[place]!r} shows landmark {database.landmark[place]}; {known}"
+        )
+    _check_degrees(
+        database.centres_deg,
+        [f"centre of landmark {number}" for number in range(len(database.centres_deg))],
+    )
     return index
 
 
-def _positions(queries_deg: Mapping[str, tuple[float, float] | None]) -> Float[np.ndarray, "queries 2"]:
+def _positions(
+    queries_deg: Mapping[str, tuple[float, float] | None],
+) -> Float[np.ndarray, "queries 2"]:
     """Positions of the queries; NaN for those without one."""
     known = {name: position for name, position in queries_deg.items() if position is not None}
     found = np.array(list(known.values()), dtype=np.float64).reshape(-1, 2)
@@ -258,7 +295,10 @@ def _check_degrees(positions: Float[np.ndarray, "n 2"], names: Sequence[str]) ->
     if outside.any():
         place = int(np.argmax(outside))
         given = tuple(positions[place].tolist())
-        raise EvaluationError(f"{names[place]}: position {given}; latitude lies within ±90 and longitude within ±180 degrees")
+        raise EvaluationError(
+            f"{names[place]}: position {given}; latitude lies within ±90 and longitude within ±180"
+            " degrees"
+        )
 
 
 def _pooled(
@@ -271,15 +311,24 @@ def _pooled(
     if stranger is not None:
         raise EvaluationError(f"retrieved: {stranger!r} is not a query of the ground truth")
     if missing is not None:
-        raise EvaluationError(f"retrieved: nothing for the query {missing!r}; one that failed has an empty list")
+        raise EvaluationError(
+            f"retrieved: nothing for the query {missing!r}; one that failed has an empty list"
+        )
     images, scores = [], [np.zeros(0)]
     for name in names:
         found = retrieved[name]
-        codes = np.asarray(index.get_indexer(np.asarray(found.images, dtype=object)), dtype=np.int64)
+        codes = np.asarray(
+            index.get_indexer(np.asarray(found.images, dtype=object)), dtype=np.int64
+        )
         if len(found.scores) != len(codes) or not np.isfinite(found.scores).all():
-            raise EvaluationError(f"retrieved for {name!r}: every one of {len(codes)} images needs one finite score")
+            raise EvaluationError(
+                f"retrieved for {name!r}: every one of {len(codes)} images needs one finite score"
+            )
         if (codes < 0).any():
-            raise EvaluationError(f"retrieved for {name!r}: {found.images[int(np.argmin(codes))]!r} is not in the database")
+            raise EvaluationError(
+                f"retrieved for {name!r}: {found.images[int(np.argmin(codes))]!r} is not in the"
+                " database"
+            )
         images.append(codes)
         scores.append(found.scores.astype(np.float64))
     query = np.repeat(np.arange(len(names)), [len(codes) for codes in images])
@@ -298,7 +347,9 @@ def _best(
 
 
 def _within(
-    positions: Float[np.ndarray, "queries 2"], centres: Float[np.ndarray, "landmarks 2"], radius_km: float
+    positions: Float[np.ndarray, "queries 2"],
+    centres: Float[np.ndarray, "landmarks 2"],
+    radius_km: float,
 ) -> Bool[np.ndarray, " queries"]:
     """Which positions have a centre within the radius; none has where the position is not known."""
     within = np.zeros(len(positions), dtype=bool)
@@ -307,7 +358,8 @@ def _within(
     points, step = unit_vectors(centres).T, max(1, _BLOCK // len(centres))
     for start in range(0, len(positions), step):
         block = positions[start : start + step]
-        # The nearest centre has the largest inner product: one exact distance for each query is enough.
+        # The nearest centre has the largest inner product: one exact distance for each query is
+        # enough.
         nearest = np.argmax(unit_vectors(np.nan_to_num(block)) @ points, axis=1)
         within[start : start + step] = haversine_km(block, centres[nearest]) <= radius_km
     return within

@@ -25,11 +25,16 @@ class NearestErrors:
     chance: float
 
     def __str__(self) -> str:
-        return f"{self.rate:.0%} err; of these {self.inside:.0%} take a look-alike, which chance would do in {self.chance:.0%}"
+        return (
+            f"{self.rate:.0%} err; of these {self.inside:.0%} take a look-alike, which chance would"
+            f" do in {self.chance:.0%}"
+        )
 
 
 def nearest_errors(
-    descriptors: Float[np.ndarray, "n d"], landmarks: Int[np.ndarray, " n"], families: Int[np.ndarray, " n"]
+    descriptors: Float[np.ndarray, "n d"],
+    landmarks: Int[np.ndarray, " n"],
+    families: Int[np.ndarray, " n"],
 ) -> NearestErrors:
     """Errors of the nearest neighbour under the cosine.
 
@@ -43,7 +48,9 @@ def nearest_errors(
     """
     other = landmarks[:, None] != landmarks
     if not other.any():
-        raise EvaluationError("all photos show one landmark: there is no wrong one to take them for")
+        raise EvaluationError(
+            "all photos show one landmark: there is no wrong one to take them for"
+        )
     cosine = descriptors @ descriptors.T
     np.fill_diagonal(cosine, -np.inf)
     nearest = cosine.argmax(axis=1)
@@ -51,6 +58,8 @@ def nearest_errors(
     alike = other & (families[:, None] == families)
     return NearestErrors(
         rate=float(wrong.mean()),
-        inside=float((families[nearest] == families)[wrong].mean()) if wrong.any() else float("nan"),
+        inside=(
+            float((families[nearest] == families)[wrong].mean()) if wrong.any() else float("nan")
+        ),
         chance=float((alike.sum(axis=1) / other.sum(axis=1)).mean()),
     )

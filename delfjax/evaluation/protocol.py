@@ -1,7 +1,8 @@
-"""What a score was measured by: the rules of a protocol as one identifier, and a result that carries it.
+"""What a score was measured by: the rules of a protocol as one identifier, and a result that
+carries it.
 
-Two numbers can be compared where their identifiers agree, and not otherwise: cropping the queries or removing the junk
-moves a mean by more than most methods do.
+Two numbers can be compared where their identifiers agree, and not otherwise: cropping the queries
+or removing the junk moves a mean by more than most methods do.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ JUNK_RULES = {
     "self-removed": "the query leaves its own list before ranks are counted",
     "best-per-landmark": "of the images of one landmark only the best-scoring one of a list counts",
     "repeats-wrong": "an item named again takes up a rank and is wrong",
-    "non-landmark-wrong": "predictions for images without a landmark are wrong, and so is a second one for an image",
+    "non-landmark-wrong": (
+        "predictions for images without a landmark are wrong, and so is a second one for an image"
+    ),
     "non-landmark-removed": "predictions for images without a landmark are taken out",
 }
 TIE_RULES = {
@@ -57,10 +60,15 @@ class ProtocolId:
     def __post_init__(self) -> None:
         """Refuse an identifier that could not be read back."""
         if not self.benchmark or "/" in self.benchmark:
-            raise EvaluationError(f"protocol: benchmark {self.benchmark!r}; a name without a slash is needed")
+            raise EvaluationError(
+                f"protocol: benchmark {self.benchmark!r}; a name without a slash is needed"
+            )
         for field, rules in (("query", QUERY_RULES), ("junk", JUNK_RULES), ("ties", TIE_RULES)):
             if getattr(self, field) not in rules:
-                raise EvaluationError(f"protocol: {field} rule {getattr(self, field)!r}; there are: {', '.join(rules)}")
+                raise EvaluationError(
+                    f"protocol: {field} rule {getattr(self, field)!r}; there are:"
+                    f" {', '.join(rules)}"
+                )
 
     def __str__(self) -> str:
         """The identifier as it is recorded."""
@@ -75,7 +83,9 @@ class ProtocolId:
         """
         parts = text.split("/")
         if len(parts) != 4:
-            raise EvaluationError(f"protocol: {text!r}; an identifier reads benchmark/query/junk/ties")
+            raise EvaluationError(
+                f"protocol: {text!r}; an identifier reads benchmark/query/junk/ties"
+            )
         return cls(*parts)
 
 
@@ -86,8 +96,8 @@ class ProtocolResult:
     Attributes:
         protocol: the rules.
         queries: names of the queries, in the order of the ground truth.
-        scores: name of a mean (``mAP``, ``mP@10``) → what each query adds to it; NaN where the query has none and is left
-            out of the mean.
+        scores: name of a mean (``mAP``, ``mP@10``) → what each query adds to it; NaN where the
+            query has none and is left out of the mean.
     """
 
     protocol: ProtocolId
@@ -98,7 +108,10 @@ class ProtocolResult:
     def means(self) -> dict[str, float]:
         """Means over the queries that have a score; NaN where none has."""
         known = {name: values[~np.isnan(values)] for name, values in self.scores.items()}
-        return {name: float(np.mean(values)) if values.size else float("nan") for name, values in known.items()}
+        return {
+            name: float(np.mean(values)) if values.size else float("nan")
+            for name, values in known.items()
+        }
 
     def scored(self, name: str) -> Float[np.ndarray, " scored"]:
         """Scores without the queries that have none: what an interval of the mean is drawn from.
@@ -110,7 +123,8 @@ class ProtocolResult:
         return np.asarray(values[~np.isnan(values)])
 
     def record(self) -> dict[str, Any]:
-        """The result as JSON can hold it: identifier, means and scores of each query; ``None`` for what is undefined."""
+        """The result as JSON can hold it: identifier, means and scores of each query; ``None`` for
+        what is undefined."""
         return {
             "protocol": str(self.protocol),
             "means": {name: _number(value) for name, value in self.means.items()},
@@ -122,31 +136,42 @@ class ProtocolResult:
 
     def _values(self, name: str) -> Float[np.ndarray, " queries"]:
         if name not in self.scores:
-            raise EvaluationError(f"{self.protocol}: no mean is called {name!r}; there are: {', '.join(self.scores)}")
+            raise EvaluationError(
+                f"{self.protocol}: no mean is called {name!r}; there are: {', '.join(self.scores)}"
+            )
         return self.scores[name]
 
 
 def paired_scores(
     first: ProtocolResult, second: ProtocolResult, name: str
 ) -> tuple[Float[np.ndarray, " scored"], Float[np.ndarray, " scored"]]:
-    """Scores of two systems on the same queries, as a paired test takes them; queries without a score are left out.
+    """Scores of two systems on the same queries, as a paired test takes them; queries without a
+    score are left out.
 
     Raises:
-        EvaluationError: the two were measured by different protocols or on different queries, or no mean is called so.
+        EvaluationError: the two were measured by different protocols or on different queries, or no
+            mean is called so.
     """
     if first.protocol != second.protocol:
-        raise EvaluationError(f"{first.protocol} against {second.protocol}: only results of one protocol can be compared")
+        raise EvaluationError(
+            f"{first.protocol} against {second.protocol}: only results of one protocol can be"
+            " compared"
+        )
     if first.queries != second.queries:
-        raise EvaluationError(f"{first.protocol}: the two results have different queries, or in a different order")
+        raise EvaluationError(
+            f"{first.protocol}: the two results have different queries, or in a different order"
+        )
     scores1, scores2 = first._values(name), second._values(name)
     known = ~(np.isnan(scores1) | np.isnan(scores2))
     return scores1[known], scores2[known]
 
 
 def stable_ranking(scores: Float[np.ndarray, " images"]) -> Int[np.ndarray, " images"]:
-    """Indices of images by falling score; equal scores keep the order of the database (``stable-ties``).
+    """Indices of images by falling score; equal scores keep the order of the database
+    (``stable-ties``).
 
-    The published evaluations sort with whatever order the sort leaves, so that ties may differ between machines.
+    The published evaluations sort with whatever order the sort leaves, so that ties may differ
+    between machines.
 
     Args:
         scores: one for each image of the database, larger is better.
@@ -155,7 +180,10 @@ def stable_ranking(scores: Float[np.ndarray, " images"]) -> Int[np.ndarray, " im
         EvaluationError: a score is not a number.
     """
     if np.isnan(scores).any():
-        raise EvaluationError(f"scores: {int(np.isnan(scores).sum())} are not a number; every image needs one to be ranked")
+        raise EvaluationError(
+            f"scores: {int(np.isnan(scores).sum())} are not a number; every image needs one to be"
+            " ranked"
+        )
     return np.argsort(-scores, kind="stable")
 
 

@@ -1,4 +1,5 @@
-"""How sure a mean is, and whether two systems differ on the same queries: resampling, no assumed distribution."""
+"""How sure a mean is, and whether two systems differ on the same queries: resampling, no assumed
+distribution."""
 
 from __future__ import annotations
 
@@ -17,11 +18,16 @@ _ROUNDING = 1e-12
 
 
 def bootstrap_interval(
-    values: Num[np.ndarray, " n"] | Sequence[float], *, confidence: float = 0.95, samples: int = 10_000, seed: int = 0
+    values: Num[np.ndarray, " n"] | Sequence[float],
+    *,
+    confidence: float = 0.95,
+    samples: int = 10_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean.
 
-    With a handful of values (seeds) it is too narrow rather than too wide; of one value it is a point.
+    With a handful of values (seeds) it is too narrow rather than too wide; of one value it is a
+    point.
 
     Args:
         values: independent measurements.
@@ -40,10 +46,16 @@ def bootstrap_interval(
     measured = _finite("bootstrap interval", values)
     if not 0 < confidence < 1 or samples < 1:
         given = f"confidence {confidence}, {samples} samples"
-        raise EvaluationError(f"bootstrap interval: {given}; confidence lies between 0 and 1, and samples are 1 or more")
+        raise EvaluationError(
+            f"bootstrap interval: {given}; confidence lies between 0 and 1, and samples are 1 or"
+            " more"
+        )
     generator = named_generator(seed, "bootstrap")
     size = len(measured)
-    means = [measured[generator.integers(size, size=(rows, size))].mean(axis=1) for rows in _blocks(samples, size)]
+    means = [
+        measured[generator.integers(size, size=(rows, size))].mean(axis=1)
+        for rows in _blocks(samples, size)
+    ]
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), (tail, 1 - tail))
     return float(low), float(high)
@@ -56,11 +68,12 @@ def paired_permutation_test(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided probability of a mean difference at least this large if the two systems were exchangeable on each query.
+    """Two-sided probability of a mean difference at least this large if the two systems were
+    exchangeable on each query.
 
-    The sign of every difference is flipped: in all ways where there are at most ``permutations`` of them (differences of
-    zero, which no flip changes, do not count), otherwise in ``permutations`` random ways, of which the observed one is
-    counted as one more, so that p is never zero.
+    The sign of every difference is flipped: in all ways where there are at most ``permutations`` of
+    them (differences of zero, which no flip changes, do not count), otherwise in ``permutations``
+    random ways, of which the observed one is counted as one more, so that p is never zero.
 
     Args:
         first: scores of one system, one for each query.
@@ -72,16 +85,17 @@ def paired_permutation_test(
         p in (0, 1]; 1 where the systems never differ.
 
     Raises:
-        EvaluationError: no queries, unlike numbers of them, a score that is not finite, or no permutations.
+        EvaluationError: no queries, unlike numbers of them, a score that is not finite, or no
+            permutations.
 
-    Source: Smucker, Allan and Carterette 2007, "A Comparison of Statistical Significance Tests for Information Retrieval
-        Evaluation"; (b + 1) / (m + 1): Phipson and Smyth 2010.
+    Source: Smucker, Allan and Carterette 2007, "A Comparison of Statistical Significance Tests for
+        Information Retrieval Evaluation"; (b + 1) / (m + 1): Phipson and Smyth 2010.
     """
     scores1, scores2 = _finite("permutation test", first), _finite("permutation test", second)
     if len(scores1) != len(scores2) or permutations < 1:
         raise EvaluationError(
-            f"permutation test: {len(scores1)} against {len(scores2)} scores, {permutations} permutations; "
-            "scores come in pairs, and permutations are 1 or more"
+            f"permutation test: {len(scores1)} against {len(scores2)} scores, {permutations}"
+            " permutations; scores come in pairs, and permutations are 1 or more"
         )
     flipped = scores2 - scores1
     flipped = flipped[flipped != 0]
@@ -101,7 +115,10 @@ def paired_permutation_test(
 def _finite(what: str, values: Num[np.ndarray, " n"] | Sequence[float]) -> Float[np.ndarray, " n"]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
-        raise EvaluationError(f"{what}: values of shape {array.shape}; finite numbers in one row are needed, at least one")
+        raise EvaluationError(
+            f"{what}: values of shape {array.shape}; finite numbers in one row are needed, at"
+            " least one"
+        )
     return array
 
 

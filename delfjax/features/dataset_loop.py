@@ -1,7 +1,9 @@
-"""The resumable loop over photographs of a folder, or the cropped queries of a dataset: files in, a feature store out.
+"""The resumable loop over photographs of a folder, or the cropped queries of a dataset: files in, a
+feature store out.
 
-Threads read and decode ahead, the main thread keeps the device busy, another thread writes; all three overlap. An image
-that cannot be decoded is one recorded failure. The loop can be stopped at any moment and started again.
+Threads read and decode ahead, the main thread keeps the device busy, another thread writes; all
+three overlap. An image that cannot be decoded is one recorded failure. The loop can be stopped at
+any moment and started again.
 """
 
 from __future__ import annotations
@@ -37,14 +39,15 @@ _CHECKED_TOGETHER = 4096
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Images by name, such as those of a :class:`~delfjax.datasets.folder.PhotoFolder`."""
+    """Images by name, such as those of a :class:`~delfjax.datasets.photo_folder.PhotoFolder`."""
 
     @property
     def names(self) -> Sequence[str]:
         """What the images are called in the store."""
 
     def read(self, name: str, *, max_side: int) -> DecodedImage:
-        """Pixels of one image, its longest side at most ``max_side``; ``ImageError`` where there are none."""
+        """Pixels of one image, its longest side at most ``max_side``; ``ImageError`` where there
+        are none."""
 
     def content_hash(self, name: str) -> str:
         """Digest of an image's file, as ``read`` gives it; ``OSError`` where there is none."""
@@ -95,7 +98,9 @@ class FeaturesWriter(Protocol[F_contra]):
     def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
         """Groups of the images that are not there, or are wanted ``again``."""
 
-    def commit(self, group: Group, features: Mapping[str, F_contra], failures: Mapping[str, str]) -> None:
+    def commit(
+        self, group: Group, features: Mapping[str, F_contra], failures: Mapping[str, str]
+    ) -> None:
         """Put a group where nothing can lose it."""
 
 
@@ -122,7 +127,10 @@ class ExtractionReport:
 
     def __str__(self) -> str:
         rate = f"{self.images_per_second:.2f} images/s"
-        return f"{self.done} done, {self.skipped} skipped, {self.failed} failed in {self.seconds:.1f} s ({rate})"
+        return (
+            f"{self.done} done, {self.skipped} skipped, {self.failed} failed in {self.seconds:.1f}"
+            f" s ({rate})"
+        )
 
 
 @dataclass
@@ -136,7 +144,8 @@ class _Record(Generic[F]):
 
 @dataclass(frozen=True)
 class _Batch(Generic[F]):
-    """Images of one group that share a canvas; without images it stands behind the last batch of its group."""
+    """Images of one group that share a canvas; without images it stands behind the last batch of
+    its group."""
 
     record: _Record[F]
     names: tuple[str, ...] = ()
@@ -153,10 +162,12 @@ def extract_dataset(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> ExtractionReport:
-    """Extract the features of ``photos`` into the store at ``store``, leaving out what it already holds.
+    """Extract the features of ``photos`` into the store at ``store``, leaving out what it already
+    holds.
 
-    An image whose file has changed since it was stored is extracted again. Features are a function of the image and the
-    config alone, and shards of the plan, so that interrupted runs end in the same bytes as uninterrupted ones.
+    An image whose file has changed since it was stored is extracted again. Features are a function
+    of the image and the config alone, and shards of the plan, so that interrupted runs end in the
+    same bytes as uninterrupted ones.
 
     Args:
         extractor: the compiled extractor.
@@ -165,7 +176,8 @@ def extract_dataset(
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         shard_size: images per shard and commit; by default 32, or four batches if that is more.
         retry_failed: extract images with a recorded failure again.
-        progress: show a progress bar, which ends with the counts of what was skipped and what failed.
+        progress: show a progress bar, which ends with the counts of what was skipped and what
+            failed.
 
     Raises:
         StoreError: the store is of another config, damaged, or being written by another process.
@@ -173,7 +185,12 @@ def extract_dataset(
     size = shard_size or max(SHARD_SIZE, _BATCHES_PER_SHARD * extractor.batch_size)
     with StoreWriter(store, extractor.config.extraction(), shard_size=size) as writer:
         return extract_images(
-            extractor, photos, writer, num_threads=num_threads, retry_failed=retry_failed, progress=progress
+            extractor,
+            photos,
+            writer,
+            num_threads=num_threads,
+            retry_failed=retry_failed,
+            progress=progress,
         )
 
 
@@ -186,7 +203,8 @@ def extract_images(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> ExtractionReport:
-    """The loop of :func:`extract_dataset` for any extractor, into any writer that takes what it makes.
+    """The loop of :func:`extract_dataset` for any extractor, into any writer that takes what it
+    makes.
 
     Args:
         extractor: makes the features.
@@ -194,7 +212,8 @@ def extract_images(
         writer: takes them.
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         retry_failed: extract images with a recorded failure again.
-        progress: show a progress bar, which ends with the counts of what was skipped and what failed.
+        progress: show a progress bar, which ends with the counts of what was skipped and what
+            failed.
     """
     started = time.perf_counter()
     threads = num_threads or min(8, len(processors()))
@@ -213,8 +232,11 @@ def extract_images(
     return ExtractionReport(total - failed, skipped, failed, time.perf_counter() - started)
 
 
-def changed_images(store: FeatureStore, photos: ImageSource, *, readers: Executor, progress: bool = False) -> list[str]:
-    """Images of the store whose file in ``photos`` has other bytes now; files that are gone do not count."""
+def changed_images(
+    store: FeatureStore, photos: ImageSource, *, readers: Executor, progress: bool = False
+) -> list[str]:
+    """Images of the store whose file in ``photos`` has other bytes now; files that are gone do not
+    count."""
     names = [name for name in photos.names if name in store]
 
     def changed(name: str) -> bool:
@@ -254,9 +276,12 @@ def _decoded(
 
 
 def _batches(
-    groups: Iterable[Group], decoded: Iterator[DecodedImage | ImageError], extractor: ImageExtractor[F]
+    groups: Iterable[Group],
+    decoded: Iterator[DecodedImage | ImageError],
+    extractor: ImageExtractor[F],
 ) -> Iterator[_Batch[F]]:
-    """Batches of images that share a canvas and a group, each group followed by a batch without images."""
+    """Batches of images that share a canvas and a group, each group followed by a batch without
+    images."""
     for group in groups:
         record: _Record[F] = _Record(group)
         waiting: dict[Hashable, list[tuple[str, DecodedImage]]] = {}
@@ -274,7 +299,9 @@ def _batches(
         yield _Batch(record)
 
 
-def _run(extractor: ImageExtractor[F], batches: Iterator[_Batch[F]], writer: FeaturesWriter[F], bar: tqdm) -> int:
+def _run(
+    extractor: ImageExtractor[F], batches: Iterator[_Batch[F]], writer: FeaturesWriter[F], bar: tqdm
+) -> int:
     """Extract every batch and commit every group; returns the number of failures."""
     failed = 0
     under_way: deque[tuple[_Batch[F], PendingFeatures[F] | None]] = deque()
@@ -291,7 +318,9 @@ def _run(extractor: ImageExtractor[F], batches: Iterator[_Batch[F]], writer: Fea
             if commit is not None:
                 commit.result()
             record = batch.record
-            commit = background.submit(writer.commit, record.group, record.features, record.failures)
+            commit = background.submit(
+                writer.commit, record.group, record.features, record.failures
+            )
             failed += len(record.failures)
             bar.update(len(record.failures))
 

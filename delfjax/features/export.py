@@ -10,7 +10,14 @@ from delfjax.config import DelfConfig, to_dict
 from delfjax.features.reduction import fit_from_store
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, load_backbone, load_scorer
-from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, SYSTEM_FEATURES, load_part, save_model
+from delfjax.models.model_files import (
+    BACKBONE,
+    REDUCTION,
+    SCORER,
+    SYSTEM_FEATURES,
+    load_part,
+    save_model,
+)
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import Tensors, shipped_attention, tensor_digest
 from delfjax.ops.receptive_field import compose
@@ -35,7 +42,9 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
     named = describe_backbone(config.backbone)
     made_for = {"backbone": {**named, "weights": tensor_digest(tensors)}, "same_backbone": named}
     layers = {"name": config.backbone.name, "stride_layout": config.backbone.stride_layout}
-    parts: dict[str, tuple[Tensors, dict[str, Any]]] = {BACKBONE: (tensors, {**layers, **_backbone_about(config)})}
+    parts: dict[str, tuple[Tensors, dict[str, Any]]] = {
+        BACKBONE: (tensors, {**layers, **_backbone_about(config)})
+    }
     system: dict[str, dict[str, Any]] = {
         BACKBONE: {**layers, "output": config.backbone.output},
         SCORER: {"kind": config.scorer.kind, "hidden": config.scorer.hidden},
@@ -47,8 +56,15 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
         parts[SCORER] = named_tensors(scorer), {**_scorer_about(config), **made_for}
     if store is not None:
         opened = FeatureStore.open(store, config=config.extraction())
-        fitted = fit_from_store(opened, config=dataclasses.replace(config.reduction, weights=""), seed=config.seed)
-        about = {**made_for, **system[REDUCTION], "explained": fitted.explained, "photos": len(opened)}
+        fitted = fit_from_store(
+            opened, config=dataclasses.replace(config.reduction, weights=""), seed=config.seed
+        )
+        about = {
+            **made_for,
+            **system[REDUCTION],
+            "explained": fitted.explained,
+            "photos": len(opened),
+        }
         parts[REDUCTION] = {"mean": fitted.mean, "projection": fitted.projection}, about
     field = dataclasses.asdict(compose(backbone.windows(config.backbone.output)))
     save_model(out, parts, system=system, about={"receptive_field": field})
@@ -56,11 +72,17 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
 
 def _backbone_about(config: DelfConfig) -> dict[str, Any]:
     weights = config.backbone.weights
-    return load_part(weights, BACKBONE)[1] if Path(weights).suffix == ".safetensors" else {"weights": weights}
+    return (
+        load_part(weights, BACKBONE)[1]
+        if Path(weights).suffix == ".safetensors"
+        else {"weights": weights}
+    )
 
 
 def _scorer_about(config: DelfConfig) -> dict[str, Any]:
     weights = config.scorer.weights
     if weights == "random":
         return {"name": "attention", "hidden": config.scorer.hidden}
-    return load_part(weights if Path(weights).suffix == ".safetensors" else shipped_attention(weights), SCORER)[1]
+    return load_part(
+        weights if Path(weights).suffix == ".safetensors" else shipped_attention(weights), SCORER
+    )[1]

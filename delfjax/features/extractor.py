@@ -1,9 +1,10 @@
 """The compiled pyramid extractor: images in, local features (and one global descriptor) out.
 
-One program per canvas runs resize → backbone; a few run score → best cells of one level, one more merges the levels. The
-canvases are a fixed set (:func:`delfjax.ops.pyramid.canvases`), so any folder of photographs compiles a bounded number of
-programs, kept in the persistent cache; another scorer, number of features or global descriptor compiles the backbone no second
-time. Masks make every feature equal to that of the image processed alone at its native size.
+One program per canvas runs resize → backbone; a few run score → best cells of one level, one more
+merges the levels. The canvases are a fixed set (:func:`delfjax.ops.pyramid.canvases`), so any
+folder of photographs compiles a bounded number of programs, kept in the persistent cache; another
+scorer, number of features or global descriptor compiles the backbone no second time. Masks make
+every feature equal to that of the image processed alone at its native size.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ from delfjax.types import ImageFeatures, LocalFeatures
 _ACCELERATOR_BATCH = 16
 # Batches under way on an accelerator: one computes while the next is handed over.
 _ACCELERATOR_IN_FLIGHT = 2
-# Images that a CPU computes at a time: each needs memory of its own, and on sixteen cores more are no faster.
+# Images that a CPU computes at a time: each needs memory of its own, and on sixteen cores more are
+# no faster.
 _MOST_THREADS = 8
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LevelInput:
-    """A batch of images and what one level of the pyramid makes of them: sizes in pixels, R-MAC regions in cells."""
+    """A batch of images and what one level of the pyramid makes of them: sizes in pixels, R-MAC
+    regions in cells."""
 
     originals: Int[jax.Array, "b 2"]
     targets: Int[jax.Array, "b 2"]
@@ -53,7 +56,8 @@ class LevelInput:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LevelCells:
-    """Every cell of one level, row by row with zeros behind them: features, rows and columns of each image, cells of a row."""
+    """Every cell of one level, row by row with zeros behind them: features, rows and columns of
+    each image, cells of a row."""
 
     features: Float[jax.Array, "b n c"]
     extent: Int[jax.Array, "b 2"]
@@ -63,8 +67,8 @@ class LevelCells:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LevelFeatures:
-    """The best cells of one pyramid level: scores (−inf where there is none), locations, raw features; all cells, counted and
-    pooled."""
+    """The best cells of one pyramid level: scores (−inf where there is none), locations, raw
+    features; all cells, counted and pooled."""
 
     scores: Float[jax.Array, "b k"]
     keypoints_yx: Float[jax.Array, "b k 2"]
@@ -102,46 +106,76 @@ class PendingBatch:
 class Extractor:
     """Holds the model on the devices and the compiled programs.
 
-    Descriptors are L2-normalised and not reduced: a reduction is fitted on a store of them and applied by the index.
+    Descriptors are L2-normalised and not reduced: a reduction is fitted on a store of them and
+    applied by the index.
     """
 
-    def __init__(self, config: DelfConfig, model: Delf, *, devices: Sequence[jax.Device] | None = None) -> None:
+    def __init__(
+        self, config: DelfConfig, model: Delf, *, devices: Sequence[jax.Device] | None = None
+    ) -> None:
         self.config = config
         self.receptive_field: ReceptiveField = model.receptive_field
         self.channels = model.channels
         self._lost_px = model.backbone.lost_px
         devices = jax.local_devices() if devices is None else list(devices)
-        per_device = config.features.batch_size or (1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH)
+        per_device = config.features.batch_size or (
+            1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH
+        )
         self.batch_size = per_device * len(devices)
-        # XLA computes on the thread that hands a program to a CPU, and its small layers leave other cores idle: several images
-        # at a time, each on a thread of its own, fill them.
+        # XLA computes on the thread that hands a program to a CPU, and its small layers leave other
+        # cores idle: several images at a time, each on a thread of its own, fill them.
         alone = len(devices) == 1 and devices[0].platform == "cpu"
         threads = min(_MOST_THREADS, len(processors()))
         self._threads = ThreadPoolExecutor(threads, "extract") if alone else None
         self.in_flight = threads + 1 if alone else _ACCELERATOR_IN_FLIGHT
         mesh = Mesh(np.array(devices), ("batch",))
-        self._batch, everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+        self._batch, everywhere = (
+            NamedSharding(mesh, PartitionSpec("batch")),
+            NamedSharding(mesh, PartitionSpec()),
+        )
         graph, state = nnx.split(model.backbone)
         scorer, scorer_state = nnx.split(model.scorer)
-        self._state, self._scorer_state = (jax.device_put(each, everywhere) for each in (state, scorer_state))
+        self._state, self._scorer_state = (
+            jax.device_put(each, everywhere) for each in (state, scorer_state)
+        )
         features, field, batched = config.features, self.receptive_field, PartitionSpec("batch")
         asked, on_each = to_dict(features), partial(_on_each, mesh)
-        dense = partial(_dense, graph, partial(dense_features, output=model.output, dtype=features.dtype))
-        described = {"backbone": programs.description(graph), "output": model.output, "dtype": features.dtype}
+        dense = partial(
+            _dense, graph, partial(dense_features, output=model.output, dtype=features.dtype)
+        )
+        described = {
+            "backbone": programs.description(graph),
+            "output": model.output,
+            "dtype": features.dtype,
+        }
         self._dense = {
             shape: programs.StoredProgram(
                 on_each(partial(dense, shape, self._scored(shape)), (PartitionSpec(), batched)),
-                settings={"program": "dense", "canvas": shape, "cells": self._scored(shape), **described},
+                settings={
+                    "program": "dense",
+                    "canvas": shape,
+                    "cells": self._scored(shape),
+                    **described,
+                },
             )
             for shape in pyramid.canvases(features.max_side, features.scales)
         }
-        chosen = {name: asked[name] for name in ("max_features", "border_px", "min_level_side", "global_descriptor")}
+        chosen = {
+            name: asked[name]
+            for name in ("max_features", "border_px", "min_level_side", "global_descriptor")
+        }
         self._best = programs.StoredProgram(
             on_each(partial(_best, scorer, features, field), (PartitionSpec(), batched, batched)),
-            settings={"program": "best", "field": vars(field), "scorer": programs.description(scorer), **chosen},
+            settings={
+                "program": "best",
+                "field": vars(field),
+                "scorer": programs.description(scorer),
+                **chosen,
+            },
         )
         self._merge = programs.StoredProgram(
-            on_each(partial(_merge, features, field), (batched,)), settings={"program": "merge", "field": vars(field), **asked}
+            on_each(partial(_merge, features, field), (batched,)),
+            settings={"program": "merge", "field": vars(field), **asked},
         )
 
     @property
@@ -152,11 +186,14 @@ class Extractor:
     def canvas(self, height: int, width: int) -> tuple[Size, ...]:
         """The canvases of an image's levels; images with equal ones can share a batch."""
         longest = self.max_side * max(self.config.features.scales)
-        sizes = [pyramid.level_size((height, width), scale) for scale in self.config.features.scales]
+        sizes = [
+            pyramid.level_size((height, width), scale) for scale in self.config.features.scales
+        ]
         return tuple(pyramid.canvas_for(size, longest) for size in sizes)
 
     def _scored(self, canvas: Size) -> int:
-        """Cells that are scored of a level on ``canvas``: a power of four, so that few programs score all canvases."""
+        """Cells that are scored of a level on ``canvas``: a power of four, so that few programs
+        score all canvases."""
         fewest = math.prod(self._cells(side) for side in canvas)
         return 1 << 2 * -(-(fewest - 1).bit_length() // 2)
 
@@ -164,18 +201,26 @@ class Extractor:
         return max(-(-(side - self._lost_px) // self.receptive_field.stride), 1)
 
     def dispatch(self, images: Sequence[DecodedImage]) -> PendingBatch:
-        """Start the extraction of up to ``batch_size`` images that share their canvases; returns at once."""
+        """Start the extraction of up to ``batch_size`` images that share their canvases; returns at
+        once."""
         sizes = [image.pixels.shape[:2] for image in images]
         shapes = self.canvas(*sizes[0])
         if len(images) > self.batch_size or any(self.canvas(*size) != shapes for size in sizes):
-            raise ValueError(f"a batch holds up to {self.batch_size} images of one canvas, got sizes {sizes}")
+            raise ValueError(
+                f"a batch holds up to {self.batch_size} images of one canvas, got sizes {sizes}"
+            )
         if self._threads is None:
             return PendingBatch(self._compute(images, shapes), tuple(images))
-        return PendingBatch(self._threads.submit(lambda: jax.device_get(self._compute(images, shapes))), tuple(images))
+        return PendingBatch(
+            self._threads.submit(lambda: jax.device_get(self._compute(images, shapes))),
+            tuple(images),
+        )
 
     def _compute(self, images: Sequence[DecodedImage], shapes: Sequence[Size]) -> _Computed:
         sizes = [image.pixels.shape[:2] for image in images]
-        source = self._put(pyramid.place([image.pixels for image in images], self.max_side, self.batch_size))
+        source = self._put(
+            pyramid.place([image.pixels for image in images], self.max_side, self.batch_size)
+        )
         extent = self._padded(np.array(sizes, np.int32))
         original = self._padded(np.array([image.original_size for image in images], np.int32))
         levels = []
@@ -191,7 +236,9 @@ class Extractor:
         if self.config.features.global_descriptor != "rmac":
             return np.zeros((len(targets), 0, 4), np.int32)
         # A level without cells is left out later on.
-        return np.stack([pooling.rmac_regions(*map(self._cells, map(int, sides))) for sides in targets])
+        return np.stack(
+            [pooling.rmac_regions(*map(self._cells, map(int, sides))) for sides in targets]
+        )
 
     def _padded(self, values: np.ndarray) -> jax.Array:
         # Unused slots repeat the last image's numbers, so that no slot ever divides by zero.
@@ -207,7 +254,9 @@ def _on_each(
     mesh: Mesh, function: Callable[..., tuple[jax.Array, ...]], in_specs: tuple[PartitionSpec, ...]
 ) -> Callable[..., tuple[jax.Array, ...]]:
     # Each device runs its own part of the batch; nothing is exchanged.
-    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False
+    )
 
 
 def _dense(
@@ -218,7 +267,8 @@ def _dense(
     state: PyTree,
     images: tuple[UInt8[jax.Array, "b s s 3"], Int[jax.Array, "b 2"], Int[jax.Array, "b 2"]],
 ) -> tuple[jax.Array, ...]:
-    """One level of the pyramid: resize (pixels, sizes, targets) and describe every cell; the fields of LevelCells."""
+    """One level of the pyramid: resize (pixels, sizes, targets) and describe every cell; the fields
+    of LevelCells."""
     source, sizes, targets = images
     pixels = pyramid.resize_onto(source, sizes, targets, canvas)
     features = describe_cells(nnx.merge(graph, state), pixels, targets)
@@ -229,7 +279,12 @@ def _dense(
 
 
 def _best(
-    graph: Any, config: FeaturesConfig, field: ReceptiveField, state: PyTree, found: LevelCells, level: LevelInput
+    graph: Any,
+    config: FeaturesConfig,
+    field: ReceptiveField,
+    state: PyTree,
+    found: LevelCells,
+    level: LevelInput,
 ) -> tuple[jax.Array, ...]:
     """The cells of one level that score best; the fields of LevelFeatures."""
     scorer, features = nnx.merge(graph, state), found.features
@@ -251,7 +306,10 @@ def _best(
 
 
 def _within(
-    targets: Int[jax.Array, "b 2"], cells_yx: Int[jax.Array, "b n 2"], border: float, field: ReceptiveField
+    targets: Int[jax.Array, "b 2"],
+    cells_yx: Int[jax.Array, "b n 2"],
+    border: float,
+    field: ReceptiveField,
 ) -> Bool[jax.Array, "b n"]:
     """Cells centred inside their image, at least ``border`` pixels from its edge."""
     centre = centres_px(field, cells_yx)
@@ -281,16 +339,22 @@ def _pool(
 def _merge(
     config: FeaturesConfig, field: ReceptiveField, levels: tuple[LevelFeatures, ...]
 ) -> tuple[jax.Array, ...]:
-    """The best features over all levels, field by field, and the sum of the levels' global descriptors."""
+    """The best features over all levels, field by field, and the sum of the levels' global
+    descriptors."""
     scores = jnp.concatenate([level.scores for level in levels], axis=1)
     keypoints = jnp.concatenate([level.keypoints_yx for level in levels], axis=1)
     descriptors = jnp.concatenate([level.descriptors for level in levels], axis=1)
-    per_level = [jnp.full(level.scores.shape, s, jnp.float32) for s, level in zip(config.scales, levels, strict=True)]
+    per_level = [
+        jnp.full(level.scores.shape, s, jnp.float32)
+        for s, level in zip(config.scales, levels, strict=True)
+    ]
     scales = jnp.concatenate(per_level, axis=1)
     cells = sum((level.cells for level in levels), jnp.zeros_like(levels[0].cells))
     order = _order(config, field, scores, keypoints, scales)
     scores = jnp.take_along_axis(scores, order, axis=1, mode="fill", fill_value=-jnp.inf)
-    valid = selection.keep_by_threshold(scores, cells, kind=config.threshold_kind, threshold=config.threshold)
+    valid = selection.keep_by_threshold(
+        scores, cells, kind=config.threshold_kind, threshold=config.threshold
+    )
     picked = jnp.take_along_axis(descriptors, order[..., None], axis=1, mode="clip")
     local = LocalFeatures(
         keypoints_yx=jnp.take_along_axis(keypoints, order[..., None], axis=1, mode="clip"),
@@ -299,11 +363,17 @@ def _merge(
         descriptors=jnp.where(valid[..., None], pooling.l2_normalise(picked), 0.0),
         valid=valid,
     )
-    return *vars(local).values(), pooling.l2_normalise(sum((level.pooled for level in levels), jnp.zeros_like(levels[0].pooled)))
+    return *vars(local).values(), pooling.l2_normalise(
+        sum((level.pooled for level in levels), jnp.zeros_like(levels[0].pooled))
+    )
 
 
 def _order(
-    config: FeaturesConfig, field: ReceptiveField, scores: jax.Array, keypoints: jax.Array, scales: jax.Array
+    config: FeaturesConfig,
+    field: ReceptiveField,
+    scores: jax.Array,
+    keypoints: jax.Array,
+    scales: jax.Array,
 ) -> jax.Array:
     count = min(config.max_features, scores.shape[1])
     if config.nms_iou >= 1:

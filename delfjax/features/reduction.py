@@ -1,10 +1,12 @@
 """Dimensionality reduction of local descriptors: L2 → PCA (optionally whitened) → L2.
 
-Source: the paper (40 dimensions). The PCA must be fitted on descriptors of the same model: another model's is a frequent
-mistake, so a reduction carries the hash of the extraction it was fitted on.
+Source: the paper (40 dimensions). The PCA must be fitted on descriptors of the same model: another
+    model's is a frequent mistake, so a reduction carries the hash of the extraction it was fitted
+    on.
 
-Products are computed by one thread: several add up in an order that depends on their number, and the last bit of a
-projection decides which of two neighbours is the nearer. It is the same on any number of cores.
+Products are computed by one thread: several add up in an order that depends on their number, and
+the last bit of a projection decides which of two neighbours is the nearer. It is the same on any
+number of cores.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Reduction:
         """Reduced, L2-normalised descriptors (float32)."""
         if descriptors.shape[1] != len(self.mean):
             raise ReductionError(
-                f"descriptors have {descriptors.shape[1]} dimensions, the reduction was fitted on {len(self.mean)}"
+                f"descriptors have {descriptors.shape[1]} dimensions, the reduction was fitted on"
+                f" {len(self.mean)}"
             )
         with _threads().limit(limits=1, user_api="blas"):
             reduced = (descriptors.astype(np.float32) - self.mean) @ self.projection
@@ -66,18 +69,26 @@ def _threads() -> ThreadpoolController:
 def fit_pca(
     descriptors: Float[np.ndarray, "n c"], *, config: ReductionConfig, extraction_hash: str = ""
 ) -> Reduction:
-    """PCA of ``descriptors``; the sign of each direction is fixed so that its largest entry is positive.
+    """PCA of ``descriptors``; the sign of each direction is fixed so that its largest entry is
+    positive.
 
     Raises:
-        ReductionError: fewer dimensions than ``config.dim``, no more descriptors than that, or all of them equal.
+        ReductionError: fewer dimensions than ``config.dim``, no more descriptors than that, or all
+            of them equal.
     """
     count, channels = descriptors.shape
-    # Centred descriptors span one dimension less than their number; whitening would blow up the missing one.
+    # Centred descriptors span one dimension less than their number; whitening would blow up the
+    # missing one.
     possible = min(channels, count - 1)
     if config.dim > possible:
         raise ReductionError(
-            f"reduction.dim is {config.dim}, but there are {count} descriptors of {channels} dimensions; "
-            + (f"set reduction.dim to at most {possible}" if possible > 0 else "no reduction can be fitted on so few")
+            f"reduction.dim is {config.dim}, but there are {count} descriptors of {channels}"
+            " dimensions; "
+            + (
+                f"set reduction.dim to at most {possible}"
+                if possible > 0
+                else "no reduction can be fitted on so few"
+            )
         )
     centred = descriptors.astype(np.float64)
     mean = centred.mean(axis=0)
@@ -87,21 +98,26 @@ def fit_pca(
         variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]
     if variances[0] <= 0:
-        raise ReductionError(f"all {count} descriptors are equal: no reduction can be fitted on them")
+        raise ReductionError(
+            f"all {count} descriptors are equal: no reduction can be fitted on them"
+        )
     kept = directions[:, : config.dim]
     kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(config.dim)])
     if config.whiten:
         kept = kept / np.sqrt(np.maximum(variances[: config.dim], variances[0] * 1e-9))
-    explained = float(variances[: config.dim].sum() / max(variances.sum(), np.finfo(np.float64).tiny))
+    explained = float(
+        variances[: config.dim].sum() / max(variances.sum(), np.finfo(np.float64).tiny)
+    )
     return Reduction(mean.astype(np.float32), kept.astype(np.float32), explained, extraction_hash)
 
 
 def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) -> Reduction:
-    """The reduction of a model file when ``config`` names one, otherwise one that is fitted on the store.
+    """The reduction of a model file when ``config`` names one, otherwise one that is fitted on the
+    store.
 
     Raises:
-        ReductionError: the store holds too few descriptors, or was made with another backbone or for other dimensions than
-            the reduction of the file.
+        ReductionError: the store holds too few descriptors, or was made with another backbone or
+            for other dimensions than the reduction of the file.
         WeightsError: the file is missing or damaged, or has no reduction.
     """
     if not config.weights:
@@ -113,8 +129,13 @@ def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) ->
         asked["backbone"] = backbone
     for name, value in asked.items():
         if about.get(name) != value:
-            raise ReductionError(f"{config.weights}: its reduction is for {name} {about.get(name)}, not {value}; export it anew")
-    return Reduction(tensors["mean"], tensors["projection"], float(about["explained"]), store.config_hash)
+            raise ReductionError(
+                f"{config.weights}: its reduction is for {name} {about.get(name)}, not {value};"
+                " export it anew"
+            )
+    return Reduction(
+        tensors["mean"], tensors["projection"], float(about["explained"]), store.config_hash
+    )
 
 
 def fit_from_store(store: FeatureStore, *, config: ReductionConfig, seed: int) -> Reduction:

@@ -1,8 +1,9 @@
 """Several systems in one pass over the photographs: those that share a backbone run it once.
 
-The backbone takes nearly all the time of an extraction, and neither the scorer nor the number of features changes what it
-computes; a level of the pyramid knows nothing of the others; and backbones that were fine-tuned from one share the layers that
-were frozen. So every cell of every level is described once, and each system keeps what it would have kept by itself.
+The backbone takes nearly all the time of an extraction, and neither the scorer nor the number of
+features changes what it computes; a level of the pyramid knows nothing of the others; and backbones
+that were fine-tuned from one share the layers that were frozen. So every cell of every level is
+described once, and each system keeps what it would have kept by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ from delfjax.types import ImageFeatures
 K = TypeVar("K", bound=Hashable)
 # Systems that agree in these share a pass.
 _PASS_FIELDS = (
-    *(f"backbone.{field.name}" for field in dataclasses.fields(BackboneConfig) if field.name != "weights"),
+    *(
+        f"backbone.{field.name}"
+        for field in dataclasses.fields(BackboneConfig)
+        if field.name != "weights"
+    ),
     *(f"features.{name}" for name in ("max_side", "min_level_side", "border_px", "dtype")),
 )
 # Cells are scored in blocks of as many, so that few programs are compiled.
@@ -47,22 +52,30 @@ class SharedPass(Generic[K]):
         """Load every backbone and every scorer.
 
         Args:
-            systems: key → config; without suppression and thresholds of features, and without codes in place of features.
+            systems: key → config; without suppression and thresholds of features, and without codes
+                in place of features.
 
         Raises:
-            ConfigError: a system suppresses or thresholds features, or has a scorer whose codes take their place.
+            ConfigError: a system suppresses or thresholds features, or has a scorer whose codes
+                take their place.
             WeightsError: weights are missing, damaged, or those of another architecture.
         """
         self._systems = dict(systems)
         groups: dict[str, dict[K, DelfConfig]] = {}
         for key, config in self._systems.items():
             if config.features.nms_iou < 1 or config.features.threshold_kind != "none":
-                raise ConfigError("features.nms_iou or features.threshold_kind is set, which a shared pass lacks; extract alone")
+                raise ConfigError(
+                    "features.nms_iou or features.threshold_kind is set, which a shared pass lacks;"
+                    " extract alone"
+                )
             groups.setdefault(_pass_of(config), {})[key] = config
         self._passes = [_Pass(group) for group in groups.values()]
 
-    def extract(self, photos: ImageSource, stores: Mapping[K, Path], *, progress: bool = True) -> None:
-        """What each system keeps of ``photos``, into its store; images that a store already holds are left out.
+    def extract(
+        self, photos: ImageSource, stores: Mapping[K, Path], *, progress: bool = True
+    ) -> None:
+        """What each system keeps of ``photos``, into its store; images that a store already holds
+        are left out.
 
         Args:
             photos: the images.
@@ -75,7 +88,10 @@ class SharedPass(Generic[K]):
         for shared in self._passes:
             with ExitStack() as opened:
                 writers = {
-                    key: opened.enter_context(StoreWriter(stores[key], self._systems[key].extraction())) for key in shared.keys
+                    key: opened.enter_context(
+                        StoreWriter(stores[key], self._systems[key].extraction())
+                    )
+                    for key in shared.keys
                 }
                 extract_images(shared, photos, _Writers(writers), progress=progress)
 
@@ -98,7 +114,8 @@ class _Kept:
 
 
 class _Pass(Generic[K]):
-    """The systems that share a pass: to the loop one extractor, whose features are those of each system."""
+    """The systems that share a pass: to the loop one extractor, whose features are those of each
+    system."""
 
     def __init__(self, systems: Mapping[K, DelfConfig]) -> None:
         self.keys = tuple(systems)
@@ -111,8 +128,15 @@ class _Pass(Generic[K]):
         together = BranchedBackbone(loaded, output=output) if len(loaded) > 1 else loaded[0]
         model = fold_batch_norm(Delf(together, None, output=output))
         scales = sorted({scale for config in systems.values() for scale in config.features.scales})
-        sides = [-(-round(one.features.max_side * scale) // model.receptive_field.stride) + 1 for scale in scales]
-        whole = [f"features.scales={scales}", f"features.max_features={sum(side * side for side in sides)}", "scorer.kind=norm"]
+        sides = [
+            -(-round(one.features.max_side * scale) // model.receptive_field.stride) + 1
+            for scale in scales
+        ]
+        whole = [
+            f"features.scales={scales}",
+            f"features.max_features={sum(side * side for side in sides)}",
+            "scorer.kind=norm",
+        ]
         self._extractor = Extractor(override(one, whole), model)
         self.config, self.max_side = self._extractor.config, self._extractor.max_side
         self.batch_size, self.in_flight = self._extractor.batch_size, self._extractor.in_flight
@@ -124,7 +148,9 @@ class _Pass(Generic[K]):
         for key, config in systems.items():
             place = places.index(backbone_of[key])
             channels = slice(place * width, (place + 1) * width)
-            identity = config_hash({"backbone": place, "scorer": to_dict(config)["scorer"], "seed": config.seed})
+            identity = config_hash(
+                {"backbone": place, "scorer": to_dict(config)["scorer"], "seed": config.seed}
+            )
             if identity not in scorers:
                 scorers[identity] = len(self._scorers)
                 self._scorers.append((channels, _score(config, width)))
@@ -148,7 +174,8 @@ class _Pass(Generic[K]):
             taken = {name: value[best] for name, value in vars(local).items()}
             described = _unit(features[best, kept.channels])
             found[key] = dataclasses.replace(
-                image, local=type(local)(**{**taken, "scores": scores[best], "descriptors": described})
+                image,
+                local=type(local)(**{**taken, "scores": scores[best], "descriptors": described}),
             )
         return found
 
@@ -177,23 +204,37 @@ class _Writers(Generic[K]):
         return next(iter(self._writers.values())).store()
 
     def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
-        """Groups that a store lacks; a run that was stopped has left some of them with more than others."""
+        """Groups that a store lacks; a run that was stopped has left some of them with more than
+        others."""
         wanted, repeated = list(names), list(again)
         plans = {key: writer.plan(wanted, again=repeated) for key, writer in self._writers.items()}
         self._missing = {key: {group.index for group in groups} for key, groups in plans.items()}
         lacking = {group.index: group for groups in plans.values() for group in groups}
         return [lacking[index] for index in sorted(lacking)]
 
-    def commit(self, group: Group, features: Mapping[str, Mapping[K, ImageFeatures]], failures: Mapping[str, str]) -> None:
+    def commit(
+        self,
+        group: Group,
+        features: Mapping[str, Mapping[K, ImageFeatures]],
+        failures: Mapping[str, str],
+    ) -> None:
         """Write the shard of a group into every store that lacks it."""
         for key, writer in self._writers.items():
             if group.index in self._missing[key]:
-                writer.commit(group, {name: found[key] for name, found in features.items()}, failures)
+                writer.commit(
+                    group, {name: found[key] for name, found in features.items()}, failures
+                )
 
 
 def _pass_of(config: DelfConfig) -> str:
     plain = to_dict(config)
-    return config_hash({path: plain[section][field] for path in _PASS_FIELDS for section, field in [path.split(".")]})
+    return config_hash(
+        {
+            path: plain[section][field]
+            for path in _PASS_FIELDS
+            for section, field in [path.split(".")]
+        }
+    )
 
 
 def _backbone_identity(config: DelfConfig) -> str:
@@ -211,7 +252,10 @@ def _score(config: DelfConfig, channels: int) -> _Score:
         return _norms
     scorer = fold_batch_norm(load_scorer(config, channels))
     if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features:
-        raise ConfigError("scorer.weights describes cells by codes of its own, which no other system shares; extract alone")
+        raise ConfigError(
+            "scorer.weights describes cells by codes of its own, which no other system shares;"
+            " extract alone"
+        )
     graph, state = nnx.split(scorer)
 
     def score(features: Float[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:

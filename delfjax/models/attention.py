@@ -1,7 +1,8 @@
-"""The attention scorer: how relevant each cell of the feature map is, learned from image labels alone.
+"""The attention scorer: how relevant each cell of the feature map is, learned from image labels
+alone.
 
-Source: the TF1 release and the TF2 code: 1×1 convolution to 512, batch norm, ReLU, 1×1 convolution to 1, softplus; its input
-is the unnormalised feature map.
+Source: the TF1 release and the TF2 code: 1×1 convolution to 512, batch norm, ReLU, 1×1 convolution
+    to 1, softplus; its input is the unnormalised feature map.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ class AttentionScorer(nnx.Module):
 
     def __call__(self, x: FeatureMap) -> Float[jax.Array, "b h w"]:
         """Non-negative score of each cell of an unnormalised feature map."""
-        scores: jax.Array = jax.nn.softplus(self.score(jnp.asarray(self.hidden(x).values, jnp.float32)))[..., 0]
+        scores: jax.Array = jax.nn.softplus(
+            self.score(jnp.asarray(self.hidden(x).values, jnp.float32))
+        )[..., 0]
         return scores
 
 
 class AutoencodedScorer(nnx.Module):
-    """Attention on what an autoencoder makes of each cell; its code is a descriptor that needs no other reduction.
+    """Attention on what an autoencoder makes of each cell; its code is a descriptor that needs no
+    other reduction.
 
-    Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code: 1×1 convolutions to the code and, with a ReLU, back; without it for
-    features that may be negative (``rectified=False``), which it could not rebuild. The encoder that is trained here has no bias,
-    so that a code keeps its direction when the feature is scaled to unit length first, as stores do; it serves as a reduction.
-    The TF2 code's has one (``code_bias``): then codes are made of the features as they are, and kept instead of them.
+    Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code: 1×1 convolutions to the code and, with a
+        ReLU, back; without it for features that may be negative (``rectified=False``), which it
+        could not rebuild. The encoder that is trained here has no bias, so that a code keeps its
+        direction when the feature is scaled to unit length first, as stores do; it serves as a
+        reduction. The TF2 code's has one (``code_bias``): then codes are made of the features as
+        they are, and kept instead of them.
     """
 
     def __init__(
@@ -57,7 +63,8 @@ class AutoencodedScorer(nnx.Module):
 
     @property
     def replaces_features(self) -> bool:
-        """Whether codes are kept instead of features; otherwise the encoder is a reduction of these."""
+        """Whether codes are kept instead of features; otherwise the encoder is a reduction of
+        these."""
         return self.encoder.bias is not None
 
     def rebuild(self, x: FeatureMap) -> FeatureMap:

@@ -1,4 +1,5 @@
-"""Backbones side by side: what a fine-tuning has left as it was is computed once for all of them."""
+"""Backbones side by side: what a fine-tuning has left as it was is computed once for all of
+them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from delfjax.ops.receptive_field import Window
 
 
 class BranchedBackbone(nnx.Module):
-    """Backbones of one architecture, their features behind each other; the first layers that are equal in all run once."""
+    """Backbones of one architecture, their features behind each other; the first layers that are
+    equal in all run once."""
 
     def __init__(self, backbones: Sequence[EfficientNetLite0 | ResNet], *, output: str) -> None:
         """Find out what they share.
@@ -28,15 +30,23 @@ class BranchedBackbone(nnx.Module):
             output: the feature map that will be read out.
         """
         layers = [backbone.layers(output) for backbone in backbones]
-        equal = [all(_same(layer, layers[0][depth]) for layer in same) for depth, same in enumerate(zip(*layers, strict=True))]
+        equal = [
+            all(_same(layer, layers[0][depth]) for layer in same)
+            for depth, same in enumerate(zip(*layers, strict=True))
+        ]
         self.shared = equal.index(False) if False in equal else len(equal)
         self.backbones = nnx.List(backbones)
 
     def __call__(self, x: FeatureMap, *, output: str) -> FeatureMap:
         """Feature maps of normalised images, one backbone's channels behind the other's."""
         trunk = self._first(x, output=output, layers=slice(self.shared))
-        maps = [backbone(trunk, output=output, layers=slice(self.shared, None)) for backbone in self.backbones]
-        return FeatureMap(jnp.concatenate([found.values for found in maps], axis=-1), maps[0].extent)
+        maps = [
+            backbone(trunk, output=output, layers=slice(self.shared, None))
+            for backbone in self.backbones
+        ]
+        return FeatureMap(
+            jnp.concatenate([found.values for found in maps], axis=-1), maps[0].extent
+        )
 
     @property
     def lost_px(self) -> int:

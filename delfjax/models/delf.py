@@ -1,4 +1,5 @@
-"""DELF: a backbone that describes every cell of an image and a scorer that says which cells matter."""
+"""DELF: a backbone that describes every cell of an image and a scorer that says which cells
+matter."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from delfjax.config import BackboneConfig, DelfConfig
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.efficientnet_lite import EfficientNetLite0
-from delfjax.models.importing import embedded_efficientnet_lite0, import_efficientnet_lite0, read_tensors
+from delfjax.models.foreign.importing import (
+    embedded_efficientnet_lite0,
+    import_efficientnet_lite0,
+    read_tensors,
+)
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.model_files import BACKBONE, SCORER, load_part, part_digest
 from delfjax.models.resnet import BLOCKS, ResNet
@@ -27,7 +32,8 @@ from delfjax.models.weights import WeightsError, require_match, shipped_attentio
 from delfjax.ops.receptive_field import ReceptiveField, compose
 from delfjax.types import Array
 
-# What can describe an image; each offers the call, `windows`, `lost_px`, `normalise` and `channels`.
+# What can describe an image; each offers the call, `windows`, `lost_px`, `normalise` and
+# `channels`.
 Backbone = EfficientNetLite0 | ResNet
 Scorer = AttentionScorer | AutoencodedScorer
 
@@ -35,7 +41,9 @@ Scorer = AttentionScorer | AutoencodedScorer
 class Delf(nnx.Module):
     """Backbone and scorer; without an attention scorer the norm of the features ranks the cells."""
 
-    def __init__(self, backbone: Backbone | BranchedBackbone, scorer: Scorer | None, *, output: str) -> None:
+    def __init__(
+        self, backbone: Backbone | BranchedBackbone, scorer: Scorer | None, *, output: str
+    ) -> None:
         self.backbone = nnx.data(backbone)
         self.scorer = nnx.data(scorer)
         self.output = output
@@ -84,17 +92,26 @@ def relevance(scorer: Scorer | None, features: FeatureMap) -> Float[jax.Array, "
     return feature_norm(jnp.asarray(features.values)) if scorer is None else scorer(features)
 
 
-def describe(scorer: Scorer | None, features: Float[jax.Array, "b k c"]) -> Float[jax.Array, "b k d"]:
-    """Descriptors of cells, unnormalised: their features, or the codes of these where the scorer has codes with a bias."""
+def describe(
+    scorer: Scorer | None, features: Float[jax.Array, "b k c"]
+) -> Float[jax.Array, "b k d"]:
+    """Descriptors of cells, unnormalised: their features, or the codes of these where the scorer
+    has codes with a bias."""
     encoder = _encoder(scorer)
     return features if encoder is None else jnp.asarray(encoder(features))
 
 
 def _encoder(scorer: Scorer | None) -> nnx.Linear | None:
-    return scorer.encoder if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features else None
+    return (
+        scorer.encoder
+        if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features
+        else None
+    )
 
 
-def _describe_photos(backbone: Backbone | BranchedBackbone, photos: Float[Array, "b h w 3"], output: str) -> jax.Array:
+def _describe_photos(
+    backbone: Backbone | BranchedBackbone, photos: Float[Array, "b h w 3"], output: str
+) -> jax.Array:
     extent = FeatureMap.full(photos).extent
     return jnp.asarray(dense_features(backbone, photos, extent, output=output).values)
 
@@ -107,7 +124,8 @@ _described, _scored = nnx.jit(_describe_photos, static_argnums=2), nnx.jit(_scor
 
 
 def cell_scores(model: Delf, photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "fh fw"]:
-    """Scores of every cell of a photograph in the size that it has; models of one backbone share its compiled program."""
+    """Scores of every cell of a photograph in the size that it has; models of one backbone share
+    its compiled program."""
     maps = _described(model.backbone, photo[None].astype(np.float32), model.output)
     found: np.ndarray = np.asarray(_scored(model.scorer, maps))[0]
     return found
@@ -137,17 +155,20 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
     if config.weights == "imagenet":
         if config.name != "efficientnet_lite0":
             raise WeightsError(
-                f"backbone.weights is 'imagenet', but only efficientnet_lite0 has embedded weights; convert a checkpoint "
-                f"of {config.name} with `delfjax weights convert` and give its .safetensors file"
+                "backbone.weights is 'imagenet', but only efficientnet_lite0 has embedded weights;"
+                f" convert a checkpoint of {config.name} with `delfjax weights convert` and give"
+                " its .safetensors file"
             )
         path, model = embedded_efficientnet_lite0(), architecture(config)
-        return with_tensors(model, import_efficientnet_lite0(read_tensors(path), named_shapes(model), source=path))
+        return with_tensors(
+            model, import_efficientnet_lite0(read_tensors(path), named_shapes(model), source=path)
+        )
     tensors, about = load_part(config.weights, BACKBONE)
     described = (about.get("name"), about.get("stride_layout", config.stride_layout))
     if described != (config.name, config.stride_layout):
         raise WeightsError(
-            f"{config.weights}: weights of {described[0]} in stride layout {described[1]}, the config asks for "
-            f"{config.name} in {config.stride_layout}"
+            f"{config.weights}: weights of {described[0]} in stride layout {described[1]}, the"
+            f" config asks for {config.name} in {config.stride_layout}"
         )
     model = architecture(config, conv5=config.output == "conv5" or has_conv5(tensors))
     require_match(named_shapes(model), tensors, source=config.weights)
@@ -155,7 +176,8 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
 
 
 def architecture(config: BackboneConfig, *, conv5: bool = True) -> Backbone:
-    """The backbone of ``config`` with shapes in place of weights, not to be changed; arguments as of :func:`backbone_builder`."""
+    """The backbone of ``config`` with shapes in place of weights, not to be changed; arguments as
+    of :func:`backbone_builder`."""
     return _traced(replace(config, weights=""), conv5)
 
 
@@ -165,8 +187,11 @@ def _traced(config: BackboneConfig, conv5: bool) -> Backbone:
     return abstract(backbone_builder(config, conv5=conv5))
 
 
-def backbone_builder(config: BackboneConfig, *, conv5: bool = True) -> Callable[[nnx.Rngs], Backbone]:
-    """Makes the architecture of ``config`` from random streams, weights aside; without ``conv5`` a ResNet ends at conv4."""
+def backbone_builder(
+    config: BackboneConfig, *, conv5: bool = True
+) -> Callable[[nnx.Rngs], Backbone]:
+    """Makes the architecture of ``config`` from random streams, weights aside; without ``conv5`` a
+    ResNet ends at conv4."""
     if config.name == "efficientnet_lite0":
         return lambda rngs: EfficientNetLite0(rngs=rngs)
     blocks = BLOCKS[config.name][: 4 if conv5 else 3]
@@ -174,12 +199,14 @@ def backbone_builder(config: BackboneConfig, *, conv5: bool = True) -> Callable[
 
 
 def has_conv5(names: Iterable[str]) -> bool:
-    """Whether the tensors of a ResNet, by our names, go on to conv5; those of DELF's release end at conv4."""
+    """Whether the tensors of a ResNet, by our names, go on to conv5; those of DELF's release end at
+    conv4."""
     return any(name.startswith("stages.3.") for name in names)
 
 
 def describe_backbone(config: BackboneConfig) -> dict[str, str]:
-    """What tells the features of one backbone from those of another, wherever its weights lie: they go by their digest.
+    """What tells the features of one backbone from those of another, wherever its weights lie: they
+    go by their digest.
 
     Raises:
         WeightsError: the weights are missing, or their description is damaged.
@@ -191,7 +218,8 @@ def describe_backbone(config: BackboneConfig) -> dict[str, str]:
 
 
 def is_for_backbone(about: Mapping[str, Any], backbone: Mapping[str, str]) -> bool:
-    """Whether a scorer or a reduction was made for the features of a backbone, by the names that it knows this by."""
+    """Whether a scorer or a reduction was made for the features of a backbone, by the names that it
+    knows this by."""
     return backbone in (about.get("backbone"), about.get("same_backbone"))
 
 
@@ -199,7 +227,8 @@ def load_scorer(config: DelfConfig, channels: int) -> Scorer:
     """The attention of ``config`` for features of ``channels`` values.
 
     Raises:
-        WeightsError: the weights are missing, damaged, or were trained for the features of another backbone.
+        WeightsError: the weights are missing, damaged, or were trained for the features of another
+            backbone.
     """
 
     weights, hidden = config.scorer.weights, config.scorer.hidden
@@ -210,8 +239,9 @@ def load_scorer(config: DelfConfig, channels: int) -> Scorer:
     asked = describe_backbone(config.backbone)
     if not is_for_backbone(about, asked):
         raise WeightsError(
-            f"{path}: scores the features of {_told(about.get('backbone'))}, the config extracts those of {_told(asked)}; train "
-            "an attention for these with `delfjax train`, or set scorer.kind=norm"
+            f"{path}: scores the features of {_told(about.get('backbone'))}, the config extracts"
+            f" those of {_told(asked)}; train an attention for these with `delfjax train`, or set"
+            " scorer.kind=norm"
         )
 
     def build(rngs: nnx.Rngs) -> Scorer:

@@ -1,7 +1,8 @@
 """EfficientNet-Lite0 (no squeeze-and-excitation, ReLU6), the embedded default backbone.
 
-Trained with TensorFlow's "SAME" padding, which for the even sizes of training puts ``(k − stride) // 2`` zeros before the
-image. That padding is kept fixed for every size here, so that the geometry does not depend on parity.
+Trained with TensorFlow's "SAME" padding, which for the even sizes of training puts ``(k − stride)
+// 2`` zeros before the image. That padding is kept fixed for every size here, so that the geometry
+does not depend on parity.
 Source: the published EfficientNet-Lite0 block table; normalisation ``(x − 127) / 128``.
 """
 
@@ -17,10 +18,18 @@ from delfjax.ops import convolution
 from delfjax.ops.receptive_field import Window
 
 # (expansion, channels, kernel, stride, repeats) of each stage.
-_STAGES = ((1, 16, 3, 1, 1), (6, 24, 3, 2, 2), (6, 40, 5, 2, 2), (6, 80, 3, 2, 3), (6, 112, 5, 1, 3), (6, 192, 5, 2, 4))
+_STAGES = (
+    (1, 16, 3, 1, 1),
+    (6, 24, 3, 2, 2),
+    (6, 40, 5, 2, 2),
+    (6, 80, 3, 2, 3),
+    (6, 112, 5, 1, 3),
+    (6, 192, 5, 2, 4),
+)
 _LAST_STAGE = (6, 320, 3, 1, 1)
 _STEM, _HEAD, _CLASSES, _EPSILON = 32, 1280, 1000, 1e-3
-# Blocks up to the end of the stride-16 stage, which this library calls conv4 after its counterpart in a ResNet.
+# Blocks up to the end of the stride-16 stage, which this library calls conv4 after its counterpart
+# in a ResNet.
 _CONV4_BLOCKS = sum(stage[-1] for stage in _STAGES[:5])
 
 
@@ -28,7 +37,14 @@ class InvertedBottleneck(nnx.Module):
     """1×1 expansion, depthwise k×k, 1×1 projection, and a skip where the shapes allow it."""
 
     def __init__(
-        self, features_in: int, features_out: int, *, kernel: int, stride: int, expansion: int, rngs: nnx.Rngs
+        self,
+        features_in: int,
+        features_out: int,
+        *,
+        kernel: int,
+        stride: int,
+        expansion: int,
+        rngs: nnx.Rngs,
     ) -> None:
         hidden = features_in * expansion
         self.expand = (
@@ -49,7 +65,8 @@ class InvertedBottleneck(nnx.Module):
         self.skip = stride == 1 and features_in == features_out
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
-        """Pad the narrow map rather than the wide one: a 1×1 convolution commutes with padding, the mask restores zeros."""
+        """Pad the narrow map rather than the wide one: a 1×1 convolution commutes with padding, the
+        mask restores zeros."""
         pad = self.depthwise.padding
         hidden = pad_map(x, pad)
         if self.expand is not None:
@@ -61,26 +78,39 @@ class InvertedBottleneck(nnx.Module):
 class EfficientNetLite0(nnx.Module):
     """The whole classifier; :meth:`__call__` reads out a feature map."""
 
-    # Features are what the last, linear convolution of a block gives; and no pixel is without padding (see the ResNet).
+    # Features are what the last, linear convolution of a block gives; and no pixel is without
+    # padding (see the ResNet).
     rectified = False
     lost_px = 0
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
-        self.stem = ConvNorm(3, _STEM, Window(3, 2, 0), activation="relu6", epsilon=_EPSILON, rngs=rngs)
+        self.stem = ConvNorm(
+            3, _STEM, Window(3, 2, 0), activation="relu6", epsilon=_EPSILON, rngs=rngs
+        )
         blocks, features = [], _STEM
         for expansion, channels, kernel, stride, repeats in (*_STAGES, _LAST_STAGE):
             for repeat in range(repeats):
                 first = stride if repeat == 0 else 1
                 blocks.append(
-                    InvertedBottleneck(features, channels, kernel=kernel, stride=first, expansion=expansion, rngs=rngs)
+                    InvertedBottleneck(
+                        features,
+                        channels,
+                        kernel=kernel,
+                        stride=first,
+                        expansion=expansion,
+                        rngs=rngs,
+                    )
                 )
                 features = channels
         self.blocks = nnx.List(blocks)
         self.head = ConvNorm(features, _HEAD, activation="relu6", epsilon=_EPSILON, rngs=rngs)
         self.classifier = nnx.Linear(_HEAD, _CLASSES, rngs=rngs)
 
-    def __call__(self, x: FeatureMap, *, output: str = "conv4", layers: slice = WHOLE) -> FeatureMap:
-        """Feature map of normalised images: 112 channels at stride 16 ("conv4") or 320 at stride 32 ("conv5").
+    def __call__(
+        self, x: FeatureMap, *, output: str = "conv4", layers: slice = WHOLE
+    ) -> FeatureMap:
+        """Feature map of normalised images: 112 channels at stride 16 ("conv4") or 320 at stride 32
+        ("conv5").
 
         Args:
             x: normalised images, or what the layers before ``layers`` made of them.

@@ -1,8 +1,10 @@
-"""Building blocks of the backbones: convolution with batch norm, on canvases that hold images of different sizes.
+"""Building blocks of the backbones: convolution with batch norm, on canvases that hold images of
+different sizes.
 
-A :class:`FeatureMap` carries the values and, per image, how many rows and columns are real. Every module maps one
-FeatureMap to the next and guarantees: the cells inside the extent equal those of the image processed alone, borders included.
-The output has ``ceil(extent / stride)`` rows and columns, whatever the parity.
+A :class:`FeatureMap` carries the values and, per image, how many rows and columns are real. Every
+module maps one FeatureMap to the next and guarantees: the cells inside the extent equal those of
+the image processed alone, borders included. The output has ``ceil(extent / stride)`` rows and
+columns, whatever the parity.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from delfjax.ops import convolution, products
+from delfjax.ops import convolution
+from delfjax.ops.cpu import products
 from delfjax.ops.receptive_field import Window
 from delfjax.types import Array
 
@@ -35,7 +38,8 @@ M = TypeVar("M", bound=nnx.Module)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FeatureMap:
-    """Values on a canvas and the rows and columns of it that each image fills (upper left corner), in cells."""
+    """Values on a canvas and the rows and columns of it that each image fills (upper left corner),
+    in cells."""
 
     values: Float[Array, "b h w c"]
     extent: Int[Array, "b 2"]
@@ -57,9 +61,12 @@ def activate(x: Float[Array, "*n"], activation: Activation) -> Float[jax.Array, 
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...], *, deviation: float) -> jax.Array:
-    """Normal numbers: the first of a longer draw, which they begin whatever its length, so that few programs draw all shapes."""
+    """Normal numbers: the first of a longer draw, which they begin whatever its length, so that few
+    programs draw all shapes."""
     count = math.prod(shape)
-    drawn = jax.random.normal(key, (max(_FEWEST_DRAWN, 1 << (count - 1).bit_length()),), jnp.float32)
+    drawn = jax.random.normal(
+        key, (max(_FEWEST_DRAWN, 1 << (count - 1).bit_length()),), jnp.float32
+    )
     if isinstance(drawn, jax.core.Tracer):
         traced: jax.Array = drawn[:count].reshape(shape) * jnp.float32(deviation)
         return traced
@@ -69,8 +76,9 @@ def _normal(key: jax.Array, shape: tuple[int, ...], *, deviation: float) -> jax.
 class ConvNorm(nnx.Module):
     """Convolution, batch norm (or, once folded, a bias), activation.
 
-    Kernels are ``[k, k, in, out]`` (``[in, out]`` for 1×1, ``[k, k, c]`` for depthwise). ``pad`` zeros stand before the
-    first pixel, ``kernel − 1 − pad`` after the last, so the output has ``ceil(n / stride)`` cells for ``n`` pixels.
+    Kernels are ``[k, k, in, out]`` (``[in, out]`` for 1×1, ``[k, k, c]`` for depthwise). ``pad``
+    zeros stand before the first pixel, ``kernel − 1 − pad`` after the last, so the output has
+    ``ceil(n / stride)`` cells for ``n`` pixels.
     """
 
     def __init__(
@@ -91,9 +99,13 @@ class ConvNorm(nnx.Module):
         elif kernel == 1:
             shape = (features_in, features_out)
         fan_in = kernel * kernel * (1 if depthwise else features_in)
-        self.kernel: nnx.Param[Any] = nnx.Param(_normal(rngs.params(), shape, deviation=np.sqrt(2 / fan_in)))
+        self.kernel: nnx.Param[Any] = nnx.Param(
+            _normal(rngs.params(), shape, deviation=np.sqrt(2 / fan_in))
+        )
         # Exactly one of the two is there: the norm while training, the bias once folded.
-        self.norm: nnx.BatchNorm | None = nnx.data(nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs))
+        self.norm: nnx.BatchNorm | None = nnx.data(
+            nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs)
+        )
         self.bias: nnx.Param[Any] | None = nnx.data(None)
         self.window = window
         self.depthwise = depthwise
@@ -135,7 +147,8 @@ class ConvNorm(nnx.Module):
         return activate(values, self.activation)
 
     def fold(self) -> None:
-        """Fold the batch norm's running statistics into kernel and bias, in place; inference only."""
+        """Fold the batch norm's running statistics into kernel and bias, in place; inference
+        only."""
         if self.norm is None:
             return
         norm = self.norm
@@ -143,7 +156,9 @@ class ConvNorm(nnx.Module):
         scale, offset, mean, variance = (np.asarray(part[...], np.float64) for part in parts)
         gain = scale / np.sqrt(variance + norm.epsilon)
         # The output channel is the last axis of every kernel layout.
-        self.kernel = nnx.Param((np.asarray(self.kernel[...], np.float64) * gain).astype(np.float32))
+        self.kernel = nnx.Param(
+            (np.asarray(self.kernel[...], np.float64) * gain).astype(np.float32)
+        )
         self.bias = nnx.Param((offset - mean * gain).astype(np.float32))
         self.norm = None
 
@@ -164,15 +179,17 @@ def _gain_and_offset(norm: nnx.BatchNorm) -> tuple[jax.Array, jax.Array]:
 
 
 def pad_map(x: FeatureMap, pad: tuple[int, int]) -> FeatureMap:
-    """Canvas widened by ``pad`` rows and columns before and after; the extent keeps counting the image's cells."""
+    """Canvas widened by ``pad`` rows and columns before and after; the extent keeps counting the
+    image's cells."""
     return FeatureMap(jnp.pad(x.values, ((0, 0), pad, pad, (0, 0))), x.extent)
 
 
 def evened(x: FeatureMap) -> FeatureMap:
     """A row and a column of zeros in front of an image where its number of them is odd.
 
-    With a stride of two and a window of odd length, that is what sets TensorFlow's padding "SAME" apart by parity: with it, all
-    images are padded as those of even extent are, by ``(kernel − 1) / 2 − 1`` in front.
+    With a stride of two and a window of odd length, that is what sets TensorFlow's padding "SAME"
+    apart by parity: with it, all images are padded as those of even extent are, by ``(kernel − 1) /
+    2 − 1`` in front.
     """
     odd = x.extent % 2
     values = jnp.asarray(x.values)
@@ -181,7 +198,10 @@ def evened(x: FeatureMap) -> FeatureMap:
         around = [(0, 0)] * 4
         around[axis] = (1, size % 2)
         padded = jnp.pad(values, around)
-        moved, unmoved = (jax.lax.slice_in_dim(padded, start, start + size + size % 2, axis=axis) for start in (0, 1))
+        moved, unmoved = (
+            jax.lax.slice_in_dim(padded, start, start + size + size % 2, axis=axis)
+            for start in (0, 1)
+        )
         values = jnp.where((odd[:, axis - 1] > 0)[:, None, None, None], moved, unmoved)
     return FeatureMap(values, x.extent + odd)
 

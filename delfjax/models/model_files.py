@@ -1,8 +1,9 @@
 """A whole system in one file: backbone, scorer and reduction, and how they are to be used.
 
-Such a file is written by ``delfjax weights export``. Its tensors carry the name of their part (``backbone.…``, ``scorer.…``,
-``reduction.…``), its JSON what each part is and the settings that extraction needs; ``--set model=FILE`` applies these
-(:func:`delfjax.config.override`). A file of one part, as training writes it, is read the same way.
+Such a file is written by ``delfjax weights export``. Its tensors carry the name of their part
+(``backbone.…``, ``scorer.…``, ``reduction.…``), its JSON what each part is and the settings that
+extraction needs; ``--set model=FILE`` applies these (:func:`delfjax.config.override`). A file of
+one part, as training writes it, is read the same way.
 """
 
 from __future__ import annotations
@@ -12,19 +13,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from delfjax.models.weights import Tensors, WeightsError, load_weights, read_description, save_weights, tensor_digest
+from delfjax.models.weights import (
+    Tensors,
+    WeightsError,
+    load_weights,
+    read_description,
+    save_weights,
+    tensor_digest,
+)
 
 BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
 # Name of the model in the JSON of a file with parts.
 WHOLE = "delf"
-# Of the section "features", what belongs to a trained system; sizes and numbers are its user's choice.
+# Of the section "features", what belongs to a trained system; sizes and numbers are its user's
+# choice.
 SYSTEM_FEATURES = ("scales", "threshold_kind", "threshold", "border_px")
 # In the settings of a file: this very file, wherever it lies.
 _ITSELF = "*"
 
 
 def save_model(
-    path: Path, parts: Mapping[str, tuple[Tensors, dict[str, Any]]], *, system: Mapping[str, Any], about: Mapping[str, Any]
+    path: Path,
+    parts: Mapping[str, tuple[Tensors, dict[str, Any]]],
+    *,
+    system: Mapping[str, Any],
+    about: Mapping[str, Any],
 ) -> None:
     """Write a system; the file appears whole or not at all.
 
@@ -37,8 +50,15 @@ def save_model(
     Raises:
         WeightsError: another suffix.
     """
-    tensors = {f"{part}.{name}": tensor for part, (held, _) in parts.items() for name, tensor in held.items()}
-    told = {part: {**described, "digest": tensor_digest(held)} for part, (held, described) in parts.items()}
+    tensors = {
+        f"{part}.{name}": tensor
+        for part, (held, _) in parts.items()
+        for name, tensor in held.items()
+    }
+    told = {
+        part: {**described, "digest": tensor_digest(held)}
+        for part, (held, described) in parts.items()
+    }
     settings = {section: dict(fields) for section, fields in system.items()}
     for part in parts:
         settings.setdefault(part, {})["weights"] = _ITSELF
@@ -59,7 +79,11 @@ def load_part(path: str | Path, part: str) -> tuple[Tensors, dict[str, Any]]:
 
 def part_tensors(tensors: Tensors, part: str) -> Tensors:
     """The tensors of one part, by the names they have in it."""
-    return {name.removeprefix(f"{part}."): held for name, held in tensors.items() if name.startswith(f"{part}.")}
+    return {
+        name.removeprefix(f"{part}."): held
+        for name, held in tensors.items()
+        if name.startswith(f"{part}.")
+    }
 
 
 def part_digest(path: str | Path, part: str) -> str:
@@ -70,11 +94,14 @@ def part_digest(path: str | Path, part: str) -> str:
     """
     described = read_description(path)
     about: dict[str, Any] = described["config"]
-    return str(described["digest"] if about["name"] != WHOLE else _described(path, about, part)["digest"])
+    return str(
+        described["digest"] if about["name"] != WHOLE else _described(path, about, part)["digest"]
+    )
 
 
 def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
-    """Add to a weight file what evaluations of it found; those of a dataset and config that are there already are replaced.
+    """Add to a weight file what evaluations of it found; those of a dataset and config that are
+    there already are replaced.
 
     Args:
         path: the weight file.
@@ -103,7 +130,13 @@ def card(path: str | Path) -> Iterator[str]:
     parts = about["parts"] if about["name"] == WHOLE else {about["name"]: about}
     for part in sorted(parts, key=[BACKBONE, SCORER, REDUCTION, about["name"]].index):
         yield part
-        yield from _facts({key: value for key, value in parts[part].items() if key not in ("scores", "same_backbone")})
+        yield from _facts(
+            {
+                key: value
+                for key, value in parts[part].items()
+                if key not in ("scores", "same_backbone")
+            }
+        )
     for title in ("receptive_field", "system"):
         if title in about and about["name"] == WHOLE:
             yield title.replace("_", " ")
@@ -141,7 +174,11 @@ def _scores(file: Path) -> dict[str, Any]:
             for mean, value in kept["inliers"]["means"].items()
             if value is not None
         }
-        return {"dataset": found["dataset"], "config_hash": found["config_hash"], "inliers": tiers or means}
+        return {
+            "dataset": found["dataset"],
+            "config_hash": found["config_hash"],
+            "inliers": tiers or means,
+        }
     except OSError as error:
         raise WeightsError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

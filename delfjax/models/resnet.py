@@ -1,16 +1,17 @@
 """ResNet50 and ResNet101 (bottleneck blocks), in the layouts that published weights are for.
 
-"he": the stride in the first 1×1 convolution of a stage (He et al. 2015, Caffe; receptive field 291 at conv4).
-"v1.5": in the 3×3 (torchvision and most newer weights; 267).
-"slim": in the 3×3 of the last block of conv2, conv3 and conv4, so that conv4 has stride 32 (TensorFlow's slim; DELF as it was
-released in 2017 and 2019; 291).
-"keras": as "he" (TensorFlow's Keras; the DELF and DELG code of 2020; 291); "keras_strided": every second cell of that at conv4,
-and no stride in conv5.
-The tensors of all have the same shapes, so only the config can tell them apart.
+"he": the stride in the first 1×1 convolution of a stage (He et al. 2015, Caffe; receptive field 291
+at conv4). "v1.5": in the 3×3 (torchvision and most newer weights; 267). "slim": in the 3×3 of the
+last block of conv2, conv3 and conv4, so that conv4 has stride 32 (TensorFlow's slim; DELF as it was
+released in 2017 and 2019; 291). "keras": as "he" (TensorFlow's Keras; the DELF and DELG code of
+2020; 291); "keras_strided": every second cell of that at conv4, and no stride in conv5. The tensors
+of all have the same shapes, so only the config can tell them apart.
 
-Padding is symmetric, as in Caffe and PyTorch, except where TensorFlow's "SAME" meets a stride: before the pool of slim and before
-the first convolution of Keras an image of even extent has one zero less, each axis for itself. Keras pools without padding.
-Source: He et al. 2015, table 1; the code of slim's ``resnet_v1`` and of DELF's ``resnet50`` in the repository tensorflow/models.
+Padding is symmetric, as in Caffe and PyTorch, except where TensorFlow's "SAME" meets a stride:
+before the pool of slim and before the first convolution of Keras an image of even extent has one
+zero less, each axis for itself. Keras pools without padding.
+Source: He et al. 2015, table 1; the code of slim's ``resnet_v1`` and of DELF's ``resnet50`` in the
+    repository tensorflow/models.
 Input: torchvision's weights want ImageNet's mean and deviation; DELF's, ``(x − 128) / 128``.
 """
 
@@ -27,7 +28,7 @@ from jaxtyping import Float, Int
 from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, activate, evened, strided
 from delfjax.models.weights import WeightsError
 from delfjax.ops import convolution
-from delfjax.ops.fusion import once
+from delfjax.ops.cpu.barrier import once
 from delfjax.ops.receptive_field import Window
 from delfjax.types import Array
 
@@ -42,28 +43,43 @@ _POOL = Window(kernel=3, stride=2, pad=1)
 _STAGES_OF = {"conv4": 3, "conv5": 4}
 _CONV5 = 3
 _TENSORFLOW, _KERAS = ("slim", "keras", "keras_strided"), ("keras", "keras_strided")
-# Mean and standard deviation of ImageNet's RGB in 0 … 255. Source: torchvision's published transforms (times 255).
+# Mean and standard deviation of ImageNet's RGB in 0 … 255. Source: torchvision's published
+# transforms (times 255).
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32) * np.float32(255)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * np.float32(255)
 
 
 class Bottleneck(nnx.Module):
-    """1×1 to the inner width, 3×3, 1×1 to four times the width; added to the input, or to its projection."""
+    """1×1 to the inner width, 3×3, 1×1 to four times the width; added to the input, or to its
+    projection."""
 
-    def __init__(self, features_in: int, width: int, *, strides: tuple[int, int], first: bool, rngs: nnx.Rngs) -> None:
-        """``strides`` are those of the first two convolutions; the ``first`` block of a stage projects its input."""
+    def __init__(
+        self, features_in: int, width: int, *, strides: tuple[int, int], first: bool, rngs: nnx.Rngs
+    ) -> None:
+        """``strides`` are those of the first two convolutions; the ``first`` block of a stage
+        projects its input."""
         features_out, stride = width * _EXPANSION, strides[0] * strides[1]
-        self.reduce = ConvNorm(features_in, width, Window(1, strides[0]), activation="relu", rngs=rngs)
-        self.spatial = ConvNorm(width, width, Window.centred(3, strides[1]), activation="relu", rngs=rngs)
+        self.reduce = ConvNorm(
+            features_in, width, Window(1, strides[0]), activation="relu", rngs=rngs
+        )
+        self.spatial = ConvNorm(
+            width, width, Window.centred(3, strides[1]), activation="relu", rngs=rngs
+        )
         self.expand = ConvNorm(width, features_out, rngs=rngs)
-        shortcut = ConvNorm(features_in, features_out, Window(1, stride), rngs=rngs) if first else None
+        shortcut = (
+            ConvNorm(features_in, features_out, Window(1, stride), rngs=rngs) if first else None
+        )
         self.shortcut = nnx.data(shortcut)
         self.stride = stride
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Add, then ReLU."""
         y = self.expand(self.spatial(self.reduce(x)))
-        skipped = x.values[:, :: self.stride, :: self.stride] if self.shortcut is None else self.shortcut(x).values
+        skipped = (
+            x.values[:, :: self.stride, :: self.stride]
+            if self.shortcut is None
+            else self.shortcut(x).values
+        )
         return FeatureMap(once(activate(skipped + y.values, "relu")), y.extent)
 
     @property
@@ -73,7 +89,8 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """The network up to conv5, with a classifier on request; :meth:`__call__` reads out a feature map.
+    """The network up to conv5, with a classifier on request; :meth:`__call__` reads out a feature
+    map.
 
     Three numbers of blocks in place of four make one that ends at conv4.
     """
@@ -97,15 +114,24 @@ class ResNet(nnx.Module):
         for stage, (width, repeats) in enumerate(zip(_WIDTHS, blocks, strict=False)):
             members = []
             for repeat in range(repeats):
-                strides = _strides(stride_layout, stage, first=repeat == 0, last=repeat == repeats - 1)
-                members.append(Bottleneck(features, width, strides=strides, first=repeat == 0, rngs=rngs))
+                strides = _strides(
+                    stride_layout, stage, first=repeat == 0, last=repeat == repeats - 1
+                )
+                members.append(
+                    Bottleneck(features, width, strides=strides, first=repeat == 0, rngs=rngs)
+                )
                 features = width * _EXPANSION
             stages.append(nnx.List(members))
         self.stages = nnx.List(stages)
-        self.classifier = nnx.data(None if classes is None else nnx.Linear(features, classes, rngs=rngs))
+        self.classifier = nnx.data(
+            None if classes is None else nnx.Linear(features, classes, rngs=rngs)
+        )
 
-    def __call__(self, x: FeatureMap, *, output: str = "conv4", layers: slice = WHOLE) -> FeatureMap:
-        """Feature map of normalised images: 1024 channels ("conv4") or 2048 ("conv5"), at the strides of the layout.
+    def __call__(
+        self, x: FeatureMap, *, output: str = "conv4", layers: slice = WHOLE
+    ) -> FeatureMap:
+        """Feature map of normalised images: 1024 channels ("conv4") or 2048 ("conv5"), at the
+        strides of the layout.
 
         Args:
             x: normalised images, or what the layers before ``layers`` made of them.
@@ -120,7 +146,8 @@ class ResNet(nnx.Module):
         return x
 
     def layers(self, output: str = "conv4") -> list[ConvNorm | Bottleneck]:
-        """The stem, which a maximum follows, and the blocks up to the feature map that is read out."""
+        """The stem, which a maximum follows, and the blocks up to the feature map that is read
+        out."""
         return [self.stem, *self._blocks(output)]
 
     def classify(self, x: FeatureMap) -> Float[jax.Array, "b classes"]:
@@ -130,7 +157,9 @@ class ResNet(nnx.Module):
             ValueError: the network was built without classes.
         """
         if self.classifier is None:
-            raise ValueError("this ResNet was built without a classifier; classes=1000 gives it ImageNet's")
+            raise ValueError(
+                "this ResNet was built without a classifier; classes=1000 gives it ImageNet's"
+            )
         x = self(x, output="conv5")
         total = convolution.zero_outside(x.values, x.extent).sum(axis=(1, 2))
         cells = jnp.prod(x.extent, axis=1)[:, None].astype(total.dtype)
@@ -140,19 +169,22 @@ class ResNet(nnx.Module):
     def windows(self, output: str = "conv4") -> list[Window]:
         """The layers along the longest path, for the receptive field.
 
-        As in DELF's code all of them are centred: cell ``i`` lies at pixel ``stride · i``. In TensorFlow's layouts that is up to
-        two pixels ("slim") or three ("keras") before the true centre, by the parity of the image.
+        As in DELF's code all of them are centred: cell ``i`` lies at pixel ``stride · i``. In
+        TensorFlow's layouts that is up to two pixels ("slim") or three ("keras") before the true
+        centre, by the parity of the image.
         """
         blocks = (window for block in self._blocks(output) for window in block.windows)
         return [Window.centred(7, 2), _POOL, *blocks]
 
     @property
     def lost_px(self) -> int:
-        """``n`` pixels become ``ceil((n − lost_px) / stride)`` cells: a pool without padding loses two of those it looks at."""
+        """``n`` pixels become ``ceil((n − lost_px) / stride)`` cells: a pool without padding loses
+        two of those it looks at."""
         return 4 if self.stride_layout in _KERAS else 0
 
     def normalise(self, pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b h w 3"]:
-        """RGB in 0 … 255 to what the weights of the layout want: −1 … 1, or zero mean and unit deviation over ImageNet."""
+        """RGB in 0 … 255 to what the weights of the layout want: −1 … 1, or zero mean and unit
+        deviation over ImageNet."""
         if self.stride_layout in _TENSORFLOW:
             return (pixels - 128.0) / 128.0
         return (pixels - _MEAN[None, None, None]) / _DEVIATION[None, None, None]
@@ -172,21 +204,29 @@ class ResNet(nnx.Module):
             x = evened(x)
         # After ReLU, zeros outside the image never win.
         masked = convolution.zero_outside(x.values, x.extent)
-        return FeatureMap(_pooled(masked, (0, 1) if self.stride_layout == "slim" else (1, 1)), strided(x.extent, _POOL.stride))
+        return FeatureMap(
+            _pooled(masked, (0, 1) if self.stride_layout == "slim" else (1, 1)),
+            strided(x.extent, _POOL.stride),
+        )
 
     def _blocks(self, output: str) -> list[Bottleneck]:
         stages = list(self.stages)
         if len(stages) < _STAGES_OF[output]:
-            raise WeightsError(f"these weights end at conv4, {output} is asked for; set backbone.output=conv4, or take others")
+            raise WeightsError(
+                f"these weights end at conv4, {output} is asked for; set backbone.output=conv4, or"
+                " take others"
+            )
         return [block for stage in stages[: _STAGES_OF[output]] for block in stage]
 
 
 def _strides(layout: StrideLayout, stage: int, *, first: bool, last: bool) -> tuple[int, int]:
-    """Strides of the 1×1 and of the 3×3 convolution that begin a block; conv2 is stage 0 and follows the pool."""
+    """Strides of the 1×1 and of the 3×3 convolution that begin a block; conv2 is stage 0 and
+    follows the pool."""
     if layout == "slim":
         return 1, 2 if last and stage < _CONV5 else 1
     if layout == "keras_strided" and stage == _CONV5 - 1 and last:
-        # What comes after the 3×3 looks at single cells: leaving out every second of them may as well come before.
+        # What comes after the 3×3 looks at single cells: leaving out every second of them may as
+        # well come before.
         return 2 if first else 1, 2
     if not first or stage == 0 or (layout == "keras_strided" and stage == _CONV5):
         return 1, 1
@@ -198,5 +238,6 @@ def _pooled(values: Float[Array, "b h w c"], pad: tuple[int, int]) -> Float[jax.
 
 
 def _unpadded(extent: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
-    """Rows and columns that the pool leaves without padding: none of an image that is smaller than its window."""
+    """Rows and columns that the pool leaves without padding: none of an image that is smaller than
+    its window."""
     return (extent - 1) // _POOL.stride

@@ -16,8 +16,9 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 class _OneKey(nnx.RngStream):
-    """The same key at every call, which is as good as any other where nothing is drawn: each step of a count of keys that is
-    traced costs a walk through all that was traced before, in ResNet101 seconds."""
+    """The same key at every call, which is as good as any other where nothing is drawn: each step
+    of a count of keys that is traced costs a walk through all that was traced before, in ResNet101
+    seconds."""
 
     def __call__(self) -> jax.Array:
         key: jax.Array = self.key[...]
@@ -51,13 +52,17 @@ def named_tensors(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def with_tensors(model: M, tensors: Mapping[str, np.ndarray]) -> M:
-    """A copy of ``model`` (which may be abstract) holding ``tensors``; names and shapes must agree exactly.
+    """A copy of ``model`` (which may be abstract) holding ``tensors``; names and shapes must agree
+    exactly.
 
     Raises:
         KeyError: a name is missing; callers report mismatches by name beforehand.
     """
     graph, state = nnx.split(model)
-    flat = [(path, variable.replace(np.asarray(tensors[_name(path)]))) for path, variable in nnx.to_flat_state(state)]
+    flat = [
+        (path, variable.replace(np.asarray(tensors[_name(path)])))
+        for path, variable in nnx.to_flat_state(state)
+    ]
     merged: M = nnx.merge(graph, nnx.from_flat_state(flat))
     return merged
 

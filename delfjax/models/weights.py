@@ -1,7 +1,8 @@
 """Weights on disk: our own format, and a report of every name that does not fit.
 
-Our format is a ``.safetensors`` file and, beside it, a ``.json`` file of the same stem with the format version, the
-model's name and config, and a digest of the tensors: a damaged or swapped file is refused.
+Our format is a ``.safetensors`` file and, beside it, a ``.json`` file of the same stem with the
+format version, the model's name and config, and a digest of the tensors: a damaged or swapped file
+is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ VERSION = 1
 
 
 class WeightsError(DelfjaxError):
-    """A weight file that is missing, damaged, of another kind or version, or that does not fit the model."""
+    """A weight file that is missing, damaged, of another kind or version, or that does not fit the
+    model."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,18 @@ class MatchReport:
 
     def __str__(self) -> str:
         """One line of counts, then one line for each name."""
-        kinds = {"unexpected": self.unexpected, "missing": self.missing, "misshapen": self.misshapen}
+        kinds = {
+            "unexpected": self.unexpected,
+            "missing": self.missing,
+            "misshapen": self.misshapen,
+        }
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items())
         lines = [f"  unexpected  {name} {shape}" for name, shape in self.unexpected]
         lines += [f"  missing     {name} {shape}" for name, shape in self.missing]
-        lines += [f"  misshapen   {name} {found}, expected {expected}" for name, expected, found in self.misshapen]
+        lines += [
+            f"  misshapen   {name} {found}, expected {expected}"
+            for name, expected, found in self.misshapen
+        ]
         return "\n".join([f"{counts} tensors", *lines])
 
 
@@ -75,7 +84,9 @@ def match_report(expected: Shapes, found: Shapes) -> MatchReport:
     )
 
 
-def require_match(expected: Shapes, tensors: Mapping[str, np.ndarray], *, source: str | Path) -> None:
+def require_match(
+    expected: Shapes, tensors: Mapping[str, np.ndarray], *, source: str | Path
+) -> None:
     """Refuse tensors that are not exactly those a model expects.
 
     Raises:
@@ -86,8 +97,11 @@ def require_match(expected: Shapes, tensors: Mapping[str, np.ndarray], *, source
         raise WeightsError(f"{source}: does not fit the model: {report}")
 
 
-def save_weights(path: str | Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
-    """Write ``tensors`` and, beside them, the JSON file that says what they are; each file appears whole or not at all.
+def save_weights(
+    path: str | Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> None:
+    """Write ``tensors`` and, beside them, the JSON file that says what they are; each file appears
+    whole or not at all.
 
     Args:
         path: the ``.safetensors`` file.
@@ -118,22 +132,24 @@ def load_weights(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and config written by :func:`save_weights`.
 
     Raises:
-        WeightsError: a file is missing, damaged, of another format or version, or the two do not belong together.
+        WeightsError: a file is missing, damaged, of another format or version, or the two do not
+            belong together.
     """
     about, beside = read_description(path), Path(path).with_suffix(".json").name
     tensors = read_safetensors(path)
     digest = tensor_digest(tensors)
     if digest != about["digest"]:
         raise WeightsError(
-            f"{path}: damaged, or not the file that {beside} describes: its tensors have the digest {digest}, "
-            f"expected {about['digest']}"
+            f"{path}: damaged, or not the file that {beside} describes: its tensors have the digest"
+            f" {digest}, expected {about['digest']}"
         )
     config: dict[str, Any] = about["config"]
     return tensors, config
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """The JSON beside a weight file: ``config``, and the ``digest`` of the tensors; these are not read.
+    """The JSON beside a weight file: ``config``, and the ``digest`` of the tensors; these are not
+    read.
 
     Raises:
         WeightsError: it is missing, damaged, of another format or version.
@@ -142,7 +158,8 @@ def read_description(path: str | Path) -> dict[str, Any]:
 
 
 def tensor_digest(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, types, shapes and values, in hexadecimal; the order of the names does not matter."""
+    """SHA-256 over names, types, shapes and values, in hexadecimal; the order of the names does not
+    matter."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = np.asarray(tensors[name], order="C")
@@ -154,7 +171,9 @@ def tensor_digest(tensors: Mapping[str, np.ndarray]) -> str:
 def _own_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: our weights end in .safetensors, not {path.suffix!r}; convert others first")
+        raise WeightsError(
+            f"{path}: our weights end in .safetensors, not {path.suffix!r}; convert others first"
+        )
     return path
 
 
@@ -166,11 +185,15 @@ def _read_about(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise WeightsError(f"{path}: not a {FORMAT!r} description")
     if about.get("version") != VERSION:
-        raise WeightsError(f"{path}: format version {about.get('version')!r}, this library reads {VERSION}")
+        raise WeightsError(
+            f"{path}: format version {about.get('version')!r}, this library reads {VERSION}"
+        )
     config = about.get("config")
     described = isinstance(config, dict) and config.get("name") == about.get("model")
     if not (described and isinstance(about.get("digest"), str)):
-        raise WeightsError(f"{path}: damaged: needs 'digest', 'config' and a 'model' that the config names as well")
+        raise WeightsError(
+            f"{path}: damaged: needs 'digest', 'config' and a 'model' that the config names as well"
+        )
     return about
 
 
@@ -213,8 +236,9 @@ def shipped_attention(name: str) -> Path:
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.safetensors"))) or "none"
         raise WeightsError(
-            f"scorer.weights is {name!r}, which is neither a .safetensors file nor one that comes with the suite ({path.parent} "
-            f"holds: {there}); train one with `delfjax train`, or set scorer.kind=norm"
+            f"scorer.weights is {name!r}, which is neither a .safetensors file nor one that comes"
+            f" with the suite ({path.parent} holds: {there}); train one with `delfjax train`, or"
+            " set scorer.kind=norm"
         )
     return path
 

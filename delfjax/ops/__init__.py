@@ -1,1 +1,2 @@
-"""Pure jit-able maths: receptive fields, pyramid, convolution, pooling, selection, matching and geometry."""
+"""Pure jit-able maths: receptive fields, pyramid, convolution, pooling, selection, matching and
+geometry."""

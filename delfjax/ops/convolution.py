@@ -1,10 +1,13 @@
-"""Convolutions and the maximum of windows, written the way the platform at hand runs fastest; the numbers are the same on all.
+"""Convolutions and the maximum of windows, written the way the platform at hand runs fastest; the
+numbers are the same on all.
 
-On CPU, XLA's grouped convolution is many times slower than adding shifted copies, and a 1×1 convolution is fastest as a
-matrix product. On accelerators the library's own convolution kernels win. The choice is made when a program is lowered.
+On CPU, XLA's grouped convolution is many times slower than adding shifted copies, and a 1×1
+convolution is fastest as a matrix product. On accelerators the library's own convolution kernels
+win. The choice is made when a program is lowered.
 
-Images of different sizes share one canvas. What makes that exact is :func:`zero_outside`: before each operation that
-looks at neighbours, everything outside an image is set to zero, which is the zero padding the image would have had alone.
+Images of different sizes share one canvas. What makes that exact is :func:`zero_outside`: before
+each operation that looks at neighbours, everything outside an image is set to zero, which is the
+zero padding the image would have had alone.
 """
 
 from __future__ import annotations
@@ -18,18 +21,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from delfjax.ops import winograd
-from delfjax.ops.products import of_weights, over_images, plain_product
+from delfjax.ops.cpu import winograd
+from delfjax.ops.cpu.products import of_weights, over_images, plain_product
 from delfjax.types import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Of a map's gradient, rows that are written out in one piece, and otherwise in pieces of. Measured: maps of 112 rows and more
-# are as fast or faster in pieces, and compile 2 to 4 times faster; smaller ones are slower.
+# Of a map's gradient, rows that are written out in one piece, and otherwise in pieces of. Measured:
+# maps of 112 rows and more are as fast or faster in pieces, and compile 2 to 4 times faster;
+# smaller ones are slower.
 _MOST_ROWS, _FEW_ROWS = 64, 16
 
 
 def dense(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], *, stride: int, pad: tuple[int, int]
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "k k c d"],
+    *,
+    stride: int,
+    pad: tuple[int, int],
 ) -> Float[jax.Array, "b h2 w2 d"]:
     """k×k convolution with ``pad`` zeros before and after each axis."""
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
@@ -37,14 +45,20 @@ def dense(
     result: jax.Array = jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: winograd.convolved(x, kernel, pad) if minimal else _convolved(x, kernel, stride, pad),
+        cpu=lambda x, kernel: (
+            winograd.convolved(x, kernel, pad) if minimal else _convolved(x, kernel, stride, pad)
+        ),
         default=lambda x, kernel: _plain_convolved(x, kernel, stride, pad),
     )
     return result
 
 
-def _plain_convolved(x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT)
+def _plain_convolved(
+    x: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]
+) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), (pad, pad), dimension_numbers=_LAYOUT
+    )
 
 
 _convolved = jax.custom_vjp(_plain_convolved, nondiff_argnums=(2, 3))
@@ -59,13 +73,16 @@ def _convolved_forward(
 def _convolved_backward(
     stride: int, pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], slope: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The kernel's gradient as a matrix product of what its taps meet: 5 times slower as a convolution."""
+    """The kernel's gradient as a matrix product of what its taps meet: 5 times slower as a
+    convolution."""
     x, kernel = kept
     taps = kernel.shape[0]
     if stride == 1:
         of_x = _plain_convolved(slope, _turned(kernel), 1, (taps - 1 - pad[0], taps - 1 - pad[1]))
     else:
-        of_x = _sent_back(lambda i, j: plain_product(slope, kernel[i, j].T), x.shape, taps, stride, pad[0])
+        of_x = _sent_back(
+            lambda i, j: plain_product(slope, kernel[i, j].T), x.shape, taps, stride, pad[0]
+        )
     # Cells behind the last that a tap meets are met by none.
     used = [(size - 1) * stride + taps for size in slope.shape[1:3]]
     padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))[:, : used[0], : used[1]]
@@ -83,17 +100,21 @@ _convolved.defvjp(_convolved_forward, _convolved_backward)
 def _turned(kernel: jax.Array) -> jax.Array:
     """A kernel that takes slopes back: its taps in reverse order, each transposed.
 
-    Tap by tap: a transposed kernel is folded into the convolution, which in a loop is then 10 times slower.
+    Tap by tap: a transposed kernel is folded into the convolution, which in a loop is then 10 times
+    slower.
     """
     taps, _, channels, outputs = kernel.shape
     flat = kernel.reshape(-1, channels, outputs)
-    return jnp.stack([flat[tap].T for tap in reversed(range(len(flat)))]).reshape(taps, taps, outputs, channels)
+    return jnp.stack([flat[tap].T for tap in reversed(range(len(flat)))]).reshape(
+        taps, taps, outputs, channels
+    )
 
 
 def maximum(
     x: Float[Array, "b h w c"], *, taps: int, stride: int, pad: tuple[int, int]
 ) -> Float[jax.Array, "b h2 w2 c"]:
-    """Largest value of each ``taps`` × ``taps`` window; ``pad`` rows and columns before and after each axis never win."""
+    """Largest value of each ``taps`` × ``taps`` window; ``pad`` rows and columns before and after
+    each axis never win."""
     result: jax.Array = jax.lax.platform_dependent(
         jnp.asarray(x),
         cpu=lambda x: _largest(x, taps, stride, pad),
@@ -115,7 +136,8 @@ _largest = jax.custom_vjp(_plain_largest, nondiff_argnums=(1, 2, 3))
 def _largest_forward(
     x: jax.Array, taps: int, stride: int, pad: tuple[int, int]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The largest, and the number of the tap that met it: the first where several are as large. Of ``x``, its shape is kept."""
+    """The largest, and the number of the tap that met it: the first where several are as large. Of
+    ``x``, its shape is kept."""
     padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)), constant_values=-jnp.inf)
     parts = (part for _, _, part in _shifted(padded, taps, stride))
     largest = next(parts)
@@ -127,23 +149,42 @@ def _largest_forward(
 
 
 def _largest_backward(
-    taps: int, stride: int, pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], slope: jax.Array
+    taps: int,
+    stride: int,
+    pad: tuple[int, int],
+    kept: tuple[jax.Array, jax.Array],
+    slope: jax.Array,
 ) -> tuple[jax.Array]:
-    """Left to itself, XLA searches every window once more, with the place of each cell beside its value: 10 times slower."""
+    """Left to itself, XLA searches every window once more, with the place of each cell beside its
+    value: 10 times slower."""
     winner, x = kept
     nothing = jnp.zeros((), slope.dtype)
-    return (_sent_back(lambda i, j: jnp.where(winner == i * taps + j, slope, nothing), x.shape, taps, stride, pad[0]),)
+    return (
+        _sent_back(
+            lambda i, j: jnp.where(winner == i * taps + j, slope, nothing),
+            x.shape,
+            taps,
+            stride,
+            pad[0],
+        ),
+    )
 
 
 _largest.defvjp(_largest_forward, _largest_backward)
 
 
 def _sent_back(
-    term: Callable[[int, int], jax.Array], shape: tuple[int, ...], taps: int, stride: int, before: int
+    term: Callable[[int, int], jax.Array],
+    shape: tuple[int, ...],
+    taps: int,
+    stride: int,
+    before: int,
 ) -> jax.Array:
-    """What windows send back to the cells that they looked at: for each cell, the sum over the windows that met it.
+    """What windows send back to the cells that they looked at: for each cell, the sum over the
+    windows that met it.
 
-    Cells that lie a stride apart are met by the same taps: each of these grids is summed by itself, without a zero in between.
+    Cells that lie a stride apart are met by the same taps: each of these grids is summed by itself,
+    without a zero in between.
 
     Args:
         term: what tap ``(i, j)`` of each window sends back, ``[b, h2, w2, c]``.
@@ -156,19 +197,35 @@ def _sent_back(
 
     def met(phase: int) -> list[tuple[int, int]]:
         """Taps that meet cell ``stride · q + phase``, and of which window, less ``q``."""
-        return [(tap, (phase + before - tap) // stride) for tap in range((phase + before) % stride, taps, stride)]
+        return [
+            (tap, (phase + before - tap) // stride)
+            for tap in range((phase + before) % stride, taps, stride)
+        ]
 
     def moved(sent: jax.Array, up: int, left: int) -> jax.Array:
         rows, columns = sent.shape[1:3]
-        around = ((0, 0, 0), (-up, height + up - rows, 0), (-left, width + left - columns, 0), (0, 0, 0))
+        around = (
+            (0, 0, 0),
+            (-up, height + up - rows, 0),
+            (-left, width + left - columns, 0),
+            (0, 0, 0),
+        )
         return jax.lax.pad(sent, jnp.zeros((), sent.dtype), around)
 
     def grid(row: int, column: int) -> jax.Array:
         parts = (moved(term(i, j), up, left) for i, up in met(row) for j, left in met(column))
         return functools.reduce(operator.add, parts)
 
-    grids = jnp.stack([jnp.stack([grid(row, column) for column in range(stride)], axis=3) for row in range(stride)], axis=2)
-    return grids.reshape(shape[0], height * stride, width * stride, shape[3])[:, : shape[1], : shape[2]]
+    grids = jnp.stack(
+        [
+            jnp.stack([grid(row, column) for column in range(stride)], axis=3)
+            for row in range(stride)
+        ],
+        axis=2,
+    )
+    return grids.reshape(shape[0], height * stride, width * stride, shape[3])[
+        :, : shape[1], : shape[2]
+    ]
 
 
 def depthwise(
@@ -187,30 +244,43 @@ def depthwise(
 def _grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     groups = x.shape[-1]
     return jax.lax.conv_general_dilated(
-        x, kernel[:, :, None], (stride, stride), "VALID", dimension_numbers=_LAYOUT, feature_group_count=groups
+        x,
+        kernel[:, :, None],
+        (stride, stride),
+        "VALID",
+        dimension_numbers=_LAYOUT,
+        feature_group_count=groups,
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shift_and_add(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    terms = (part * kernel[i, j][None, None, None] for i, j, part in _shifted(x, kernel.shape[0], stride))
+    terms = (
+        part * kernel[i, j][None, None, None] for i, j, part in _shifted(x, kernel.shape[0], stride)
+    )
     return functools.reduce(operator.add, terms)
 
 
 def _shifted(x: jax.Array, taps: int, stride: int) -> Iterator[tuple[int, int, jax.Array]]:
-    """For each tap of a kernel, the cells of ``x`` (rows, columns and channels last) that it meets."""
+    """For each tap of a kernel, the cells of ``x`` (rows, columns and channels last) that it
+    meets."""
     last_row, last_column = ((size - taps) // stride * stride for size in x.shape[-3:-1])
     for i in range(taps):
         for j in range(taps):
             yield i, j, x[..., i : i + last_row + 1 : stride, j : j + last_column + 1 : stride, :]
 
 
-def _shift_and_add_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _shift_and_add_forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _shift_and_add(x, kernel, stride), (x, kernel)
 
 
-def _shift_and_add_backward(stride: int, kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Left to itself, JAX pads a copy for each shift and strides through memory for each tap: 7 times slower."""
+def _shift_and_add_backward(
+    stride: int, kept: tuple[jax.Array, jax.Array], slope: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Left to itself, JAX pads a copy for each shift and strides through memory for each tap: 7
+    times slower."""
     x, kernel = kept
     taps = kernel.shape[0]
     beyond = [x.shape[axis] - (slope.shape[axis] - 1) * stride - 1 for axis in (1, 2)]
@@ -218,23 +288,37 @@ def _shift_and_add_backward(stride: int, kept: tuple[jax.Array, jax.Array], slop
     spread = jax.lax.pad(slope, jnp.zeros((), slope.dtype), ((0, 0, 0), *around, (0, 0, 0)))
 
     images, rows, columns, channels = slope.shape
-    # A piece at a time stays in the processor's cache; its rows are written out, and hundreds of them would take long to compile.
+    # A piece at a time stays in the processor's cache; its rows are written out, and hundreds of
+    # them would take long to compile.
     piece = rows if rows <= _MOST_ROWS else _FEW_ROWS
     pieces = -(-rows // piece)
     reach = (piece - 1) * stride + taps
-    x = jnp.pad(x, ((0, 0), (0, max(0, (pieces - 1) * piece * stride + reach - x.shape[1])), (0, 0), (0, 0)))
+    x = jnp.pad(
+        x, ((0, 0), (0, max(0, (pieces - 1) * piece * stride + reach - x.shape[1])), (0, 0), (0, 0))
+    )
     whole = jnp.pad(slope, ((0, 0), (0, pieces * piece - rows), (0, 0), (0, 0)))
 
     def of_taps(above: jax.Array) -> jax.Array:
-        """Of a kernel's row of taps, which ``above`` others precede; one program for all rows compiles as many times faster."""
+        """Of a kernel's row of taps, which ``above`` others precede; one program for all rows
+        compiles as many times faster."""
 
-        def add_piece(total: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        def add_piece(
+            total: tuple[jax.Array, ...], number: jax.Array
+        ) -> tuple[tuple[jax.Array, ...], None]:
             image, first = number // pieces, number % pieces * piece
             met = _rows(x, image, first * stride + above, reach - taps + 1)[::stride]
             its_slope = _rows(whole, image, first, piece)
             parts = [met[:, j : j + (columns - 1) * stride + 1 : stride] for j in range(taps)]
-            products = (functools.reduce(operator.add, (part[row] * its_slope[row] for row in range(piece))) for part in parts)
-            return tuple(old + new.astype(old.dtype) for old, new in zip(total, products, strict=True)), None
+            products = (
+                functools.reduce(operator.add, (part[row] * its_slope[row] for row in range(piece)))
+                for part in parts
+            )
+            return (
+                tuple(
+                    old + new.astype(old.dtype) for old, new in zip(total, products, strict=True)
+                ),
+                None,
+            )
 
         # Columns are summed at the end.
         start = tuple(jnp.zeros((columns, channels), jnp.float32) for _ in range(taps))
@@ -276,4 +360,6 @@ def zero_outside(
     x: Float[Array, "b h w c"], extent: Int[Array, "b 2"], *, before: int = 0
 ) -> Float[jax.Array, "b h w c"]:
     """``x`` with every cell outside its image set to zero."""
-    return jnp.where(inside(extent, x.shape[1], x.shape[2], before=before), x, jnp.zeros((), x.dtype))
+    return jnp.where(
+        inside(extent, x.shape[1], x.shape[2], before=before), x, jnp.zeros((), x.dtype)
+    )

@@ -1,13 +1,16 @@
-"""Robust fit of an affine map or a homography to the putative correspondences of one pair of images.
+"""Robust fit of an affine map or a homography to the putative correspondences of one pair of
+images.
 
-Points are complex numbers ``x + iy`` in units of the inlier threshold, so that a residual below one is an inlier's.
-An affine map is ``q = offset + linear·(p − centre) + antilinear·conj(p − centre)``. Without its antilinear part it is a
-similarity; its singular values are ``|linear| ± |antilinear|``, its determinant their product, its rotation the angle
-of ``linear``; and its least-squares fit has a closed form that stays well posed for two points, or points on a line.
+Points are complex numbers ``x + iy`` in units of the inlier threshold, so that a residual below one
+is an inlier's. An affine map is ``q = offset + linear·(p − centre) + antilinear·conj(p − centre)``.
+Without its antilinear part it is a similarity; its singular values are ``|linear| ± |antilinear|``,
+its determinant their product, its rotation the angle of ``linear``; and its least-squares fit has a
+closed form that stays well posed for two points, or points on a line.
 
-Nothing is drawn at random. Hypotheses are similarities through ordered pairs of correspondences, and through single
-ones whose features tell the scale; all are scored on all correspondences, the best refitted, the best of those judged
-by one-to-one inliers. Every function is pure and works on one pair of images: ``vmap`` makes a shortlist of it.
+Nothing is drawn at random. Hypotheses are similarities through ordered pairs of correspondences,
+and through single ones whose features tell the scale; all are scored on all correspondences, the
+best refitted, the best of those judged by one-to-one inliers. Every function is pure and works on
+one pair of images: ``vmap`` makes a shortlist of it.
 """
 
 from __future__ import annotations
@@ -21,14 +24,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int
 
-# Correspondences per step of the loops that score and that fit: both run over correspondences and never store a table of
-# hypotheses by correspondences. Unrolled scoring is five times faster on a CPU than one fused reduction of that table, and
-# sums of products as a matrix product ten times faster than unrolled.
+# Correspondences per step of the loops that score and that fit: both run over correspondences and
+# never store a table of hypotheses by correspondences. Unrolled scoring is five times faster on a
+# CPU than one fused reduction of that table, and sums of products as a matrix product ten times
+# faster than unrolled.
 SCORE_BLOCK, FIT_BLOCK = 16, 128
 
-# Standard deviations of the priors that keep fits to few points well posed. Measured on pairs with 13 true inliers or
-# more: a ridge from none to thrice this one changed the share of them kept by less than 0.001; with nine, by 0.01. Noise
-# of an inlier in thresholds; stretch and perspective have no unit.
+# Standard deviations of the priors that keep fits to few points well posed. Measured on pairs with
+# 13 true inliers or more: a ridge from none to thrice this one changed the share of them kept by
+# less than 0.001; with nine, by 0.01. Noise of an inlier in thresholds; stretch and perspective
+# have no unit.
 _NOISE, _STRETCH, _PERSPECTIVE = 0.25, 0.2, 0.3
 _TINY = 1e-6
 
@@ -38,14 +43,16 @@ _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Correspondences:
-    """Putative correspondences of one pair of images, the most similar first, valid ones before the padding.
+class PointPairs:
+    """Putative correspondences of one pair of images, the most similar first, valid ones before the
+    padding.
 
     Attributes:
         source: query points, ``x + iy``, thresholds.
         target: database points, ``x + iy``, thresholds.
         enlargement: target size over source size, as the two features' scales have it.
-        weight: one over the number of correspondences that share an end point; zero where not valid.
+        weight: one over the number of correspondences that share an end point; zero where not
+            valid.
         valid: which slots hold a correspondence.
         source_id: equal for correspondences that share their query point; in ``[0, m)``.
         target_id: equal for correspondences that share their database point; in ``[0, m)``.
@@ -91,7 +98,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is tried: static numbers of a compiled program. Meanings and sources: ``VerificationConfig``."""
+    """How much is tried: static numbers of a compiled program. Meanings and sources:
+    ``VerificationConfig``."""
 
     model: Literal["affine", "homography"]
     pairs: int
@@ -103,37 +111,46 @@ class Effort:
 
 
 def robust_fit(
-    points: Correspondences, limits: Limits, *, effort: Effort
+    points: PointPairs, limits: Limits, *, effort: Effort
 ) -> tuple[Bool[Array, " m"], Float[Array, "3 3"]]:
     """The transform with most one-to-one inliers among those tried.
 
     Returns:
-        The inliers, and the transform of homogeneous ``(x, y, 1)``, thresholds. Without an acceptable one: no inlier,
-        identity.
+        The inliers, and the transform of homogeneous ``(x, y, 1)``, thresholds. Without an
+        acceptable one: no inlier, identity.
     """
     maps, possible = hypotheses(points, limits, pairs=effort.pairs, rotations=effort.rotations)
     score = jnp.where(possible, support(maps, points, effort.tolerances[0]), -1.0)
     maps, possible = _best(maps, score, effort.refined)
     maps = _refits(maps, points, effort.tolerances)
-    score = jnp.where(possible & allowed(maps.linear, maps.antilinear, limits), support(maps, points, 1.0), -1.0)
+    score = jnp.where(
+        possible & allowed(maps.linear, maps.antilinear, limits), support(maps, points, 1.0), -1.0
+    )
     maps, possible = _best(maps, score, effort.finalists)
     # Wide again: a fit that caught part of the inliers reaches the rest.
     matrices = as_matrices(_refits(maps, points, (*effort.tolerances, *[1.0] * effort.final_fits)))
     if effort.model == "homography":
-        refine = partial(refine_homography, points=points, wide=effort.tolerances, fits=effort.final_fits)
+        refine = partial(
+            refine_homography, points=points, wide=effort.tolerances, fits=effort.final_fits
+        )
         bent = jax.vmap(refine)(matrices)
-        matrices, possible = jnp.concatenate([bent, matrices]), jnp.concatenate([possible, possible])
+        matrices, possible = (
+            jnp.concatenate([bent, matrices]),
+            jnp.concatenate([possible, possible]),
+        )
     return _choose(matrices, possible, points, limits)
 
 
 def hypotheses(
-    points: Correspondences, limits: Limits, *, pairs: int, rotations: tuple[float, ...]
+    points: PointPairs, limits: Limits, *, pairs: int, rotations: tuple[float, ...]
 ) -> tuple[Affine, Bool[Array, " h"]]:
-    """Similarities through pairs of correspondences and through single ones, and which of them are acceptable.
+    """Similarities through pairs of correspondences and through single ones, and which of them are
+    acceptable.
 
-    Pair ``k`` joins correspondence ``k mod n`` with the one ``1 + k div n`` ranks below it, cyclically: neighbours in
-    similarity first, every correspondence equally often; short lists are exhausted. A single correspondence has the
-    scale of its features and takes each of the ``rotations`` (radians).
+    Pair ``k`` joins correspondence ``k mod n`` with the one ``1 + k div n`` ranks below it,
+    cyclically: neighbours in similarity first, every correspondence equally often; short lists are
+    exhausted. A single correspondence has the scale of its features and takes each of the
+    ``rotations`` (radians).
     """
     count = jnp.maximum(jnp.sum(points.valid, dtype=jnp.int32), 1)
     step = jnp.arange(pairs, dtype=jnp.int32)
@@ -150,48 +167,67 @@ def hypotheses(
     maps = Affine(
         linear=linear,
         antilinear=jnp.zeros_like(linear),
-        offset=jnp.concatenate([points.target[first] + target / 2, jnp.tile(points.target, len(rotations))]),
-        centre=jnp.concatenate([points.source[first] + source / 2, jnp.tile(points.source, len(rotations))]),
+        offset=jnp.concatenate(
+            [points.target[first] + target / 2, jnp.tile(points.target, len(rotations))]
+        ),
+        centre=jnp.concatenate(
+            [points.source[first] + source / 2, jnp.tile(points.source, len(rotations))]
+        ),
     )
     exists = jnp.concatenate([apart & points.valid[first], jnp.tile(points.valid, len(rotations))])
     return maps, exists & allowed(maps.linear, maps.antilinear, limits)
 
 
-def allowed(linear: Complex[Array, " h"], antilinear: Complex[Array, " h"], limits: Limits) -> Bool[Array, " h"]:
-    """Which affine maps keep the orientation and stay within the limits of scale, anisotropy and rotation."""
+def allowed(
+    linear: Complex[Array, " h"], antilinear: Complex[Array, " h"], limits: Limits
+) -> Bool[Array, " h"]:
+    """Which affine maps keep the orientation and stay within the limits of scale, anisotropy and
+    rotation."""
     largest, smallest = jnp.abs(linear) + jnp.abs(antilinear), jnp.abs(linear) - jnp.abs(antilinear)
     sized = (smallest * limits.scale >= 1.0) & (largest <= limits.scale)
-    return sized & (largest <= limits.anisotropy * smallest) & (jnp.abs(jnp.angle(linear)) <= limits.rotation)
+    return (
+        sized
+        & (largest <= limits.anisotropy * smallest)
+        & (jnp.abs(jnp.angle(linear)) <= limits.rotation)
+    )
 
 
-def support(maps: Affine, points: Correspondences, tolerance: float) -> Float[Array, " h"]:
-    """Sum over the correspondences of weight times ``1 − (residual / tolerance)²`` where that is positive.
+def support(maps: Affine, points: PointPairs, tolerance: float) -> Float[Array, " h"]:
+    """Sum over the correspondences of weight times ``1 − (residual / tolerance)²`` where that is
+    positive.
 
     Source: the truncated quadratic of MSAC (Torr and Zisserman 2000), upside down.
     """
     coefficients = _coefficients(maps)
 
-    def add(total: Float[Array, " h"], block: Float[Array, "block 5"]) -> tuple[Float[Array, " h"], None]:
+    def add(
+        total: Float[Array, " h"], block: Float[Array, "block 5"]
+    ) -> tuple[Float[Array, " h"], None]:
         for k in range(SCORE_BLOCK):
             dx, dy = _residual(coefficients, block[k])
             total = total + block[k, 4] * jnp.maximum(0.0, 1.0 - (dx * dx + dy * dy) / tolerance**2)
         return total, None
 
-    return jax.lax.scan(add, jnp.zeros(maps.linear.shape, jnp.float32), _rows(points, SCORE_BLOCK))[0]
+    return jax.lax.scan(add, jnp.zeros(maps.linear.shape, jnp.float32), _rows(points, SCORE_BLOCK))[
+        0
+    ]
 
 
-def _refits(maps: Affine, points: Correspondences, tolerances: tuple[float, ...]) -> Affine:
+def _refits(maps: Affine, points: PointPairs, tolerances: tuple[float, ...]) -> Affine:
     schedule = jnp.asarray(tolerances, jnp.float32)
-    fitted: Affine = jax.lax.scan(lambda current, step: (refit(current, points, step), None), maps, schedule)[0]
+    fitted: Affine = jax.lax.scan(
+        lambda current, step: (refit(current, points, step), None), maps, schedule
+    )[0]
     return fitted
 
 
-def refit(maps: Affine, points: Correspondences, tolerance: float | Float[Array, ""]) -> Affine:
+def refit(maps: Affine, points: PointPairs, tolerance: float | Float[Array, ""]) -> Affine:
     """Weighted least-squares fit of each map to the correspondences within ``tolerance`` of it.
 
-    Minimises ``Σ g |q − offset − linear·p' − antilinear·conj(p')|² + ridge·|antilinear|²`` with ``p' = p − centre`` and
-    the terms of ``support`` as ``g``: a similarity is poor far from its points. The ridge, a prior towards similarities,
-    decides only where the points do not. Maps with fewer than two inliers stay as they are.
+    Minimises ``Σ g |q − offset − linear·p' − antilinear·conj(p')|² + ridge·|antilinear|²`` with
+    ``p' = p − centre`` and the terms of ``support`` as ``g``: a similarity is poor far from its
+    points. The ridge, a prior towards similarities, decides only where the points do not. Maps with
+    fewer than two inliers stay as they are.
 
     Args:
         maps: current estimates.
@@ -207,7 +243,8 @@ def refit(maps: Affine, points: Correspondences, tolerance: float | Float[Array,
     straight, mirrored = jax.lax.complex(xu + yv, xv - yu), jax.lax.complex(xu - yv, xv + yu)
     trace, skew = xx + yy, jax.lax.complex(xx - yy, 2.0 * xy)
     ridge = _NOISE**2 / _STRETCH**2
-    # |skew| ≤ trace, so that ridge·trace bounds the determinant from below whatever digits the difference loses on a line.
+    # |skew| ≤ trace, so that ridge·trace bounds the determinant from below whatever digits the
+    # difference loses on a line.
     size = jnp.abs(skew)
     determinant = jnp.maximum((trace - size) * (trace + size), 0.0) + ridge * trace
     scale = jax.lax.complex(1.0 / jnp.maximum(determinant, _TINY), jnp.zeros_like(trace))
@@ -225,12 +262,14 @@ def refit(maps: Affine, points: Correspondences, tolerance: float | Float[Array,
 
 
 def refine_homography(
-    matrix: Float[Array, "3 3"], points: Correspondences, *, wide: tuple[float, ...], fits: int
+    matrix: Float[Array, "3 3"], points: PointPairs, *, wide: tuple[float, ...], fits: int
 ) -> Float[Array, "3 3"]:
-    """Homography by Gauss–Newton on the residuals in the target, over inliers chosen anew before each step.
+    """Homography by Gauss–Newton on the residuals in the target, over inliers chosen anew before
+    each step.
 
-    Source coordinates are centred on the inliers and scaled to a mean square of one, so that the two perspective
-    parameters are the relative change of scale across the inliers. Source: Hartley 1997 (normalisation).
+    Source coordinates are centred on the inliers and scaled to a mean square of one, so that the
+    two perspective parameters are the relative change of scale across the inliers. Source: Hartley
+    1997 (normalisation).
 
     Args:
         matrix: where to start, usually an affine map.
@@ -242,11 +281,20 @@ def refine_homography(
     share = inside / jnp.maximum(jnp.sum(inside), 1.0)
     x, y = points.source.real, points.source.imag
     middle_x, middle_y = jnp.sum(share * x), jnp.sum(share * y)
-    radius = jnp.sqrt(jnp.maximum(jnp.sum(share * ((x - middle_x) ** 2 + (y - middle_y) ** 2)), _TINY))
+    radius = jnp.sqrt(
+        jnp.maximum(jnp.sum(share * ((x - middle_x) ** 2 + (y - middle_y) ** 2)), _TINY)
+    )
     zero, one = jnp.zeros_like(radius), jnp.ones_like(radius)
-    outward = jnp.stack([radius, zero, middle_x, zero, radius, middle_y, zero, zero, one]).reshape(3, 3)
-    inward = jnp.stack([one, zero, -middle_x, zero, one, -middle_y, zero, zero, radius]).reshape(3, 3) / radius
-    centred = replace(points, source=jax.lax.complex((x - middle_x) / radius, (y - middle_y) / radius))
+    outward = jnp.stack([radius, zero, middle_x, zero, radius, middle_y, zero, zero, one]).reshape(
+        3, 3
+    )
+    inward = (
+        jnp.stack([one, zero, -middle_x, zero, one, -middle_y, zero, zero, radius]).reshape(3, 3)
+        / radius
+    )
+    centred = replace(
+        points, source=jax.lax.complex((x - middle_x) / radius, (y - middle_y) / radius)
+    )
     # Wider at first: an affine map holds only the middle of a plane seen in perspective.
     tolerances = jnp.asarray([*wide, *[1.0] * fits], jnp.float32)
     refined: Float[Array, "3 3"] = jax.lax.scan(
@@ -257,10 +305,14 @@ def refine_homography(
     return _product(refined, inward)
 
 
-def one_to_one(residual2: Float[Array, " m"], inside: Bool[Array, " m"], points: Correspondences) -> Bool[Array, " m"]:
-    """Correspondences left when each point of either image is used once, the smallest residual first.
+def one_to_one(
+    residual2: Float[Array, " m"], inside: Bool[Array, " m"], points: PointPairs
+) -> Bool[Array, " m"]:
+    """Correspondences left when each point of either image is used once, the smallest residual
+    first.
 
-    Equal residuals go to the more similar correspondence. Equals the greedy choice along sorted residuals.
+    Equal residuals go to the more similar correspondence. Equals the greedy choice along sorted
+    residuals.
 
     Args:
         residual2: squared residuals, thresholds²; below one where ``inside``.
@@ -274,7 +326,9 @@ def one_to_one(residual2: Float[Array, " m"], inside: Bool[Array, " m"], points:
     key = (steps << index_bits) | jnp.arange(slots, dtype=jnp.int32)
     never = jnp.iinfo(jnp.int32).max
 
-    def choose(state: tuple[Bool[Array, " m"], Bool[Array, " m"]]) -> tuple[Bool[Array, " m"], Bool[Array, " m"]]:
+    def choose(
+        state: tuple[Bool[Array, " m"], Bool[Array, " m"]],
+    ) -> tuple[Bool[Array, " m"], Bool[Array, " m"]]:
         kept, left = state
         bid = jnp.where(left, key, never)
         first_source = jnp.full(slots, never).at[points.source_id].min(bid)[points.source_id]
@@ -297,18 +351,23 @@ def as_matrices(maps: Affine) -> Float[Array, "h 3 3"]:
 
 
 def _choose(
-    matrices: Float[Array, "h 3 3"], possible: Bool[Array, " h"], points: Correspondences, limits: Limits
+    matrices: Float[Array, "h 3 3"], possible: Bool[Array, " h"], points: PointPairs, limits: Limits
 ) -> tuple[Bool[Array, " m"], Float[Array, "3 3"]]:
-    """The acceptable transform with most one-to-one inliers, and those; ties by the mean squared residual."""
+    """The acceptable transform with most one-to-one inliers, and those; ties by the mean squared
+    residual."""
 
-    def judge(matrix: Float[Array, "3 3"], exists: Bool[Array, ""]) -> tuple[Bool[Array, " m"], Float[Array, ""]]:
+    def judge(
+        matrix: Float[Array, "3 3"], exists: Bool[Array, ""]
+    ) -> tuple[Bool[Array, " m"], Float[Array, ""]]:
         residual2, denominator = _project(matrix, points)
         inside = exists & points.valid & (residual2 <= 1.0) & (denominator > 0.0)
         kept = one_to_one(residual2, inside, points)
         sane = _sane(matrix, denominator, kept, points, limits)
         kept = kept & sane
         count = jnp.sum(kept, dtype=jnp.float32)
-        return kept, count + 1.0 - jnp.sum(jnp.where(kept, residual2, 0.0)) / jnp.maximum(count, 1.0)
+        return kept, count + 1.0 - jnp.sum(jnp.where(kept, residual2, 0.0)) / jnp.maximum(
+            count, 1.0
+        )
 
     kept, merit = jax.vmap(judge)(matrices, possible)
     best = jnp.argmax(merit)
@@ -319,17 +378,21 @@ def _sane(
     matrix: Float[Array, "3 3"],
     denominator: Float[Array, " m"],
     kept: Bool[Array, " m"],
-    points: Correspondences,
+    points: PointPairs,
     limits: Limits,
 ) -> Bool[Array, ""]:
-    """Whether a transform is within the limits all over its inliers, and these spread in two directions in both images.
+    """Whether a transform is within the limits all over its inliers, and these spread in two
+    directions in both images.
 
-    The denominator is linear in the source: positive at all inliers, no horizon crosses their hull. The anisotropy and
-    the rotation are those at the inliers' centre; the scale is held to its limits at every inlier.
+    The denominator is linear in the source: positive at all inliers, no horizon crosses their hull.
+    The anisotropy and the rotation are those at the inliers' centre; the scale is held to its
+    limits at every inlier.
     """
     share = jnp.where(kept, 1.0 / jnp.maximum(jnp.sum(kept, dtype=jnp.float32), 1.0), 0.0)
     narrow = jnp.minimum(_narrowest(points.source, share), _narrowest(points.target, share))
-    centre = jnp.stack([jnp.sum(share * points.source.real), jnp.sum(share * points.source.imag), 1.0])
+    centre = jnp.stack(
+        [jnp.sum(share * points.source.real), jnp.sum(share * points.source.imag), 1.0]
+    )
     mapped = _product(matrix, centre)
     # Derivative of the map at the centre: (A − q·gᵀ) / denominator.
     slope = (matrix[:2, :2] - (mapped[:2] / mapped[2])[:, None] * matrix[2:, :2]) / mapped[2]
@@ -338,7 +401,9 @@ def _sane(
     # The area a homography gives to a unit square is det H / denominator³.
     area = jnp.linalg.det(matrix) / jnp.maximum(denominator, _TINY) ** 3
     sized = (denominator > 0.0) & (area * limits.scale**2 >= 1.0) & (area <= limits.scale**2)
-    central: Bool[Array, ""] = allowed(linear[None], antilinear[None], limits)[0] & (mapped[2] > 0.0)
+    central: Bool[Array, ""] = allowed(linear[None], antilinear[None], limits)[0] & (
+        mapped[2] > 0.0
+    )
     return central & jnp.all(sized | ~kept) & (narrow >= limits.spread**2)
 
 
@@ -351,7 +416,7 @@ def _narrowest(at: Complex[Array, " m"], share: Float[Array, " m"]) -> Float[Arr
 
 
 def _gauss_newton(
-    matrix: Float[Array, "3 3"], points: Correspondences, tolerance: Float[Array, ""]
+    matrix: Float[Array, "3 3"], points: PointPairs, tolerance: Float[Array, ""]
 ) -> Float[Array, "3 3"]:
     """One step on the eight free parameters, with a prior towards no perspective."""
     matrix = matrix / matrix[2, 2]
@@ -371,13 +436,17 @@ def _gauss_newton(
         + _product(along_y * weight[None], along_y.T)
         + jnp.diag(prior + _TINY)
     )
-    pull = _product(along_x, weight * (points.target.real - u)) + _product(along_y, weight * (points.target.imag - v))
+    pull = _product(along_x, weight * (points.target.real - u)) + _product(
+        along_y, weight * (points.target.imag - v)
+    )
     parameters = matrix.reshape(9)[:8]
     moved = parameters + jnp.linalg.solve(normal, pull - prior * parameters)
     return jnp.append(moved, 1.0).reshape(3, 3)
 
 
-def _project(matrix: Float[Array, "3 3"], points: Correspondences) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+def _project(
+    matrix: Float[Array, "3 3"], points: PointPairs
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """Squared residuals in the target, thresholds², and the denominators of the projection."""
     x, y = points.source.real, points.source.imag
     denominator = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
@@ -388,20 +457,28 @@ def _project(matrix: Float[Array, "3 3"], points: Correspondences) -> tuple[Floa
 
 
 def _inside(
-    residual2: Float[Array, " m"], points: Correspondences, tolerance: float | Float[Array, ""]
+    residual2: Float[Array, " m"], points: PointPairs, tolerance: float | Float[Array, ""]
 ) -> Float[Array, " m"]:
     """Weights of the correspondences within ``tolerance``, zero elsewhere."""
     return jnp.where(residual2 <= tolerance**2, points.weight, 0.0)
 
 
-def _rows(points: Correspondences, block: int) -> Float[Array, "steps block 5"]:
-    """Correspondences as rows of (source x, y, target x, y, weight) in blocks, what the loops read."""
-    parts = [points.source.real, points.source.imag, points.target.real, points.target.imag, points.weight]
+def _rows(points: PointPairs, block: int) -> Float[Array, "steps block 5"]:
+    """Correspondences as rows of (source x, y, target x, y, weight) in blocks, what the loops
+    read."""
+    parts = [
+        points.source.real,
+        points.source.imag,
+        points.target.real,
+        points.target.imag,
+        points.weight,
+    ]
     return jnp.stack(parts, axis=-1).reshape(-1, block, 5)
 
 
 def _best(maps: Affine, score: Float[Array, " h"], count: int) -> tuple[Affine, Bool[Array, " k"]]:
-    """The ``count`` maps of highest score, and which of them have one above zero; equal scores in order."""
+    """The ``count`` maps of highest score, and which of them have one above zero; equal scores in
+    order."""
     value, index = jax.lax.top_k(score, min(count, score.shape[0]))
     return jax.tree.map(lambda part: part[index], maps), value > 0.0
 
@@ -415,20 +492,27 @@ def _coefficients(maps: Affine) -> tuple[Float[Array, " h"], ...]:
 
 
 def _residual(coefficients: Sequence[Array], row: Array) -> tuple[Array, Array]:
-    """Target less mapped source, x and y. ``row`` holds (source x, y, target x, y, …), which broadcast over the maps."""
+    """Target less mapped source, x and y. ``row`` holds (source x, y, target x, y, …), which
+    broadcast over the maps."""
     a, b, c, d, e, f = coefficients
     return row[2] - (a * row[0] + b * row[1] + c), row[3] - (d * row[0] + e * row[1] + f)
 
 
-def _moments(maps: Affine, points: Correspondences, tolerance: float | Float[Array, ""]) -> Float[Array, "moments h"]:
-    """Weighted sums over the inliers of each map of 1, x, y, xx, xy, yy, u, v, xu, xv, yu, yv: source (x, y), target (u, v)."""
+def _moments(
+    maps: Affine, points: PointPairs, tolerance: float | Float[Array, ""]
+) -> Float[Array, "moments h"]:
+    """Weighted sums over the inliers of each map of 1, x, y, xx, xy, yy, u, v, xu, xv, yu, yv:
+    source (x, y), target (u, v)."""
     coefficients = [coefficient[None] for coefficient in _coefficients(maps)]
     x, y, u, v = points.source.real, points.source.imag, points.target.real, points.target.imag
-    monomials = jnp.stack([jnp.ones_like(x), x, y, x * x, x * y, y * y, u, v, x * u, x * v, y * u, y * v], axis=-1)
+    monomials = jnp.stack(
+        [jnp.ones_like(x), x, y, x * x, x * y, y * y, u, v, x * u, x * v, y * u, y * v], axis=-1
+    )
     block = min(FIT_BLOCK, x.shape[0])
 
     def add(
-        sums: Float[Array, "moments h"], blocks: tuple[Float[Array, "block 5"], Float[Array, "block moments"]]
+        sums: Float[Array, "moments h"],
+        blocks: tuple[Float[Array, "block 5"], Float[Array, "block moments"]],
     ) -> tuple[Float[Array, "moments h"], None]:
         row = blocks[0].T[:, :, None]
         dx, dy = _residual(coefficients, row)

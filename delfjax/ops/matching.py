@@ -16,7 +16,8 @@ def mutual_nearest(
     """Pairs in which each descriptor is the other's nearest by cosine.
 
     Returns:
-        For each of ``first``: its nearest of ``second``, their cosine, and whether the choice is mutual.
+        For each of ``first``: its nearest of ``second``, their cosine, and whether the choice is
+        mutual.
     """
     cosine = jnp.where(first_valid[:, None] & second_valid[None], first @ second.T, -jnp.inf)
     forward, backward = jnp.argmax(cosine, axis=1), jnp.argmax(cosine, axis=0)

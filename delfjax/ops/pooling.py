@@ -1,7 +1,7 @@
 """Pooling of a feature map into one global descriptor, over each image's own cells.
 
-Sources: MAC and R-MAC (Tolias et al. 2016: three levels of square regions, 40 % overlap, regions L2-normalised and summed);
-GeM (Radenović et al. 2018: exponent 3).
+Sources: MAC and R-MAC (Tolias et al. 2016: three levels of square regions, 40 % overlap, regions
+    L2-normalised and summed); GeM (Radenović et al. 2018: exponent 3).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _GEM_EXPONENT = 3.0
 _GEM_FLOOR = 1e-6
 _RMAC_LEVELS = 3
 _RMAC_OVERLAP = 0.4
-# Extra regions along the longer side of level 1; six covers an aspect ratio of about 4.6, beyond which overlap falls.
+# Extra regions along the longer side of level 1; six covers an aspect ratio of about 4.6, beyond
+# which overlap falls.
 _RMAC_EXTRA = 6
 RMAC_REGIONS = sum(level * (level + _RMAC_EXTRA) for level in range(1, _RMAC_LEVELS + 1))
 
@@ -26,7 +27,9 @@ def l2_normalise(x: Float[jax.Array, "*n d"]) -> Float[jax.Array, "*n d"]:
     return x * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(x.dtype).tiny))
 
 
-def generalised_mean(x: Float[jax.Array, "b n c"], held: Bool[jax.Array, "b n"]) -> Float[jax.Array, "b c"]:
+def generalised_mean(
+    x: Float[jax.Array, "b n c"], held: Bool[jax.Array, "b n"]
+) -> Float[jax.Array, "b c"]:
     """GeM: ``(mean max(x, ε)^p)^(1/p)`` over the cells that are held."""
     powered = jnp.maximum(x, _GEM_FLOOR) ** _GEM_EXPONENT
     weight = held[..., None].astype(x.dtype)
@@ -40,12 +43,17 @@ def maximum(x: Float[jax.Array, "b n c"], held: Bool[jax.Array, "b n"]) -> Float
 
 
 def regional_maximum(
-    x: Float[jax.Array, "b n c"], cells_yx: Int[jax.Array, "b n 2"], regions: Int[jax.Array, "b r 4"]
+    x: Float[jax.Array, "b n c"],
+    cells_yx: Int[jax.Array, "b n 2"],
+    regions: Int[jax.Array, "b r 4"],
 ) -> Float[jax.Array, "b c"]:
-    """R-MAC: the sum of the L2-normalised maxima of the ``regions`` (``y0, x0, y1, x1``, end exclusive; empty: 0)."""
+    """R-MAC: the sum of the L2-normalised maxima of the ``regions`` (``y0, x0, y1, x1``, end
+    exclusive; empty: 0)."""
 
     def add(total: jax.Array, region: jax.Array) -> tuple[jax.Array, None]:
-        held = jnp.all((cells_yx >= region[:, None, :2]) & (cells_yx < region[:, None, 2:]), axis=-1)
+        held = jnp.all(
+            (cells_yx >= region[:, None, :2]) & (cells_yx < region[:, None, 2:]), axis=-1
+        )
         best = maximum(x, held)
         return total + l2_normalise(jnp.where(jnp.isfinite(best), best, 0.0)), None
 
@@ -55,7 +63,8 @@ def regional_maximum(
 
 
 def rmac_regions(height: int, width: int) -> Int[np.ndarray, "r 4"]:
-    """The square regions of R-MAC on a map of ``height`` × ``width`` cells, padded with empty regions to a fixed number."""
+    """The square regions of R-MAC on a map of ``height`` × ``width`` cells, padded with empty
+    regions to a fixed number."""
     short, long = min(height, width), max(height, width)
     extra = _extra_regions(short, long)
     regions: list[tuple[int, int, int, int]] = []

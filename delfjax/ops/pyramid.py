@@ -1,7 +1,10 @@
-"""The image pyramid: bilinear resizing of images whose sizes are data, onto canvases whose sizes are static.
+"""The image pyramid: bilinear resizing of images whose sizes are data, onto canvases whose sizes
+are static.
 
-Half-pixel convention, no antialiasing, sizes ``round(size · scale)``: a resize by ``s`` maps ``p`` to ``(p + 0.5) · s − 0.5``.
-Source: the TF2 extraction code (bilinear, half-pixel centres); the TF1 release used the legacy sampling grid (D-01).
+Half-pixel convention, no antialiasing, sizes ``round(size · scale)``: a resize by ``s`` maps ``p``
+to ``(p + 0.5) · s − 0.5``.
+Source: the TF2 extraction code (bilinear, half-pixel centres); the TF1 release used the legacy
+    sampling grid (D-01).
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ Size = tuple[int, int]
 
 
 def level_size(size: Size, scale: float) -> Size:
-    """Rows and columns of an image of ``size`` at one level of the pyramid; never below one pixel."""
+    """Rows and columns of an image of ``size`` at one level of the pyramid; never below one
+    pixel."""
     return max(1, math.floor(size[0] * scale + 0.5)), max(1, math.floor(size[1] * scale + 0.5))
 
 
 def canvas_sides(longest: float) -> list[int]:
-    """Longer sides of all canvases for levels up to ``longest`` pixels, a factor √2 apart, largest first."""
+    """Longer sides of all canvases for levels up to ``longest`` pixels, a factor √2 apart, largest
+    first."""
     sides: list[int] = []
     side = float(longest)
     while side > _MULTIPLE * 4:
@@ -49,7 +54,8 @@ def canvas_for(size: Size, longest: float) -> Size:
 
 
 def canvases(max_side: int, scales: Sequence[float]) -> list[Size]:
-    """Every canvas that images of up to ``max_side`` pixels can need: the bound on compiled programs."""
+    """Every canvas that images of up to ``max_side`` pixels can need: the bound on compiled
+    programs."""
     longest = max_side * max(scales)
     shapes: set[Size] = set()
     for side in canvas_sides(longest):
@@ -66,7 +72,8 @@ def resize_onto(
     targets: Int[jax.Array, "b 2"],
     canvas: Size,
 ) -> Float[jax.Array, "b h w 3"]:
-    """Each image, in the upper left corner of ``source``, resized into the upper left corner of ``canvas``.
+    """Each image, in the upper left corner of ``source``, resized into the upper left corner of
+    ``canvas``.
 
     Args:
         source: canvases holding images of ``sizes`` rows and columns.
@@ -90,7 +97,9 @@ def resize_onto(
     return jax.vmap(one)(source, sizes, targets)
 
 
-def place(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], side: int, batch: int) -> UInt8[np.ndarray, "b s s 3"]:
+def place(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], side: int, batch: int
+) -> UInt8[np.ndarray, "b s s 3"]:
     """Images in the upper left corners of ``batch`` square canvases; unused canvases are black."""
     canvas = np.zeros((batch, side, side, 3), np.uint8)
     for slot, image in zip(canvas[: len(images)], images, strict=True):
@@ -98,7 +107,9 @@ def place(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], side: int, batch: int) -
     return canvas
 
 
-def _taps(length: int, size: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _taps(
+    length: int, size: jax.Array, target: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     position = (jnp.arange(length, dtype=jnp.float32) + 0.5) * (
         size.astype(jnp.float32) / target.astype(jnp.float32)
     ) - 0.5

@@ -1,7 +1,9 @@
-"""Receptive field of a stack of convolutions and poolings, composed from the layers and never copied from a table.
+"""Receptive field of a stack of convolutions and poolings, composed from the layers and never
+copied from a table.
 
-Along one axis a layer is a window: ``kernel`` taps, ``stride``, and ``pad`` zeros before the first pixel. Two variants of
-one network can differ (291/16 for the He et al. ResNet50 at conv4, 267/16 for the v1.5 layout), which is why it is derived.
+Along one axis a layer is a window: ``kernel`` taps, ``stride``, and ``pad`` zeros before the first
+pixel. Two variants of one network can differ (291/16 for the He et al. ResNet50 at conv4, 267/16
+for the v1.5 layout), which is why it is derived.
 """
 
 from __future__ import annotations
@@ -56,14 +58,22 @@ def compose(windows: Iterable[Window]) -> ReceptiveField:
 
 
 def centres_px(field: ReceptiveField, cells_yx: Int[Array, "*n 2"]) -> Float[jax.Array, "*n 2"]:
-    """Centres of the receptive fields of ``cells_yx``, in pixels of the network's input, ``(y, x)``."""
-    centres: jax.Array = jnp.asarray(cells_yx, jnp.float32) * jnp.float32(field.stride) + jnp.float32(field.offset)
+    """Centres of the receptive fields of ``cells_yx``, in pixels of the network's input, ``(y,
+    x)``."""
+    centres: jax.Array = jnp.asarray(cells_yx, jnp.float32) * jnp.float32(
+        field.stride
+    ) + jnp.float32(field.offset)
     return centres
 
 
-def to_original_px(points_yx: Float[Array, "*n 2"], factors_yx: Float[Array, "#*n 2"]) -> Float[jax.Array, "*n 2"]:
-    """Coordinates before a resize by ``factors_yx``, from coordinates after it (pixel centres at integers)."""
-    original: jax.Array = (jnp.asarray(points_yx) + jnp.float32(0.5)) / factors_yx - jnp.float32(0.5)
+def to_original_px(
+    points_yx: Float[Array, "*n 2"], factors_yx: Float[Array, "#*n 2"]
+) -> Float[jax.Array, "*n 2"]:
+    """Coordinates before a resize by ``factors_yx``, from coordinates after it (pixel centres at
+    integers)."""
+    original: jax.Array = (jnp.asarray(points_yx) + jnp.float32(0.5)) / factors_yx - jnp.float32(
+        0.5
+    )
     return original
 
 

@@ -1,7 +1,9 @@
-"""Keypoint selection: the highest scores over a level, then over the pyramid, with optional suppression of overlaps.
+"""Keypoint selection: the highest scores over a level, then over the pyramid, with optional
+suppression of overlaps.
 
-Source: the DELF extraction code (threshold, greedy NMS on receptive boxes, at most ``max_features``). With an overlap limit
-of 1.0 nothing is suppressed and selection is a plain top-k.
+Source: the DELF extraction code (threshold, greedy NMS on receptive boxes, at most
+    ``max_features``). With an overlap limit of 1.0 nothing is suppressed and selection is a plain
+    top-k.
 """
 
 from __future__ import annotations
@@ -22,9 +24,14 @@ def numbered_cells(count: int, width: Int[jax.Array, " b"]) -> Int[jax.Array, "b
 
 
 def top_cells(
-    scores: Float[jax.Array, "b n"], inside: Bool[jax.Array, "b n"], cells_yx: Int[jax.Array, "b n 2"], *, count: int
+    scores: Float[jax.Array, "b n"],
+    inside: Bool[jax.Array, "b n"],
+    cells_yx: Int[jax.Array, "b n 2"],
+    *,
+    count: int,
 ) -> tuple[Float[jax.Array, "b k"], Int[jax.Array, "b k"], Int[jax.Array, "b k 2"]]:
-    """The ``k = count`` best cells of each image: scores, numbers and cells; score −inf, number 0 where there is none."""
+    """The ``k = count`` best cells of each image: scores, numbers and cells; score −inf, number 0
+    where there is none."""
     best, index = jax.lax.top_k(jnp.where(inside, scores, _NOTHING), min(count, scores.shape[1]))
     # Always k, so that levels of any canvas have one shape and the merge is one program.
     short = ((0, 0), (0, max(0, count - scores.shape[1])))
@@ -44,7 +51,8 @@ def keep_by_threshold(
     Args:
         scores: sorted, best first, −inf where there is none.
         cells: cells of the whole pyramid of each image, which a percentile refers to.
-        kind: "absolute" keeps ``score ≥ threshold``; "percentile" keeps the scores above that percentile of the image's.
+        kind: "absolute" keeps ``score ≥ threshold``; "percentile" keeps the scores above that
+            percentile of the image's.
         threshold: a score, or a percentile in 0–100.
     """
     exists = scores > _NOTHING
@@ -59,7 +67,8 @@ def keep_by_threshold(
 def suppress_overlaps(
     boxes: Float[jax.Array, "n 4"], scores: Float[jax.Array, " n"], *, limit: float, count: int
 ) -> Int[jax.Array, " count"]:
-    """Greedy non-maximum suppression: indices of the kept boxes, best first, ``n`` where fewer remain.
+    """Greedy non-maximum suppression: indices of the kept boxes, best first, ``n`` where fewer
+    remain.
 
     Args:
         boxes: ``(y0, x0, y1, x1)``.
@@ -88,5 +97,8 @@ def _area(boxes: jax.Array) -> jax.Array:
 
 
 def _intersection(box: jax.Array, boxes: jax.Array) -> jax.Array:
-    upper, lower = jnp.maximum(box[None, :2], boxes[:, :2]), jnp.minimum(box[None, 2:], boxes[:, 2:])
+    upper, lower = (
+        jnp.maximum(box[None, :2], boxes[:, :2]),
+        jnp.minimum(box[None, 2:], boxes[:, 2:]),
+    )
     return jnp.prod(jnp.maximum(lower - upper, 0.0), axis=-1)

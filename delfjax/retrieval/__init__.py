@@ -1,1 +1,2 @@
-"""From descriptors to ranked answers: the local index, geometric verification and the search pipeline."""
+"""From descriptors to ranked answers: the local index, geometric verification and the search
+pipeline."""

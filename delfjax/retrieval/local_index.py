@@ -1,7 +1,9 @@
-"""The index over all local descriptors of a database: nearest neighbours, grouped into putative matches per image.
+"""The index over all local descriptors of a database: nearest neighbours, grouped into putative
+matches per image.
 
-Exact, inverted lists, or the paper's inverted lists with a product quantiser (10 sub-vectors × 5 bits). Vectors are unit
-length, so squared L2 distance ``d²`` and cosine agree: ``cosine = 1 − d² / 2``.
+Exact, inverted lists, or the paper's inverted lists with a product quantiser (10 sub-vectors × 5
+bits). Vectors are unit length, so squared L2 distance ``d²`` and cosine agree: ``cosine = 1 − d² /
+2``.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ _FORMAT, _HEADER = "delfjax local index", "index.json"
 _ARRAYS = ("keypoints_yx", "scales", "offsets", "image_sizes", "mean", "projection")
 # Points a coarse centroid wants for training; FAISS warns below it.
 _POINTS_PER_CENTROID = 39
-# FAISS compares by matrix products where queries hold at least as many values together. Its default, 128000, suits one query at a
-# time; an image asks with hundreds of features, and is answered three times as fast.
+# FAISS compares by matrix products where queries hold at least as many values together. Its
+# default, 128000, suits one query at a time; an image asks with hundreds of features, and is
+# answered three times as fast.
 faiss.cvar.distance_compute_blas_threshold = 800
 
 
@@ -90,8 +93,11 @@ class LocalIndex:
     photos: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def putative_matches(self, descriptors: Float[np.ndarray, "q d"], *, neighbours: int) -> PutativeMatches:
-        """``neighbours`` nearest of each reduced query descriptor, at most one match per (query feature, image)."""
+    def putative_matches(
+        self, descriptors: Float[np.ndarray, "q d"], *, neighbours: int
+    ) -> PutativeMatches:
+        """``neighbours`` nearest of each reduced query descriptor, at most one match per (query
+        feature, image)."""
         count = min(neighbours, len(self.scales))
         if not len(descriptors) or not count:
             return _group(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32), self.offsets)
@@ -125,7 +131,9 @@ class LocalIndex:
             "files": files,
         }
         header["header_hash"] = config_hash(header)
-        (partial / _HEADER).write_text(json.dumps(header, indent=1, ensure_ascii=False), encoding="utf-8")
+        (partial / _HEADER).write_text(
+            json.dumps(header, indent=1, ensure_ascii=False), encoding="utf-8"
+        )
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
@@ -172,7 +180,9 @@ def require_replaceable(path: Path) -> None:
     if path.is_dir() and (not any(path.iterdir()) or (path / _HEADER).is_file()):
         return
     if path.exists():
-        raise LocalIndexError(f"{path}: is there and is no index, so nothing is written over it; name another folder")
+        raise LocalIndexError(
+            f"{path}: is there and is no index, so nothing is written over it; name another folder"
+        )
 
 
 def open_index(path: Path) -> LocalIndex:
@@ -184,8 +194,13 @@ def open_index(path: Path) -> LocalIndex:
     header = _read_header(path)
     for name, digest in header["files"].items():
         if not (path / name).is_file() or _digest(path / name) != digest:
-            raise LocalIndexError(f"{path / name}: missing or damaged (not the recorded digest); build the index again")
-    arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+            raise LocalIndexError(
+                f"{path / name}: missing or damaged (not the recorded digest); build the index"
+                " again"
+            )
+    arrays = {
+        name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
+    }
     vectors = faiss.read_index(str(path / "vectors.faiss"))
     mean, projection = arrays.pop("mean"), arrays.pop("projection")
     return LocalIndex(
@@ -202,18 +217,26 @@ def open_index(path: Path) -> LocalIndex:
 def _read_header(path: Path) -> dict[str, Any]:
     file = path / _HEADER
     if not file.is_file():
-        raise LocalIndexError(f"{path}: no index here (index.json is missing); make one with `delfjax index`")
+        raise LocalIndexError(
+            f"{path}: no index here (index.json is missing); make one with `delfjax index`"
+        )
     try:
         header: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise LocalIndexError(f"{file}: damaged ({error})") from None
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise LocalIndexError(f"{file}: damaged, or not the header of an index; build the index again")
+        raise LocalIndexError(
+            f"{file}: damaged, or not the header of an index; build the index again"
+        )
     version, recorded = header.get("version"), header.pop("header_hash", None)
     if version != FORMAT_VERSION:
-        raise LocalIndexError(f"{file}: index format {version}, this delfjax reads {FORMAT_VERSION}; build it again")
+        raise LocalIndexError(
+            f"{file}: index format {version}, this delfjax reads {FORMAT_VERSION}; build it again"
+        )
     if config_hash(header) != recorded:
-        raise LocalIndexError(f"{file}: damaged or changed (not the recorded hash {recorded}); build the index again")
+        raise LocalIndexError(
+            f"{file}: damaged or changed (not the recorded hash {recorded}); build the index again"
+        )
     return header
 
 
@@ -237,8 +260,8 @@ def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: 
     lists = config.lists or min(trainable, int(4 * np.sqrt(count)))
     if lists > trainable:
         raise LocalIndexError(
-            f"index.lists is {lists}, but {min(count, config.train_samples)} training descriptors allow {trainable}; "
-            "lower index.lists or raise index.train_samples"
+            f"index.lists is {lists}, but {min(count, config.train_samples)} training descriptors"
+            f" allow {trainable}; lower index.lists or raise index.train_samples"
         )
     if kind == "ivf_pq":
         _require_quantisable(dim, min(count, config.train_samples), config)
@@ -248,7 +271,9 @@ def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: 
     if kind == "ivf":
         vectors = faiss.IndexIVFFlat(coarse, dim, lists, faiss.METRIC_L2)
     else:
-        vectors = faiss.IndexIVFPQ(coarse, dim, lists, config.pq_subvectors, config.pq_bits, faiss.METRIC_L2)
+        vectors = faiss.IndexIVFPQ(
+            coarse, dim, lists, config.pq_subvectors, config.pq_bits, faiss.METRIC_L2
+        )
     # The Python object owning the coarse quantiser must outlive the index.
     coarse.this.disown()
     vectors.own_fields = True
@@ -261,17 +286,21 @@ def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: 
 def _require_quantisable(dim: int, training: int, config: IndexConfig) -> None:
     if dim % config.pq_subvectors:
         raise LocalIndexError(
-            f"index.pq_subvectors is {config.pq_subvectors}, which does not divide reduction.dim {dim}"
+            f"index.pq_subvectors is {config.pq_subvectors}, which does not divide reduction.dim"
+            f" {dim}"
         )
     if training < _POINTS_PER_CENTROID << config.pq_bits:
         raise LocalIndexError(
-            f"index.pq_bits is {config.pq_bits}, which takes {_POINTS_PER_CENTROID << config.pq_bits} training "
-            f"descriptors, and there are {training}; use index.kind=exact for a database this small"
+            f"index.pq_bits is {config.pq_bits}, which takes"
+            f" {_POINTS_PER_CENTROID << config.pq_bits} training descriptors, and there are"
+            f" {training}; use index.kind=exact for a database this small"
         )
 
 
 def _group(
-    found: Int[np.ndarray, "q k"], cosine: Float[np.ndarray, "q k"], offsets: Int[np.ndarray, " images1"]
+    found: Int[np.ndarray, "q k"],
+    cosine: Float[np.ndarray, "q k"],
+    offsets: Int[np.ndarray, " images1"],
 ) -> PutativeMatches:
     """Neighbours (best first in each row, −1 where missing) as matches grouped by image."""
     queries = np.repeat(np.arange(len(found)), found.shape[1])
@@ -279,14 +308,16 @@ def _group(
     held = flat >= 0
     queries, flat, cosine = queries[held], flat[held], cosine[held]
     image = np.searchsorted(offsets, flat, side="right") - 1
-    # Neighbours come best first, so the first occurrence of a (image, query feature) pair is its best match.
+    # Neighbours come best first, so the first occurrence of a (image, query feature) pair is its
+    # best match.
     pairs, first = np.unique(image * (len(found) + 1) + queries, return_index=True)
     image = pairs // (len(found) + 1)
     queries, flat, cosine = queries[first], flat[first], cosine[first]
     images, begin, votes = np.unique(image, return_index=True, return_counts=True)
     similarity = np.add.reduceat(cosine.astype(np.float64), begin) if len(images) else np.zeros(0)
     order = np.lexsort((images, -similarity, -votes))
-    # Row by row: the first match of each image in its new place, then one step further for every other match.
+    # Row by row: the first match of each image in its new place, then one step further for every
+    # other match.
     starts = np.concatenate([[0], np.cumsum(votes[order])]).astype(np.int64)
     pick = np.arange(starts[-1]) + np.repeat(begin[order] - starts[:-1], votes[order])
     return PutativeMatches(
@@ -320,4 +351,6 @@ class _timed:
         self._start = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
+        self._seconds[self._name] = (
+            self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
+        )

@@ -1,4 +1,5 @@
-"""The search pipeline: query features → putative matches → shortlist → geometric verification → ranked list."""
+"""The search pipeline: query features → putative matches → shortlist → geometric verification →
+ranked list."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from delfjax.types import ImageFeatures, LocalFeatures, Matches, Verification
 
 
 @dataclass(frozen=True)
-class Correspondences:
+class VerifiedMatches:
     """Matches of the query with one database image, and what verification made of them.
 
     Attributes:
@@ -39,7 +40,8 @@ class RankedList:
     """Answer to one query, best first.
 
     Attributes:
-        images: every database image: the verified shortlist, then the others with a match, then those without.
+        images: every database image: the verified shortlist, then the others with a match, then
+            those without.
         votes: putative matches of each.
         inliers: verified matches of each; zero beyond the shortlist.
         by_votes: the images in the order they had before verification.
@@ -50,7 +52,7 @@ class RankedList:
     votes: Int[np.ndarray, " images"]
     inliers: Int[np.ndarray, " images"]
     by_votes: Int[np.ndarray, " images"]
-    correspondences: dict[int, Correspondences]
+    correspondences: dict[int, VerifiedMatches]
 
 
 def search(
@@ -69,7 +71,9 @@ def search(
         verification: geometric model and tolerance.
     """
     local, max_side = query.local, index.config.features.max_side
-    putative = index.putative_matches(index.reduction(np.asarray(local.descriptors)), neighbours=config.neighbours)
+    putative = index.putative_matches(
+        index.reduction(np.asarray(local.descriptors)), neighbours=config.neighbours
+    )
     shortlist = min(config.shortlist, len(putative.images))
     matches = _matches(index, local, putative, shortlist)
     factors = _reductions(index.image_sizes[putative.images[:shortlist]], max_side)
@@ -88,14 +92,15 @@ def search(
         inliers=inliers[ranked],
         by_votes=by_votes,
         correspondences={
-            int(putative.images[row]): _correspondences(matches, verified, row) for row in range(shortlist)
+            int(putative.images[row]): _correspondences(matches, verified, row)
+            for row in range(shortlist)
         },
     )
 
 
 def match_pair(
     first: ImageFeatures, second: ImageFeatures, *, verification: VerificationConfig, max_side: int
-) -> Correspondences:
+) -> VerifiedMatches:
     """Mutual nearest neighbours of two images' unreduced descriptors, verified geometrically.
 
     Args:
@@ -105,15 +110,22 @@ def match_pair(
         max_side: longest side both were reduced to before extraction, pixels.
     """
     matches = _mutual_matches(first.local, second.local)
-    first_factor, second_factor = (_reductions(np.array([image.image_size]), max_side) for image in (first, second))
-    return _correspondences(matches, _verify_reduced(matches, first_factor, second_factor, verification), 0)
+    first_factor, second_factor = (
+        _reductions(np.array([image.image_size]), max_side) for image in (first, second)
+    )
+    return _correspondences(
+        matches, _verify_reduced(matches, first_factor, second_factor, verification), 0
+    )
 
 
 def _mutual_matches(first: LocalFeatures, second: LocalFeatures) -> Matches:
     size = _padded_size(max(len(first.scales), len(second.scales)))
     nearest, cosine, mutual = jax.device_get(
         _mutual_nearest()(
-            _rows(first.descriptors, size), _rows(second.descriptors, size), _rows(first.valid, size), _rows(second.valid, size)
+            _rows(first.descriptors, size),
+            _rows(second.descriptors, size),
+            _rows(first.valid, size),
+            _rows(second.valid, size),
         )
     )
     mine = np.flatnonzero(mutual)
@@ -140,7 +152,8 @@ def _verify_reduced(
     database_factors: Float[np.ndarray, " candidates"],
     config: VerificationConfig,
 ) -> Verification:
-    """Verify in the pixels that features were extracted from, where the tolerance means the same for a photo of any size."""
+    """Verify in the pixels that features were extracted from, where the tolerance means the same
+    for a photo of any size."""
     reduced = dataclasses.replace(
         matches,
         query_yx=_resized(np.asarray(matches.query_yx), query_factors),
@@ -161,7 +174,8 @@ def _resized(
 
 
 def _resizing(factors: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, "candidates 3 3"]:
-    """Resizes by ``factors`` as matrices of homogeneous ``(x, y, 1)``, pixel centres at integers."""
+    """Resizes by ``factors`` as matrices of homogeneous ``(x, y, 1)``, pixel centres at
+    integers."""
     matrices = np.zeros((len(factors), 3, 3))
     matrices[:, 0, 0] = matrices[:, 1, 1] = factors
     matrices[:, :2, 2] = ((factors - 1) / 2)[:, None]
@@ -169,7 +183,9 @@ def _resizing(factors: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, "c
     return matrices
 
 
-def _matches(index: LocalIndex, query: LocalFeatures, putative: PutativeMatches, shortlist: int) -> Matches:
+def _matches(
+    index: LocalIndex, query: LocalFeatures, putative: PutativeMatches, shortlist: int
+) -> Matches:
     """Putative matches of the first ``shortlist`` images, padded to the longest list."""
     votes = putative.votes[:shortlist]
     longest = int(votes.max(initial=0))
@@ -187,9 +203,9 @@ def _matches(index: LocalIndex, query: LocalFeatures, putative: PutativeMatches,
     )
 
 
-def _correspondences(matches: Matches, verified: Verification, row: int) -> Correspondences:
+def _correspondences(matches: Matches, verified: Verification, row: int) -> VerifiedMatches:
     held = np.asarray(matches.valid)[row]
-    return Correspondences(
+    return VerifiedMatches(
         query_yx=np.asarray(matches.query_yx)[row][held],
         database_yx=np.asarray(matches.database_yx)[row][held],
         inlier=np.asarray(verified.inlier_mask)[row][held],

@@ -1,7 +1,9 @@
-"""Geometric verification: how many putative matches of a query with each database image agree on one transform.
+"""Geometric verification: how many putative matches of a query with each database image agree on
+one transform.
 
-A shortlist goes through one compiled program per length of list: its candidates fill lanes of fixed number and length,
-so that what a candidate gets depends on its own matches alone, bit for bit, whoever its neighbours are.
+A shortlist goes through one compiled program per length of list: its candidates fill lanes of fixed
+number and length, so that what a candidate gets depends on its own matches alone, bit for bit,
+whoever its neighbours are.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
 from delfjax.config import VerificationConfig
-from delfjax.ops.geometry import Correspondences, Effort, Limits, robust_fit
+from delfjax.ops.geometry import Effort, Limits, PointPairs, robust_fit
 from delfjax.programs import StoredProgram
 from delfjax.types import DelfjaxError, Matches, Verification
 
-# Candidates per compiled call, and the shortest list: small enough that one pair of images is not kept waiting for
-# padding, large enough that calls do not dominate. Longer lists go up in steps of four: three programs up to 1024, as
-# compiling one takes longer than some thousand candidates gain from a closer fit.
+# Candidates per compiled call, and the shortest list: small enough that one pair of images is not
+# kept waiting for padding, large enough that calls do not dominate. Longer lists go up in steps of
+# four: three programs up to 1024, as compiling one takes longer than some thousand candidates gain
+# from a closer fit.
 _LANES, _SHORTEST, _STEP = 8, 64, 4
 _FEWEST = 3
 
@@ -33,10 +36,11 @@ class _Call:
 
     Attributes:
         candidates: which candidates fill the first lanes.
-        chosen: their slots, the most similar match first; a lane's padding points at slots that are not valid.
+        chosen: their slots, the most similar match first; a lane's padding points at slots that are
+            not valid.
         query_middle: origin of the lanes' query points, ``x + iy``, pixels.
         database_middle: origin of the lanes' database points, ``x + iy``, pixels.
-        points: fields of ``Correspondences`` for every lane.
+        points: fields of ``PointPairs`` for every lane.
     """
 
     candidates: Int[np.ndarray, " used"]
@@ -51,22 +55,25 @@ class VerificationError(DelfjaxError):
 
 
 def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
-    """Fit a transform to the matches of every candidate and count its one-to-one inliers: the score.
+    """Fit a transform to the matches of every candidate and count its one-to-one inliers: the
+    score.
 
-    Deterministic, and independent of how the matches are ordered (unless two are equally similar), padded or batched.
-    A candidate with more than ``config.max_matches`` matches is judged by the most similar; the others are no inliers.
+    Deterministic, and independent of how the matches are ordered (unless two are equally similar),
+    padded or batched. A candidate with more than ``config.max_matches`` matches is judged by the
+    most similar; the others are no inliers.
 
     Args:
-        matches: of one pair of images, or of a shortlist along a leading axis. Slots not valid may hold anything.
+        matches: of one pair of images, or of a shortlist along a leading axis. Slots not valid may
+            hold anything.
         config: the model, the tolerance in pixels of the database image, the effort and the limits.
 
     Returns:
-        Arrays on the host. No inlier and the identity for a candidate without an acceptable transform, which takes at
-        least three inliers that do not lie on a line.
+        Arrays on the host. No inlier and the identity for a candidate without an acceptable
+        transform, which takes at least three inliers that do not lie on a line.
 
     Raises:
-        VerificationError: a valid match with a coordinate, scale or similarity that is not finite, or a scale not above
-            zero.
+        VerificationError: a valid match with a coordinate, scale or similarity that is not finite,
+            or a scale not above zero.
     """
     valid = np.asarray(matches.valid)
     *batch, slots = valid.shape
@@ -90,7 +97,9 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
         np.put_along_axis(picked, call.chosen, inside[:used, :width], axis=1)
         mask[call.candidates] = picked
         found = picked.any(axis=1)
-        transform[call.candidates[found]] = _in_pixels(fitted[:used], call, config.threshold_px)[found]
+        transform[call.candidates[found]] = _in_pixels(fitted[:used], call, config.threshold_px)[
+            found
+        ]
     return Verification(
         inliers=mask.sum(axis=1, dtype=np.int32).reshape(batch),
         inlier_mask=mask.reshape(valid.shape),
@@ -102,24 +111,32 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
 def _fit(effort: Effort) -> StoredProgram:
     """Fits all lanes of a call: inliers ``[lanes, m]`` and transforms ``[lanes, 3, 3]``."""
 
-    def one(lane: dict[str, jax.Array], limits: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return robust_fit(Correspondences(**lane), Limits(**limits), effort=effort)
+    def one(
+        lane: dict[str, jax.Array], limits: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        return robust_fit(PointPairs(**lane), Limits(**limits), effort=effort)
 
-    return StoredProgram(jax.vmap(one, in_axes=(0, None)), settings={"program": "verification", **asdict(effort)})
+    return StoredProgram(
+        jax.vmap(one, in_axes=(0, None)), settings={"program": "verification", **asdict(effort)}
+    )
 
 
 def _calls(matches: Matches, config: VerificationConfig) -> Iterator[_Call]:
     """Group the candidates by the length of their lists, and cut each group into calls."""
     valid = np.asarray(matches.valid)
     # Stable: equally similar matches keep their order. Valid slots come first.
-    rank = np.argsort(np.where(valid, -np.asarray(matches.similarity, np.float32), np.inf), axis=1, kind="stable")
+    rank = np.argsort(
+        np.where(valid, -np.asarray(matches.similarity, np.float32), np.inf), axis=1, kind="stable"
+    )
     count = np.minimum(valid.sum(axis=1), config.max_matches)
     length = np.array([_padded(int(n)) for n in count], np.int64)
     for slots in np.unique(length[count >= _FEWEST]):
         group = np.flatnonzero((length == slots) & (count >= _FEWEST))
         for start in range(0, len(group), _LANES):
             lanes = group[start : start + _LANES]
-            yield _call(matches, lanes, rank[lanes, :slots], count[lanes], int(slots), config.threshold_px)
+            yield _call(
+                matches, lanes, rank[lanes, :slots], count[lanes], int(slots), config.threshold_px
+            )
 
 
 def _padded(count: int) -> int:
@@ -151,7 +168,11 @@ def _call(
         return lane
 
     query_yx, database_yx = (
-        np.where(held[..., None], np.take_along_axis(np.asarray(part, np.float32)[lanes], chosen[..., None], axis=1), 0)
+        np.where(
+            held[..., None],
+            np.take_along_axis(np.asarray(part, np.float32)[lanes], chosen[..., None], axis=1),
+            0,
+        )
         for part in (matches.query_yx, matches.database_yx)
     )
     query_middle, database_middle = _middle(query_yx, held), _middle(database_yx, held)
@@ -179,7 +200,8 @@ def _call(
 def _middle(
     at_yx: Float[np.ndarray, "used width 2"], held: Bool[np.ndarray, "used width"]
 ) -> Complex[np.ndarray, " used"]:
-    """Middle of the box around the held points, ``x + iy``: extremes are exact, where a mean depends on the order."""
+    """Middle of the box around the held points, ``x + iy``: extremes are exact, where a mean
+    depends on the order."""
     low = np.where(held[..., None], at_yx, np.inf).min(axis=1).astype(np.float64)
     high = np.where(held[..., None], at_yx, -np.inf).max(axis=1).astype(np.float64)
     middle: Complex[np.ndarray, " used"] = (low + high) @ np.array([0.5j, 0.5])
@@ -187,17 +209,22 @@ def _middle(
 
 
 def _in_thresholds(
-    at_yx: Float[np.ndarray, "used width 2"], middle: Complex[np.ndarray, " used"], threshold_px: float
+    at_yx: Float[np.ndarray, "used width 2"],
+    middle: Complex[np.ndarray, " used"],
+    threshold_px: float,
 ) -> Complex[np.ndarray, "used width"]:
     at = at_yx[..., 1].astype(np.float64) + 1j * at_yx[..., 0]
-    scaled: Complex[np.ndarray, "used width"] = ((at - middle[:, None]) / threshold_px).astype(np.complex64)
+    scaled: Complex[np.ndarray, "used width"] = ((at - middle[:, None]) / threshold_px).astype(
+        np.complex64
+    )
     return scaled
 
 
 def _shared(
     at_yx: Float[np.ndarray, "used width 2"], held: Bool[np.ndarray, "used width"]
 ) -> tuple[Int[np.ndarray, "used width"], Int[np.ndarray, "used width"]]:
-    """A number in ``[0, width)`` for each distinct point of a lane, and how many held slots have the same point."""
+    """A number in ``[0, width)`` for each distinct point of a lane, and how many held slots have
+    the same point."""
     used, width = held.shape
     # A point as one integer of 64 bits; adding zero makes −0.0 and 0.0 the same.
     point = np.ascontiguousarray(at_yx + np.float32(0)).view(np.uint64)[..., 0]
@@ -240,7 +267,8 @@ def _check(matches: Matches) -> None:
             where = tuple(int(k) for k in np.argwhere(bad)[0])
             wanted = "a finite number above zero" if name.endswith("_scales") else "finite numbers"
             raise VerificationError(
-                f"{name} of match {where[1]} of candidate {where[0]} is {values[where]}, not {wanted}"
+                f"{name} of match {where[1]} of candidate {where[0]} is {values[where]}, not"
+                f" {wanted}"
             )
 
 

@@ -19,7 +19,8 @@ _ABOUT = "training.json"
 
 
 class Checkpoints:
-    """The checkpoints in a folder; used as a context manager, which waits for the last one to be written."""
+    """The checkpoints in a folder; used as a context manager, which waits for the last one to be
+    written."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Open or make the folder.
@@ -29,7 +30,8 @@ class Checkpoints:
             about: plain values that decide the training; those in the folder must be the same.
 
         Raises:
-            TrainingError: the folder holds another training; the message names the first setting that differs.
+            TrainingError: the folder holds another training; the message names the first setting
+                that differs.
         """
         folder.mkdir(parents=True, exist_ok=True)
         file, text = folder / _ABOUT, json.dumps(about, indent=1, sort_keys=True)
@@ -43,13 +45,20 @@ class Checkpoints:
                 preservation_policy.BestN(get_metric_fn=_accuracy, n=1),
             ]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=kept, best_fn=_accuracy, best_mode="max")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept, best_fn=_accuracy, best_mode="max"
+        )
         self._manager = ocp.CheckpointManager(folder.resolve() / "checkpoints", options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._manager.close()
 
     @property
@@ -60,7 +69,8 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Steps done at the checkpoint with the best validation, the earliest of equals; ``None`` without one."""
+        """Steps done at the checkpoint with the best validation, the earliest of equals; ``None``
+        without one."""
         self._manager.wait_until_finished()
         step: int | None = self._manager.best_step()
         return step
@@ -81,14 +91,17 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise TrainingError(f"{self._manager.directory}: step {step} cannot be read ({reason:.200})") from None
+            raise TrainingError(
+                f"{self._manager.directory}: step {step} cannot be read ({reason:.200})"
+            ) from None
 
 
 def _require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise TrainingError(
-                f"{folder}: holds a training with {name} {found.get(name)!r}, not {wanted.get(name)!r}; choose another folder"
+                f"{folder}: holds a training with {name} {found.get(name)!r}, not"
+                f" {wanted.get(name)!r}; choose another folder"
             )
 
 

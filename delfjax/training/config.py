@@ -12,14 +12,16 @@ from delfjax.config import PositiveFloat, PositiveInt, Strict, UnitFloat, requir
 
 @dataclass(frozen=True)
 class OptimiserConfig(Strict):
-    """Gradient descent. The paper names no optimiser, rate, batch size or duration: all of these are ours or TF's (D-06)."""
+    """Gradient descent. The paper names no optimiser, rate, batch size or duration: all of these
+    are ours or TF's (D-06)."""
 
     # Source of "sgd" and its momentum: the TF2 code.
     name: Literal["sgd", "adamw"] = "sgd"
     # Source: the TF2 code, for batches of 32.
     learning_rate: PositiveFloat = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    # Of kernels, decoupled from the gradient for adamw and added to it for sgd. TF declares 1e-4 but never adds it to the loss.
+    # Of kernels, decoupled from the gradient for adamw and added to it for sgd. TF declares 1e-4
+    # but never adds it to the loss.
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     # Down to 0 over all steps. Source of "linear": the TF2 code; "cosine" is ours.
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -31,13 +33,15 @@ class OptimiserConfig(Strict):
 
 @dataclass(frozen=True)
 class DelgConfig(Strict):
-    """What the stage "delg" has of its own. Source of all: the TF2 code and the flags it was run with."""
+    """What the stage "delg" has of its own. Source of all: the TF2 code and the flags it was run
+    with."""
 
     # Length of the autoencoder's code, the local descriptor.
     code_dim: PositiveInt = 128
     # Length of the global descriptor, between GeM and the classifier.
     embedding_dim: PositiveInt = 2048
-    # ArcFace: angle added to that of the right landmark, radians, and what cosines are multiplied by.
+    # ArcFace: angle added to that of the right landmark, radians, and what cosines are multiplied
+    # by.
     margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.1
     scale: PositiveFloat = 45.25
     # Of the losses of attention and autoencoder, beside that of the global descriptor.
@@ -47,30 +51,37 @@ class DelgConfig(Strict):
 
 @dataclass(frozen=True)
 class TrainingConfig(Strict):
-    """One stage. Batch norm of the backbone keeps its running statistics in both; that of the scorer learns its own."""
+    """One stage. Batch norm of the backbone keeps its running statistics in both; that of the
+    scorer learns its own."""
 
-    # "finetune": the backbone learns to classify by the mean of its features. "attention": on fixed features, a scorer learns
-    # to classify by their weighted mean. "delg": both at once, a global descriptor instead of the mean, and an autoencoder.
+    # "finetune": the backbone learns to classify by the mean of its features. "attention": on fixed
+    # features, a scorer learns to classify by their weighted mean. "delg": both at once, a global
+    # descriptor instead of the mean, and an autoencoder.
     stage: Literal["finetune", "attention", "delg"] = "finetune"
     # A photograph's central square is resized to this side, pixels. Source: the paper, 250 and 900.
     square_side: PositiveInt = 250
     # Side of the random square cut out of that, pixels. Source: the paper, 224 and 720.
     crop_side: PositiveInt = 224
-    # The batch is resized as a whole by one of these, so that nothing is padded. Source: the authors, in an issue of their code.
+    # The batch is resized as a whole by one of these, so that nothing is padded. Source: the
+    # authors, in an issue of their code.
     rescales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
     # Mirror half of the photographs. Ours: off in TF.
     mirror: bool = True
-    # Layers from the first that the stages "finetune" and "delg" leave as they are; "attention" leaves all, and with cached
-    # maps may share those of these layers with every backbone that has them.
+    # Layers from the first that the stages "finetune" and "delg" leave as they are; "attention"
+    # leaves all, and with cached maps may share those of these layers with every backbone that has
+    # them.
     frozen_layers: Annotated[int, Field(ge=0)] = 0
-    # Crops are cut out of feature maps that the frozen layers made once, not out of photographs: minutes, not hours, on CPU.
+    # Crops are cut out of feature maps that the frozen layers made once, not out of photographs:
+    # minutes, not hours, on CPU.
     cached_maps: bool = False
     # Hidden width of the scorer. Source: TF1 and TF2 code.
     hidden: PositiveInt = 512
-    # "mean" over the cells, as in TF, so that logits do not depend on the size of the map; "sum" as on the poster.
+    # "mean" over the cells, as in TF, so that logits do not depend on the size of the map; "sum" as
+    # on the poster.
     pooling: Literal["mean", "sum"] = "mean"
     batch_size: PositiveInt = 32
-    # Parts that a batch is computed in, one after another. A CPU takes single images where the loss of none needs the others.
+    # Parts that a batch is computed in, one after another. A CPU takes single images where the loss
+    # of none needs the others.
     accumulate: PositiveInt = 1
     steps: PositiveInt = 1000
     label_smoothing: UnitFloat = 0.0
@@ -101,12 +112,17 @@ _QUICK = TrainingConfig(square_side=384, crop_side=320, cached_maps=True)
 PRESETS: dict[str, TrainingConfig] = {
     "paper_finetune": TrainingConfig(steps=500_000),
     "paper_attention": TrainingConfig(
-        stage="attention", square_side=900, crop_side=720, rescales=(0.25, 0.3536, 0.5, 0.7071, 1.0), steps=500_000
+        stage="attention",
+        square_side=900,
+        crop_side=720,
+        rescales=(0.25, 0.3536, 0.5, 0.7071, 1.0),
+        steps=500_000,
     ),
     # Source: the DELG paper, 512 px and 1.5 million steps; the rate is that of the TF2 code.
     "paper_delg": TrainingConfig(stage="delg", square_side=585, crop_side=512, steps=1_500_000),
-    # A minute or so each on two cores, for photographs of 256 pixels. Measured on the landmark world: in as many steps at half
-    # the learning rate, mAP of FT 0.406 in place of 0.433, of FT+ATT 0.469 in place of 0.494.
+    # A minute or so each on two cores, for photographs of 256 pixels. Measured on the landmark
+    # world: in as many steps at half the learning rate, mAP of FT 0.406 in place of 0.433, of
+    # FT+ATT 0.469 in place of 0.494.
     "quick_finetune": replace(
         _QUICK,
         crop_side=256,
@@ -119,7 +135,8 @@ PRESETS: dict[str, TrainingConfig] = {
     "quick_attention": replace(
         _QUICK,
         stage="attention",
-        # The attention trains none of them: its maps are made from those that the other stages start from.
+        # The attention trains none of them: its maps are made from those that the other stages
+        # start from.
         frozen_layers=9,
         rescales=(0.3536, 0.5, 0.7071),
         steps=300,

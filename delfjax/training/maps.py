@@ -1,4 +1,5 @@
-"""Feature maps that the frozen part of a network makes once, kept in the cache: training on a CPU becomes a matter of minutes."""
+"""Feature maps that the frozen part of a network makes once, kept in the cache: training on a CPU
+becomes a matter of minutes."""
 
 from __future__ import annotations
 
@@ -37,10 +38,12 @@ _TOGETHER = 8
 def cached_maps(
     network: Network, photos: LabelledPhotos, *, config: TrainingConfig, progress: bool = True
 ) -> list[Float16[np.ndarray, "n _ _ c"]]:
-    """Maps of the whole central square of every photograph, one array for each of the rescales; memory-mapped from the cache.
+    """Maps of the whole central square of every photograph, one array for each of the rescales;
+    memory-mapped from the cache.
 
-    Where ``config.frozen_layers`` are fewer than the fixed layers, the maps are made from the maps of those first ones, which
-    are kept too: their work is done once for every backbone that has them.
+    Where ``config.frozen_layers`` are fewer than the fixed layers, the maps are made from the maps
+    of those first ones, which are kept too: their work is done once for every backbone that has
+    them.
 
     Raises:
         TrainingError: a photograph cannot be read.
@@ -54,16 +57,25 @@ def cached_maps(
 
 
 def _kept(
-    network: Network, photos: LabelledPhotos, ends: tuple[int, ...], *, content: str, config: TrainingConfig, progress: bool
+    network: Network,
+    photos: LabelledPhotos,
+    ends: tuple[int, ...],
+    *,
+    content: str,
+    config: TrainingConfig,
+    progress: bool,
 ) -> list[Path]:
-    """Files of the maps after the last of ``ends``, made, where they are missing, from those after the one before it."""
+    """Files of the maps after the last of ``ends``, made, where they are missing, from those after
+    the one before it."""
     folder = paths.cache_root() / "maps" / _identity(network, content, ends, config)
     files = [folder / f"rescale-{rescale:g}.npy" for rescale in config.rescales]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     if not missing:
         return files
     if len(ends) > 1:
-        before = _kept(network, photos, ends[:-1], content=content, config=config, progress=progress)
+        before = _kept(
+            network, photos, ends[:-1], content=content, config=config, progress=progress
+        )
         inputs = [np.load(file, mmap_mode="r") for file in before]
     else:
         inputs = [_squares(photos, config.square_side, progress=progress)] * len(files)
@@ -72,7 +84,10 @@ def _kept(
     graph, state = nnx.split(fold_batch_norm(network.backbone))
     for number in tqdm(missing, desc="maps", unit="rescale", disable=not progress):
         side = max(1, round(config.square_side * config.rescales[number]))
-        _write(files[number], np.concatenate(list(_maps(graph, state, inputs[number], layers=layers, side=side))))
+        _write(
+            files[number],
+            np.concatenate(list(_maps(graph, state, inputs[number], layers=layers, side=side))),
+        )
     return files
 
 
@@ -85,19 +100,32 @@ class _Layers(NamedTuple):
 
 
 def _maps(
-    graph: nnx.GraphDef[Backbone], state: nnx.State[Any, Any], inputs: np.ndarray, *, layers: _Layers, side: int
+    graph: nnx.GraphDef[Backbone],
+    state: nnx.State[Any, Any],
+    inputs: np.ndarray,
+    *,
+    layers: _Layers,
+    side: int,
 ) -> Iterator[np.ndarray]:
-    """Maps of squares, resized to ``side``, or, where ``layers`` do not begin with the first, of the maps before them."""
+    """Maps of squares, resized to ``side``, or, where ``layers`` do not begin with the first, of
+    the maps before them."""
 
     def applied(state: nnx.State[Any, Any], values: jax.Array) -> tuple[jax.Array]:
         backbone, values = nnx.merge(graph, state), values.astype(jnp.float32)
         if layers.start == 0:
             size = (len(values), side, side, 3)
             values = backbone.normalise(jax.image.resize(values, size, "bilinear", antialias=True))
-        made = backbone(FeatureMap.full(values), output=layers.output, layers=slice(layers.start, layers.end))
+        made = backbone(
+            FeatureMap.full(values), output=layers.output, layers=slice(layers.start, layers.end)
+        )
         return (jnp.asarray(made.values).astype(jnp.float16),)
 
-    settings = {"program": "maps", "side": side, "layers": layers, "backbone": programs.description(graph)}
+    settings = {
+        "program": "maps",
+        "side": side,
+        "layers": layers,
+        "backbone": programs.description(graph),
+    }
     compiled = programs.StoredProgram(applied, settings=settings)
     for start in range(0, len(inputs), _TOGETHER):
         part = inputs[start : start + _TOGETHER]
@@ -105,16 +133,30 @@ def _maps(
         yield np.asarray(compiled(state, padded)[0])[: len(part)]
 
 
-def _squares(photos: LabelledPhotos, side: int, *, progress: bool) -> UInt8[np.ndarray, "n side side 3"]:
+def _squares(
+    photos: LabelledPhotos, side: int, *, progress: bool
+) -> UInt8[np.ndarray, "n side side 3"]:
     def read(member: int) -> np.ndarray:
         try:
             return photos.square(member, side)
         except ImageError as error:
-            raise TrainingError(f"{error}; remove it from the list, or train without cached_maps") from None
+            raise TrainingError(
+                f"{error}; remove it from the list, or train without cached_maps"
+            ) from None
 
     count = len(photos.paths)
     with ThreadPoolExecutor(min(8, len(processors()))) as pool:
-        return np.stack(list(tqdm(pool.map(read, range(count)), total=count, desc="read", unit="image", disable=not progress)))
+        return np.stack(
+            list(
+                tqdm(
+                    pool.map(read, range(count)),
+                    total=count,
+                    desc="read",
+                    unit="image",
+                    disable=not progress,
+                )
+            )
+        )
 
 
 def _content(photos: LabelledPhotos) -> str:
@@ -126,10 +168,15 @@ def _content(photos: LabelledPhotos) -> str:
 
 
 def _identity(network: Network, content: str, ends: tuple[int, ...], config: TrainingConfig) -> str:
-    """What decides the maps after the last of ``ends``: the layers, their weights and their geometry, the photographs, how large
-    they are, and after which layers maps were rounded on the way."""
+    """What decides the maps after the last of ``ends``: the layers, their weights and their
+    geometry, the photographs, how large they are, and after which layers maps were rounded on the
+    way."""
     layers = network.fixed_layers[: ends[-1]]
-    weights = {f"{depth}.{name}": value for depth, layer in enumerate(layers) for name, value in named_tensors(layer).items()}
+    weights = {
+        f"{depth}.{name}": value
+        for depth, layer in enumerate(layers)
+        for name, value in named_tensors(layer).items()
+    }
     return config_hash(
         {
             "version": _VERSION,

@@ -1,7 +1,9 @@
-"""What each stage trains: a network from photographs, or from feature maps of its frozen part, to landmark logits.
+"""What each stage trains: a network from photographs, or from feature maps of its frozen part, to
+landmark logits.
 
-Source: the paper: stage 1 is plain classification; stage 2 pools ``y = W Σ α(f_n; θ) · f_n`` on fixed descriptors, with α ≥ 0.
-As in the TF code, scores are computed from the features as they are, while what is pooled is L2-normalised.
+Source: the paper: stage 1 is plain classification; stage 2 pools ``y = W Σ α(f_n; θ) · f_n`` on
+    fixed descriptors, with α ≥ 0. As in the TF code, scores are computed from the features as they
+    are, while what is pooled is L2-normalised.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ Loss = tuple[jax.Array, jax.Array]
 class FinetuneNetwork(nnx.Module):
     """The backbone, the mean of its features, and a classifier that is thrown away after."""
 
-    # Whether the loss of a batch is the mean of those of its images: batch norm that learns its statistics would need them all.
+    # Whether the loss of a batch is the mean of those of its images: batch norm that learns its
+    # statistics would need them all.
     images_apart = True
 
-    def __init__(self, backbone: Backbone, classes: int, *, output: str, frozen_layers: int, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, backbone: Backbone, classes: int, *, output: str, frozen_layers: int, rngs: nnx.Rngs
+    ) -> None:
         self.backbone = nnx.data(backbone)
         self.classifier = nnx.Linear(backbone.channels(output), classes, rngs=rngs)
         self.output = output
@@ -45,25 +50,35 @@ class FinetuneNetwork(nnx.Module):
         """The layers of :meth:`fixed`."""
         return list(self.backbone.layers(self.output)[: self.frozen_layers])
 
-    def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
+    def fixed(
+        self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32"
+    ) -> Float[jax.Array, "b fh fw c"]:
         """What the frozen layers make of RGB in 0 … 255, in the arithmetic of ``dtype``."""
         images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
-        return jnp.asarray(self.backbone(images, output=self.output, layers=slice(self.frozen_layers)).values)
+        return jnp.asarray(
+            self.backbone(images, output=self.output, layers=slice(self.frozen_layers)).values
+        )
 
     def __call__(self, maps: Float[jax.Array, "b fh fw c"]) -> Float[jax.Array, "b classes"]:
         """Logits of what :meth:`fixed` returns."""
-        features = self.backbone(FeatureMap.full(maps), output=self.output, layers=slice(self.frozen_layers, None))
+        features = self.backbone(
+            FeatureMap.full(maps), output=self.output, layers=slice(self.frozen_layers, None)
+        )
         logits: jax.Array = self.classifier(features.values.astype(jnp.float32).mean(axis=(1, 2)))
         return logits
 
-    def loss(self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float) -> Loss:
+    def loss(
+        self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float
+    ) -> Loss:
         """Cross-entropy, and the logits."""
         logits = self(maps)
         return cross_entropy(logits, labels, smoothing=smoothing), logits
 
     def learns(self, path: Path) -> bool:
         """Whether the variable at ``path`` is trained."""
-        return path[0] != "backbone" or _in_layers(self, path, self.backbone.layers(self.output)[self.frozen_layers :])
+        return path[0] != "backbone" or _in_layers(
+            self, path, self.backbone.layers(self.output)[self.frozen_layers :]
+        )
 
     def set_mode(self, *, training: bool) -> None:
         """Batch norm of the backbone keeps its running statistics in either mode."""
@@ -71,12 +86,20 @@ class FinetuneNetwork(nnx.Module):
 
 
 class AttentionNetwork(nnx.Module):
-    """A frozen backbone, the scorer, and a classifier of the attention-weighted features that is thrown away after."""
+    """A frozen backbone, the scorer, and a classifier of the attention-weighted features that is
+    thrown away after."""
 
     images_apart = False
 
     def __init__(
-        self, backbone: Backbone, classes: int, *, output: str, hidden: int, pooling: Literal["mean", "sum"], rngs: nnx.Rngs
+        self,
+        backbone: Backbone,
+        classes: int,
+        *,
+        output: str,
+        hidden: int,
+        pooling: Literal["mean", "sum"],
+        rngs: nnx.Rngs,
     ) -> None:
         channels = backbone.channels(output)
         self.backbone = nnx.data(backbone)
@@ -90,7 +113,9 @@ class AttentionNetwork(nnx.Module):
         """The layers of :meth:`fixed`."""
         return list(self.backbone.layers(self.output))
 
-    def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
+    def fixed(
+        self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32"
+    ) -> Float[jax.Array, "b fh fw c"]:
         """The backbone's features of RGB in 0 … 255, in the arithmetic of ``dtype``."""
         images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
         return jnp.asarray(self.backbone(images, output=self.output).values)
@@ -103,7 +128,9 @@ class AttentionNetwork(nnx.Module):
         logits: jax.Array = self.classifier(pooled)
         return logits
 
-    def loss(self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float) -> Loss:
+    def loss(
+        self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float
+    ) -> Loss:
         """Cross-entropy, and the logits."""
         logits = self(maps)
         return cross_entropy(logits, labels, smoothing=smoothing), logits
@@ -120,60 +147,87 @@ class AttentionNetwork(nnx.Module):
 
 
 class DelgNetwork(nnx.Module):
-    """A global descriptor of conv5 that the backbone learns from; attention and autoencoder of conv4 that it does not.
+    """A global descriptor of conv5 that the backbone learns from; attention and autoencoder of
+    conv4 that it does not.
 
-    Source: DELG and the TF2 code: GeM, a linear embedding, ArcFace; the loss of the attention (which scores what the autoencoder
-    rebuilds, and weighs the features themselves) and the autoencoder's squared error send no gradient to the backbone. The error
-    is relative to the features here (D-07), so that its weight means the same for any backbone.
+    Source: DELG and the TF2 code: GeM, a linear embedding, ArcFace; the loss of the attention
+        (which scores what the autoencoder rebuilds, and weighs the features themselves) and the
+        autoencoder's squared error send no gradient to the backbone. The error is relative to the
+        features here (D-07), so that its weight means the same for any backbone.
     """
 
     images_apart = False
     output = "conv5"
 
-    def __init__(self, backbone: Backbone, classes: int, *, config: TrainingConfig, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, backbone: Backbone, classes: int, *, config: TrainingConfig, rngs: nnx.Rngs
+    ) -> None:
         middle, last = (backbone.channels(output) for output in ("conv4", "conv5"))
         self.backbone = nnx.data(backbone)
         self.embedding = nnx.Linear(last, config.delg.embedding_dim, rngs=rngs)
         self.landmarks = nnx.Linear(config.delg.embedding_dim, classes, use_bias=False, rngs=rngs)
         code_dim, rectified = config.delg.code_dim, backbone.rectified
-        self.scorer = AutoencodedScorer(middle, code_dim=code_dim, hidden=config.hidden, rectified=rectified, rngs=rngs)
+        self.scorer = AutoencodedScorer(
+            middle, code_dim=code_dim, hidden=config.hidden, rectified=rectified, rngs=rngs
+        )
         self.classifier = nnx.Linear(middle, classes, rngs=rngs)
-        self.frozen_layers, self.settings, self.pooling = config.frozen_layers, config.delg, config.pooling
+        self.frozen_layers, self.settings, self.pooling = (
+            config.frozen_layers,
+            config.delg,
+            config.pooling,
+        )
 
     @property
     def fixed_layers(self) -> list[nnx.Module]:
         """The layers of :meth:`fixed`."""
         return list(self.backbone.layers("conv4")[: self.frozen_layers])
 
-    def fixed(self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32") -> Float[jax.Array, "b fh fw c"]:
+    def fixed(
+        self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32"
+    ) -> Float[jax.Array, "b fh fw c"]:
         """What the frozen layers make of RGB in 0 … 255, in the arithmetic of ``dtype``."""
         images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
-        return jnp.asarray(self.backbone(images, output="conv4", layers=slice(self.frozen_layers)).values)
+        return jnp.asarray(
+            self.backbone(images, output="conv4", layers=slice(self.frozen_layers)).values
+        )
 
     def __call__(self, maps: Float[jax.Array, "b fh fw c"]) -> Float[jax.Array, "b classes"]:
         """Logits of the global descriptor for what :meth:`fixed` returns, without a margin."""
         return self.settings.scale * self._cosines(self._features(maps))
 
-    def loss(self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float) -> Loss:
+    def loss(
+        self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float
+    ) -> Loss:
         """The three losses, weighted; and the logits without a margin."""
         features = self._features(maps)
         cosines = self._cosines(features)
         of_global = cross_entropy(self._with_margin(cosines, labels), labels, smoothing=smoothing)
         middle = jax.lax.stop_gradient(jnp.asarray(features.values)).astype(jnp.float32)
         rebuilt = self.scorer.rebuild(FeatureMap(middle, features.extent))
-        of_autoencoder = jnp.mean(jnp.square(rebuilt.values - middle)) / jnp.mean(jnp.square(middle))
-        # The scorer learns from what was rebuilt, the autoencoder from its own loss alone (ours: TF lets both teach it).
-        scores = self.scorer.attention(FeatureMap(jax.lax.stop_gradient(rebuilt.values), rebuilt.extent))
+        of_autoencoder = jnp.mean(jnp.square(rebuilt.values - middle)) / jnp.mean(
+            jnp.square(middle)
+        )
+        # The scorer learns from what was rebuilt, the autoencoder from its own loss alone (ours: TF
+        # lets both teach it).
+        scores = self.scorer.attention(
+            FeatureMap(jax.lax.stop_gradient(rebuilt.values), rebuilt.extent)
+        )
         weighted = scores[..., None] * l2_normalise(middle)
         pooled = weighted.mean(axis=(1, 2)) if self.pooling == "mean" else weighted.sum(axis=(1, 2))
         of_attention = cross_entropy(self.classifier(pooled), labels, smoothing=smoothing)
         settings = self.settings
-        total = of_global + settings.attention_weight * of_attention + settings.reconstruction_weight * of_autoencoder
+        total = (
+            of_global
+            + settings.attention_weight * of_attention
+            + settings.reconstruction_weight * of_autoencoder
+        )
         return total, settings.scale * cosines
 
     def learns(self, path: Path) -> bool:
         """Whether the variable at ``path`` is trained."""
-        return path[0] != "backbone" or _in_layers(self, path, self.backbone.layers(self.output)[self.frozen_layers :])
+        return path[0] != "backbone" or _in_layers(
+            self, path, self.backbone.layers(self.output)[self.frozen_layers :]
+        )
 
     def set_mode(self, *, training: bool) -> None:
         """Only the scorer's batch norm learns its statistics."""
@@ -182,19 +236,26 @@ class DelgNetwork(nnx.Module):
             nnx.Module.train(self.scorer)
 
     def _features(self, maps: jax.Array) -> FeatureMap:
-        return self.backbone(FeatureMap.full(maps), output="conv4", layers=slice(self.frozen_layers, None))
+        return self.backbone(
+            FeatureMap.full(maps), output="conv4", layers=slice(self.frozen_layers, None)
+        )
 
     def _cosines(self, features: FeatureMap) -> jax.Array:
         """Of the global descriptor with the direction of each landmark."""
-        deep = self.backbone(features, output=self.output, layers=slice(len(self.backbone.layers("conv4")), None))
+        deep = self.backbone(
+            features, output=self.output, layers=slice(len(self.backbone.layers("conv4")), None)
+        )
         values = jnp.asarray(deep.values, jnp.float32)
         held = inside(jnp.asarray(deep.extent), *values.shape[1:3])
-        pooled = generalised_mean(values.reshape(len(values), -1, values.shape[-1]), held.reshape(len(values), -1))
+        pooled = generalised_mean(
+            values.reshape(len(values), -1, values.shape[-1]), held.reshape(len(values), -1)
+        )
         kernel = jnp.asarray(self.landmarks.kernel[...])
         return l2_normalise(self.embedding(pooled)) @ l2_normalise(kernel.T).T
 
     def _with_margin(self, cosines: jax.Array, labels: jax.Array) -> jax.Array:
-        """ArcFace: the angle to the right landmark counts for more than it is, as long as the sum stays below π."""
+        """ArcFace: the angle to the right landmark counts for more than it is, as long as the sum
+        stays below π."""
         margin = self.settings.margin
         sines = jnp.sqrt(jnp.maximum(1 - jnp.square(cosines), 1e-12))
         further = cosines * math.cos(margin) - sines * math.sin(margin)
@@ -205,13 +266,19 @@ class DelgNetwork(nnx.Module):
 Network = FinetuneNetwork | AttentionNetwork | DelgNetwork
 
 
-def make_network(backbone: Backbone, classes: int, *, config: TrainingConfig, output: str, rngs: nnx.Rngs) -> Network:
+def make_network(
+    backbone: Backbone, classes: int, *, config: TrainingConfig, output: str, rngs: nnx.Rngs
+) -> Network:
     """The network of a stage."""
     if config.stage == "delg":
         return DelgNetwork(backbone, classes, config=config, rngs=rngs)
     if config.stage == "finetune":
-        return FinetuneNetwork(backbone, classes, output=output, frozen_layers=config.frozen_layers, rngs=rngs)
-    return AttentionNetwork(backbone, classes, output=output, hidden=config.hidden, pooling=config.pooling, rngs=rngs)
+        return FinetuneNetwork(
+            backbone, classes, output=output, frozen_layers=config.frozen_layers, rngs=rngs
+        )
+    return AttentionNetwork(
+        backbone, classes, output=output, hidden=config.hidden, pooling=config.pooling, rngs=rngs
+    )
 
 
 def _in_layers(network: Any, path: Path, layers: Sequence[Any]) -> bool:

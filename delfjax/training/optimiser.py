@@ -13,7 +13,8 @@ Parameters = dict[str, Array]
 
 
 def make_schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
-    """Learning rate of each step: a linear rise over ``warmup_steps``, then down to 0 at ``steps``."""
+    """Learning rate of each step: a linear rise over ``warmup_steps``, then down to 0 at
+    ``steps``."""
     left = max(1, steps - config.warmup_steps)
     if config.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(config.learning_rate, left)
@@ -40,7 +41,9 @@ def cross_entropy(
     logits: Float[Array, "b classes"], labels: Int[Array, " b"], *, smoothing: float = 0.0
 ) -> Float[Array, ""]:
     """Mean softmax cross-entropy; ``smoothing`` of each label is spread over all classes."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype), smoothing)
+    targets = optax.smooth_labels(
+        jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype), smoothing
+    )
     return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
 

@@ -1,7 +1,8 @@
-"""What a stage learns from: labelled photographs, which of them are held out, and batches that are a function of the step.
+"""What a stage learns from: labelled photographs, which of them are held out, and batches that are
+a function of the step.
 
-Everything random about a batch is drawn from the seed and the number of its step alone: a run that was stopped sees the same
-batches again, whatever the number of threads.
+Everything random about a batch is drawn from the seed and the number of its step alone: a run that
+was stopped sees the same batches again, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Int, Int64, Shaped, UInt8
 
+from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.images import ImageError, central_square, decode_image, resized
-from delfjax.datasets.retrieval import RetrievalDataset
 from delfjax.rng import named_generator
 from delfjax.training.config import TrainingConfig
 from delfjax.types import DelfjaxError
@@ -25,7 +26,8 @@ _NO_REDUCTION = 1 << 30
 
 
 class TrainingError(DelfjaxError):
-    """Photographs, labels or a checkpoint that cannot be trained with, or a loss that is no number."""
+    """Photographs, labels or a checkpoint that cannot be trained with, or a loss that is no
+    number."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +65,37 @@ class LabelledPhotos:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
         if wrong.size:
             first = int(wrong[0])
-            raise TrainingError(f"{self.paths[first]}: label {self.labels[first]}, expected 0 to {self.classes - 1}")
+            raise TrainingError(
+                f"{self.paths[first]}: label {self.labels[first]}, expected 0 to {self.classes - 1}"
+            )
         empty = np.flatnonzero(np.bincount(self.labels, minlength=self.classes) == 0)
         if empty.size:
-            raise TrainingError(f"landmark {empty[0]} has no photograph, and {len(empty)} of {self.classes} have none")
+            raise TrainingError(
+                f"landmark {empty[0]} has no photograph, and {len(empty)} of {self.classes} have"
+                " none"
+            )
 
     @classmethod
     def of(cls, dataset: RetrievalDataset) -> LabelledPhotos:
-        """The photographs of a dataset that show a landmark; ids without names are numbered in their order.
+        """The photographs of a dataset that show a landmark; ids without names are numbered in
+        their order.
 
         Raises:
-            TrainingError: there are no labels, an id beyond the names, or a landmark without a photograph.
+            TrainingError: there are no labels, an id beyond the names, or a landmark without a
+                photograph.
         """
         if dataset.landmarks is None or not len(dataset.database):
-            raise TrainingError(f"dataset {dataset.name}: its photographs have no landmark labels to learn from")
+            raise TrainingError(
+                f"dataset {dataset.name}: its photographs have no landmark labels to learn from"
+            )
         rows = np.flatnonzero(dataset.landmarks >= 0)
         labels, classes = dataset.landmarks[rows], len(dataset.landmark_names)
         if not classes:
             ids, labels = np.unique(labels, return_inverse=True)
             classes = len(ids)
-        return cls(dataset.root, [dataset.database[row] for row in rows], labels.astype(np.int64), classes)
+        return cls(
+            dataset.root, [dataset.database[row] for row in rows], labels.astype(np.int64), classes
+        )
 
     def square(self, member: int, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
         """The central square of a photograph, resized.
@@ -95,7 +108,8 @@ class LabelledPhotos:
 
 
 def held_out(labels: Int64[np.ndarray, " n"], share: float, *, seed: int) -> Bool[np.ndarray, " n"]:
-    """Which photographs are for validation: ``share`` of each landmark's, at least one, and never its last."""
+    """Which photographs are for validation: ``share`` of each landmark's, at least one, and never
+    its last."""
     rng, chosen = named_generator(seed, "validation"), np.zeros(len(labels), bool)
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
@@ -117,7 +131,9 @@ class _Draw:
 class _Draws:
     """Members and augmentation of each step."""
 
-    def __init__(self, labels: np.ndarray, members: np.ndarray, config: TrainingConfig, seed: int) -> None:
+    def __init__(
+        self, labels: np.ndarray, members: np.ndarray, config: TrainingConfig, seed: int
+    ) -> None:
         self._labels, self._members, self._config, self._seed = labels, members, config, seed
         self._order = members[np.argsort(labels[members], kind="stable")]
         self._starts = np.searchsorted(labels[self._order], np.unique(labels[members]))
@@ -133,15 +149,20 @@ class _Draws:
         else:
             members = self._members[rng.integers(0, len(self._members), size)]
         mirrored = (rng.uniform(size=size) < 0.5) & config.mirror
-        return _Draw(members, int(rng.integers(len(config.rescales))), rng.uniform(size=(size, 2)), mirrored)
+        return _Draw(
+            members, int(rng.integers(len(config.rescales))), rng.uniform(size=(size, 2)), mirrored
+        )
 
     def central(self, members: np.ndarray, rescale: int) -> _Draw:
         """Without chance: the middle of each."""
-        return _Draw(members, rescale, np.full((len(members), 2), 0.5), np.zeros(len(members), bool))
+        return _Draw(
+            members, rescale, np.full((len(members), 2), 0.5), np.zeros(len(members), bool)
+        )
 
 
 class PhotoBatches:
-    """Batches of pixels, read when they are asked for; a photograph that cannot be read gives way to another of its landmark."""
+    """Batches of pixels, read when they are asked for; a photograph that cannot be read gives way
+    to another of its landmark."""
 
     def __init__(self, photos: LabelledPhotos, *, config: TrainingConfig, seed: int) -> None:
         self.photos, self._config = photos, config
@@ -179,14 +200,19 @@ class PhotoBatches:
 
     def _readable(self, member: int) -> UInt8[np.ndarray, "side side 3"]:
         label = self.photos.labels[member]
-        same = np.flatnonzero((self.photos.labels == label) & (self.validation == self.validation[member]))
+        same = np.flatnonzero(
+            (self.photos.labels == label) & (self.validation == self.validation[member])
+        )
         for other in np.roll(same, -int(np.searchsorted(same, member))):
             try:
                 return self.photos.square(int(other), self._config.square_side)
             except ImageError as error:
                 with self._lock:
                     self._failures[self.photos.paths[int(other)]] = error.reason
-        raise TrainingError(f"landmark {label}: none of its {len(same)} photographs can be read ({self._a_failure(same)})")
+        raise TrainingError(
+            f"landmark {label}: none of its {len(same)} photographs can be read"
+            f" ({self._a_failure(same)})"
+        )
 
     def _a_failure(self, members: np.ndarray) -> str:
         path = self.photos.paths[int(members[0])]
@@ -197,7 +223,12 @@ class MapBatches:
     """Batches of crops of feature maps, one array for each of the rescales."""
 
     def __init__(
-        self, photos: LabelledPhotos, maps: Sequence[Float16[np.ndarray, "n _ _ c"]], *, config: TrainingConfig, seed: int
+        self,
+        photos: LabelledPhotos,
+        maps: Sequence[Float16[np.ndarray, "n _ _ c"]],
+        *,
+        config: TrainingConfig,
+        seed: int,
     ) -> None:
         self.photos, self._maps, self._config = photos, maps, config
         self.validation = held_out(photos.labels, config.validation_share, seed=seed)
@@ -224,7 +255,9 @@ class MapBatches:
         along = np.arange(crop)
         rows = start[:, :1] + along
         columns = np.where(draw.mirrored[:, None], start[:, 1:] + along[::-1], start[:, 1:] + along)
-        inputs: Shaped[np.ndarray, "b k k c"] = maps[draw.members[:, None, None], rows[:, :, None], columns[:, None]]
+        inputs: Shaped[np.ndarray, "b k k c"] = maps[
+            draw.members[:, None, None], rows[:, :, None], columns[:, None]
+        ]
         return Batch(inputs, self.photos.labels[draw.members], draw.members.astype(np.int64))
 
 

@@ -1,8 +1,10 @@
 """Backbone passes over the image pyramid: this library against plain PyTorch eager, in one run.
 
-Same network, shapes, threads and batch of one image; PyTorch channels-last in inference mode. Needs the extra ``bench``.
+Same network, shapes, threads and batch of one image; PyTorch channels-last in inference mode. Needs
+the extra ``bench``.
 
-    .venv/bin/pip install -e '.[bench]' && .venv/bin/python tests/benchmarks/bench_backbones.py [--size 512] [--rounds 5]
+    .venv/bin/pip install -e '.[bench]' && .venv/bin/python tests/benchmarks/bench_backbones.py
+    [--size 512] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -27,10 +29,18 @@ from delfjax.ops.pyramid import level_size
 
 Shape = tuple[int, int]
 BLOCKS = {"resnet50": (3, 4, 6), "resnet101": (3, 4, 23)}
-_STAGES = ((1, 16, 3, 1, 1), (6, 24, 3, 2, 2), (6, 40, 5, 2, 2), (6, 80, 3, 2, 3), (6, 112, 5, 1, 3))
+_STAGES = (
+    (1, 16, 3, 1, 1),
+    (6, 24, 3, 2, 2),
+    (6, 40, 5, 2, 2),
+    (6, 80, 3, 2, 3),
+    (6, 112, 5, 1, 3),
+)
 
 
-def _unit(features_in: int, features_out: int, kernel: int, activation: nn.Module | None, **options: int) -> nn.Module:
+def _unit(
+    features_in: int, features_out: int, kernel: int, activation: nn.Module | None, **options: int
+) -> nn.Module:
     layers = [
         nn.Conv2d(features_in, features_out, kernel, padding=kernel // 2, bias=False, **options),
         nn.BatchNorm2d(features_out),
@@ -58,7 +68,9 @@ def torch_resnet(blocks: tuple[int, ...]) -> nn.Module:
                 _unit(width, width, 3, nn.ReLU(), stride=stride),
                 _unit(width, 4 * width, 1, None),
             )
-            shortcut = nn.Identity() if repeat else _unit(features, 4 * width, 1, None, stride=stride)
+            shortcut = (
+                nn.Identity() if repeat else _unit(features, 4 * width, 1, None, stride=stride)
+            )
             layers.append(_Residual(branch, shortcut, nn.ReLU()))
             features = 4 * width
     return nn.Sequential(*layers)
@@ -100,17 +112,25 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def _race(name: str, shapes: list[Shape], rounds: int) -> tuple[float, float, float]:
-    """Best seconds for the whole pyramid, ours and PyTorch's, in turn; and the multiply-adds of our programs."""
+    """Best seconds for the whole pyramid, ours and PyTorch's, in turn; and the multiply-adds of our
+    programs."""
     ours = _ours(name)
-    theirs = (torch_efficientnet() if name == "efficientnet_lite0" else torch_resnet(BLOCKS[name])).eval()
+    theirs = (
+        torch_efficientnet() if name == "efficientnet_lite0" else torch_resnet(BLOCKS[name])
+    ).eval()
     theirs = theirs.to(memory_format=torch.channels_last)
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(1, *shape, 3)).astype(np.float32) for shape in shapes]
     extents = [np.array([shape], np.int32) for shape in shapes]
-    tensors = [torch.from_numpy(image).permute(0, 3, 1, 2).to(memory_format=torch.channels_last) for image in images]
+    tensors = [
+        torch.from_numpy(image).permute(0, 3, 1, 2).to(memory_format=torch.channels_last)
+        for image in images
+    ]
 
     def run_ours() -> None:
-        jax.block_until_ready([ours(image, extent) for image, extent in zip(images, extents, strict=True)])
+        jax.block_until_ready(
+            [ours(image, extent) for image, extent in zip(images, extents, strict=True)]
+        )
 
     def run_theirs() -> None:
         with torch.inference_mode():
@@ -144,25 +164,42 @@ def _matrix_peak() -> float:
     matrix = np.random.default_rng(0).normal(size=(2048, 2048)).astype(np.float32)
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
-    return 2048**3 / min(seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(10))
+    return 2048**3 / min(
+        seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(10)
+    )
 
 
 def main() -> None:
     """Print one row a backbone."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="longer side of the 4:3 image at scale 1, pixels")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", type=int, default=512, help="longer side of the 4:3 image at scale 1, pixels"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0", "resnet50", "resnet101"])
+    parser.add_argument(
+        "--backbones", nargs="+", default=["efficientnet_lite0", "resnet50", "resnet101"]
+    )
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     shapes = [level_size((options.size * 3 // 4, options.size), scale) for scale in PYRAMID]
     peak = _matrix_peak()
-    print(f"{jax.devices()[0].device_kind}, {torch.get_num_threads()} threads, jax {jax.__version__}, torch {torch.__version__}")
-    print(f"pyramid of a {options.size} px photo, conv4, float32; matrix-product peak {2 * peak / 1e9:.0f} GFLOP/s")
+    print(
+        f"{jax.devices()[0].device_kind}, {torch.get_num_threads()} threads, jax {jax.__version__},"
+        f" torch {torch.__version__}"
+    )
+    print(
+        f"pyramid of a {options.size} px photo, conv4, float32; matrix-product peak"
+        f" {2 * peak / 1e9:.0f} GFLOP/s"
+    )
     print(f"{'backbone':20s} {'ours ms':>9s} {'torch ms':>9s} {'ratio':>6s} {'of peak':>8s}")
     for name in options.backbones:
         ours, theirs, work = _race(name, shapes, options.rounds)
-        print(f"{name:20s} {ours * 1e3:9.1f} {theirs * 1e3:9.1f} {theirs / ours:6.2f} {work / ours / peak:8.0%}")
+        print(
+            f"{name:20s} {ours * 1e3:9.1f} {theirs * 1e3:9.1f} {theirs / ours:6.2f}"
+            f" {work / ours / peak:8.0%}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Training steps of both stages: this library's loop against a plain PyTorch step of the same network, in one run.
+"""Training steps of both stages: this library's loop against a plain PyTorch step of the same
+network, in one run.
 
-Same network, batch, arithmetic and optimiser (SGD with momentum, clipped gradient), batches made beforehand; PyTorch eager and
-channels-last, batch norm of the backbone in inference mode in both. Needs the extra ``bench``; a GPU is used where both see one.
+Same network, batch, arithmetic and optimiser (SGD with momentum, clipped gradient), batches made
+beforehand; PyTorch eager and channels-last, batch norm of the backbone in inference mode in both.
+Needs the extra ``bench``; a GPU is used where both see one.
 
-    .venv/bin/pip install -e '.[bench]' && .venv/bin/python tests/benchmarks/bench_training.py [--batch 32] [--steps 10]
+    .venv/bin/pip install -e '.[bench]' && .venv/bin/python tests/benchmarks/bench_training.py
+    [--batch 32] [--steps 10]
 """
 
 from __future__ import annotations
@@ -49,9 +52,16 @@ class _Attention(nn.Module):
 
     def __init__(self, backbone: nn.Module, channels: int, hidden: int = 512) -> None:
         super().__init__()
-        self.backbone, self.classifier = backbone.eval().requires_grad_(False), nn.Linear(channels, _CLASSES)
+        self.backbone, self.classifier = (
+            backbone.eval().requires_grad_(False),
+            nn.Linear(channels, _CLASSES),
+        )
         self.scorer = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, 1, 1), nn.Softplus()
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 1, 1),
+            nn.Softplus(),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,7 +74,11 @@ class _Attention(nn.Module):
 def _ours(name: str, config: TrainingConfig, batch: Batch) -> Callable[[int], None]:
     weights = "imagenet" if name == "efficientnet_lite0" else "random"
     network = make_network(
-        load_backbone(BackboneConfig(name=name, weights=weights)), _CLASSES, config=config, output="conv4", rngs=nnx.Rngs(0)
+        load_backbone(BackboneConfig(name=name, weights=weights)),
+        _CLASSES,
+        config=config,
+        output="conv4",
+        rngs=nnx.Rngs(0),
     )
     trainer = Trainer(network, config, jax.local_devices())
     state = trainer.start()
@@ -105,7 +119,9 @@ def _theirs(name: str, config: TrainingConfig, batch: Batch, device: str) -> Cal
 
 def main() -> None:
     """Print one row a network and stage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--side", type=int, default=224, help="side of the crops, pixels")
     parser.add_argument("--steps", type=int, default=3, help="steps of a round")
@@ -115,7 +131,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__} on {device}")
+    print(
+        f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__} on"
+        f" {device}"
+    )
     print(f"batches of {options.batch} crops of {options.side} px, {_CLASSES} classes")
     print(f"images a second: median of {options.rounds} rounds, and the best")
     heads = f"{'ours':>8s} {'torch':>8s} {'ratio':>6s}"
@@ -125,7 +144,8 @@ def main() -> None:
     labels = rng.integers(0, _CLASSES, options.batch)
     batch = Batch(pixels, labels, np.arange(options.batch))
     base = TrainingConfig(
-        batch_size=options.batch, optimiser=OptimiserConfig(learning_rate=_RATE, momentum=_MOMENTUM, clip_norm=_CLIP)
+        batch_size=options.batch,
+        optimiser=OptimiserConfig(learning_rate=_RATE, momentum=_MOMENTUM, clip_norm=_CLIP),
     )
     for name in options.backbones:
         for stage in ("finetune", "attention"):
@@ -135,10 +155,15 @@ def main() -> None:
                 runs = (_ours(name, config, batch), _theirs(name, config, batch, device))
                 for run in runs:
                     run(2)
-                pairs = [[seconds(partial(run, options.steps)) for run in runs] for _ in range(options.rounds)]
+                pairs = [
+                    [seconds(partial(run, options.steps)) for run in runs]
+                    for _ in range(options.rounds)
+                ]
                 rates = options.batch * options.steps / np.array(pairs)
                 both = (np.median(rates, axis=0), rates.max(axis=0))
-                columns = (f"{ours:8.1f} {theirs:8.1f} {ours / theirs:6.2f}" for ours, theirs in both)
+                columns = (
+                    f"{ours:8.1f} {theirs:8.1f} {ours / theirs:6.2f}" for ours, theirs in both
+                )
                 print(f"{name:20s} {stage:10s} {dtype:9s} {'   '.join(columns)}", flush=True)
 
 

@@ -1,9 +1,11 @@
-"""Geometric verification beside OpenCV, poselib and scikit-image: time, true inliers kept, chance level, in one run.
+"""Geometric verification beside OpenCV, poselib and scikit-image: time, true inliers kept, chance
+level, in one run.
 
     .venv/bin/python tests/benchmarks/bench_verification.py [--pairs 200] [--rounds 5]
 
-Synthetic pairs of 1024×768 images: a random affine map (rotation up to 45°, scale 0.5–2, anisotropy up to 1.5), inliers
-with 1–4 px of noise, the rest uniform. scikit-image runs as the DELF reference code calls it (3 samples, 1000 trials).
+Synthetic pairs of 1024×768 images: a random affine map (rotation up to 45°, scale 0.5–2, anisotropy
+up to 1.5), inliers with 1–4 px of noise, the rest uniform. scikit-image runs as the DELF reference
+code calls it (3 samples, 1000 trials).
 """
 
 from __future__ import annotations
@@ -52,8 +54,11 @@ class Pair:
     true: Bool[np.ndarray, " m"]
 
 
-def random_affine(generator: np.random.Generator) -> tuple[Float[np.ndarray, "2 2"], Float[np.ndarray, " 2"], float]:
-    """A map within the stated ranges that keeps the image centres within 60 px of each other; and its scale."""
+def random_affine(
+    generator: np.random.Generator,
+) -> tuple[Float[np.ndarray, "2 2"], Float[np.ndarray, " 2"], float]:
+    """A map within the stated ranges that keeps the image centres within 60 px of each other; and
+    its scale."""
 
     def turn(angle: float) -> Float[np.ndarray, "2 2"]:
         return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -64,12 +69,19 @@ def random_affine(generator: np.random.Generator) -> tuple[Float[np.ndarray, "2 
     rotation = turn(generator.uniform(-np.pi / 4, np.pi / 4))
     linear = scale * rotation @ turn(axis) @ np.diag([stretch, 1 / stretch]) @ turn(-axis)
     middle = np.array([WIDTH, HEIGHT]) / 2
-    offset = middle + generator.uniform(-60, 60, 2) - linear @ (middle + generator.uniform(-60, 60, 2))
+    offset = (
+        middle + generator.uniform(-60, 60, 2) - linear @ (middle + generator.uniform(-60, 60, 2))
+    )
     return linear, offset, scale
 
 
 def random_pair(
-    generator: np.random.Generator, *, count: int, ratio: float, shared: bool = False, informative_scales: bool = True
+    generator: np.random.Generator,
+    *,
+    count: int,
+    ratio: float,
+    shared: bool = False,
+    informative_scales: bool = True,
 ) -> Pair:
     """``count`` matches of which a share ``ratio`` follows one random affine map.
 
@@ -77,9 +89,10 @@ def random_pair(
         generator: where chance comes from.
         count: matches.
         ratio: share of true ones.
-        shared: false matches end on few database points, some of them true matches' own, as nearest-neighbour lists do.
-        informative_scales: true matches have the scales of the map, half an octave of noise and the pyramid's ladder
-            between; otherwise all features are of scale one.
+        shared: false matches end on few database points, some of them true matches' own, as
+            nearest-neighbour lists do.
+        informative_scales: true matches have the scales of the map, half an octave of noise and the
+            pyramid's ladder between; otherwise all features are of scale one.
     """
     linear, offset, scale = random_affine(generator)
     size = np.array([WIDTH, HEIGHT])
@@ -90,16 +103,24 @@ def random_pair(
         mapped = drawn @ linear.T + offset
         source = np.concatenate([source, drawn[((mapped >= 0) & (mapped <= size)).all(axis=1)]])
     source = source[:inliers]
-    target = source @ linear.T + offset + generator.normal(size=(inliers, 2)) * generator.uniform(1, 4)
+    target = (
+        source @ linear.T + offset + generator.normal(size=(inliers, 2)) * generator.uniform(1, 4)
+    )
     stray = generator.uniform(0, 1, (2, count - inliers, 2)) * size
     if shared:
-        pool = np.concatenate([generator.uniform(0, 1, (max(4, count // 8), 2)) * size, target[: inliers // 2]])
+        pool = np.concatenate(
+            [generator.uniform(0, 1, (max(4, count // 8), 2)) * size, target[: inliers // 2]]
+        )
         favour = generator.exponential(size=len(pool)) ** 2
         stray[1] = pool[generator.choice(len(pool), count - inliers, p=favour / favour.sum())]
     true = np.arange(count) < inliers
     octaves = np.log2(np.array(PYRAMID))
     here = generator.choice(octaves, count)
-    there = np.where(true, here - np.log2(scale) + generator.normal(size=count) / 2, generator.choice(octaves, count))
+    there = np.where(
+        true,
+        here - np.log2(scale) + generator.normal(size=count) / 2,
+        generator.choice(octaves, count),
+    )
     there = octaves[np.abs(there[:, None] - octaves[None]).argmin(axis=1)]
     if not informative_scales:
         here, there = np.zeros(count), np.zeros(count)
@@ -114,12 +135,17 @@ def random_pair(
     )
 
 
-def random_pairs(number: int, *, count: int, low: float, high: float, **options: bool) -> list[Pair]:
-    """``number`` pairs of ``count`` matches with inlier ratios between ``low`` and ``high``, the same at every call."""
+def random_pairs(
+    number: int, *, count: int, low: float, high: float, **options: bool
+) -> list[Pair]:
+    """``number`` pairs of ``count`` matches with inlier ratios between ``low`` and ``high``, the
+    same at every call."""
     pairs = []
     for index in range(number):
         generator = np.random.default_rng([count, index])
-        pairs.append(random_pair(generator, count=count, ratio=generator.uniform(low, high), **options))
+        pairs.append(
+            random_pair(generator, count=count, ratio=generator.uniform(low, high), **options)
+        )
     return pairs
 
 
@@ -135,22 +161,34 @@ def as_matches(pairs: list[Pair]) -> Matches:
     )
 
 
-def opencv(source: Float[np.ndarray, "m 2"], target: Float[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:
-    """Inliers of OpenCV's affine RANSAC with its default effort (2000 iterations, confidence 0.99)."""
+def opencv(
+    source: Float[np.ndarray, "m 2"], target: Float[np.ndarray, "m 2"]
+) -> Bool[np.ndarray, " m"]:
+    """Inliers of OpenCV's affine RANSAC with its default effort (2000 iterations, confidence
+    0.99)."""
     _, inside = cv2.estimateAffine2D(source, target, ransacReprojThreshold=THRESHOLD_PX)
     return np.asarray(inside[:, 0] > 0)
 
 
-def poselib_homography(source: Float[np.ndarray, "m 2"], target: Float[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:
+def poselib_homography(
+    source: Float[np.ndarray, "m 2"], target: Float[np.ndarray, "m 2"]
+) -> Bool[np.ndarray, " m"]:
     """Inliers of poselib's LO-RANSAC homography: it has no affine model."""
     _, report = poselib.estimate_homography(source, target, {"max_reproj_error": THRESHOLD_PX})
     return np.array(report["inliers"], bool)
 
 
-def scikit_image(source: Float[np.ndarray, "m 2"], target: Float[np.ndarray, "m 2"]) -> Bool[np.ndarray, " m"]:
+def scikit_image(
+    source: Float[np.ndarray, "m 2"], target: Float[np.ndarray, "m 2"]
+) -> Bool[np.ndarray, " m"]:
     """Inliers of scikit-image's RANSAC, called as the DELF reference code does."""
     _, inside = ransac(
-        (source, target), AffineTransform, min_samples=3, residual_threshold=THRESHOLD_PX, max_trials=1000, rng=0
+        (source, target),
+        AffineTransform,
+        min_samples=3,
+        residual_threshold=THRESHOLD_PX,
+        max_trials=1000,
+        rng=0,
     )
     return np.zeros(len(source), bool) if inside is None else inside
 
@@ -158,7 +196,9 @@ def scikit_image(source: Float[np.ndarray, "m 2"], target: Float[np.ndarray, "m 
 OTHERS: dict[str, Estimator] = {"OpenCV": opencv, "poselib (homography)": poselib_homography}
 
 
-def ours(pairs: list[Pair], config: VerificationConfig | None = None) -> Bool[np.ndarray, "pairs m"]:
+def ours(
+    pairs: list[Pair], config: VerificationConfig | None = None
+) -> Bool[np.ndarray, "pairs m"]:
     """Inliers of every pair, by this library; by default as configured by default."""
     return np.asarray(verify(as_matches(pairs), config=config or VerificationConfig()).inlier_mask)
 
@@ -189,7 +229,10 @@ def print_times(rounds: int) -> None:
     for count in (200, 1000):
         pairs = random_pairs(100, count=count, low=0.1, high=0.5)
         matches = as_matches(pairs)
-        print(f"100 candidates × {count} matches, seconds (best of {rounds}; scikit-image: 10 candidates, times ten)")
+        print(
+            f"100 candidates × {count} matches, seconds (best of {rounds}; scikit-image: 10"
+            " candidates, times ten)"
+        )
         for model in ("affine", "homography"):
             check = partial(verify, matches, config=VerificationConfig(model=model))
             check()
@@ -214,9 +257,13 @@ def print_kept(number: int) -> None:
             if low * count < 6 and low < 0.1:
                 continue
             pairs = random_pairs(number, count=count, low=low, high=high, **options)
-            found = {"ours": ours(pairs)} | {name: one_by_one(one, pairs) for name, one in OTHERS.items()}
+            found = {"ours": ours(pairs)} | {
+                name: one_by_one(one, pairs) for name, one in OTHERS.items()
+            }
             shares = {name: kept(inside, pairs) for name, inside in found.items()}
-            columns = "  ".join(f"{name} {s.mean():.4f} ({np.sum(s < 0.5)})" for name, s in shares.items())
+            columns = "  ".join(
+                f"{name} {s.mean():.4f} ({np.sum(s < 0.5)})" for name, s in shares.items()
+            )
             print(f"  {count:4} matches, {label:23} {columns}")
 
 
@@ -243,9 +290,13 @@ def print_chance(number: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=200, help="pairs or lists per measured figure")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions of a timing, of which the best counts")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="repetitions of a timing, of which the best counts"
+    )
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print_times(options.rounds)

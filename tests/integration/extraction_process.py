@@ -1,8 +1,8 @@
 """Extractions in processes of their own, for tests that kill them. Run as a script.
 
-It imports everything once. For each line ``[extractor, photos, store]``, as JSON, it forks a process and prints its id;
-at the next line it waits for that process and prints its exit code: minus the signal, if it was killed. Until then the
-id is not given to another process.
+It imports everything once. For each line ``[extractor, photos, store]``, as JSON, it forks a
+process and prints its id; at the next line it waits for that process and prints its exit code:
+minus the signal, if it was killed. Until then the id is not given to another process.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from delfjax.config import DelfConfig, override, preset
-from delfjax.datasets.folder import scan_folder
 from delfjax.datasets.images import DecodedImage
+from delfjax.datasets.photo_folder import scan_folder
 from delfjax.device import use_compilation_cache
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.models.delf import load_delf
 from delfjax.types import ImageFeatures, LocalFeatures
 
-CONFIG = override(preset("ci"), ["features.max_side=64", "features.scales=[0.5,1.0]", "features.max_features=40"])
+CONFIG = override(
+    preset("ci"), ["features.max_side=64", "features.scales=[0.5,1.0]", "features.max_features=40"]
+)
 SHARD_SIZE = 4
 # A device that takes this long for a batch, so that kills fall into every part of a run, seconds.
 _BATCH_SECONDS = 0.02
@@ -43,7 +45,9 @@ class _Pending:
 
 def _histogram(image: DecodedImage) -> ImageFeatures:
     """One feature per colour channel: its histogram."""
-    counts = [np.bincount(image.pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
+    counts = [
+        np.bincount(image.pixels[..., channel].ravel(), minlength=256) for channel in range(3)
+    ]
     ones = np.ones(3, np.float32)
     local = LocalFeatures(
         keypoints_yx=np.zeros((3, 2), np.float32),
@@ -73,11 +77,20 @@ class Histograms:
 def extract(extractor: str, photos: Path, store: Path) -> None:
     """One run of the dataset loop."""
     if extractor == "histograms":
-        extract_dataset(Histograms(), scan_folder(photos), store, shard_size=SHARD_SIZE, num_threads=2, progress=False)
+        extract_dataset(
+            Histograms(),
+            scan_folder(photos),
+            store,
+            shard_size=SHARD_SIZE,
+            num_threads=2,
+            progress=False,
+        )
         return
     use_compilation_cache()
     delf = Extractor(CONFIG, load_delf(CONFIG))
-    extract_dataset(delf, scan_folder(photos), store, shard_size=SHARD_SIZE, num_threads=2, progress=False)
+    extract_dataset(
+        delf, scan_folder(photos), store, shard_size=SHARD_SIZE, num_threads=2, progress=False
+    )
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
-"""JupyterLab with a browser on it: open a notebook, run all of its cells as a person would, look at what is there.
+"""JupyterLab with a browser on it: open a notebook, run all of its cells as a person would, look at
+what is there.
 
-As a script it leaves a picture of every notebook given, all cells run: ``python -m tests.integration.lab_session FOLDER
-NOTEBOOK …``. Notebooks are opened as copies, so that nothing is saved into the checkout.
+As a script it leaves a picture of every notebook given, all cells run: ``python -m
+tests.integration.lab_session FOLDER NOTEBOOK …``. Notebooks are opened as copies, so that nothing
+is saved into the checkout.
 """
 
 from __future__ import annotations
@@ -32,15 +34,30 @@ _WIDTH, _HEIGHT, _TALLEST = 1400, 1000, 14000
 _SETTINGS: dict[str, dict[str, object]] = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "docmanager-extension/plugin": {"autosave": False},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    "apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
 }
 # No look-ups on the network, and sub-processes alone: no window, no question asked at the end.
 _OPTIONS = (
-    "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", "--ServerApp.log_level=WARN",
-    "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    "--LabApp.extension_manager=readonly", "--LabApp.expose_app_in_browser=True",
-)  # fmt: skip
-_BROWSER_OPTIONS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
+    "--no-browser",
+    "--allow-root",
+    "--ServerApp.ip=127.0.0.1",
+    "--ServerApp.port=0",
+    "--ServerApp.log_level=WARN",
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    "--LabApp.extension_manager=readonly",
+    "--LabApp.expose_app_in_browser=True",
+)
+_BROWSER_OPTIONS = (
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-background-networking",
+)
 # The notebook is there, and its kernel has been found, started and reached.
 _READY = """() => {
   const open = window.jupyterapp?.shell.currentWidget;
@@ -52,27 +69,32 @@ _READY = """() => {
 }"""
 # The state of the open notebook: prompts of its code cells, whether the kernel works, errors shown.
 _STATE = """() => {
-  const cells = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell')];
-  const mark = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator');
+  const panel = '.jp-NotebookPanel:not(.lm-mod-hidden)';
+  const cells = [...document.querySelectorAll(`${panel} .jp-CodeCell`)];
+  const mark = document.querySelector(`${panel} .jp-Notebook-ExecutionIndicator`);
   return {
     prompts: cells.map(cell => cell.querySelector('.jp-InputPrompt').textContent),
     sources: cells.map(cell => cell.querySelector('.cm-content').textContent.trim()),
     status: mark ? mark.dataset.status : '',
-    failed: document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]').length > 0,
+    failed: document.querySelector('[data-mime-type="application/vnd.jupyter.error"]') !== null,
   };
 }"""
 _SHOWN = """() => {
-  const texts = kind => [...document.querySelectorAll(`[data-mime-type="application/vnd.jupyter.${kind}"]`)];
+  const mime = kind => `[data-mime-type="application/vnd.jupyter.${kind}"]`;
+  const texts = kind => [...document.querySelectorAll(mime(kind))];
   const outputs = [...document.querySelectorAll('.jp-OutputArea-output')];
   return {
     errors: [...texts('error'), ...texts('stderr')].map(node => node.textContent.slice(0, 2000)),
-    pictures: outputs.flatMap(node => [...node.querySelectorAll('img')]).filter(image => image.naturalWidth > 1).length,
+    pictures: outputs
+      .flatMap(node => [...node.querySelectorAll('img')])
+      .filter(image => image.naturalWidth > 1).length,
   };
 }"""
 # Scrolls to the first cell; gives where the last one ends.
 _EXTENT = """() => {
   document.querySelectorAll('.jp-WindowedPanel-outer').forEach(node => { node.scrollTop = 0; });
-  return Math.max(...[...document.querySelectorAll('.jp-Notebook .jp-Cell')].map(cell => cell.getBoundingClientRect().bottom));
+  const cells = [...document.querySelectorAll('.jp-Notebook .jp-Cell')];
+  return Math.max(...cells.map(cell => cell.getBoundingClientRect().bottom));
 }"""
 
 
@@ -107,7 +129,8 @@ def find_chromium() -> str | None:
 
 @contextmanager
 def lab_server(notebooks: Sequence[Path]) -> Iterator[str]:
-    """JupyterLab over copies of ``notebooks``; gives the address that opens ``{name}`` in it, and ends it with its kernels.
+    """JupyterLab over copies of ``notebooks``; gives the address that opens ``{name}`` in it, and
+    ends it with its kernels.
 
     Raises:
         LabError: it does not answer.
@@ -121,14 +144,17 @@ def lab_server(notebooks: Sequence[Path]) -> Iterator[str]:
         command = [sys.executable, "-m", "jupyterlab", *_OPTIONS]
         command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}"]
         with Path(scratch, "log").open("w+", encoding="utf-8") as log:
-            process = subprocess.Popen(command, env=environment, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, env=environment, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
             try:
                 yield f"{_address(process, home)}lab/tree/{{name}}?token={token}"
             except LabError as error:
                 log.seek(0)
                 raise LabError(f"{error}\n{log.read()[-2000:]}") from None
             finally:
-                # Ends the kernels as well; a server that hangs is killed, and its kernels follow by themselves.
+                # Ends the kernels as well; a server that hangs is killed, and its kernels follow by
+                # themselves.
                 process.terminate()
                 try:
                     process.wait(_END)
@@ -141,7 +167,9 @@ def lab_server(notebooks: Sequence[Path]) -> Iterator[str]:
 def browser_page(executable: str) -> Iterator[Page]:
     """An empty page of a headless browser."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(_BROWSER_OPTIONS))
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=list(_BROWSER_OPTIONS)
+        )
         try:
             page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT})
             page.set_default_timeout(1000 * _SHOW)
@@ -151,7 +179,8 @@ def browser_page(executable: str) -> Iterator[Page]:
 
 
 def run_all_cells(page: Page, address: str, name: str, *, seconds: float) -> Executed:
-    """Open a notebook, choose *Run All Cells* in the menu, and wait for its end or for its first error.
+    """Open a notebook, choose *Run All Cells* in the menu, and wait for its end or for its first
+    error.
 
     Raises:
         LabError: it takes longer than that.
@@ -161,10 +190,16 @@ def run_all_cells(page: Page, address: str, name: str, *, seconds: float) -> Exe
     _require_no_question(page)
     patience = time.monotonic() + seconds
     page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.locator(".lm-Menu-item:not(.lm-mod-disabled)").filter(has_text=re.compile("^Run All Cells$")).click()
+    page.locator(".lm-Menu-item:not(.lm-mod-disabled)").filter(
+        has_text=re.compile("^Run All Cells$")
+    ).click()
     while True:
         state = page.evaluate(_STATE)
-        written = [prompt for prompt, source in zip(state["prompts"], state["sources"], strict=True) if source]
+        written = [
+            prompt
+            for prompt, source in zip(state["prompts"], state["sources"], strict=True)
+            if source
+        ]
         if state["failed"] or (written and _counted(written[-1]) and state["status"] == "idle"):
             break
         _require_no_question(page)
@@ -180,7 +215,9 @@ def run_all_cells(page: Page, address: str, name: str, *, seconds: float) -> Exe
 
 def photograph(page: Page, file: Path) -> None:
     """The page with the whole notebook in it, as a PNG file."""
-    page.set_viewport_size({"width": _WIDTH, "height": min(_TALLEST, int(page.evaluate(_EXTENT)) + 60)})
+    page.set_viewport_size(
+        {"width": _WIDTH, "height": min(_TALLEST, int(page.evaluate(_EXTENT)) + 60)}
+    )
     page.wait_for_timeout(500)
     page.evaluate(_EXTENT)
     page.screenshot(path=file)
@@ -190,7 +227,14 @@ def photograph(page: Page, file: Path) -> None:
 def _environment(home: Path) -> dict[str, str]:
     """The environment of a server that sees neither the settings nor the kernels of a user."""
     for name, settings in _SETTINGS.items():
-        file = home / "config" / "lab" / "user-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file = (
+            home
+            / "config"
+            / "lab"
+            / "user-settings"
+            / "@jupyterlab"
+            / f"{name}.jupyterlab-settings"
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(settings), encoding="utf-8")
     own = {
@@ -200,8 +244,16 @@ def _environment(home: Path) -> dict[str, str]:
         "IPYTHONDIR": home / "ipython",
         "JUPYTER_PATH": Path(sys.prefix) / "share" / "jupyter",
     }
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER_", "JPY_", "PYTEST_"))}
-    return {**kept, **{name: str(path) for name, path in own.items()}, "JUPYTER_PREFER_ENV_PATH": "1"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JUPYTER_", "JPY_", "PYTEST_"))
+    }
+    return {
+        **kept,
+        **{name: str(path) for name, path in own.items()},
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
 
 
 def _address(process: subprocess.Popen[bytes], home: Path) -> str:
@@ -230,19 +282,27 @@ def _require_no_question(page: Page) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run all cells of some notebooks and leave a picture of each in a folder; 1 if a cell fails."""
+    """Run all cells of some notebooks and leave a picture of each in a folder; 1 if a cell
+    fails."""
     executable, failed = find_chromium(), False
     if executable is None or len(arguments) < 2:
-        print(f"usage: lab_session.py FOLDER NOTEBOOK …, with one of {', '.join(CHROMIUM)} installed", file=sys.stderr)
+        print(
+            f"usage: lab_session.py FOLDER NOTEBOOK …, with one of {', '.join(CHROMIUM)} installed",
+            file=sys.stderr,
+        )
         return 2
     folder, notebooks = Path(arguments[0]), [Path(name) for name in arguments[1:]]
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in notebooks:
-        # Each in a JupyterLab of its own: a second one would open beside the first, and the cells of both be counted.
+        # Each in a JupyterLab of its own: a second one would open beside the first, and the cells
+        # of both be counted.
         with lab_server([notebook]) as address, browser_page(executable) as page:
             found = run_all_cells(page, address, notebook.name, seconds=600)
             photograph(page, folder / f"{notebook.stem}.png")
-        print(f"{notebook.name}: {len(found.prompts)} cells, {found.pictures} pictures, {len(found.errors)} errors")
+        print(
+            f"{notebook.name}: {len(found.prompts)} cells, {found.pictures} pictures,"
+            f" {len(found.errors)} errors"
+        )
         failed |= bool(found.errors) or not found.finished
     return int(failed)
 

@@ -1,4 +1,5 @@
-"""A folder of every bad input: each is extracted right, or is one recorded failure with its reason; the rest goes on."""
+"""A folder of every bad input: each is extracted right, or is one recorded failure with its reason;
+the rest goes on."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ import pytest
 from PIL import Image
 
 from delfjax.config import override, preset
-from delfjax.datasets.folder import PhotoFolder, scan_folder
+from delfjax.datasets.photo_folder import PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import load_delf
 
-_CONFIG = override(preset("ci"), ["features.max_side=64", "features.scales=[0.5,1.0]", "features.max_features=40"])
+_CONFIG = override(
+    preset("ci"), ["features.max_side=64", "features.scales=[0.5,1.0]", "features.max_features=40"]
+)
 _UNICODE = "Zürich 東京 🗼.png"
 
 
@@ -27,7 +30,8 @@ def _orientation(number: int) -> Image.Exif:
 
 
 def _write_good(root: Path, pixels: np.ndarray) -> None:
-    """One scene of at most 16 colours, in every form that holds it without loss, and some that do not."""
+    """One scene of at most 16 colours, in every form that holds it without loss, and some that do
+    not."""
     photo = Image.fromarray(pixels)
     photo.save(root / "plain.png")
     photo.save(root / _UNICODE)
@@ -88,7 +92,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[PhotoFolder, dict[
 
 
 @pytest.fixture(scope="module")
-def store(photos: tuple[PhotoFolder, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+def store(
+    photos: tuple[PhotoFolder, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> FeatureStore:
     """The features of that folder, by the real extractor."""
     path = tmp_path_factory.mktemp("stores") / "store"
     extractor = Extractor(_CONFIG, load_delf(_CONFIG))
@@ -104,16 +110,32 @@ def test_every_file_is_extracted_or_a_failure_with_its_reason(
     folder, reasons = photos
     assert set(store.failures()) == set(reasons)
     for name, reason in store.failures().items():
-        assert reasons[name] in reason and len(reason) < 200 and "\n" not in reason and str(folder.root) not in reason
+        assert (
+            reasons[name] in reason
+            and len(reason) < 200
+            and "\n" not in reason
+            and str(folder.root) not in reason
+        )
     assert set(store.names) == set(folder.names) - set(reasons)
     assert len(store) == 18 and "deep/one.png" in store
 
 
 @pytest.mark.parametrize(
     "name",
-    [_UNICODE, "duplicate.png", "linked.png", "actually_png.jpg", "palette.png", "opaque.png", "turned.png", "animated.gif"],
+    [
+        _UNICODE,
+        "duplicate.png",
+        "linked.png",
+        "actually_png.jpg",
+        "palette.png",
+        "opaque.png",
+        "turned.png",
+        "animated.gif",
+    ],
 )
-def test_one_scene_has_the_same_features_in_every_lossless_form(store: FeatureStore, name: str) -> None:
+def test_one_scene_has_the_same_features_in_every_lossless_form(
+    store: FeatureStore, name: str
+) -> None:
     plain, other = store.get("plain.png"), store.get(name)
     assert len(plain.local.scales) > 0 and other.image_size == plain.image_size == (48, 64)
     for field in ("keypoints_yx", "scales", "scores", "descriptors"):
@@ -127,9 +149,16 @@ def test_sixteen_bits_have_the_features_of_eight(store: FeatureStore) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("one.png", (1, 1)), ("tall.png", (5000, 1)), ("wide.jpg", (1, 5000)), ("large.jpg", (9000, 12_000))],
+    [
+        ("one.png", (1, 1)),
+        ("tall.png", (5000, 1)),
+        ("wide.jpg", (1, 5000)),
+        ("large.jpg", (9000, 12_000)),
+    ],
 )
-def test_extreme_sizes_are_kept_and_keypoints_finite(store: FeatureStore, name: str, size: tuple[int, int]) -> None:
+def test_extreme_sizes_are_kept_and_keypoints_finite(
+    store: FeatureStore, name: str, size: tuple[int, int]
+) -> None:
     image = store.get(name)
     assert image.image_size == size
     # Images thinner than the smallest level have no feature, which is legal.
@@ -140,5 +169,7 @@ def test_extreme_sizes_are_kept_and_keypoints_finite(store: FeatureStore, name: 
 def test_keypoints_of_a_reduced_image_are_pixels_of_the_original(store: FeatureStore) -> None:
     """The large file shows the scene of the plain one, 187.5 times as large."""
     plain, large = store.get("plain.png").local, store.get("large.jpg").local
-    ratio = np.ptp(np.asarray(large.keypoints_yx), axis=0) / np.ptp(np.asarray(plain.keypoints_yx), axis=0)
+    ratio = np.ptp(np.asarray(large.keypoints_yx), axis=0) / np.ptp(
+        np.asarray(plain.keypoints_yx), axis=0
+    )
     assert np.allclose(ratio, 187.5, rtol=1e-3)

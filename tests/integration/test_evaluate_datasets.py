@@ -1,6 +1,8 @@
-"""``delfjax evaluate --dataset NAME`` for every dataset with queries, on miniature copies with damaged files.
+"""``delfjax evaluate --dataset NAME`` for every dataset with queries, on miniature copies with
+damaged files.
 
-The scores are computed again from the JSON and the ground truth alone, by the definitions and without the library.
+The scores are computed again from the JSON and the ground truth alone, by the definitions and
+without the library.
 """
 
 from __future__ import annotations
@@ -20,21 +22,28 @@ import pytest
 
 from delfjax.cli import main, photos
 from delfjax.config import DelfConfig, override, preset
+from delfjax.datasets.benchmark import RetrievalDataset, crop_name, read_query
 from delfjax.datasets.catalogue import dataset_names, open_dataset
-from delfjax.datasets.retrieval import RetrievalDataset, crop_name, read_query
 from delfjax.evaluation import dataset_protocols
 from delfjax.evaluation.dataset_protocols import PROTOCOLS
-from delfjax.experiments import evaluate_dataset
-from delfjax.experiments.evaluate_dataset import default_store, query_store
 from delfjax.features.store import FeatureStore
+from delfjax.pipeline import one_system as evaluate_dataset
+from delfjax.pipeline.one_system import default_store, query_store
 from delfjax.retrieval.local_index import build_index, open_index
 from delfjax.retrieval.search import search
 from tests.unit.datasets import miniatures
 
 SETTINGS = (
-    "features.max_side=64", "features.scales=[0.5,1.0]", "features.max_features=40", "reduction.dim=8", "search.neighbours=6",
-    "search.shortlist=4", "verification.threshold_px=5", "verification.pair_hypotheses=64", "verification.refined=16",
-)  # fmt: skip
+    "features.max_side=64",
+    "features.scales=[0.5,1.0]",
+    "features.max_features=40",
+    "reduction.dim=8",
+    "search.neighbours=6",
+    "search.shortlist=4",
+    "verification.threshold_px=5",
+    "verification.pair_hypotheses=64",
+    "verification.refined=16",
+)
 CONFIG: DelfConfig = override(preset("ci"), SETTINGS)
 OPTIONS = ("--preset", "ci", *(part for setting in SETTINGS for part in ("--set", setting)))
 
@@ -50,7 +59,9 @@ IDS = {
     },
     "holidays": {"holidays": "holidays/full/self-removed/stable-ties"},
     "holidays_rotated": {"holidays": "holidays_rotated/full/self-removed/stable-ties"},
-    "google_landmarks_v1": {"precision-recall": "google_landmarks_v1-25km/full/best-per-landmark/threshold-ties"},
+    "google_landmarks_v1": {
+        "precision-recall": "google_landmarks_v1-25km/full/best-per-landmark/threshold-ties"
+    },
     "google_landmarks_v2": {"retrieval": "google_landmarks_v2/full/repeats-wrong/stable-ties"},
     "google_landmarks_v2_recognition": {
         "recognition": "google_landmarks_v2_recognition/full/non-landmark-wrong/key-ties"
@@ -128,7 +139,8 @@ def write(name: str, external: Path) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_extractor() -> Iterator[None]:
-    """All evaluations share one extractor: each would trace its programs anew, which takes longer than all the rest."""
+    """All evaluations share one extractor: each would trace its programs anew, which takes longer
+    than all the rest."""
     patch = pytest.MonkeyPatch()
     patch.setattr(evaluate_dataset, "load_delf", cache(evaluate_dataset.load_delf))
     patch.setattr(evaluate_dataset, "Extractor", cache(evaluate_dataset.Extractor))
@@ -139,7 +151,8 @@ def one_extractor() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def evaluate(tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
-    """Evaluates a dataset once: its last database image and the image of its last query are damaged, unless it is intact."""
+    """Evaluates a dataset once: its last database image and the image of its last query are
+    damaged, unless it is intact."""
     done: dict[tuple[str, bool], Evaluated] = {}
 
     def once(name: str, *, intact: bool = False) -> Evaluated:
@@ -152,9 +165,13 @@ def evaluate(tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
                 (dataset.root / path).write_bytes(miniatures.WEB_PAGE)
             file = folder / "scores.json"
             said = delfjax("evaluate", "--dataset", name, "--root", root, *OPTIONS, "--json", file)
-            unusable = frozenset({*damaged, *(dataset.database[image] for image in dataset.corrupt)})
+            unusable = frozenset(
+                {*damaged, *(dataset.database[image] for image in dataset.corrupt)}
+            )
             last = dataset.queries[-1].path
-            done[name, intact] = Evaluated(dataset, unusable, last, json.loads(file.read_text()), *said)
+            done[name, intact] = Evaluated(
+                dataset, unusable, last, json.loads(file.read_text()), *said
+            )
         return done[name, intact]
 
     return once
@@ -174,7 +191,9 @@ def average_precision(ranks: Mapping[str, int], positives: set[str], ignored: se
     return total / len(positives)
 
 
-def precision_at(ranks: Mapping[str, int], positives: set[str], ignored: set[str], cutoff: int) -> float:
+def precision_at(
+    ranks: Mapping[str, int], positives: set[str], ignored: set[str], cutoff: int
+) -> float:
     """Share of positives down to the cutoff, or to the last positive where that comes first."""
     if not positives:
         return math.nan
@@ -189,7 +208,10 @@ def precision_at(ranks: Mapping[str, int], positives: set[str], ignored: set[str
 def ranks_of(result: Mapping[str, Any], stage: str, query: str) -> dict[str, int]:
     """Rank of every image the JSON tells one of, from 0."""
     rankings = result["rankings" if stage == "inliers" else "rankings_by_votes"]
-    return {**{image: rank for rank, image in enumerate(rankings[query])}, **result["beyond"][stage].get(query, {})}
+    return {
+        **{image: rank for rank, image in enumerate(rankings[query])},
+        **result["beyond"][stage].get(query, {}),
+    }
 
 
 def by_label(evaluated: Evaluated, protocol: str, stage: str) -> dict[str, dict[str, float]]:
@@ -198,13 +220,18 @@ def by_label(evaluated: Evaluated, protocol: str, stage: str) -> dict[str, dict[
     scores: dict[str, dict[str, float]] = {}
     for query in evaluated.dataset.queries:
         sets = {
-            label: {evaluated.dataset.database[image] for image in members} for label, members in query.sets.items()
+            label: {evaluated.dataset.database[image] for image in members}
+            for label, members in query.sets.items()
         }
-        positives, ignored = (set().union(*(sets[label] for label in labels)) for labels in (positive, ignore))
+        positives, ignored = (
+            set().union(*(sets[label] for label in labels)) for labels in (positive, ignore)
+        )
         ranks = ranks_of(evaluated.result, stage, query.path)
         scores.setdefault("mAP", {})[query.path] = average_precision(ranks, positives, ignored)
         for cutoff in (1, 5, 10) if protocol in ("easy", "medium", "hard") else ():
-            scores.setdefault(f"mP@{cutoff}", {})[query.path] = precision_at(ranks, positives, ignored, cutoff)
+            scores.setdefault(f"mP@{cutoff}", {})[query.path] = precision_at(
+                ranks, positives, ignored, cutoff
+            )
     return scores
 
 
@@ -250,23 +277,33 @@ def test_every_dataset_has_a_protocol_or_is_for_training() -> None:
     assert set(IDS) == set(PROTOCOLS) and {name: tuple(PROTOCOLS[name]) for name in IDS} == {
         name: tuple(ids) for name, ids in IDS.items()
     }
-    assert all(name.endswith(("_train", "_clean", "_full")) for name in TRAINING) and len(TRAINING) == 6
+    assert (
+        all(name.endswith(("_train", "_clean", "_full")) for name in TRAINING)
+        and len(TRAINING) == 6
+    )
 
 
 @pytest.mark.parametrize("name", IDS)
 def test_every_number_comes_with_the_protocol_it_follows(evaluate: Evaluate, name: str) -> None:
     found = evaluate(name)
     for stage in ("votes", "inliers"):
-        assert {key: stages[stage]["protocol"] for key, stages in found.result["results"].items()} == IDS[name]
+        assert {
+            key: stages[stage]["protocol"] for key, stages in found.result["results"].items()
+        } == IDS[name]
     if name != "folder":
         assert all(identifier in found.out for identifier in IDS[name].values())
-    assert found.result["dataset"] == name and {"extract", "search", "total"} <= found.result["seconds"].keys()
+    assert (
+        found.result["dataset"] == name
+        and {"extract", "search", "total"} <= found.result["seconds"].keys()
+    )
 
 
 @pytest.mark.parametrize("stage", ["votes", "inliers"])
 @pytest.mark.parametrize("intact", [True, False], ids=["intact", "damaged"])
 @pytest.mark.parametrize("name", [name for name in IDS if name != "google_landmarks_v1"])
-def test_the_scores_follow_from_the_rankings(evaluate: Evaluate, name: str, intact: bool, stage: str) -> None:
+def test_the_scores_follow_from_the_rankings(
+    evaluate: Evaluate, name: str, intact: bool, stage: str
+) -> None:
     found = evaluate(name, intact=intact)
     assert bool(found.result["query_failures"]) != intact
     for protocol, stages in found.result["results"].items():
@@ -281,7 +318,10 @@ def test_the_scores_follow_from_the_rankings(evaluate: Evaluate, name: str, inta
             expected = by_label(found, protocol, stage)
         assert record["queries"].keys() == expected.keys()
         for score, values in expected.items():
-            given = {query: math.nan if value is None else value for query, value in record["queries"][score].items()}
+            given = {
+                query: math.nan if value is None else value
+                for query, value in record["queries"][score].items()
+            }
             assert given == pytest.approx(values, abs=1e-12, nan_ok=True)
             if protocol != "folder":
                 assert record["means"][score] == pytest.approx(mean(values.values()), abs=1e-12)
@@ -292,8 +332,13 @@ def test_a_folder_is_averaged_over_landmarks(evaluate: Evaluate) -> None:
     for stage in ("votes", "inliers"):
         precisions = by_label(found, "folder", stage)["mAP"]
         places = {query.partition("/")[0] for query in precisions}
-        means = [mean(value for query, value in precisions.items() if query.startswith(place)) for place in places]
-        assert found.result["tiers"]["all"][stage] == pytest.approx(float(np.mean(means)), abs=1e-12)
+        means = [
+            mean(value for query, value in precisions.items() if query.startswith(place))
+            for place in places
+        ]
+        assert found.result["tiers"]["all"][stage] == pytest.approx(
+            float(np.mean(means)), abs=1e-12
+        )
     assert found.out.startswith("all          mAP  votes ")
 
 
@@ -318,9 +363,14 @@ def best_per_landmark(evaluated: Evaluated, stage: str) -> list[tuple[float, str
 
 
 @pytest.mark.parametrize("stage", ["votes", "inliers"])
-def test_the_curve_of_google_landmarks_follows_from_the_rankings(evaluate: Evaluate, stage: str) -> None:
+def test_the_curve_of_google_landmarks_follows_from_the_rankings(
+    evaluate: Evaluate, stage: str
+) -> None:
     found = evaluate("google_landmarks_v1")
-    record, entries = found.result["results"]["precision-recall"][stage], best_per_landmark(found, stage)
+    record, entries = (
+        found.result["results"]["precision-recall"][stage],
+        best_per_landmark(found, stage),
+    )
     thresholds = sorted({score for score, _, _ in entries}, reverse=True)
     assert entries and record["curve"]["threshold"] == thresholds
     area, before, read = 0.0, 0, 0
@@ -328,7 +378,11 @@ def test_the_curve_of_google_landmarks_follows_from_the_rankings(evaluate: Evalu
         passed = [right for score, _, right in entries if score >= threshold]
         precision = sum(passed) / len(passed)
         assert record["curve"]["retrieved"][place] == len(passed)
-        assert record["curve"]["true_positives"][place] == record["curve"]["recall_rate"][place] == sum(passed)
+        assert (
+            record["curve"]["true_positives"][place]
+            == record["curve"]["recall_rate"][place]
+            == sum(passed)
+        )
         assert record["curve"]["precision"][place] == pytest.approx(precision, abs=1e-12)
         area, before = area + (sum(passed) - before) * precision, sum(passed)
         read = sum(passed) if precision >= 0.5 else read
@@ -344,14 +398,23 @@ def test_a_damaged_image_is_a_failure_and_a_damaged_query_scores_nothing(
     found = evaluate(name)
     result, dataset = found.result, found.dataset
     unusable = {path for path in found.damaged if path in dataset.database}
-    assert result["failures"].keys() == unusable and all("not an image" in why for why in result["failures"].values())
-    assert result["num_failed"] == len(unusable) and result["num_images"] == len(dataset.database) - len(unusable)
+    assert result["failures"].keys() == unusable and all(
+        "not an image" in why for why in result["failures"].values()
+    )
+    assert result["num_failed"] == len(unusable) and result["num_images"] == len(
+        dataset.database
+    ) - len(unusable)
     searched = [query for query, ranking in result["rankings"].items() if ranking]
     assert searched and all(not set(result["rankings"][query]) & unusable for query in searched)
-    assert list(result["query_failures"]) == [found.damaged_query] and result["rankings"][found.damaged_query] == []
+    assert (
+        list(result["query_failures"]) == [found.damaged_query]
+        and result["rankings"][found.damaged_query] == []
+    )
     for stages in result["results"].values():
         for stage in ("votes", "inliers"):
-            assert {scores[found.damaged_query] for scores in stages[stage]["queries"].values()} <= {0.0, None}
+            assert {
+                scores[found.damaged_query] for scores in stages[stage]["queries"].values()
+            } <= {0.0, None}
     assert f"failed: query {found.damaged_query}: not an image" in found.err
 
 
@@ -379,13 +442,19 @@ def test_a_query_with_a_box_is_searched_by_its_crop(evaluate: Evaluate, name: st
     stored = FeatureStore.open(query_store(place)).get(crop_name(query))
     assert stored.image_size == crop.image_size == (37, 42) and len(crop.local.scales) > 0
     np.testing.assert_array_equal(stored.local.keypoints_yx, crop.local.keypoints_yx)
-    np.testing.assert_array_equal(stored.local.descriptors, np.asarray(crop.local.descriptors, np.float16))
+    np.testing.assert_array_equal(
+        stored.local.descriptors, np.asarray(crop.local.descriptors, np.float16)
+    )
     database = FeatureStore.open(place).subset(found.dataset.database)
     if query.in_database is not None:
         assert database.get(query.path).image_size == miniatures.SIZE
     index = build_index(database, config=CONFIG)
     ranked = search(index, stored, config=CONFIG.search, verification=CONFIG.verification)
-    matched = [index.names[image] for image, votes in zip(ranked.images, ranked.votes, strict=True) if votes]
+    matched = [
+        index.names[image]
+        for image, votes in zip(ranked.images, ranked.votes, strict=True)
+        if votes
+    ]
     assert matched and found.result["rankings"][query.path][: len(matched)] == matched
 
 
@@ -395,12 +464,18 @@ def test_what_a_cut_ranking_leaves_out_still_scores(
     whole = evaluate("roxford5k")
     monkeypatch.setattr(dataset_protocols._LabelScorer, "longest", 1)
     result = evaluated("roxford5k", whole.dataset.root)
-    assert all(len(ranking) <= 1 for ranking in result["rankings"].values()) and result["beyond"]["inliers"]
+    assert (
+        all(len(ranking) <= 1 for ranking in result["rankings"].values())
+        and result["beyond"]["inliers"]
+    )
     assert result["results"] == whole.result["results"]
     cut = Evaluated(whole.dataset, whole.damaged, whole.damaged_query, result, "", "")
     for protocol, stages in result["results"].items():
         expected = by_label(cut, protocol, "inliers")["mAP"]
-        given = {query: math.nan if value is None else value for query, value in stages["inliers"]["queries"]["mAP"].items()}
+        given = {
+            query: math.nan if value is None else value
+            for query, value in stages["inliers"]["queries"]["mAP"].items()
+        }
         assert given == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
@@ -408,15 +483,27 @@ def test_a_second_evaluation_extracts_nothing_and_a_changed_box_one_query(tmp_pa
     root = miniatures.write("oxford5k", tmp_path / "external")
     store = tmp_path / "store"
     first = evaluated("oxford5k", root, "--store", store)
-    shards = {file: file.read_bytes() for place in (store, query_store(store)) for file in place.glob("shard-*")}
+    shards = {
+        file: file.read_bytes()
+        for place in (store, query_store(store))
+        for file in place.glob("shard-*")
+    }
     again = evaluated("oxford5k", root, "--store", store)
-    assert {key: again[key] for key in ("results", "rankings")} == {key: first[key] for key in ("results", "rankings")}
+    assert {key: again[key] for key in ("results", "rankings")} == {
+        key: first[key] for key in ("results", "rankings")
+    }
     file = root / "gt_files_170407" / "all_souls_1_query.txt"
     file.write_text(file.read_text().replace("48.5 40.7", "60 44"))
     evaluated("oxford5k", root, "--store", store)
-    after = {file: file.read_bytes() for place in (store, query_store(store)) for file in place.glob("shard-*")}
+    after = {
+        file: file.read_bytes()
+        for place in (store, query_store(store))
+        for file in place.glob("shard-*")
+    }
     fresh = after.keys() - shards.keys()
-    assert {file: after[file] for file in shards} == shards and {file.parent for file in fresh} == {query_store(store)}
+    assert {file: after[file] for file in shards} == shards and {file.parent for file in fresh} == {
+        query_store(store)
+    }
     assert len(FeatureStore.open(query_store(store))) == 4 and len(fresh) == 1
 
 
@@ -426,7 +513,9 @@ def test_an_image_taken_out_of_a_dataset_is_not_found_in_its_old_store(tmp_path:
     (root / "radcliffe_camera_000519.jpg").unlink()
     result = evaluated("oxford5k", root)
     assert result["num_images"] == 6 and result["failures"] == {}
-    assert not any("radcliffe_camera_000519.jpg" in ranking for ranking in result["rankings"].values())
+    assert not any(
+        "radcliffe_camera_000519.jpg" in ranking for ranking in result["rankings"].values()
+    )
 
 
 def test_a_query_that_was_repaired_can_be_tried_again(tmp_path: Path) -> None:
@@ -444,15 +533,33 @@ def test_one_protocol_of_several_can_be_asked_for(evaluate: Evaluate, tmp_path: 
     result = evaluated("roxford5k", whole.dataset.root, "--protocol", "hard")
     assert result["results"] == {"hard": whole.result["results"]["hard"]}
     root = miniatures.write("roxford5k", tmp_path)
-    said = refused("evaluate", "--dataset", "roxford5k", "--root", root, "--store", tmp_path / "s", "--protocol", "hards")
-    assert "roxford5k: protocol 'hards' is unknown; did you mean 'hard'? there are: easy, medium, hard" in said
+    said = refused(
+        "evaluate",
+        "--dataset",
+        "roxford5k",
+        "--root",
+        root,
+        "--store",
+        tmp_path / "s",
+        "--protocol",
+        "hards",
+    )
+    assert (
+        "roxford5k: protocol 'hards' is unknown; did you mean 'hard'? there are: easy, medium, hard"
+        in said
+    )
     assert not (tmp_path / "s").exists()
 
 
 def test_version_one_as_it_was_published_cannot_be_judged(tmp_path: Path) -> None:
     root = miniatures.write("google_landmarks_v1", tmp_path)
-    said = refused("evaluate", "--dataset", "google_landmarks_v1", "--root", root, "--store", tmp_path / "s")
-    assert "google_landmarks_v1: no landmark of each image of the database, by which the paper judges" in said
+    said = refused(
+        "evaluate", "--dataset", "google_landmarks_v1", "--root", root, "--store", tmp_path / "s"
+    )
+    assert (
+        "google_landmarks_v1: no landmark of each image of the database, by which the paper judges"
+        in said
+    )
     assert not (tmp_path / "s").exists()
 
 
@@ -474,7 +581,10 @@ def test_a_dataset_is_extracted_indexed_and_searched_by_name(name: str, tmp_path
     assert f"store: {default_store(dataset, CONFIG)}" in said
     delfjax("index", "--dataset", name, "--root", root, "--out", tmp_path / "index", *OPTIONS)
     index = open_index(tmp_path / "index")
-    assert index.names == sorted({*dataset.database} - {dataset.database[1]}) and Path(index.photos) == dataset.root
+    assert (
+        index.names == sorted({*dataset.database} - {dataset.database[1]})
+        and Path(index.photos) == dataset.root
+    )
     out, _ = delfjax("search", tmp_path / "index", dataset.root / dataset.database[0], "--json")
     assert json.loads(out)["results"][0]["image"] == dataset.database[0]
 
@@ -488,12 +598,17 @@ def test_a_folder_is_evaluated_as_the_dataset_folder(evaluate: Evaluate, tmp_pat
     found = evaluate("folder")
     out, _ = delfjax("evaluate", found.dataset.root, *OPTIONS, "--json", tmp_path / "scores.json")
     result = json.loads((tmp_path / "scores.json").read_text())
-    assert {**result, "seconds": 0} == {**found.result, "seconds": 0} and rows(out) == rows(found.out)
+    assert {**result, "seconds": 0} == {**found.result, "seconds": 0} and rows(out) == rows(
+        found.out
+    )
 
 
 def test_images_without_landmarks_cannot_be_scored(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         miniatures.image(tmp_path / "photos" / name)
     said = refused("evaluate", tmp_path / "photos", "--store", tmp_path / "store")
-    assert "photos: no queries, so nothing can be scored; a groundtruth.json, or a folder of several images for each" in said
+    assert (
+        "photos: no queries, so nothing can be scored; a groundtruth.json, or a folder of several"
+        " images for each" in said
+    )
     assert not (tmp_path / "store").exists()

@@ -1,4 +1,5 @@
-"""kill -9 at any moment of an extraction: the next run finishes it, and the store is that of an undisturbed run."""
+"""kill -9 at any moment of an extraction: the next run finishes it, and the store is that of an
+undisturbed run."""
 
 from __future__ import annotations
 
@@ -22,14 +23,20 @@ _BROKEN = ("07.png", "21.png")
 
 
 class Extractions:
-    """Starts extractions one at a time, each in a process of its own, without paying for the imports again."""
+    """Starts extractions one at a time, each in a process of its own, without paying for the
+    imports again."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(_ROOT), "JAX_PLATFORMS": "cpu"}
         # Forking after JAX was imported, not started, is safe; JAX warns all the same.
         command = [sys.executable, "-W", "ignore:os.fork", str(_SCRIPT)]
         self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_ROOT,
+            env=environment,
         )
         assert self._line() == "ready"
 
@@ -110,13 +117,17 @@ def test_ten_kills_at_random_moments_leave_the_store_of_a_clean_run(
         else:
             kills += 1
             midway += 0 < _shards(store) < _IMAGES / 4
-        assert runs + kills < 100, f"of {kills} kills only {midway} came between the first commit and the last"
+        assert runs + kills < 100, (
+            f"of {kills} kills only {midway} came between the first commit and the last"
+        )
     extractions.start("histograms", photos, store)
     assert extractions.wait() == 0
     assert _bytes(store) == clean
 
 
-def test_the_real_extractor_resumes_to_the_same_bytes(tmp_path: Path, photos: Path, extractions: Extractions) -> None:
+def test_the_real_extractor_resumes_to_the_same_bytes(
+    tmp_path: Path, photos: Path, extractions: Extractions
+) -> None:
     store = tmp_path / "killed"
     for shards in (2, 6):
         process = extractions.start("delf", photos, store)

@@ -1,4 +1,5 @@
-"""A tiny world is mined: at once, and in two parts, with the same result; on disk; and from the command line."""
+"""A tiny world is mined: at once, and in two parts, with the same result; on disk; and from the
+command line."""
 
 from __future__ import annotations
 
@@ -9,17 +10,17 @@ import pytest
 
 from delfjax import cli
 from delfjax.config import DelfConfig, FeaturesConfig, MiningConfig, VerificationConfig
-from delfjax.datasets.folder import PhotoFolder
-from delfjax.datasets.world.building import build_world
-from delfjax.datasets.world.config import WorldConfig
-from delfjax.datasets.world.opening import World, open_world
-from delfjax.evaluation.mining import score_mining
+from delfjax.datasets.photo_folder import PhotoFolder
+from delfjax.evaluation.mined_landmarks import score_mining
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
+from delfjax.mining.landmarks import MinedLandmarks, MiningError, mine_landmarks
+from delfjax.mining.mined_files import open_landmarks, save_landmarks
 from delfjax.models.delf import load_delf
-from delfjax.retrieval.mining import MinedLandmarks, MiningError, mine_landmarks
-from delfjax.retrieval.mining_files import open_landmarks, save_landmarks
+from delfjax.world.knobs import WorldConfig
+from delfjax.world.reading import World, open_world
+from delfjax.world.writing import build_world
 
 # Features of a world take over a minute to compile and extract.
 pytestmark = pytest.mark.slow
@@ -30,7 +31,14 @@ CONFIG = DelfConfig(
 )
 MINING = MiningConfig(max_features=300, shortlist=3)
 WORLD = WorldConfig(
-    landmarks=4, family_size=2, database_views=6, distractors=6, train_landmarks=0, train_views=0, query_views=0, no_match=0
+    landmarks=4,
+    family_size=2,
+    database_views=6,
+    distractors=6,
+    train_landmarks=0,
+    train_views=0,
+    query_views=0,
+    no_match=0,
 )
 
 
@@ -91,11 +99,17 @@ def test_adding_photos_is_mining_all_at_once(
 
 
 def test_adding_nothing_compares_nothing(
-    store: FeatureStore, positions: dict[str, tuple[float, float]], whole: MinedLandmarks, monkeypatch: pytest.MonkeyPatch
+    store: FeatureStore,
+    positions: dict[str, tuple[float, float]],
+    whole: MinedLandmarks,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("delfjax.retrieval.mining.verify", None)
-    monkeypatch.setattr("delfjax.retrieval.mining._votes", None)
-    _assert_same(mine_landmarks(store, positions, config=CONFIG, mining=MINING, known=whole, progress=False), whole)
+    monkeypatch.setattr("delfjax.mining.landmarks.verify", None)
+    monkeypatch.setattr("delfjax.mining.landmarks._votes", None)
+    _assert_same(
+        mine_landmarks(store, positions, config=CONFIG, mining=MINING, known=whole, progress=False),
+        whole,
+    )
 
 
 def test_what_cannot_be_added_to_is_refused(
@@ -106,14 +120,18 @@ def test_what_cannot_be_added_to_is_refused(
     with pytest.raises(MiningError, match=f"{first}: has another position"):
         mine_landmarks(store, {**positions, first: (0.0, 0.0)}, **options)
     with pytest.raises(MiningError, match=f"{first}: was mined before and has no features"):
-        mine_landmarks(store, {name: place for name, place in positions.items() if name != first}, **options)
+        mine_landmarks(
+            store, {name: place for name, place in positions.items() if name != first}, **options
+        )
     with pytest.raises(MiningError, match="other settings"):
         mine_landmarks(store, positions, **{**options, "mining": MiningConfig()})
     with pytest.raises(MiningError, match="not on the globe"):
         mine_landmarks(store, {**positions, first: (91.0, 0.0)}, **options)
 
 
-def test_a_result_on_disk_is_the_same_and_damage_is_seen(tmp_path: Path, whole: MinedLandmarks) -> None:
+def test_a_result_on_disk_is_the_same_and_damage_is_seen(
+    tmp_path: Path, whole: MinedLandmarks
+) -> None:
     save_landmarks(whole, tmp_path / "mined")
     _assert_same(open_landmarks(tmp_path / "mined"), whole)
     file = tmp_path / "mined" / "arrays.npz"
@@ -127,11 +145,26 @@ def test_a_result_on_disk_is_the_same_and_damage_is_seen(tmp_path: Path, whole: 
 
 
 def test_the_command_mines_adds_and_names_what_is_wrong(
-    tmp_path: Path, store: FeatureStore, positions: dict[str, tuple[float, float]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    store: FeatureStore,
+    positions: dict[str, tuple[float, float]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lines = ["path,latitude,longitude", *(f"{name},{place[0]!r},{place[1]!r}" for name, place in positions.items())]
+    lines = [
+        "path,latitude,longitude",
+        *(f"{name},{place[0]!r},{place[1]!r}" for name, place in positions.items()),
+    ]
     file = tmp_path / "positions.csv"
-    command = ["mine", str(store.path), "--positions", str(file), "--out", str(tmp_path / "mined"), "--set", "mining.shortlist=3"]
+    command = [
+        "mine",
+        str(store.path),
+        "--positions",
+        str(file),
+        "--out",
+        str(tmp_path / "mined"),
+        "--set",
+        "mining.shortlist=3",
+    ]
     file.write_text("\n".join(lines[:20]))
     assert cli.main(command) == 0
     file.write_text("\n".join(lines))

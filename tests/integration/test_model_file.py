@@ -1,4 +1,5 @@
-"""A trained system in one file does what its parts do, in every command and notebook, and says what it is."""
+"""A trained system in one file does what its parts do, in every command and notebook, and says what
+it is."""
 
 from __future__ import annotations
 
@@ -13,7 +14,6 @@ import pytest
 from delfjax.cli import main
 from delfjax.config import ConfigError, DelfConfig, config_hash, override
 from delfjax.datasets.skimage_photos import write_photo_set
-from delfjax.experiments.photo_suite import photo_experiment
 from delfjax.features.reduction import ReductionError, reduction_for
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import load_delf
@@ -21,8 +21,14 @@ from delfjax.models.model_files import load_part
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import WeightsError
 from delfjax.retrieval.local_index import build_index, open_index
+from delfjax.suite.settings import photo_experiment
 
-SMALL = ["features.max_side=128", "features.scales=[1.0, 1.4142]", "features.max_features=60", "reduction.dim=16"]
+SMALL = [
+    "features.max_side=128",
+    "features.scales=[1.0, 1.4142]",
+    "features.max_features=60",
+    "reduction.dim=16",
+]
 SETS = [word for change in SMALL for word in ("--set", change)]
 
 
@@ -32,12 +38,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     write_photo_set(folder / "photos", objects=("coffee",), distractors=("moon",), max_side=128)
     assert main(["extract", str(folder / "photos"), "--store", str(folder / "store"), *SETS]) == 0
-    assert main(["weights", "export", str(folder / "model.safetensors"), "--store", str(folder / "store"), *SETS]) == 0
+    assert (
+        main(
+            [
+                "weights",
+                "export",
+                str(folder / "model.safetensors"),
+                "--store",
+                str(folder / "store"),
+                *SETS,
+            ]
+        )
+        == 0
+    )
     return folder
 
 
 def test_the_file_makes_the_same_model(made: Path) -> None:
-    parts, whole = override(DelfConfig(), SMALL), override(DelfConfig(), [f"model={made / 'model.safetensors'}"])
+    parts, whole = (
+        override(DelfConfig(), SMALL),
+        override(DelfConfig(), [f"model={made / 'model.safetensors'}"]),
+    )
     assert whole.features.scales == parts.features.scales and whole.reduction.dim == 16
     # What a user chooses anew every time stays a user's choice.
     assert whole.features.max_side == DelfConfig().features.max_side
@@ -46,51 +67,87 @@ def test_the_file_makes_the_same_model(made: Path) -> None:
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_search_with_the_file_needs_nothing_else_and_finds_the_same(made: Path, tmp_path: Path) -> None:
+def test_a_search_with_the_file_needs_nothing_else_and_finds_the_same(
+    made: Path, tmp_path: Path
+) -> None:
     """The file alone, in another place, with the reduction it brings."""
     for suffix in (".safetensors", ".json"):
         shutil.copy((made / "model").with_suffix(suffix), tmp_path / f"other{suffix}")
-    changes = [f"model={tmp_path / 'other.safetensors'}", "features.max_side=128", "features.max_features=60"]
+    changes = [
+        f"model={tmp_path / 'other.safetensors'}",
+        "features.max_side=128",
+        "features.max_features=60",
+    ]
     model = [word for change in changes for word in ("--set", change)]
     assert main(["extract", str(made / "photos"), "--store", str(tmp_path / "store"), *model]) == 0
     own = FeatureStore.open(made / "store")
     again = FeatureStore.open(tmp_path / "store")
     assert own.names == again.names
     for name in own.names:
-        np.testing.assert_array_equal(own.get(name).local.descriptors, again.get(name).local.descriptors)
+        np.testing.assert_array_equal(
+            own.get(name).local.descriptors, again.get(name).local.descriptors
+        )
     config = override(DelfConfig(), [*SMALL, f"model={tmp_path / 'other.safetensors'}"])
     fitted = build_index(own, config=override(DelfConfig(), SMALL)).reduction
-    np.testing.assert_array_equal(build_index(again, config=config).reduction.projection, fitted.projection)
+    np.testing.assert_array_equal(
+        build_index(again, config=config).reduction.projection, fitted.projection
+    )
     weights = f"reduction.weights={tmp_path / 'other.safetensors'}"
     sets = ["--set", weights, "--set", "reduction.dim=16"]
     assert main(["index", str(tmp_path / "store"), "--out", str(tmp_path / "index"), *sets]) == 0
-    np.testing.assert_array_equal(open_index(tmp_path / "index").reduction.projection, fitted.projection)
+    np.testing.assert_array_equal(
+        open_index(tmp_path / "index").reduction.projection, fitted.projection
+    )
 
 
 def test_notebooks_take_the_file_as_an_override(made: Path) -> None:
     model = made / "model.safetensors"
-    experiment = photo_experiment("ci", 0, dataset="embedded", overrides=f"model={model}; search.neighbours=5")
+    experiment = photo_experiment(
+        "ci", 0, dataset="embedded", overrides=f"model={model}; search.neighbours=5"
+    )
     assert experiment.config.backbone.weights == experiment.config.scorer.weights == str(model)
     assert experiment.config.search.neighbours == 5
     plain = photo_experiment("ci", 0, dataset="embedded").settings("30_extract_features")
     assert config_hash(experiment.settings("30_extract_features")) != config_hash(plain)
 
 
-def test_the_card_says_what_it_is_trained_on_what_and_how_it_scored(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_card_says_what_it_is_trained_on_what_and_how_it_scored(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, scores = made / "model.safetensors", made / "scores.json"
     assert main(["weights", "card", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "trained_on: world_train" in said and "efficientnet_lite0" in said and "size: 339" in said
+    assert (
+        "trained_on: world_train" in said and "efficientnet_lite0" in said and "size: 339" in said
+    )
     assert "scores: none on record" in said
     before = load_part(file, "scorer")
-    assert main(["evaluate", str(made / "photos"), "--json", str(scores), "--set", f"model={file}", *SETS]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                str(made / "photos"),
+                "--json",
+                str(scores),
+                "--set",
+                f"model={file}",
+                *SETS,
+            ]
+        )
+        == 0
+    )
     for _ in range(2):  # once more changes nothing
         assert main(["weights", "record", str(file), str(scores)]) == 0
     said, found = capsys.readouterr().out.rpartition("scores\n")[2], json.loads(scores.read_text())
-    assert said.count("folder: ") == 1 and f"homography {found['tiers']['homography']['inliers']:.3f}" in said
+    assert (
+        said.count("folder: ") == 1
+        and f"homography {found['tiers']['homography']['inliers']:.3f}" in said
+    )
     assert f"config {found['config_hash']}" in said
     after = load_part(file, "scorer")
-    assert before[1] == after[1] and all(np.array_equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1] == after[1] and all(
+        np.array_equal(before[0][name], after[0][name]) for name in before[0]
+    )
     assert main(["weights", "card", "landmark_world"]) == 0
     assert "trained_on: world_train" in capsys.readouterr().out
 
@@ -99,12 +156,16 @@ def test_a_reduction_is_refused_for_other_descriptors_or_dimensions(made: Path) 
     config = override(DelfConfig(), [*SMALL, f"model={made / 'model.safetensors'}"]).reduction
     store = FeatureStore.open(made / "store")
     assert reduction_for(store, config=config, seed=0).extraction_hash == store.config_hash
-    with pytest.raises(ReductionError, match="model.safetensors: its reduction is for dim 16, not 8"):
+    with pytest.raises(
+        ReductionError, match="model.safetensors: its reduction is for dim 16, not 8"
+    ):
         reduction_for(store, config=replace(config, dim=8), seed=0)
     store.config["backbone"]["weights"] = "random"
     with pytest.raises(ReductionError, match="its reduction is for backbone .*, not .*random"):
         reduction_for(store, config=config, seed=0)
-    with pytest.raises(WeightsError, match="parts.safetensors: has no reduction; it holds: backbone, scorer"):
+    with pytest.raises(
+        WeightsError, match="parts.safetensors: has no reduction; it holds: backbone, scorer"
+    ):
         load_part(export_without_store(made), "reduction")
 
 
@@ -116,16 +177,24 @@ def export_without_store(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("moon", r"model=moon: .*moon.json: No such file"), ("landmark_world", "model=landmark_world: .* holds no whole system")],
+    [
+        ("moon", r"model=moon: .*moon.json: No such file"),
+        ("landmark_world", "model=landmark_world: .* holds no whole system"),
+    ],
 )
 def test_a_file_that_is_no_system_is_refused(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         override(DelfConfig(), [f"model={name}"])
 
 
-def test_scores_that_are_none_are_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_that_are_none_are_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "scores.json").write_text("[]")
     before = (made / "model.json").read_bytes()
-    assert main(["weights", "record", str(made / "model.safetensors"), str(tmp_path / "scores.json")]) == 1
+    assert (
+        main(["weights", "record", str(made / "model.safetensors"), str(tmp_path / "scores.json")])
+        == 1
+    )
     assert "scores.json: not what `delfjax evaluate --json` writes" in capsys.readouterr().err
     assert (made / "model.json").read_bytes() == before

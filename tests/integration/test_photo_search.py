@@ -1,4 +1,5 @@
-"""From a folder of real photographs to verified, ranked, scored answers, through the command line alone."""
+"""From a folder of real photographs to verified, ranked, scored answers, through the command line
+alone."""
 
 from __future__ import annotations
 
@@ -17,8 +18,13 @@ from PIL import Image
 from delfjax.cli import main
 from delfjax.config import config_hash, preset
 from delfjax.datasets.catalogue import open_dataset
-from delfjax.datasets.skimage_photos import PhotoSet, homography_between, map_points_yx, write_photo_set
-from delfjax.experiments.evaluate_dataset import default_store
+from delfjax.datasets.skimage_photos import (
+    PhotoSet,
+    homography_between,
+    map_points_yx,
+    write_photo_set,
+)
+from delfjax.pipeline.one_system import default_store
 
 OBJECTS = ("chelsea", "coffee", "rocket")
 QUERY = "images/coffee/crop.jpg"
@@ -50,18 +56,26 @@ def delfjax(*arguments: str | Path) -> str:
 
 def contents(store: Path) -> dict[str, tuple[int, bytes]]:
     """Time of the last change and bytes of every file but the lock."""
-    files = [file for file in sorted(store.iterdir()) if file.is_file() and file.suffix != ".lock" and file.stat().st_size]
+    files = [
+        file
+        for file in sorted(store.iterdir())
+        if file.is_file() and file.suffix != ".lock" and file.stat().st_size
+    ]
     return {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("photo search")
-    photos = write_photo_set(folder / "photos", objects=OBJECTS, distractors=("clock",), max_side=256)
+    photos = write_photo_set(
+        folder / "photos", objects=OBJECTS, distractors=("clock",), max_side=256
+    )
     root, store, index = photos.folder, folder / "store", folder / "index"
     delfjax("extract", root, "--store", store, "--preset", "ci")
     delfjax("index", store, "--out", index)
-    found = delfjax("search", index, root / QUERY, "--json", "--top", "50", "--figure", folder / "ranked.png")
+    found = delfjax(
+        "search", index, root / QUERY, "--json", "--top", "50", "--figure", folder / "ranked.png"
+    )
     pair = [root / path for path in PAIR]
     matched = delfjax("match", *pair, "--preset", "ci", "--json", "--figure", folder / "match.png")
     evaluate = ("evaluate", root, "--preset", "ci", "--json")
@@ -83,17 +97,44 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Session) -> None:
     assert set(session.search) == {"query", "results"}
-    assert all(set(row) == {"rank", "image", "inliers", "votes", "match"} for row in session.search["results"])
-    assert set(session.match) == {"putative", "inliers", "transform", "keypoints1_yx", "keypoints2_yx"}
+    assert all(
+        set(row) == {"rank", "image", "inliers", "votes", "match"}
+        for row in session.search["results"]
+    )
+    assert set(session.match) == {
+        "putative",
+        "inliers",
+        "transform",
+        "keypoints1_yx",
+        "keypoints2_yx",
+    }
     assert set(session.evaluation) == {
-        "dataset", "config_hash", "seconds", "num_images", "num_failed", "num_ignored", "tiers", "results", "rankings",
-        "rankings_by_votes", "scores", "beyond", "failures", "query_failures",
-    }  # fmt: skip
-    assert {"extract", "reduction", "index", "search", "total"} == set(session.evaluation["seconds"])
-    assert all(set(scores) == {"votes", "inliers"} for scores in session.evaluation["tiers"].values())
+        "dataset",
+        "config_hash",
+        "seconds",
+        "num_images",
+        "num_failed",
+        "num_ignored",
+        "tiers",
+        "results",
+        "rankings",
+        "rankings_by_votes",
+        "scores",
+        "beyond",
+        "failures",
+        "query_failures",
+    }
+    assert {"extract", "reduction", "index", "search", "total"} == set(
+        session.evaluation["seconds"]
+    )
+    assert all(
+        set(scores) == {"votes", "inliers"} for scores in session.evaluation["tiers"].values()
+    )
 
 
-def test_a_search_ranks_all_photos_the_query_itself_first_and_its_object_next(session: Session) -> None:
+def test_a_search_ranks_all_photos_the_query_itself_first_and_its_object_next(
+    session: Session,
+) -> None:
     results = session.search["results"]
     assert [row["rank"] for row in results] == list(range(1, len(session.photos.images) + 1))
     assert sorted(row["image"] for row in results) == sorted(session.photos.images)
@@ -113,7 +154,8 @@ def test_a_match_agrees_with_the_known_homography_at_its_inliers(session: Sessio
     transform = np.array(session.match["transform"])
     true = map_points_yx(homography_between(session.photos.homographies, *PAIR), first)
     errors = np.linalg.norm(map_points_yx(transform, first) - true, axis=1)
-    # Keypoints lie on grids of 16 and 32 px (scales 1 and 0.5); dozens of them average to a few pixels.
+    # Keypoints lie on grids of 16 and 32 px (scales 1 and 0.5); dozens of them average to a few
+    # pixels.
     assert np.median(errors) <= 5 and errors.max() <= 16
     residuals = np.linalg.norm(map_points_yx(transform, first) - second, axis=1)
     # 20 px is the tolerance of an inlier; the JSON carries float32 numbers.
@@ -146,11 +188,20 @@ def test_the_rankings_reproduce_the_scores(session: Session) -> None:
     for query in truth["gnd"]:
         positives, junk = ({images[i] for i in query[kind]} for kind in ("ok", "junk"))
         if positives:
-            precision = average_precision(session.evaluation["rankings"][query["path"]], positives, junk)
+            precision = average_precision(
+                session.evaluation["rankings"][query["path"]], positives, junk
+            )
             scores.setdefault(query["tier"], {}).setdefault(query["landmark"], []).append(precision)
-    expected = {tier: np.mean([np.mean(each) for each in places.values()]) for tier, places in scores.items()}
+    expected = {
+        tier: np.mean([np.mean(each) for each in places.values()])
+        for tier, places in scores.items()
+    }
     reported = {tier: values["inliers"] for tier, values in session.evaluation["tiers"].items()}
-    assert reported.keys() == expected.keys() == {"homography", "crop", "occlusion", "lighting", "scale"}
+    assert (
+        reported.keys()
+        == expected.keys()
+        == {"homography", "crop", "occlusion", "lighting", "scale"}
+    )
     for tier, score in expected.items():
         assert reported[tier] == pytest.approx(score, abs=1e-12)
 
@@ -158,16 +209,25 @@ def test_the_rankings_reproduce_the_scores(session: Session) -> None:
 def test_the_system_finds_real_objects_through_known_changes(session: Session) -> None:
     tiers = session.evaluation["tiers"]
     # Measured: 1.00 everywhere but under occlusion (0.91); by chance, 5 of 18 images, about 0.3.
-    assert min(tiers[tier]["inliers"] for tier in ("homography", "crop", "lighting", "scale")) >= 0.9
+    assert (
+        min(tiers[tier]["inliers"] for tier in ("homography", "crop", "lighting", "scale")) >= 0.9
+    )
     assert tiers["occlusion"]["inliers"] >= 0.75
-    assert np.mean([t["inliers"] for t in tiers.values()]) >= np.mean([t["votes"] for t in tiers.values()])
+    assert np.mean([t["inliers"] for t in tiers.values()]) >= np.mean(
+        [t["votes"] for t in tiers.values()]
+    )
 
 
 def test_every_query_ranks_every_image_once(session: Session) -> None:
     truth = json.loads((session.photos.folder / "groundtruth.json").read_text())
     assert list(session.evaluation["rankings"]) == [query["path"] for query in truth["gnd"]]
-    assert all(sorted(r) == sorted(session.photos.images) for r in session.evaluation["rankings"].values())
-    assert (session.evaluation["num_images"], session.evaluation["num_failed"]) == (len(session.photos.images), 0)
+    assert all(
+        sorted(r) == sorted(session.photos.images) for r in session.evaluation["rankings"].values()
+    )
+    assert (session.evaluation["num_images"], session.evaluation["num_failed"]) == (
+        len(session.photos.images),
+        0,
+    )
     assert session.evaluation["config_hash"] == config_hash(preset("ci"))
 
 

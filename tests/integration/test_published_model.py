@@ -1,4 +1,5 @@
-"""A TF1 checkpoint of DELF and the files of its PCA become one file, with which images are described as DELF describes them."""
+"""A TF1 checkpoint of DELF and the files of its PCA become one file, with which images are
+described as DELF describes them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from delfjax.config import DelfConfig, override
 from delfjax.features.reduction import reduction_for
 from delfjax.features.store import FeatureStore
 from tests.parity.tensorflow_networks import slim, slim_variables
-from tests.unit.models.tensor_bundles import write_bundle, write_datum
+from tests.unit.models.foreign.tensor_bundles import write_bundle, write_datum
 
 # The released model ends at the third block.
 RESNET50 = (3, 4, 6)
@@ -28,24 +29,37 @@ def test_a_checkpoint_is_converted_and_extracts_what_its_network_defines(
     for name, size in {"one.png": (96, 70), "two.png": (69, 93)}.items():
         photos[name] = rng.integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(photos[name]).save(tmp_path / "photos" / name)
-    # Scores on both sides of the published threshold; so far above zero, a softplus is its argument.
+    # Scores on both sides of the published threshold; so far above zero, a softplus is its
+    # argument.
     bias = named["attention_block/attention/compute/conv2/biases"]
     bias += 500
     bias += np.float32(100 - np.median(slim(named, photos["one.png"])[1]))
-    write_bundle(tmp_path / "saved" / "variables" / "variables", named | {"global_step": np.array(1)})
+    write_bundle(
+        tmp_path / "saved" / "variables" / "variables", named | {"global_step": np.array(1)}
+    )
     (tmp_path / "pca").mkdir()
     matrix, mean = np.linalg.qr(rng.normal(size=(1024, 8)))[0].T, rng.normal(0, 0.01, 1024)
     write_datum(tmp_path / "pca" / "mean.datum", mean)
     write_datum(tmp_path / "pca" / "pca_proj_mat.datum", matrix)
     file = tmp_path / "delf.safetensors"
-    command = ["weights", "convert", str(tmp_path / "saved"), "--out", str(file), "--pca", str(tmp_path / "pca")]
+    command = [
+        "weights",
+        "convert",
+        str(tmp_path / "saved"),
+        "--out",
+        str(file),
+        "--pca",
+        str(tmp_path / "pca"),
+    ]
     assert main([*command, "--set", f"reduction.dim={DIM}"]) == 0
     said = capsys.readouterr().out
     assert "size: 291" in said and "stride: 32" in said and "features.threshold: 100.0" in said
 
     changes = [f"model={file}", "features.max_side=96", "features.scales=[1.0]"]
     sets = [word for change in changes for word in ("--set", change)]
-    assert main(["extract", str(tmp_path / "photos"), "--store", str(tmp_path / "store"), *sets]) == 0
+    assert (
+        main(["extract", str(tmp_path / "photos"), "--store", str(tmp_path / "store"), *sets]) == 0
+    )
     config, store = override(DelfConfig(), changes), FeatureStore.open(tmp_path / "store")
     reduction = reduction_for(store, config=config.reduction, seed=0)
     assert config.reduction.dim == DIM and sorted(store.names) == sorted(photos)

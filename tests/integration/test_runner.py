@@ -1,4 +1,5 @@
-"""The strict runner: every mistake and every accident ends in one line, exit code 1, and no finished run."""
+"""The strict runner: every mistake and every accident ends in one line, exit code 1, and no
+finished run."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from delfjax import paths
 from delfjax.cli import main
-from delfjax.experiments.photo_suite import photo_experiment
+from delfjax.suite.settings import photo_experiment
 
 Said = Callable[..., str]
-PREPARE = """from delfjax.experiments.photo_suite import photo_experiment
+PREPARE = """from delfjax.suite.settings import photo_experiment
 experiment = photo_experiment(preset, seed, overrides=overrides)
 run = experiment.start("70_small")"""
 
@@ -30,7 +31,10 @@ def write_notebook(folder: Path, body: str, *, prepare: str = PREPARE) -> Path:
     """An experiment of one idea."""
     cells = [
         new_markdown_cell("# Small"),
-        new_code_cell('preset = "ci"\nseed = 0\noverrides = ""\nfactor = 1.5', metadata={"tags": ["parameters"]}),
+        new_code_cell(
+            'preset = "ci"\nseed = 0\noverrides = ""\nfactor = 1.5',
+            metadata={"tags": ["parameters"]},
+        ),
         new_code_cell(prepare),
         new_markdown_cell("The one idea: it may fail."),
         new_code_cell(body),
@@ -53,7 +57,9 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Said:
     def run(*arguments: str) -> str:
         capsys.readouterr()
         assert main(list(arguments)) == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("delfjax: ")]
+        lines = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("delfjax: ")
+        ]
         assert len(lines) == 1 and not finished()
         return lines[0]
 
@@ -63,10 +69,19 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Said:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--set", "fctor=2"], "70_small: parameter 'fctor' is unknown; did you mean 'factor'? there are: preset, seed"),
+        (
+            ["--set", "fctor=2"],
+            (
+                "70_small: parameter 'fctor' is unknown; did you mean 'factor'? there are: preset,"
+                " seed"
+            ),
+        ),
         (["--set", "factor=two"], "parameter 'factor' is float, for instance 1.5; got 'two'"),
         (["--set", "factor=true"], "parameter 'factor' is float, for instance 1.5; got True"),
-        (["--set", "features.max_feature=2"], "'features.max_feature' does not exist; did you mean 'features.max_features'?"),
+        (
+            ["--set", "features.max_feature=2"],
+            "'features.max_feature' does not exist; did you mean 'features.max_features'?",
+        ),
         (["--set", "features.max_features=few"], "'features.max_features'"),
         (["--set", "factor"], "--set 'factor' is not of the form name=value"),
         (["--seed", "one"], "one"),
@@ -74,42 +89,66 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Said:
         (["--upstream", "latest"], "parameter 'upstream' is unknown"),
     ],
 )
-def test_a_mistake_is_named_before_a_kernel_starts(tmp_path: Path, refused: Said, arguments: list[str], complaint: str) -> None:
+def test_a_mistake_is_named_before_a_kernel_starts(
+    tmp_path: Path, refused: Said, arguments: list[str], complaint: str
+) -> None:
     assert complaint in refused("run", str(write_notebook(tmp_path, "pass")), *arguments)
     assert not paths.runs_root().exists()
 
 
 def test_a_notebook_that_does_not_exist_is_named(refused: Said, tmp_path: Path) -> None:
     assert "no notebook is called '37'; there are: 00_start_here" in refused("run", "37")
-    assert "begins the names of several notebooks: 40_build_index, 41_search_and_verify" in refused("run", "4")
+    assert "begins the names of several notebooks: 40_build_index, 41_search_and_verify" in refused(
+        "run", "4"
+    )
     (tmp_path / "torn.ipynb").write_text('{"cells": [')
     assert "torn.ipynb: no notebook" in refused("run", str(tmp_path / "torn.ipynb"))
 
 
 def test_a_missing_upstream_run_is_named_before_a_kernel_starts(refused: Said) -> None:
-    assert "no finished run of 40_build_index with these settings" in refused("run", "41_search", "--preset", "ci")
-    assert "0 finished runs of 40_build_index are called 'abc'; there are: none" in refused("run", "41", "--upstream", "abc")
+    assert "no finished run of 40_build_index with these settings" in refused(
+        "run", "41_search", "--preset", "ci"
+    )
+    assert "0 finished runs of 40_build_index are called 'abc'; there are: none" in refused(
+        "run", "41", "--upstream", "abc"
+    )
 
 
 def test_a_notebook_that_works_is_run_once_with_its_parameters_and_again_only_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     notebook = write_notebook(tmp_path, "assert factor == 2.0")
-    assert main(["run", str(notebook), "--set", "factor=2", "--set", "features.max_features=7"]) == 0
+    assert (
+        main(["run", str(notebook), "--set", "factor=2", "--set", "features.max_features=7"]) == 0
+    )
     (done,) = finished()
     assert '"value": 2.0' in (done.parent / "results.json").read_text()
     assert '"max_features": 7' in (done.parent / "config.json").read_text()
     assert (done.parent / "notebook.ipynb").is_file() and "The one idea" in capsys.readouterr().err
-    assert main(["run", str(notebook), "--set", "factor=2", "--set", "features.max_features=7"]) == 0
+    assert (
+        main(["run", str(notebook), "--set", "factor=2", "--set", "features.max_features=7"]) == 0
+    )
     assert "finished already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        ("1 / 0", "70_small: ZeroDivisionError: division by zero (at “The one idea”); partly executed copy: "),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "70_small: the kernel died; out of memory, or killed"),
-        ("run.finish({'value': float('nan')})", "RunError: run 70_small: result 'value' is nan, which is not finite"),
+        (
+            "1 / 0",
+            (
+                "70_small: ZeroDivisionError: division by zero (at “The one idea”); partly executed"
+                " copy: "
+            ),
+        ),
+        (
+            "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+            "70_small: the kernel died; out of memory, or killed",
+        ),
+        (
+            "run.finish({'value': float('nan')})",
+            "RunError: run 70_small: result 'value' is nan, which is not finite",
+        ),
         ("run.finish({})\nraise KeyError('late')", "KeyError: 'late'"),
     ],
     ids=["exception", "killed kernel", "no number", "exception after the finish"],
@@ -119,7 +158,9 @@ def test_an_accident_leaves_the_partly_executed_copy_and_no_finished_run(
 ) -> None:
     assert complaint in refused("run", str(write_notebook(tmp_path, body)))
     (copy,) = paths.runs_root().glob("70_small/*/notebook.ipynb")
-    executed = [cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"]
+    executed = [
+        cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"
+    ]
     assert any("70_small" in cell.source for cell in executed) and not executed[-1].outputs
     if "died" not in complaint:
         assert complaint.split(": ")[1] in (copy.parent / "traceback.txt").read_text()
@@ -143,10 +184,15 @@ from delfjax.cli import main
 sys.exit(main(sys.argv[1:]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, "run", str(notebook)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, "run", str(notebook)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("delfjax: ")]
-    assert done.returncode == 1 and len(lines) == 1 and "File too large" in lines[0] and not finished()
+    assert (
+        done.returncode == 1 and len(lines) == 1 and "File too large" in lines[0] and not finished()
+    )
 
 
 def test_a_damaged_run_is_not_read_by_the_next_notebook(capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,4 +207,8 @@ def test_a_damaged_run_is_not_read_by_the_next_notebook(capsys: pytest.CaptureFi
 @pytest.mark.timeout(900)
 def test_what_a_notebook_reads_is_built_on_demand() -> None:
     assert main(["run", "41", "--preset", "ci", "--upstream", "build"]) == 0
-    assert [path.parts[-3] for path in finished()] == ["30_extract_features", "40_build_index", "41_search_and_verify"]
+    assert [path.parts[-3] for path in finished()] == [
+        "30_extract_features",
+        "40_build_index",
+        "41_search_and_verify",
+    ]

@@ -1,4 +1,5 @@
-"""Sweeps: killed, interrupted, in parallel or on a cluster, they end with the same runs; a failure costs its own runs only."""
+"""Sweeps: killed, interrupted, in parallel or on a cluster, they end with the same runs; a failure
+costs its own runs only."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from delfjax import paths
 from delfjax.cli import main
-from delfjax.experiments.runs import finished_runs
-from delfjax.experiments.sweeps import plan_sweep, read_sweep, run_sweep
+from delfjax.suite.running.sweeps import plan_sweep, read_sweep, run_sweep
+from delfjax.suite.runs.folders import finished_runs
 
-SUITE = Path(__file__).resolve().parents[2] / "notebooks" / "sweeps" / "features_and_neighbours.yaml"
+SUITE = (
+    Path(__file__).resolve().parents[2] / "notebooks" / "sweeps" / "features_and_neighbours.yaml"
+)
 BODY = """import time
-from delfjax.experiments.photo_suite import photo_experiment
+from delfjax.suite.settings import photo_experiment
 run = photo_experiment(preset, seed, dataset=dataset, overrides=overrides).start("70_small")
 time.sleep(0.5)
 assert seed != 13, "an unlucky number"
@@ -35,28 +38,44 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two runs of a small notebook, under a data root of their own."""
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / "data"))
     parameters = 'preset = "ci"\ndataset = "embedded"\nseed = 0\noverrides = ""'
-    cells = [new_markdown_cell("# Small"), new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(BODY)]
+    cells = [
+        new_markdown_cell("# Small"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        new_code_cell(BODY),
+    ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "70_small.ipynb")
     return write_sweep(tmp_path, seeds=[0, 1])
 
 
 def write_sweep(folder: Path, *, seeds: list[int]) -> Path:
     path = folder / "sweep.yaml"
-    values = {"question": "?", "notebooks": [str(folder / "70_small.ipynb")], "grid": {"features.max_features": [10]}}
+    values = {
+        "question": "?",
+        "notebooks": [str(folder / "70_small.ipynb")],
+        "grid": {"features.max_features": [10]},
+    }
     path.write_text(yaml.safe_dump({**values, "seeds": seeds}))
     return path
 
 
 def start(file: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "delfjax.cli", "sweep", str(file), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
 
 
 def table(experiment: str) -> dict[str, tuple[bytes, bytes]]:
     """Settings and results of each finished run, to the byte."""
     runs, problems = finished_runs(experiment)
     assert not problems
-    return {run.hash: ((run.path / "config.json").read_bytes(), (run.path / "results.json").read_bytes()) for run in runs}
+    return {
+        run.hash: (
+            (run.path / "config.json").read_bytes(),
+            (run.path / "results.json").read_bytes(),
+        )
+        for run in runs
+    }
 
 
 def wait_for_orphans() -> None:
@@ -72,7 +91,9 @@ def wait_for_runs(count: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_table(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_table(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with start(sweep) as killed:
         wait_for_runs(1, killed)
         killed.kill()
@@ -103,17 +124,24 @@ def test_an_interrupted_sweep_says_that_it_resumes_and_leaves_no_half_run(
     assert not report.failed and len(table("70_small")) == 3
 
 
-def test_a_failure_costs_its_own_runs_only_and_is_listed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_costs_its_own_runs_only_and_is_listed(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["sweep", str(write_sweep(sweep.parent, seeds=[13, 1])), "--workers", "2"]) == 1
     said = capsys.readouterr()
     assert "1 done, 0 skipped, 1 failed" in said.out
     assert said.err.count("AssertionError: an unlucky number") == 1
-    assert "1 of 2 runs failed; the same command tries them again" in said.err and len(table("70_small")) == 1
+    assert (
+        "1 of 2 runs failed; the same command tries them again" in said.err
+        and len(table("70_small")) == 1
+    )
 
 
 def test_a_cluster_executes_the_same_sweep(sweep: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
         tasks = plan_sweep(read_sweep(write_sweep(sweep.parent, seeds=[0, 1])))
         report = run_sweep(tasks, scheduler=cluster.scheduler_address, progress=False)
     assert len(report.done) == 2 and not report.failed and len(table("70_small")) == 2
@@ -121,7 +149,9 @@ def test_a_cluster_executes_the_same_sweep(sweep: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_sweep_of_the_suite_killed_twice_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_of_the_suite_killed_twice_equals_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seconds, tables = {}, []
     moments = random.Random(0)
     for name, workers in (("unbroken", 1), ("parallel", 2), ("killed", 2)):
@@ -133,7 +163,12 @@ def test_the_sweep_of_the_suite_killed_twice_equals_an_unbroken_one(tmp_path: Pa
         report = run_sweep(plan_sweep(read_sweep(SUITE)), workers=workers, progress=False)
         assert not report.failed
         seconds[name] = report.seconds
-        tables.append([table(name) for name in ("30_extract_features", "40_build_index", "41_search_and_verify")])
+        tables.append(
+            [
+                table(name)
+                for name in ("30_extract_features", "40_build_index", "41_search_and_verify")
+            ]
+        )
     assert [len(runs) for runs in tables[0]] == [6, 6, 12]
     assert tables[0] == tables[1] == tables[2]
     print(seconds)

@@ -15,10 +15,10 @@ from PIL import Image
 
 from delfjax import paths
 from delfjax.datasets.catalogue import open_dataset
-from delfjax.experiments.notebooks import Kind, notebooks, parameter_defaults, read_notebook
-from delfjax.experiments.regression import drift, expected_folder
-from delfjax.experiments.runner import Job, prepare, run_notebook
-from delfjax.experiments.runs import open_run
+from delfjax.suite.running.notebook_rules import Kind, notebooks, parameter_defaults, read_notebook
+from delfjax.suite.reporting.regression import drift, expected_folder
+from delfjax.suite.running.runner import Job, prepare, run_notebook
+from delfjax.suite.runs.folders import open_run
 from tests.unit.datasets import miniatures
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,10 +16,10 @@ from nbformat import NotebookNode
 from papermill.inspection import inspect_notebook
 
 from delfjax import paths
-from delfjax.experiments import notebooks as hygiene
-from delfjax.experiments.notebooks import Kind, notebooks
-from delfjax.experiments.reproduce import plan
-from delfjax.experiments.runs import RunError
+from delfjax.suite.running import notebook_rules as hygiene
+from delfjax.suite.running.notebook_rules import Kind, notebooks
+from delfjax.suite.reporting.reproduction import plan
+from delfjax.suite.runs.folders import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

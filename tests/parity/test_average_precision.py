@@ -25,7 +25,9 @@ def _by_definition(ranking: list[int], positives: set[int], junk: set[int]) -> F
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 20, 60])
-def test_average_precision_is_the_area_under_the_curve_item_by_item(length: int, rng: np.random.Generator) -> None:
+def test_average_precision_is_the_area_under_the_curve_item_by_item(
+    length: int, rng: np.random.Generator
+) -> None:
     for _ in range(100):
         role = rng.choice(["positive", "junk", "negative"], length, p=[0.3, 0.2, 0.5])
         role[0] = "positive"

@@ -1,6 +1,8 @@
-"""Every protocol against its definition: plain Python, one item at a time, on a thousand random rankings.
+"""Every protocol against its definition: plain Python, one item at a time, on a thousand random
+rankings.
 
-The lists hold junk, ties of score, items left out and items named again; the slow versions share no code with the library.
+The lists hold junk, ties of score, items left out and items named again; the slow versions share no
+code with the library.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ import numpy as np
 import pytest
 
 from delfjax.evaluation.average_precision import EvaluationError
-from delfjax.evaluation.gldv2_protocol import global_average_precision, retrieval_mean_average_precision
+from delfjax.evaluation.gldv2_protocol import (
+    global_average_precision,
+    retrieval_mean_average_precision,
+)
 from delfjax.evaluation.labelled_protocols import (
     LabelledQuery,
     LabelProtocol,
@@ -22,7 +27,11 @@ from delfjax.evaluation.labelled_protocols import (
     revisited_protocol,
     score_rankings,
 )
-from delfjax.evaluation.landmark_curve import LandmarkDatabase, ScoredList, landmark_precision_recall
+from delfjax.evaluation.landmark_curve import (
+    LandmarkDatabase,
+    ScoredList,
+    landmark_precision_recall,
+)
 from delfjax.evaluation.protocol import stable_ranking
 
 RANKINGS = 1000
@@ -34,7 +43,9 @@ def _slow_order(scores: Sequence[float]) -> list[int]:
     return [index for _, index in sorted((-score, index) for index, score in enumerate(scores))]
 
 
-def _slow_average_precision(ranking: Sequence[str], positives: set[str], ignored: set[str]) -> float:
+def _slow_average_precision(
+    ranking: Sequence[str], positives: set[str], ignored: set[str]
+) -> float:
     if not positives:
         return math.nan
     area, old_recall, old_precision, hits, seen = 0.0, 0.0, 1.0, 0, 0
@@ -50,7 +61,9 @@ def _slow_average_precision(ranking: Sequence[str], positives: set[str], ignored
     return area
 
 
-def _slow_precision_at(ranking: Sequence[str], positives: set[str], ignored: set[str], cutoff: int) -> float:
+def _slow_precision_at(
+    ranking: Sequence[str], positives: set[str], ignored: set[str], cutoff: int
+) -> float:
     if not positives:
         return math.nan
     counted = [item for item in ranking if item not in ignored]
@@ -92,13 +105,20 @@ def test_labelled_rankings_score_as_defined(
     for _ in range(RANKINGS):
         database = [f"i{number}" for number in range(int(rng.integers(1, 40)))]
         drawn = rng.choice([*labels, "negative"], len(database), p=[0.1, 0.1, 0.2, 0.6])
-        by_label = {label: {name for name, given in zip(database, drawn, strict=True) if given == label} for label in labels}
+        by_label = {
+            label: {name for name, given in zip(database, drawn, strict=True) if given == label}
+            for label in labels
+        }
         # Few levels of score: most are shared by several images.
         scores = rng.integers(0, 5, len(database)).astype(np.float64)
         order = _slow_order(scores.tolist())
         assert stable_ranking(scores).tolist() == order
         ranking, again = _cut_and_repeated([database[index] for index in order], rng)
-        asked = {"rankings": {"q": ranking}, "protocol": protocol, "queries": [LabelledQuery("q", by_label)]}
+        asked = {
+            "rankings": {"q": ranking},
+            "protocol": protocol,
+            "queries": [LabelledQuery("q", by_label)],
+        }
         if again is not None:
             refused += 1
             with pytest.raises(EvaluationError, match=f"'{again}' appears twice"):
@@ -118,17 +138,25 @@ def test_labelled_rankings_score_as_defined(
 
 def test_holidays_scores_as_defined(rng: np.random.Generator) -> None:
     for _ in range(RANKINGS // 10):
-        database = [f"{1000 + scene}{view:02d}.jpg" for scene in range(10) for view in range(int(rng.integers(2, 6)))]
+        database = [
+            f"{1000 + scene}{view:02d}.jpg"
+            for scene in range(10)
+            for view in range(int(rng.integers(2, 6)))
+        ]
         rng.shuffle(database)
         queries = holidays_queries(database)
         assert len(queries) == 10
         rankings, expected = {}, []
         for query in queries:
             scores = rng.integers(0, 8, len(database)).tolist()
-            rankings[query.name] = [database[index] for index in _slow_order(scores)][: int(rng.integers(0, 60))]
+            rankings[query.name] = [database[index] for index in _slow_order(scores)][
+                : int(rng.integers(0, 60))
+            ]
             scene = {name for name in database if name[:4] == query.name[:4] and name != query.name}
             expected.append(_slow_average_precision(rankings[query.name], scene, {query.name}))
-        result = score_rankings(rankings, protocol=holidays_protocol(), queries=queries, database=database)
+        result = score_rankings(
+            rankings, protocol=holidays_protocol(), queries=queries, database=database
+        )
         assert result.scores["mAP"] == pytest.approx(expected, abs=EXACT)
         assert result.means["mAP"] == pytest.approx(sum(expected) / 10, abs=EXACT)
 
@@ -153,7 +181,9 @@ def test_mean_average_precision_at_a_hundred_is_as_defined(rng: np.random.Genera
     for number in range(RANKINGS):
         relevant = set(rng.choice(names, int(rng.choice([0, 1, 5, 130])), replace=False).tolist())
         # With replacement: items named again; up to 150 of them; none for one query in ten.
-        predicted = rng.choice(names, int(rng.integers(0, 151)), replace=bool(rng.integers(2))).tolist()
+        predicted = rng.choice(
+            names, int(rng.integers(0, 151)), replace=bool(rng.integers(2))
+        ).tolist()
         query = f"q{number}"
         solution[query] = relevant
         if rng.random() < 0.9:
@@ -162,10 +192,18 @@ def test_mean_average_precision_at_a_hundred_is_as_defined(rng: np.random.Genera
     result = retrieval_mean_average_precision(predictions, solution=solution)
     np.testing.assert_allclose(result.scores["mAP@100"], expected, atol=EXACT, rtol=0)
     scored = [value for value in expected if not math.isnan(value)]
-    assert result.means["mAP@100"] == pytest.approx(sum(scored) / len(scored), abs=EXACT) and len(scored) < RANKINGS
+    assert (
+        result.means["mAP@100"] == pytest.approx(sum(scored) / len(scored), abs=EXACT)
+        and len(scored) < RANKINGS
+    )
 
 
-def _slow_gap(rows: Sequence[tuple[str, int, float]], solution: dict[str, set[int]], *, ignore_non_landmark: bool) -> float:
+def _slow_gap(
+    rows: Sequence[tuple[str, int, float]],
+    solution: dict[str, set[int]],
+    *,
+    ignore_non_landmark: bool,
+) -> float:
     total, hits, rank, named = 0.0, 0, 0, set()
     for image, landmark, _ in sorted(rows, key=lambda row: (-row[2], row[0], row[1])):
         if ignore_non_landmark and not solution[image]:
@@ -180,10 +218,14 @@ def _slow_gap(rows: Sequence[tuple[str, int, float]], solution: dict[str, set[in
 
 
 @pytest.mark.parametrize("ignore_non_landmark", [False, True])
-def test_global_average_precision_is_as_defined(ignore_non_landmark: bool, rng: np.random.Generator) -> None:
+def test_global_average_precision_is_as_defined(
+    ignore_non_landmark: bool, rng: np.random.Generator
+) -> None:
     for _ in range(RANKINGS):
         names = [f"t{number}" for number in rng.permutation(int(rng.integers(1, 15)))]
-        solution = {name: set(rng.integers(0, 4, int(rng.integers(0, 3))).tolist()) for name in names}
+        solution = {
+            name: set(rng.integers(0, 4, int(rng.integers(0, 3))).tolist()) for name in names
+        }
         count = int(rng.integers(0, 25))
         rows = list(zip(rng.choice(names, count).tolist(), rng.integers(0, 4, count).tolist(),
                         (rng.integers(0, 4, count) / 4).tolist(), strict=True))  # fmt: skip
@@ -202,12 +244,17 @@ def _slow_distance_km(first: Sequence[float], second: Sequence[float]) -> float:
     ends = []
     for latitude, longitude in (first, second):
         north, east = math.radians(latitude), math.radians(longitude)
-        ends.append((math.cos(north) * math.cos(east), math.cos(north) * math.sin(east), math.sin(north)))
+        ends.append(
+            (math.cos(north) * math.cos(east), math.cos(north) * math.sin(east), math.sin(north))
+        )
     return 2 * 6371.0088 * math.asin(min(1.0, math.dist(*ends) / 2))
 
 
 def _slow_point(
-    lists: dict[str, ScoredList], places: dict[str, tuple[float, float] | None], database: LandmarkDatabase, threshold: float
+    lists: dict[str, ScoredList],
+    places: dict[str, tuple[float, float] | None],
+    database: LandmarkDatabase,
+    threshold: float,
 ) -> tuple[int, int]:
     """Landmarks retrieved and right ones at a threshold."""
     retrieved = right = 0
@@ -231,23 +278,33 @@ def test_the_landmark_curve_is_as_defined_at_every_threshold(rng: np.random.Gene
         centres = np.array([60.0, 10.0]) + rng.uniform(-0.5, 0.5, (6, 2))
         database = LandmarkDatabase([f"i{n}" for n in range(20)], rng.integers(-1, 6, 20), centres)
         places = {
-            f"q{n}": tuple((np.array([60.0, 10.0]) + rng.uniform(-0.7, 0.7, 2)).tolist()) if rng.random() < 0.8 else None
+            f"q{n}": tuple((np.array([60.0, 10.0]) + rng.uniform(-0.7, 0.7, 2)).tolist())
+            if rng.random() < 0.8
+            else None
             for n in range(8)
         }
         lists = {}
         for query in places:
             count = int(rng.integers(0, 15))
-            lists[query] = ScoredList(rng.choice(database.images, count).tolist(), rng.integers(0, 6, count).astype(np.float64))
+            lists[query] = ScoredList(
+                rng.choice(database.images, count).tolist(),
+                rng.integers(0, 6, count).astype(np.float64),
+            )
         curve = landmark_precision_recall(lists, queries_deg=places, database=database)
         seen = {score for found in lists.values() for score in found.scores.tolist()}
         # A score at which a landmark's lesser image stands adds nothing and is no point of its own.
         assert set(curve.thresholds.tolist()) <= seen
         for threshold in seen:
             point = curve.at(threshold)
-            assert (point.retrieved, point.true_positives) == _slow_point(lists, places, database, threshold)
+            assert (point.retrieved, point.true_positives) == _slow_point(
+                lists, places, database, threshold
+            )
         shown = set(database.landmark.tolist()) - {-1}
         match = [
-            place is not None and any(_slow_distance_km(place, centres[landmark].tolist()) <= 25.0 for landmark in shown)
+            place is not None
+            and any(
+                _slow_distance_km(place, centres[landmark].tolist()) <= 25.0 for landmark in shown
+            )
             for place in places.values()
         ]
         assert curve.has_match.tolist() == match

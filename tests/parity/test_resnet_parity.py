@@ -1,4 +1,5 @@
-"""ResNet50 against a float64 forward pass written from the definition, and against PyTorch where it is installed."""
+"""ResNet50 against a float64 forward pass written from the definition, and against PyTorch where it
+is installed."""
 
 from __future__ import annotations
 
@@ -10,20 +11,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from delfjax.models import importing, tensors
+from delfjax.models import tensors
+from delfjax.models.foreign import importing
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.resnet import BLOCKS, ResNet, StrideLayout
 from tests.unit.models.random_networks import random_tensors
 
 RESNET50 = BLOCKS["resnet50"]
-# float32 rounding of a sum of n products grows like √n · 6e-8, through some fifty layers; measured, about 1e-6 here. A
-# stride in the wrong convolution, for one, shows as an error of a fifth of the largest value.
+# float32 rounding of a sum of n products grows like √n · 6e-8, through some fifty layers; measured,
+# about 1e-6 here. A stride in the wrong convolution, for one, shows as an error of a fifth of the
+# largest value.
 TOLERANCE = 1e-4
 
 
-def built(stride_layout: StrideLayout, rng: np.random.Generator, *, classes: int | None = None) -> ResNet:
+def built(
+    stride_layout: StrideLayout, rng: np.random.Generator, *, classes: int | None = None
+) -> ResNet:
     """A ResNet50 with random tensors, in inference mode."""
-    abstract = tensors.abstract(lambda rngs: ResNet(RESNET50, stride_layout=stride_layout, classes=classes, rngs=rngs))
+    abstract = tensors.abstract(
+        lambda rngs: ResNet(RESNET50, stride_layout=stride_layout, classes=classes, rngs=rngs)
+    )
     model = tensors.with_tensors(abstract, random_tensors(tensors.named_shapes(abstract), rng))
     model.eval()
     return model
@@ -43,7 +50,8 @@ def feature_maps(model: ResNet, x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
 
 
 class Reference:
-    """The network from its definition: one image ``[h, w, c]``, float64, a sum over taps for each convolution."""
+    """The network from its definition: one image ``[h, w, c]``, float64, a sum over taps for each
+    convolution."""
 
     def __init__(self, named: dict[str, np.ndarray], stride_layout: StrideLayout) -> None:
         self.named = {name: tensor.astype(np.float64) for name, tensor in named.items()}
@@ -60,8 +68,13 @@ class Reference:
         total = np.zeros((rows, columns, kernel.shape[3]))
         for i in range(taps):
             for j in range(taps):
-                total += padded[i : i + stride * rows : stride, j : j + stride * columns : stride] @ kernel[i, j]
-        scale, offset, mean, variance = (self.named[f"{name}.norm.{k}"] for k in ("scale", "bias", "mean", "var"))
+                total += (
+                    padded[i : i + stride * rows : stride, j : j + stride * columns : stride]
+                    @ kernel[i, j]
+                )
+        scale, offset, mean, variance = (
+            self.named[f"{name}.norm.{k}"] for k in ("scale", "bias", "mean", "var")
+        )
         normalised: np.ndarray = (total - mean) / np.sqrt(variance + 1e-5) * scale + offset
         return normalised
 
@@ -84,13 +97,16 @@ class Reference:
         maps = []
         for stage, repeats in enumerate(RESNET50):
             for repeat in range(repeats):
-                x = self.block(x, f"stages.{stage}.{repeat}", stride=2 if stage and not repeat else 1)
+                x = self.block(
+                    x, f"stages.{stage}.{repeat}", stride=2 if stage and not repeat else 1
+                )
             maps.append(x)
         return maps[2], maps[3]
 
 
 def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Equal to :data:`TOLERANCE` of the largest value, which has to be of order one for that to mean something."""
+    """Equal to :data:`TOLERANCE` of the largest value, which has to be of order one for that to
+    mean something."""
     assert ours.shape == theirs.shape
     largest = np.abs(theirs).max()
     assert largest > 0.5
@@ -98,10 +114,13 @@ def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("stride_layout", ["he", "v1.5"])
-def test_resnet50_equals_its_definition_in_float64(stride_layout: StrideLayout, rng: np.random.Generator) -> None:
+def test_resnet50_equals_its_definition_in_float64(
+    stride_layout: StrideLayout, rng: np.random.Generator
+) -> None:
     model = built(stride_layout, rng)
     named = tensors.named_tensors(model)
-    # An odd and an even side, on a canvas larger than the image and with values outside it that must not matter.
+    # An odd and an even side, on a canvas larger than the image and with values outside it that
+    # must not matter.
     canvas = rng.normal(0, 1, (1, 64, 64, 3)).astype(np.float32)
     image = canvas[0, :63, :48]
     ours = feature_maps(model, FeatureMap(canvas, np.array([[63, 48]], np.int32)))
@@ -129,9 +148,18 @@ def plain_torch_resnet50(torch: Any, stride_layout: StrideLayout) -> Any:
         def __init__(self, features: int, width: int, stride: int, first: bool) -> None:
             super().__init__()
             one, three = (stride, 1) if stride_layout == "he" else (1, stride)
-            self.conv1, self.bn1 = nn.Conv2d(features, width, 1, one, bias=False), nn.BatchNorm2d(width)
-            self.conv2, self.bn2 = nn.Conv2d(width, width, 3, three, 1, bias=False), nn.BatchNorm2d(width)
-            self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+            self.conv1, self.bn1 = (
+                nn.Conv2d(features, width, 1, one, bias=False),
+                nn.BatchNorm2d(width),
+            )
+            self.conv2, self.bn2 = (
+                nn.Conv2d(width, width, 3, three, 1, bias=False),
+                nn.BatchNorm2d(width),
+            )
+            self.conv3, self.bn3 = (
+                nn.Conv2d(width, 4 * width, 1, bias=False),
+                nn.BatchNorm2d(4 * width),
+            )
             self.downsample = None
             if first:
                 projection = nn.Conv2d(features, 4 * width, 1, stride, bias=False)
@@ -169,7 +197,9 @@ def randomise(torch: Any, network: Any, rng: np.random.Generator) -> None:
                 value.copy_(torch.from_numpy(rng.normal(0, np.sqrt(2 / fan_in), value.shape)))
 
 
-@pytest.mark.parametrize(("stride_layout", "container"), [("v1.5", "zip"), ("he", "legacy"), ("v1.5", "safetensors")])
+@pytest.mark.parametrize(
+    ("stride_layout", "container"), [("v1.5", "zip"), ("he", "legacy"), ("v1.5", "safetensors")]
+)
 def test_imported_resnet50_equals_plain_pytorch_at_224_px(
     stride_layout: StrideLayout, container: str, rng: np.random.Generator, tmp_path: Path
 ) -> None:
@@ -179,11 +209,15 @@ def test_imported_resnet50_equals_plain_pytorch_at_224_px(
     state = network.state_dict()
     path = tmp_path / ("resnet50.safetensors" if container == "safetensors" else "resnet50.pth")
     if container == "safetensors":
-        pytest.importorskip("safetensors.torch", reason="the extra `bench` is not installed").save_file(state, path)
+        pytest.importorskip(
+            "safetensors.torch", reason="the extra `bench` is not installed"
+        ).save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=container == "zip")
 
-    abstract = tensors.abstract(lambda rngs: ResNet(RESNET50, stride_layout=stride_layout, classes=1000, rngs=rngs))
+    abstract = tensors.abstract(
+        lambda rngs: ResNet(RESNET50, stride_layout=stride_layout, classes=1000, rngs=rngs)
+    )
     found = importing.read_tensors(path)
     ours = importing.import_torchvision_resnet(found, tensors.named_shapes(abstract), source=path)
     model = tensors.with_tensors(abstract, ours)
@@ -191,12 +225,16 @@ def test_imported_resnet50_equals_plain_pytorch_at_224_px(
 
     image = rng.normal(0, 1, (1, 224, 224, 3)).astype(np.float32)
     with torch.no_grad():
-        x = torch.relu(network["bn1"](network["conv1"](torch.from_numpy(image.transpose(0, 3, 1, 2)))))
+        x = torch.relu(
+            network["bn1"](network["conv1"](torch.from_numpy(image.transpose(0, 3, 1, 2))))
+        )
         x = network["layer2"](network["layer1"](torch.nn.functional.max_pool2d(x, 3, 2, 1)))
         conv4 = network["layer3"](x)
         conv5 = network["layer4"](conv4)
         logits = network["fc"](conv5.mean(dim=(2, 3)))
-    for level, theirs in zip(feature_maps(model, FeatureMap.full(image)), (conv4, conv5), strict=True):
+    for level, theirs in zip(
+        feature_maps(model, FeatureMap.full(image)), (conv4, conv5), strict=True
+    ):
         assert_close(np.asarray(level.values), theirs.numpy().transpose(0, 2, 3, 1))
     graph, parameters = nnx.split(model)
     classify = jax.jit(lambda parameters, x: nnx.merge(graph, parameters).classify(x))

@@ -1,4 +1,5 @@
-"""Verification against its definitions in float64, and against OpenCV and poselib on random affine pairs."""
+"""Verification against its definitions in float64, and against OpenCV and poselib on random affine
+pairs."""
 
 from __future__ import annotations
 
@@ -9,16 +10,23 @@ import numpy as np
 import pytest
 
 from delfjax.config import VerificationConfig
-from delfjax.ops.geometry import Affine, Correspondences, one_to_one, refine_homography, refit, support
+from delfjax.ops.geometry import Affine, PointPairs, one_to_one, refine_homography, refit, support
 from delfjax.retrieval.verification import verify
 from delfjax.types import Matches
-from tests.benchmarks.bench_verification import OTHERS, as_matches, kept, one_by_one, ours, random_pairs
+from tests.benchmarks.bench_verification import (
+    OTHERS,
+    as_matches,
+    kept,
+    one_by_one,
+    ours,
+    random_pairs,
+)
 
 
-def _points(source: np.ndarray, target: np.ndarray, **ids: np.ndarray) -> Correspondences:
+def _points(source: np.ndarray, target: np.ndarray, **ids: np.ndarray) -> PointPairs:
     slots = len(source)
     own = np.arange(slots, dtype=np.int32)
-    return Correspondences(
+    return PointPairs(
         source=jnp.asarray(source, jnp.complex64),
         target=jnp.asarray(target, jnp.complex64),
         enlargement=jnp.ones(slots, jnp.float32),
@@ -41,7 +49,8 @@ def _maps(rng: np.random.Generator, count: int) -> Affine:
 
 def _mapped(maps: Affine, source: np.ndarray) -> np.ndarray:
     linear, antilinear, offset, centre = (
-        np.asarray(part, np.complex128)[:, None] for part in (maps.linear, maps.antilinear, maps.offset, maps.centre)
+        np.asarray(part, np.complex128)[:, None]
+        for part in (maps.linear, maps.antilinear, maps.offset, maps.centre)
     )
     return offset + linear * (source - centre) + antilinear * np.conj(source - centre)
 
@@ -58,20 +67,27 @@ def test_support_is_the_sum_of_truncated_squares(rng: np.random.Generator) -> No
 
 def test_a_refit_solves_the_weighted_least_squares_problem(rng: np.random.Generator) -> None:
     source = _plane(rng, 128, 20.0)
-    truth = Affine(*(jnp.asarray([part], jnp.complex64) for part in (0.9 + 0.3j, 0.1 - 0.1j, 2 + 1j, 0j)))
+    truth = Affine(
+        *(jnp.asarray([part], jnp.complex64) for part in (0.9 + 0.3j, 0.1 - 0.1j, 2 + 1j, 0j))
+    )
     target = _mapped(truth, source)[0] + _plane(rng, 128, 0.4)
     fitted = jax.jit(refit, static_argnums=2)(truth, _points(source, target), 1.0)
     weight = np.maximum(0, 1 - np.abs(target - _mapped(truth, source)[0]) ** 2)
     design = np.stack([np.ones(128), source.real, source.imag], axis=1) * np.sqrt(weight)[:, None]
-    by_numpy = np.linalg.lstsq(design, np.stack([target.real, target.imag], 1) * np.sqrt(weight)[:, None], rcond=None)[
-        0
-    ]
-    expected = np.stack([np.ones(128), source.real, source.imag], axis=1) @ by_numpy @ np.array([1, 1j])
-    # The prior towards similarities moves points by a few thousandths of the tolerance, at 128 points over 40 tolerances.
+    by_numpy = np.linalg.lstsq(
+        design, np.stack([target.real, target.imag], 1) * np.sqrt(weight)[:, None], rcond=None
+    )[0]
+    expected = (
+        np.stack([np.ones(128), source.real, source.imag], axis=1) @ by_numpy @ np.array([1, 1j])
+    )
+    # The prior towards similarities moves points by a few thousandths of the tolerance, at 128
+    # points over 40 tolerances.
     np.testing.assert_allclose(_mapped(fitted, source)[0], expected, atol=5e-3)
 
 
-def test_one_to_one_equals_the_greedy_choice_along_sorted_residuals(rng: np.random.Generator) -> None:
+def test_one_to_one_equals_the_greedy_choice_along_sorted_residuals(
+    rng: np.random.Generator,
+) -> None:
     choose = jax.jit(one_to_one)
     for crowding in (4, 20, 60):
         source_id, target_id = rng.integers(0, crowding, (2, 64)).astype(np.int32)
@@ -84,7 +100,9 @@ def test_one_to_one_equals_the_greedy_choice_along_sorted_residuals(rng: np.rand
                 used_source.add(source_id[k])
                 used_target.add(target_id[k])
         points = _points(np.zeros(64), np.zeros(64), source_id=source_id, target_id=target_id)
-        np.testing.assert_array_equal(choose(jnp.asarray(residual2), jnp.asarray(inside), points), expected)
+        np.testing.assert_array_equal(
+            choose(jnp.asarray(residual2), jnp.asarray(inside), points), expected
+        )
 
 
 def test_a_refined_homography_equals_that_of_opencv(rng: np.random.Generator) -> None:
@@ -111,7 +129,9 @@ def test_a_refined_homography_equals_that_of_opencv(rng: np.random.Generator) ->
 def test_more_true_inliers_are_kept_than_by_opencv_and_poselib(options: dict[str, bool]) -> None:
     pairs = random_pairs(200, count=200, low=0.1, high=0.5, **options)
     mine = kept(ours(pairs), pairs).mean()
-    others = {name: kept(one_by_one(estimator, pairs), pairs).mean() for name, estimator in OTHERS.items()}
+    others = {
+        name: kept(one_by_one(estimator, pairs), pairs).mean() for name, estimator in OTHERS.items()
+    }
     # The project's own requirement, and no fewer than either, to a match in two hundred.
     assert mine >= 0.95
     assert mine >= max(others.values()) - 0.005, others
@@ -119,7 +139,9 @@ def test_more_true_inliers_are_kept_than_by_opencv_and_poselib(options: dict[str
 
 def test_the_transform_of_noiseless_matches_equals_that_of_opencv() -> None:
     pair = random_pairs(1, count=60, low=0.5, high=0.5)[0]
-    affine, _ = cv2.estimateAffine2D(pair.source[pair.true], pair.target[pair.true], ransacReprojThreshold=1e6)
+    affine, _ = cv2.estimateAffine2D(
+        pair.source[pair.true], pair.target[pair.true], ransacReprojThreshold=1e6
+    )
     exact = np.asarray(pair.source @ affine[:, :2].T + affine[:, 2], np.float32)
     clean = as_matches([pair])
     target_yx = np.where(pair.true[:, None], exact, pair.target)[None, :, ::-1]

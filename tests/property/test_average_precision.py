@@ -22,7 +22,9 @@ def _score(roles: list[str], *, missing: int = 1) -> float:
 @given(ROLES)
 def test_it_lies_between_zero_and_the_share_of_positives_retrieved(roles: list[str]) -> None:
     hits = roles.count("p")
-    assert 0 <= _score(roles) <= hits / (hits + 1) + 1e-12  # sums of at most 30 fractions in float64
+    assert (
+        0 <= _score(roles) <= hits / (hits + 1) + 1e-12
+    )  # sums of at most 30 fractions in float64
 
 
 @given(ROLES, st.integers(0, 30))
@@ -36,7 +38,9 @@ def test_negatives_after_the_last_positive_change_nothing(roles: list[str]) -> N
 
 
 @given(ROLES, st.data())
-def test_a_positive_that_moves_up_past_a_negative_never_costs(roles: list[str], data: st.DataObject) -> None:
+def test_a_positive_that_moves_up_past_a_negative_never_costs(
+    roles: list[str], data: st.DataObject
+) -> None:
     behind = [rank for rank in range(1, len(roles)) if roles[rank - 1] + roles[rank] == "np"]
     if not behind:
         return

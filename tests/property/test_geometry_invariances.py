@@ -17,7 +17,8 @@ FEW = settings(max_examples=20, deadline=None)
 
 
 def _matches(seed: int, *, count: int = 48) -> Matches:
-    """Matches of one pair of images of which about a third follow a similarity, with distinct similarities."""
+    """Matches of one pair of images of which about a third follow a similarity, with distinct
+    similarities."""
     rng = np.random.default_rng(seed)
     query_yx = rng.uniform(0, 600, (count, 2)).astype(np.float32)
     angle, scale = rng.uniform(-0.6, 0.6), rng.uniform(0.7, 1.4)
@@ -63,7 +64,9 @@ def test_slots_without_a_match_change_nothing_whatever_they_hold(seed: int) -> N
     slots = np.sort(rng.permutation(80)[:48])
     padded = {}
     for name, part in vars(matches).items():
-        full = np.full((80, *np.shape(part)[1:]), np.nan if name != "valid" else False, np.asarray(part).dtype)
+        full = np.full(
+            (80, *np.shape(part)[1:]), np.nan if name != "valid" else False, np.asarray(part).dtype
+        )
         full[slots] = part
         padded[name] = full
     alone, among = verify(matches, config=CONFIG), verify(Matches(**padded), config=CONFIG)
@@ -79,15 +82,25 @@ def test_shifting_an_image_by_whole_pixels_keeps_the_inliers_and_shifts_the_tran
 ) -> None:
     base = _matches(seed)
     # Sixteenths of a pixel, so that the shifted coordinates are exact in float32.
-    grid = {name: np.round(np.asarray(getattr(base, name)) * 16) / 16 for name in ("query_yx", "database_yx")}
+    grid = {
+        name: np.round(np.asarray(getattr(base, name)) * 16) / 16
+        for name in ("query_yx", "database_yx")
+    }
     matches = _changed(base, **grid)
-    moves = {name: np.array(shift[k : k + 2], np.float32) for name, k in (("query_yx", 0), ("database_yx", 2))}
+    moves = {
+        name: np.array(shift[k : k + 2], np.float32)
+        for name, k in (("query_yx", 0), ("database_yx", 2))
+    }
     moved = _changed(matches, **{name: grid[name] + move for name, move in moves.items()})
     before, after = verify(matches, config=CONFIG), verify(moved, config=CONFIG)
     np.testing.assert_array_equal(before.inlier_mask, after.inlier_mask)
     back, forth = np.eye(3), np.eye(3)
     back[:2, 2], forth[:2, 2] = -moves["query_yx"][::-1], moves["database_yx"][::-1]
-    expected = forth @ np.asarray(before.transform, np.float64) @ back if int(before.inliers) else np.eye(3)
+    expected = (
+        forth @ np.asarray(before.transform, np.float64) @ back
+        if int(before.inliers)
+        else np.eye(3)
+    )
     # Entries of thousands in float32.
     np.testing.assert_allclose(after.transform, expected, rtol=1e-5, atol=1e-2)
 
@@ -97,7 +110,12 @@ def test_shifting_an_image_by_whole_pixels_keeps_the_inliers_and_shifts_the_tran
 def test_a_candidate_gets_the_same_bits_alone_and_in_any_company(seeds: list[int]) -> None:
     each = [_matches(seed) for seed in seeds]
     together = verify(
-        Matches(**{name: np.stack([np.asarray(getattr(one, name)) for one in each]) for name in vars(each[0])}),
+        Matches(
+            **{
+                name: np.stack([np.asarray(getattr(one, name)) for one in each])
+                for name in vars(each[0])
+            }
+        ),
         config=CONFIG,
     )
     for row, one in enumerate(each):
@@ -106,7 +124,9 @@ def test_a_candidate_gets_the_same_bits_alone_and_in_any_company(seeds: list[int
 
 @FEW
 @given(SEEDS)
-def test_inliers_are_within_the_threshold_of_the_transform_and_use_no_point_twice(seed: int) -> None:
+def test_inliers_are_within_the_threshold_of_the_transform_and_use_no_point_twice(
+    seed: int,
+) -> None:
     rng = np.random.default_rng(seed)
     base = _matches(seed)
     # Coarse positions, so that many matches share a point.
@@ -118,7 +138,8 @@ def test_inliers_are_within_the_threshold_of_the_transform_and_use_no_point_twic
     )
     found = verify(matches, config=CONFIG)
     query, database = (
-        np.asarray(part)[np.asarray(found.inlier_mask)] for part in (matches.query_yx, matches.database_yx)
+        np.asarray(part)[np.asarray(found.inlier_mask)]
+        for part in (matches.query_yx, matches.database_yx)
     )
     assert len(query) == int(found.inliers)
     assert len(np.unique(query, axis=0)) == len(np.unique(database, axis=0)) == len(query)

@@ -20,13 +20,31 @@ from delfjax.features.store import StoreWriter
 from delfjax.retrieval.local_index import open_index
 from delfjax.types import ImageFeatures, LocalFeatures
 from tests.unit.datasets import miniatures
-from tests.unit.datasets.file_server import serving
+from tests.unit.datasets.fetch.file_server import serving
 
 COMMANDS = [
-    "", "extract", "index", "search", "match", "evaluate", "mine", "train", "run", "sweep", "compare", "report",
-    "weights", "weights inspect", "weights convert",
-    "datasets", "datasets list", "datasets render", "datasets fetch", "datasets verify", "datasets summary",
-]  # fmt: skip
+    "",
+    "extract",
+    "index",
+    "search",
+    "match",
+    "evaluate",
+    "mine",
+    "train",
+    "run",
+    "sweep",
+    "compare",
+    "report",
+    "weights",
+    "weights inspect",
+    "weights convert",
+    "datasets",
+    "datasets list",
+    "datasets render",
+    "datasets fetch",
+    "datasets verify",
+    "datasets summary",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -37,14 +55,24 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
     assert stop.value.code == 0 and said.err == ""
     assert said.out.startswith("usage: delfjax") or "usage: delfjax" in said.out
     # Commands that take a config name the option that changes it.
-    takes_config = command in {"extract", "index", "search", "match", "evaluate", "mine", "train", "weights convert"}
+    takes_config = command in {
+        "extract",
+        "index",
+        "search",
+        "match",
+        "evaluate",
+        "mine",
+        "train",
+        "weights convert",
+    }
     assert ("--set FIELD=VALUE" in said.out) == takes_config
     assert ("--set NAME=VALUE" in said.out) == (command == "run")
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store as `delfjax extract --preset ci` makes it, but for its descriptors, which are random."""
+    """A store as `delfjax extract --preset ci` makes it, but for its descriptors, which are
+    random."""
     path = tmp_path_factory.mktemp("cli") / "store"
     rng = np.random.default_rng(0)
     with StoreWriter(path, preset("ci").extraction()) as writer:
@@ -57,7 +85,9 @@ def features(rng: np.random.Generator) -> ImageFeatures:
     ones = np.ones(50, np.float32)
     rows = rng.normal(size=(50, 112)).astype(np.float32)
     keypoints = rng.uniform(0, 200, (50, 2)).astype(np.float32)
-    return ImageFeatures(LocalFeatures(keypoints, ones, ones, rows, np.ones(50, bool)), None, (200, 200), "0")
+    return ImageFeatures(
+        LocalFeatures(keypoints, ones, ones, rows, np.ones(50, bool)), None, (200, 200), "0"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +103,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     assert main([str(argument) for argument in arguments]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("delfjax: ") and said.err.endswith("\n") and said.err.count("\n") == 1
+    assert (
+        said.err.startswith("delfjax: ") and said.err.endswith("\n") and said.err.count("\n") == 1
+    )
     assert not set(said.err) & set("─│╭╮╰╯\x1b") and "Traceback" not in said.err
     return said.err
 
@@ -81,46 +113,97 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "Missing subcommand.*extract, index, search, match, evaluate, mine, train, run, sweep, compare, report, weights"),
+        (
+            "",
+            (
+                "Missing subcommand.*extract, index, search, match, evaluate, mine, train, run,"
+                " sweep, compare, report, weights"
+            ),
+        ),
         ("look", "look"),
         ("weights", "inspect, convert"),
         ("train world_train --out a.pth", "--out a.pth: the name must end in .safetensors"),
-        ("train world_train --out a.safetensors --preset quick", "training preset 'quick' is unknown; did you mean 'quick_"),
-        ("train world_train --out a.safetensors --set step=3", "config field 'step' does not exist; did you mean 'steps'"),
+        (
+            "train world_train --out a.safetensors --preset quick",
+            "training preset 'quick' is unknown; did you mean 'quick_",
+        ),
+        (
+            "train world_train --out a.safetensors --set step=3",
+            "config field 'step' does not exist; did you mean 'steps'",
+        ),
         ("weights look", "look"),
         ("datasets", "list, render, fetch, verify, summary"),
         ("datasets summary oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
-        ("datasets verify oxford5k --root nowhere", "nowhere: no such folder; oxford5k comes from robots.ox.ac.uk"),
+        (
+            "datasets verify oxford5k --root nowhere",
+            "nowhere: no such folder; oxford5k comes from robots.ox.ac.uk",
+        ),
         ("datasets render --preset quik", "world preset 'quik' is unknown; did you mean 'quick'"),
-        ("datasets render --set cluter=1", "world field 'cluter' is unknown; did you mean 'clutter'"),
+        (
+            "datasets render --set cluter=1",
+            "world field 'cluter' is unknown; did you mean 'clutter'",
+        ),
         ("datasets render --set landmarks=2.5", "landmarks is 2.5, expected a whole number"),
         ("datasets render --set clutter=2", "clutter is 2.0, expected a number from 0 to 1"),
         ("datasets render --set clutter", "--set clutter: expected KNOB=NUMBER, there is no ="),
         ("datasets render --set clutter=much", "--set clutter=much: expected KNOB=NUMBER"),
         ("datasets verify folder", "'folder' has no place of its own; say which folder"),
         ("datasets fetch oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
-        ("datasets fetch google_landmarks_v1", "nothing to fetch: VANISHED: .*; unpack a copy into .*landmarks_v1, or say"),
+        (
+            "datasets fetch google_landmarks_v1",
+            "nothing to fetch: VANISHED: .*; unpack a copy into .*landmarks_v1, or say",
+        ),
         ("datasets fetch holidays", "served over FTP alone"),
-        ("datasets fetch oxford5k --from nowhere", "--from nowhere: neither a folder nor an address"),
+        (
+            "datasets fetch oxford5k --from nowhere",
+            "--from nowhere: neither a folder nor an address",
+        ),
         ("datasets summary --root here", "--root here: say which dataset lies there"),
-        ("extract", "nothing to work on; name a folder of photos, or a dataset with --dataset NAME"),
+        (
+            "extract",
+            "nothing to work on; name a folder of photos, or a dataset with --dataset NAME",
+        ),
         ("extract photos", "photos: --store is missing"),
-        ("extract photos --dataset oxford5k", "photos and --dataset oxford5k: name a folder of photos or a dataset, not both"),
-        ("extract photos --store s --root r", "--root r: say which dataset lies there, with --dataset NAME"),
+        (
+            "extract photos --dataset oxford5k",
+            "photos and --dataset oxford5k: name a folder of photos or a dataset, not both",
+        ),
+        (
+            "extract photos --store s --root r",
+            "--root r: say which dataset lies there, with --dataset NAME",
+        ),
         ("extract --dataset oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
         ("index store", "--out"),
         ("index --out i", "nothing to work on; name a feature store, or a dataset"),
-        ("index store --dataset paris6k --out i", "store and --dataset paris6k: name a feature store or a dataset, not both"),
+        (
+            "index store --dataset paris6k --out i",
+            "store and --dataset paris6k: name a feature store or a dataset, not both",
+        ),
         ("evaluate", "nothing to work on; name a labelled folder, or a dataset"),
-        ("evaluate photos --dataset paris6k", "photos and --dataset paris6k: name a labelled folder or a dataset, not both"),
-        ("evaluate --dataset oxford5k --root nowhere", "nowhere: no such folder; oxford5k comes from"),
+        (
+            "evaluate photos --dataset paris6k",
+            "photos and --dataset paris6k: name a labelled folder or a dataset, not both",
+        ),
+        (
+            "evaluate --dataset oxford5k --root nowhere",
+            "nowhere: no such folder; oxford5k comes from",
+        ),
         ("evaluate --dataset folder", "'folder' has no place of its own; say which folder"),
         ("match one.jpg", "second photo"),
         ("match one.jpg two.jpg --colour", "--colour"),
         ("search index query.jpg --top many", "--top.*many"),
-        ("match one.jpg two.jpg --preset slow", "preset 'slow' is unknown; there are: default, fast, ci, paper2017"),
-        ("match a b --set features.max_feature=3", "'features.max_feature' does not exist; did you mean '.*max_features'"),
-        ("match a b --set features.max_features=few", "'features.max_features': .*integer.*, got 'few'"),
+        (
+            "match one.jpg two.jpg --preset slow",
+            "preset 'slow' is unknown; there are: default, fast, ci, paper2017",
+        ),
+        (
+            "match a b --set features.max_feature=3",
+            "'features.max_feature' does not exist; did you mean '.*max_features'",
+        ),
+        (
+            "match a b --set features.max_features=few",
+            "'features.max_features': .*integer.*, got 'few'",
+        ),
         ("match a b --set max_features", "'max_features' is not of the form path.to.field=value"),
         ("extract photos --store s --set seeds=1", "'seeds' does not exist; did you mean 'seed'"),
         ("evaluate photos --set search.top=1", "'search.top' does not exist"),
@@ -148,7 +231,9 @@ def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_without_photos_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_folder_without_photos_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "notes.txt").write_text("x")
     message = refused(capsys, "extract", tmp_path / "photos", "--store", tmp_path / "store")
@@ -162,7 +247,9 @@ def test_an_index_knows_the_config_of_its_store(index: Path) -> None:
     assert config_hash(config) == config_hash(override(preset("ci"), ["reduction.dim=12"]))
 
 
-@pytest.mark.parametrize("assignment", ["features.max_side=512", "backbone.output=conv5", "scorer.kind=attention"])
+@pytest.mark.parametrize(
+    "assignment", ["features.max_side=512", "backbone.output=conv5", "scorer.kind=attention"]
+)
 def test_what_an_extraction_decided_cannot_be_changed_afterwards(
     capsys: pytest.CaptureFixture[str], store: Path, index: Path, assignment: str
 ) -> None:
@@ -177,7 +264,9 @@ def test_what_an_extraction_decided_cannot_be_changed_afterwards(
 def test_what_an_index_decided_cannot_be_changed_by_a_search(
     capsys: pytest.CaptureFixture[str], index: Path, assignment: str
 ) -> None:
-    assert "was decided when the index" in refused(capsys, "search", index, "query.jpg", "--set", assignment)
+    assert "was decided when the index" in refused(
+        capsys, "search", index, "query.jpg", "--set", assignment
+    )
 
 
 def test_a_store_too_small_for_the_reduction_names_the_setting(
@@ -199,29 +288,42 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, index: Path
 ) -> None:
     away = tmp_path / "nowhere" / "ranked.png"
-    for command in (["search", index, "q.jpg", "--figure"], ["match", "a.jpg", "b.jpg", "--figure"]):
+    for command in (
+        ["search", index, "q.jpg", "--figure"],
+        ["match", "a.jpg", "b.jpg", "--figure"],
+    ):
         assert "its folder does not exist" in refused(capsys, *command, away)
         assert "must end in .png, .pdf, .svg" in refused(capsys, *command, tmp_path / "ranked.txt")
-    assert "its folder does not exist" in refused(capsys, "evaluate", tmp_path, "--json", tmp_path / "x" / "e.json")
+    assert "its folder does not exist" in refused(
+        capsys, "evaluate", tmp_path, "--json", tmp_path / "x" / "e.json"
+    )
     assert "is a folder" in refused(capsys, "evaluate", tmp_path, "--json", tmp_path)
 
 
-def test_a_file_that_is_no_weight_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_file_that_is_no_weight_file_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "w.pth").write_bytes(b"weights")
     assert str(tmp_path / "w.pth") in refused(capsys, "weights", "inspect", tmp_path / "w.pth")
 
 
-def test_an_evaluation_without_ground_truth_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_evaluation_without_ground_truth_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert "groundtruth.json" in refused(capsys, "evaluate", tmp_path)
 
 
 def test_a_command_for_photos_does_not_wait_for_the_import_of_what_executes_notebooks() -> None:
     script = "import sys, delfjax.cli; print({'papermill', 'nbformat'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"
 
 
-def test_the_list_of_datasets_says_what_has_vanished_and_what_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_datasets_says_what_has_vanished_and_what_is_unknown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["datasets", "list"]) == 0
     blocks = re.split(r"^(?=\w+: )", capsys.readouterr().out, flags=re.MULTILINE)[1:]
     said = {block.partition(":")[0]: block for block in blocks}
@@ -229,7 +331,10 @@ def test_the_list_of_datasets_says_what_has_vanished_and_what_is_unknown(capsys:
     assert "VANISHED: no longer available" in said["google_landmarks_v1"]
     assert "PARTLY VANISHED: lists of URLs" in said["landmarks_clean"]
     assert "licence   unknown; size ≈ 1.94 GB in 2 files; checksums none known" in said["oxford5k"]
-    assert "checksums published for 120 of 124 files, none known for the other 4" in said["google_landmarks_v2"]
+    assert (
+        "checksums published for 120 of 124 files, none known for the other 4"
+        in said["google_landmarks_v2"]
+    )
     assert "licence   unknown; size unknown\n" in said["google_landmarks_v1"]
     assert "by hand   it is served over FTP alone" in said["holidays"]
     assert "database  4,993 (counted in the ground-truth pickle)" in said["roxford5k"]
@@ -245,7 +350,10 @@ def packed(tmp_path: Path) -> dict[str, bytes]:
     with tarfile.open(tmp_path / "images.tgz", "w:gz") as tar:
         for image in sorted((root / "jpg").iterdir()):
             tar.add(image, image.name)
-    return {"oxbuild_images-v1.tgz": (tmp_path / "images.tgz").read_bytes(), PICKLE: (root / PICKLE).read_bytes()}
+    return {
+        "oxbuild_images-v1.tgz": (tmp_path / "images.tgz").read_bytes(),
+        PICKLE: (root / PICKLE).read_bytes(),
+    }
 
 
 def test_a_dataset_is_fetched_and_a_second_time_there_is_nothing_to_do(
@@ -256,11 +364,18 @@ def test_a_dataset_is_fetched_and_a_second_time_there_is_nothing_to_do(
         command = ["datasets", "fetch", "roxford5k", "--from", server.url]
         assert main(command) == 0
         said = capsys.readouterr()
-        assert re.match(r"roxford5k: 0 of 2 files are there; 2 to fetch, ≈ .* kB, into .*oxford5k, .*roxford5k\n$", said.out)
+        assert re.match(
+            r"roxford5k: 0 of 2 files are there; 2 to fetch, ≈ .* kB, into .*oxford5k,"
+            r" .*roxford5k\n$",
+            said.out,
+        )
         assert said.err.endswith("2 done, 0 skipped, 0 failed; 2 without a checksum to compare\n")
         assert main(command) == 0
         said = capsys.readouterr()
-        assert said.out == "roxford5k: 2 of 2 files are there\n" and said.err == "0 done, 2 skipped, 0 failed\n"
+        assert (
+            said.out == "roxford5k: 2 of 2 files are there\n"
+            and said.err == "0 done, 2 skipped, 0 failed\n"
+        )
     assert main(["datasets", "summary", "roxford5k"]) == 0
     assert re.search(r"database +5 ", capsys.readouterr().out)
 
@@ -270,27 +385,45 @@ def test_files_that_could_not_be_fetched_are_listed_and_the_others_are_there(
 ) -> None:
     root = tmp_path / "roxford5k"
     with serving({PICKLE: packed(tmp_path)[PICKLE]}) as server:
-        assert main(["datasets", "fetch", "roxford5k", "--root", str(root), "--from", server.url]) == 1
+        assert (
+            main(["datasets", "fetch", "roxford5k", "--root", str(root), "--from", server.url]) == 1
+        )
     said = capsys.readouterr()
     reason = f"oxbuild_images-v1.tgz: {server.url}/oxbuild_images-v1.tgz: HTTP 404 Not Found"
     assert reason in said.out and f"delfjax: roxford5k: {reason}" in said.err
     assert "1 done, 0 skipped, 1 failed" in said.err and (root / PICKLE).is_file()
 
 
-@pytest.mark.parametrize(("answer", "said"), [(None, "say --yes if that is meant"), ("n", "nothing was fetched")])
+@pytest.mark.parametrize(
+    ("answer", "said"), [(None, "say --yes if that is meant"), ("n", "nothing was fetched")]
+)
 def test_tens_of_gigabytes_are_not_fetched_without_being_agreed_to(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, said: str
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str | None,
+    said: str,
 ) -> None:
     terminal = io.StringIO("" if answer is None else f"{answer}\n")
     monkeypatch.setattr(terminal, "isatty", lambda: answer is not None)
     monkeypatch.setattr(sys, "stdin", terminal)
     assert main(["datasets", "fetch", "google_landmarks_v2", "--root", str(tmp_path / "v2")]) == 1
     message = capsys.readouterr()
-    assert said in message.err and "124 to fetch, ≈ 95 GB" in message.out and not (tmp_path / "v2").exists()
+    assert (
+        said in message.err
+        and "124 to fetch, ≈ 95 GB" in message.out
+        and not (tmp_path / "v2").exists()
+    )
     # Agreed to, it is refused for another reason.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1}))
-    assert main(["datasets", "fetch", "google_landmarks_v2", "--root", str(tmp_path / "v2"), "--yes"]) == 1
-    assert "v2: 95.9 GB needed, 1 bytes free on this disk" in capsys.readouterr().err and not (tmp_path / "v2").exists()
+    assert (
+        main(["datasets", "fetch", "google_landmarks_v2", "--root", str(tmp_path / "v2"), "--yes"])
+        == 1
+    )
+    assert (
+        "v2: 95.9 GB needed, 1 bytes free on this disk" in capsys.readouterr().err
+        and not (tmp_path / "v2").exists()
+    )
 
 
 def test_verifying_a_copy_names_what_is_missing_and_what_differs(
@@ -301,8 +434,16 @@ def test_verifying_a_copy_names_what_is_missing_and_what_differs(
     assert main(["datasets", "verify", "roxford5k", "--root", str(root)]) == 1
     said = capsys.readouterr()
     assert "jpg/oxford_000317.jpg: missing" in said.out
-    assert re.search(r"^easy +2   expected 3,029 \(counted in the ground-truth pickle\)   DIFFERS$", said.out, re.MULTILINE)
-    assert re.search(r"not a complete copy of roxford5k: 1 images unusable, 5 counts differ: database, queries, easy", said.err)
+    assert re.search(
+        r"^easy +2   expected 3,029 \(counted in the ground-truth pickle\)   DIFFERS$",
+        said.out,
+        re.MULTILINE,
+    )
+    assert re.search(
+        r"not a complete copy of roxford5k: 1 images unusable, 5 counts differ: database, queries,"
+        r" easy",
+        said.err,
+    )
 
 
 def test_a_folder_of_photos_verifies_when_all_its_images_open(
@@ -324,7 +465,11 @@ def test_the_summary_counts_whatever_is_present(
     (tmp_path / "external" / "holidays").mkdir()
     assert main(["datasets", "summary"]) == 0
     said = capsys.readouterr()
-    assert re.search(r"^oxford5k: .*\n    database +7   expected 5,062 or 5,063 .* DIFFERS", said.out, re.MULTILINE)
+    assert re.search(
+        r"^oxford5k: .*\n    database +7   expected 5,062 or 5,063 .* DIFFERS",
+        said.out,
+        re.MULTILINE,
+    )
     assert re.search(r"^oxford105k: .*\n    database +10 ", said.out, re.MULTILINE)
     assert re.search(r"^holidays: .*holidays: no images in this folder", said.out, re.MULTILINE)
     assert said.err == f"2 of {len(dataset_names())} datasets present\n" and "paris" not in said.out

@@ -54,7 +54,13 @@ def test_a_cache_that_was_moved_still_holds_every_program(tmp_path: Path) -> Non
 
     def count(root: Path) -> str:
         environment = {**os.environ, "DELFJAX_DATA": str(root)}
-        return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
     assert count(tmp_path / "here") == "1 1\n"
     (tmp_path / "here").rename(tmp_path / "elsewhere")

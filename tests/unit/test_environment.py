@@ -1,4 +1,5 @@
-"""environment.yml and pyproject.toml name the same packages, and every exact version lies in its range."""
+"""environment.yml and pyproject.toml name the same packages, and every exact version lies in its
+range."""
 
 from __future__ import annotations
 
@@ -24,13 +25,20 @@ def _declared() -> dict[str, Requirement]:
 
 
 def _pinned() -> dict[str, str]:
-    """Name and exact version of every package of environment.yml but the interpreter, pip and the library itself."""
+    """Name and exact version of every package of environment.yml but the interpreter, pip and the
+    library itself."""
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     wheels = next(entry["pip"] for entry in conda if isinstance(entry, dict))
     lines = [entry for entry in conda if isinstance(entry, str) and entry != "pip"] + wheels
-    pins = (re.fullmatch(r"([\w.-]+)={1,2}([\d.]+)", line) for line in lines if not line.startswith("--editable"))
+    pins = (
+        re.fullmatch(r"([\w.-]+)={1,2}([\d.]+)", line)
+        for line in lines
+        if not line.startswith("--editable")
+    )
     versions = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin}
-    assert len(versions) == len(lines) - 1, "an entry of environment.yml is not of the form name=version"
+    assert len(versions) == len(lines) - 1, (
+        "an entry of environment.yml is not of the form name=version"
+    )
     del versions["python"]
     return versions
 
@@ -73,7 +81,9 @@ def test_whatever_the_library_imports_is_a_declared_requirement() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.append(str(node.module))
-            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"delfjax"}:
+            for top in (
+                {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"delfjax"}
+            ):
                 owners = {canonicalize_name(owner) for owner in distributions.get(top, [top])}
                 if not owners & declared:
                     undeclared.add(f"{path.relative_to(ROOT)} imports {top}")

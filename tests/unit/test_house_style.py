@@ -1,4 +1,5 @@
-"""The rules of style a machine can check: size, names, docstrings, honest exceptions, nothing of one machine.
+"""The rules of style a machine can check: size, names, docstrings, honest exceptions, nothing of
+one machine.
 
 One test a rule, which names every place that breaks it.
 """
@@ -20,7 +21,8 @@ TEXTS = [
     path
     for pattern in ("*", ".ci/*", "delfjax/**/*", "tests/**/*", "notebooks/**/*", "data/*.md")
     for path in sorted(ROOT.glob(pattern))
-    if path.is_file() and path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".ipynb", "", ".json"}
+    if path.is_file()
+    and path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".ipynb", "", ".json"}
 ]
 
 MAX_STATEMENTS = 40
@@ -67,7 +69,11 @@ def _comments(path: Path) -> Iterator[tuple[str, str]]:
 def test_every_function_fits_a_screen() -> None:
     functions = [(path, f) for path in PYTHON for f in _functions(path)]
     assert functions
-    long = [f"{_name(path)}:{f.lineno} {f.name}" for path, f in functions if _statements(f) > MAX_STATEMENTS]
+    long = [
+        f"{_name(path)}:{f.lineno} {f.name}"
+        for path, f in functions
+        if _statements(f) > MAX_STATEMENTS
+    ]
     assert not long, f"more than {MAX_STATEMENTS} statements"
 
 
@@ -87,7 +93,11 @@ def _silent(path: Path) -> Iterator[str]:
     outer = [node for node in tree.body if isinstance(node, Function | ast.ClassDef)]
     methods = [node for owner in outer if isinstance(owner, ast.ClassDef) for node in owner.body]
     named = [node for node in outer + methods if isinstance(node, Function | ast.ClassDef)]
-    yield from (f"{_name(path)}:{node.name}" for node in named if not node.name.startswith("_") and not ast.get_docstring(node))
+    yield from (
+        f"{_name(path)}:{node.name}"
+        for node in named
+        if not node.name.startswith("_") and not ast.get_docstring(node)
+    )
 
 
 def test_whatever_is_public_has_a_docstring() -> None:
@@ -112,17 +122,26 @@ def test_every_room_has_a_name() -> None:
 
 def _fault(comment: str) -> str:
     """What is wrong with a comment, in words; empty if nothing is."""
-    silenced = re.match(r"#\s*(?:type:\s*ignore|noqa)(\[[\w, -]+\]|:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?(.*)", comment)
+    silenced = re.match(
+        r"#\s*(?:type:\s*ignore|noqa)(\[[\w, -]+\]|:\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?(.*)", comment
+    )
     if silenced and not silenced[1]:
         return "silences every rule; name the one meant"
     if silenced and len(silenced[2].strip(" #-:")) < 10:
         return "gives no reason"
-    return "is left undone" if re.search(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", comment) else ""
+    return (
+        "is left undone" if re.search(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b", comment) else ""
+    )
 
 
 def test_whatever_is_silenced_says_why() -> None:
     """A silenced type or lint error is followed by a reason; nothing is left "to do"."""
-    found = [f"{place}: {text} {_fault(text)}" for path in PYTHON for place, text in _comments(path) if _fault(text)]
+    found = [
+        f"{place}: {text} {_fault(text)}"
+        for path in PYTHON
+        for place, text in _comments(path)
+        if _fault(text)
+    ]
     assert not found
 
 
@@ -134,17 +153,29 @@ def _swallows(handler: ast.ExceptHandler) -> bool:
 
 
 def test_no_error_is_caught_that_was_not_expected() -> None:
-    handlers = [(path, node) for path in PYTHON for node in ast.walk(_tree(path)) if isinstance(node, ast.ExceptHandler)]
+    handlers = [
+        (path, node)
+        for path in PYTHON
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.ExceptHandler)
+    ]
     assert handlers
-    assert not [f"{_name(path)}:{handler.lineno}" for path, handler in handlers if _swallows(handler)]
+    assert not [
+        f"{_name(path)}:{handler.lineno}" for path, handler in handlers if _swallows(handler)
+    ]
 
 
 def test_nothing_is_tied_to_one_machine() -> None:
-    """No absolute path of somebody's disk, no path that leaves the checkout, no address of a package index."""
+    """No absolute path of somebody's disk, no path that leaves the checkout, no address of a
+    package index."""
     tied = re.compile(
         r"(?<![\w.~*:/-])/(?:home|root|work|tmp|Users|mnt|opt)/\w"
         r"|(?<![\w.])\.\./\w+/\w"
         r"|https?://[^\s\"']*/simple\b"
         r"|\bfiles\.[a-z]+hosted\b"
     )
-    assert not [f"{_name(path)}: {found[0]!r}" for path in TEXTS for found in tied.finditer(path.read_text())]
+    assert not [
+        f"{_name(path)}: {found[0]!r}"
+        for path in TEXTS
+        for found in tied.finditer(path.read_text())
+    ]

@@ -1,4 +1,5 @@
-"""Nothing imports upwards, third-party packages stay in their rooms, and importing the library does no work."""
+"""Nothing imports upwards, third-party packages stay in their rooms, and importing the library does
+no work."""
 
 from __future__ import annotations
 
@@ -13,37 +14,56 @@ PACKAGE = ROOT / "delfjax"
 
 # A room may import rooms of its own layer and of those with a smaller number.
 LAYERS = {
-    "types": 0, "config": 0, "paths": 0, "rng": 0, "device": 0, "programs": 0,
+    "types": 0,
+    "config": 0,
+    "paths": 0,
+    "rng": 0,
+    "device": 0,
+    "programs": 0,
     "ops": 1,
-    "models": 2, "datasets": 2,
-    "features": 3, "training": 3,
-    "retrieval": 4, "baselines": 4,
+    "models": 2,
+    "world": 2,
+    "datasets": 2,
+    "features": 3,
+    "training": 3,
+    "retrieval": 4,
+    "mining": 4,
     "evaluation": 5,
-    "experiments": 6, "plots": 6,
-    "cli": 7, "__main__": 7,
-}  # fmt: skip
+    "pipeline": 5,
+    "suite": 6,
+    "plots": 6,
+    "cli": 7,
+    "__main__": 7,
+}
 
-# The only places that may import each of these; () is nowhere: such a package is for tests and benchmarks alone.
+# The only places that may import each of these; () is nowhere: such a package is for tests and
+# benchmarks alone.
 FENCES: dict[str, tuple[str, ...]] = {
-    "PIL": ("datasets/",),
+    "PIL": ("datasets/", "world/"),
     "faiss": ("retrieval/",),
-    "pyarrow": ("features/store.py", "datasets/"),
-    "pandas": ("datasets/", "evaluation/", "experiments/"),
-    "papermill": ("experiments/",),
-    "nbformat": ("experiments/",),
-    "nbclient": ("experiments/",),
-    "jupyter_client": ("experiments/",),
-    "ipykernel": ("experiments/",),
-    "ipywidgets": ("experiments/",),
-    "matplotlib": ("plots.py",),
+    "pyarrow": ("features/store/", "datasets/", "world/"),
+    "pandas": ("datasets/", "evaluation/", "suite/"),
+    "papermill": ("suite/",),
+    "nbformat": ("suite/",),
+    "nbclient": ("suite/",),
+    "jupyter_client": ("suite/",),
+    "ipykernel": ("suite/",),
+    "ipywidgets": ("suite/",),
+    "matplotlib": ("plots/",),
     "tyro": ("cli/",),
     "pydantic": ("config.py", "training/config.py"),
     "optax": ("training/",),
     "orbax": ("training/",),
-    "dask": ("experiments/",),
-    "distributed": ("experiments/",),
-    "torch": (), "cv2": (), "poselib": (), "beartype": (), "pytest": (), "hypothesis": (), "yaml": ("experiments/",),
-}  # fmt: skip
+    "dask": ("suite/",),
+    "distributed": ("suite/",),
+    "torch": (),
+    "cv2": (),
+    "poselib": (),
+    "beartype": (),
+    "pytest": (),
+    "hypothesis": (),
+    "yaml": ("suite/",),
+}
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -55,13 +75,16 @@ def _room(module: str) -> str:
 
 @functools.cache
 def _imports(path: Path) -> frozenset[str]:
-    """Dotted names of everything a file imports, inside functions and type-checking blocks included."""
+    """Dotted names of everything a file imports, inside functions and type-checking blocks
+    included."""
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: write imports from the top, `from delfjax.…`, not relative ones"
+            assert node.level == 0, (
+                f"{path.name}: write imports from the top, `from delfjax.…`, not relative ones"
+            )
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return frozenset(names)
 
@@ -82,31 +105,49 @@ def test_every_module_stands_in_the_table_of_layers() -> None:
 def test_no_module_imports_upwards() -> None:
     imported = [(module, room) for module in MODULES for room in _rooms_imported(PACKAGE / module)]
     assert imported
-    assert not [f"{module} imports {room}" for module, room in imported if LAYERS[room] > LAYERS.get(_room(module), -1)]
+    assert not [
+        f"{module} imports {room}"
+        for module, room in imported
+        if LAYERS[room] > LAYERS.get(_room(module), -1)
+    ]
 
 
 def test_third_party_packages_stay_behind_their_fences() -> None:
-    imported = [(module, package) for module in MODULES for package in _packages_imported(PACKAGE / module) & FENCES.keys()]
+    imported = [
+        (module, package)
+        for module in MODULES
+        for package in _packages_imported(PACKAGE / module) & FENCES.keys()
+    ]
     assert imported
-    outside = [f"{module} imports {package}" for module, package in imported if not module.startswith(FENCES[package])]
+    outside = [
+        f"{module} imports {package}"
+        for module, package in imported
+        if not module.startswith(FENCES[package])
+    ]
     assert not outside
 
 
 def test_an_upward_import_would_be_seen(tmp_path: Path) -> None:
     """The parser finds the three ways to write one."""
     (tmp_path / "rng.py").write_text(
-        "import delfjax.cli\nfrom delfjax import plots\ndef f():\n    from delfjax.features.store import Store\n"
+        "import delfjax.cli\nfrom delfjax import plots\ndef f():\n    from delfjax.features.store"
+        " import Store\n"
     )
     assert _rooms_imported(tmp_path / "rng.py") == {"cli", "plots", "features"}
 
 
-def test_importing_the_library_compiles_nothing_starts_no_device_and_writes_no_file(tmp_path: Path) -> None:
-    dotted = [module.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for module in MODULES]
+def test_importing_the_library_compiles_nothing_starts_no_device_and_writes_no_file(
+    tmp_path: Path,
+) -> None:
+    dotted = [
+        module.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for module in MODULES
+    ]
     names = [f"delfjax.{name}" for name in dotted if name not in ("__init__", "__main__")]
     script = f"""
 import importlib, jax
 events = []
-jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: events.append(event))
+listen = lambda event, seconds, **_: events.append(event)
+jax.monitoring.register_event_duration_secs_listener(listen)
 for name in {names!r}:
     importlib.import_module(name)
 assert not events, events
@@ -118,9 +159,19 @@ except RuntimeError:
     print("idle")
 """
     data = tmp_path / "data"
-    environment = {"PATH": "/usr/bin:/bin", "DELFJAX_DATA": str(data), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "DELFJAX_DATA": str(data),
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout == "idle\n", done.stderr
     assert not data.exists()

@@ -1,4 +1,5 @@
-"""Where data lives: moved by one variable, otherwise in the checkout, otherwise in the current folder."""
+"""Where data lives: moved by one variable, otherwise in the checkout, otherwise in the current
+folder."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ import pytest
 from delfjax import paths
 
 
-def test_the_data_root_moves_with_its_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_data_root_moves_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / "elsewhere"))
     assert paths.data_root() == tmp_path / "elsewhere"
     for folder in (paths.runs_root(), paths.cache_root(), paths.compilation_cache()):
@@ -24,7 +27,9 @@ def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_the_variable_data_lies_in_the_checkout(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_without_the_variable_data_lies_in_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
     if value is None:
         monkeypatch.delenv("DELFJAX_DATA", raising=False)
     else:
@@ -44,7 +49,9 @@ def test_an_installed_package_keeps_data_in_the_current_folder(
     assert paths.data_root() == tmp_path / "delfjax-data"
 
 
-def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_whole_or_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "kept"
     paths.replace_file(file, b"first")
     paths.replace_file(file, b"second", suffix=".mine")

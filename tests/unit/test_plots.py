@@ -32,7 +32,9 @@ FEATURES = LocalFeatures(
     descriptors=np.zeros((4, 2), dtype=np.float32),
     valid=np.array([True, True, True, False]),
 )
-BOXES = np.array([[5, 5, 15, 15], [10, 20, 30, 40], [35, 45, 45, 55], [0, 0, 9, 9]], dtype=np.float32)
+BOXES = np.array(
+    [[5, 5, 15, 15], [10, 20, 30, 40], [35, 45, 45, 55], [0, 0, 9, 9]], dtype=np.float32
+)
 NO_FEATURES = LocalFeatures(
     keypoints_yx=np.zeros((0, 2), dtype=np.float32),
     scales=np.zeros(0, dtype=np.float32),
@@ -55,7 +57,12 @@ CURVES = {
 
 def _correspondences() -> Figure:
     return plots.plot_correspondences(
-        WIDE, WIDE, keypoints1_yx=KEYPOINTS, keypoints2_yx=KEYPOINTS, inliers=INLIERS, title="a and b"
+        WIDE,
+        WIDE,
+        keypoints1_yx=KEYPOINTS,
+        keypoints2_yx=KEYPOINTS,
+        inliers=INLIERS,
+        title="a and b",
     )
 
 
@@ -69,18 +76,34 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "no correspondence": lambda: plots.plot_correspondences(
         WIDE, TALL, keypoints1_yx=KEYPOINTS[:0], keypoints2_yx=KEYPOINTS[:0], inliers=INLIERS[:0]
     ),
-    "attention": lambda: plots.plot_attention(WIDE, np.eye(4, 5), first_cell_yx=(7.5, 7.5), cell_px=16.0),
+    "attention": lambda: plots.plot_attention(
+        WIDE, np.eye(4, 5), first_cell_yx=(7.5, 7.5), cell_px=16.0
+    ),
     "keypoints": lambda: plots.plot_keypoints(WIDE, FEATURES, boxes_yx=BOXES),
     "no keypoint": lambda: plots.plot_keypoints(TALL, NO_FEATURES),
-    "stage times": lambda: plots.plot_stage_times({"extract": 12.34, "index": 0.045, "search": 250.0}),
-    "precision and recall": lambda: plots.plot_precision_recall(CURVES, label="true positives of all queries"),
+    "stage times": lambda: plots.plot_stage_times(
+        {"extract": 12.34, "index": 0.045, "search": 250.0}
+    ),
+    "precision and recall": lambda: plots.plot_precision_recall(
+        CURVES, label="true positives of all queries"
+    ),
     "precision and recall of nothing": lambda: plots.plot_precision_recall({}),
-    "tier scores": lambda: plots.plot_tier_scores({"photo": {"votes": 0.8, "inliers": 0.9}, "pair": {"votes": 0.5}}),
-    "gallery": lambda: plots.plot_gallery([WIDE, TALL] * 9, [f"photo {k}" for k in range(18)], title="Photos"),
-    "gallery in two columns": lambda: plots.plot_gallery([WIDE, TALL], ["wide", "tall"], title="Photos", columns=2),
+    "tier scores": lambda: plots.plot_tier_scores(
+        {"photo": {"votes": 0.8, "inliers": 0.9}, "pair": {"votes": 0.5}}
+    ),
+    "gallery": lambda: plots.plot_gallery(
+        [WIDE, TALL] * 9, [f"photo {k}" for k in range(18)], title="Photos"
+    ),
+    "gallery in two columns": lambda: plots.plot_gallery(
+        [WIDE, TALL], ["wide", "tall"], title="Photos", columns=2
+    ),
     "positions": lambda: plots.plot_positions(POSITIONS, title="Landmarks"),
-    "counts": lambda: plots.plot_counts({"some": np.array([1, 5, 2])}, title="Photos of each", label="photos"),
-    "trends": lambda: plots.plot_trends(TRENDS, title="Turned up", xlabel="setting", ylabel="mean average precision"),
+    "counts": lambda: plots.plot_counts(
+        {"some": np.array([1, 5, 2])}, title="Photos of each", label="photos"
+    ),
+    "trends": lambda: plots.plot_trends(
+        TRENDS, title="Turned up", xlabel="setting", ylabel="mean average precision"
+    ),
 }
 
 
@@ -104,13 +127,23 @@ def _photo_axes(figure: Figure) -> list[Axes]:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda many: plots.plot_positions(dict.fromkeys(many, POSITIONS["here"]), title="Landmarks"),
-        lambda many: plots.plot_counts(dict.fromkeys(many, np.array([1, 5, 2])), title="Photos of each", label="photos"),
-        lambda many: plots.plot_trends(dict.fromkeys(many, TRENDS["scale"]), title="Turned up", xlabel="setting", ylabel="mAP"),
+        lambda many: plots.plot_positions(
+            dict.fromkeys(many, POSITIONS["here"]), title="Landmarks"
+        ),
+        lambda many: plots.plot_counts(
+            dict.fromkeys(many, np.array([1, 5, 2])), title="Photos of each", label="photos"
+        ),
+        lambda many: plots.plot_trends(
+            dict.fromkeys(many, TRENDS["scale"]), title="Turned up", xlabel="setting", ylabel="mAP"
+        ),
     ],
 )
-def test_more_groups_than_can_be_told_apart_are_refused_not_left_out(draw: Callable[[str], Figure]) -> None:
-    with pytest.raises(ValueError, match="7 groups, and [46] looks to tell them apart: a, b, c, d, e, f, g"):
+def test_more_groups_than_can_be_told_apart_are_refused_not_left_out(
+    draw: Callable[[str], Figure],
+) -> None:
+    with pytest.raises(
+        ValueError, match="7 groups, and [46] looks to tell them apart: a, b, c, d, e, f, g"
+    ):
         draw("abcdefg")
 
 
@@ -129,13 +162,19 @@ def test_every_word_is_large_enough_to_read_and_stays_on_the_canvas(name: str) -
     figure.canvas.draw()
     hidden = {label for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis)
               for label in axis.get_ticklabels()}  # fmt: skip
-    words = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible() and text not in hidden]
+    words = [
+        text
+        for text in figure.findobj(Text)
+        if text.get_text() and text.get_visible() and text not in hidden
+    ]
     assert words
     for text in words:
         assert text.get_fontsize() >= 9
         box, canvas = text.get_window_extent(), figure.bbox
         # A pixel for the antialiased edge of a letter.
-        assert box.x0 >= -1 and box.x1 <= canvas.x1 + 1 and box.y0 >= -1 and box.y1 <= canvas.y1 + 1, text.get_text()
+        assert (
+            box.x0 >= -1 and box.x1 <= canvas.x1 + 1 and box.y0 >= -1 and box.y1 <= canvas.y1 + 1
+        ), text.get_text()
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -157,7 +196,10 @@ def test_verdicts_are_told_by_colour_and_by_mark() -> None:
     assert [axes.get_title() for axes in (query, right, wrong, unknown)] == [
         "query", "1 · 87 inliers ✓", "2 · 9 inliers ✗", "3",
     ]  # fmt: skip
-    frames = [to_hex(axes.spines["left"].get_edgecolor()).upper() for axes in (query, right, wrong, unknown)]
+    frames = [
+        to_hex(axes.spines["left"].get_edgecolor()).upper()
+        for axes in (query, right, wrong, unknown)
+    ]
     assert frames == [plots.BLACK, plots.BLUE, plots.VERMILLION, plots.GREY.upper()]
     assert wrong.get_xlabel() == "…" + RESULTS[1].title[-21:]
 
@@ -172,7 +214,9 @@ def test_images_keep_their_proportions_in_a_ranked_list() -> None:
     figure = plots.plot_ranked_list(WIDE, RESULTS)
     figure.canvas.draw()
     for axes, image in zip(_photo_axes(figure), [WIDE, TALL, WIDE, WIDE], strict=True):
-        corners = axes.transData.transform([(-0.5, -0.5), (image.shape[1] - 0.5, image.shape[0] - 0.5)])
+        corners = axes.transData.transform(
+            [(-0.5, -0.5), (image.shape[1] - 0.5, image.shape[0] - 0.5)]
+        )
         across, up = np.abs(corners[1] - corners[0])
         assert across / up == pytest.approx(image.shape[1] / image.shape[0], rel=1e-6)
 
@@ -180,21 +224,33 @@ def test_images_keep_their_proportions_in_a_ranked_list() -> None:
 def test_inliers_are_joined_and_counted_and_outliers_stay_faint() -> None:
     figure = _correspondences()
     assert "a and b: 2 inliers of 3 putative matches" in _texts(figure)
-    lines = {str(c.get_label()): c for c in figure.axes[0].collections if isinstance(c, LineCollection)}
+    lines = {
+        str(c.get_label()): c for c in figure.axes[0].collections if isinstance(c, LineCollection)
+    }
     assert len(lines["inliers"].get_segments()) == 2
     assert len(lines["outliers"].get_segments()) == 1
     assert lines["outliers"].get_colors()[0][3] < 0.5
 
 
 def test_a_line_ends_at_the_pixel_it_names_in_both_images() -> None:
-    """The images are drawn one height tall, the second at twice its size: ends are found on the images' extents."""
+    """The images are drawn one height tall, the second at twice its size: ends are found on the
+    images' extents."""
     small = WIDE[:30, :40]
     figure = plots.plot_correspondences(
-        WIDE, small, keypoints1_yx=KEYPOINTS, keypoints2_yx=KEYPOINTS[::-1] / 4, inliers=np.array([True, False, False])
+        WIDE,
+        small,
+        keypoints1_yx=KEYPOINTS,
+        keypoints2_yx=KEYPOINTS[::-1] / 4,
+        inliers=np.array([True, False, False]),
     )
     first, second = (image for image in figure.axes[0].images if isinstance(image, AxesImage))
-    inlier = next(c for c in figure.axes[0].collections if c.get_label() == "inliers").get_segments()[0]
-    for point, image, yx in ((inlier[0], first, KEYPOINTS[0]), (inlier[1], second, KEYPOINTS[2] / 4)):
+    inlier = next(
+        c for c in figure.axes[0].collections if c.get_label() == "inliers"
+    ).get_segments()[0]
+    for point, image, yx in (
+        (inlier[0], first, KEYPOINTS[0]),
+        (inlier[1], second, KEYPOINTS[2] / 4),
+    ):
         left, right, bottom, top = image.get_extent()
         columns, rows = image.get_array().shape[1], image.get_array().shape[0]
         column = (point[0] - left) / (right - left) * columns - 0.5
@@ -214,7 +270,12 @@ def test_a_figure_is_as_wide_as_its_headline() -> None:
 def test_only_so_many_lines_are_drawn_and_the_title_says_so() -> None:
     points = np.tile(np.linspace(0, 59, 50)[:, None], (1, 2))
     figure = plots.plot_correspondences(
-        WIDE, WIDE, keypoints1_yx=points, keypoints2_yx=points, inliers=np.ones(50, dtype=bool), max_lines=20
+        WIDE,
+        WIDE,
+        keypoints1_yx=points,
+        keypoints2_yx=points,
+        inliers=np.ones(50, dtype=bool),
+        max_lines=20,
     )
     assert "50 inliers of 50 putative matches (20 drawn)" in _texts(figure)
     lines = next(c for c in figure.axes[0].collections if c.get_label() == "inliers")
@@ -222,7 +283,9 @@ def test_only_so_many_lines_are_drawn_and_the_title_says_so() -> None:
 
 
 def test_the_heat_map_lies_on_the_centres_of_its_cells() -> None:
-    figure = plots.plot_attention(WIDE, np.eye(4, 5), first_cell_yx=(7.5, 3.0), cell_px=16.0, label="feature norm")
+    figure = plots.plot_attention(
+        WIDE, np.eye(4, 5), first_cell_yx=(7.5, 3.0), cell_px=16.0, label="feature norm"
+    )
     heat = figure.axes[1].images[-1]
     left, right, bottom, top = heat.get_extent()
     assert (left + 8.0, top + 8.0) == (3.0, 7.5)
@@ -234,7 +297,8 @@ def test_the_best_keypoints_are_drawn_with_what_they_see() -> None:
     figure = plots.plot_keypoints(WIDE, FEATURES, boxes_yx=BOXES, top=2)
     axes = figure.axes[0]
     points = next(c for c in axes.collections if isinstance(c, PathCollection))
-    # Highest score first, as (x, y); the slot that is not valid has the highest score of all and stays out.
+    # Highest score first, as (x, y); the slot that is not valid has the highest score of all and
+    # stays out.
     np.testing.assert_array_equal(points.get_offsets(), [[30, 20], [50, 40]])
     boxes = [patch.get_bbox().bounds for patch in axes.patches if isinstance(patch, Rectangle)]
     assert boxes == [(20.0, 10.0, 20.0, 20.0), (45.0, 35.0, 10.0, 10.0)]
@@ -257,16 +321,26 @@ def test_a_curve_of_precision_is_drawn_as_given_and_named() -> None:
     figure = FIGURES["precision and recall"]()
     lines = {str(line.get_label()): line for line in figure.axes[0].lines}
     for name, (recall, precision) in CURVES.items():
-        np.testing.assert_array_equal(lines[name].get_xydata(), np.stack([recall, precision], axis=-1))
+        np.testing.assert_array_equal(
+            lines[name].get_xydata(), np.stack([recall, precision], axis=-1)
+        )
     # A count has no fractions on its axis.
     assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
     assert {"precision", "true positives of all queries", "votes", "inliers"} <= set(_texts(figure))
 
 
 def test_a_thumbnail_says_in_its_frame_what_the_ranked_list_says() -> None:
-    figures = {verdict: plots.plot_thumbnail(TALL, verdict=verdict) for verdict in (True, False, None)}
-    frames = {verdict: figure.axes[0].spines["left"].get_edgecolor() for verdict, figure in figures.items()}
-    assert [to_hex(frames[verdict]) for verdict in (True, False)] == [plots.BLUE.lower(), plots.VERMILLION.lower()]
+    figures = {
+        verdict: plots.plot_thumbnail(TALL, verdict=verdict) for verdict in (True, False, None)
+    }
+    frames = {
+        verdict: figure.axes[0].spines["left"].get_edgecolor()
+        for verdict, figure in figures.items()
+    }
+    assert [to_hex(frames[verdict]) for verdict in (True, False)] == [
+        plots.BLUE.lower(),
+        plots.VERMILLION.lower(),
+    ]
     assert len(set(frames.values())) == 3
 
 

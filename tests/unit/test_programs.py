@@ -49,15 +49,24 @@ def _square(x: jax.Array) -> tuple[jax.Array, ...]:
 
 def test_a_second_process_neither_traces_nor_compiles(root: Path) -> None:
     said = [
-        subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True
+        ).stdout.strip()
         for _ in range(2)
     ]
-    assert said == ["True 1 [0.0, 2.0, 4.0, 6.0, 8.0] 10.0", "False 0 [0.0, 2.0, 4.0, 6.0, 8.0] 10.0"]
+    assert said == [
+        "True 1 [0.0, 2.0, 4.0, 6.0, 8.0] 10.0",
+        "False 0 [0.0, 2.0, 4.0, 6.0, 8.0] 10.0",
+    ]
 
 
 def test_other_shapes_types_and_settings_are_other_programs(root: Path) -> None:
     for settings in ({"program": "square"}, {"program": "square", "level": 2}):
-        for argument in (np.arange(3, dtype=np.float32), np.arange(4, dtype=np.float32), np.arange(3, dtype=np.int32)):
+        for argument in (
+            np.arange(3, dtype=np.float32),
+            np.arange(4, dtype=np.float32),
+            np.arange(3, dtype=np.int32),
+        ):
             (result,) = StoredProgram(_square, settings=settings)(argument)
             assert result.tolist() == (argument * argument).tolist()
     assert len(_files()) == 6
@@ -70,7 +79,9 @@ def test_a_damaged_file_is_made_again(root: Path, damage: str) -> None:
     (file,) = _files()
     whole = file.read_bytes()
     programs._LOADED.clear()  # as in another process
-    file.write_bytes({"cut": whole[:-1], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}[damage])
+    file.write_bytes(
+        {"cut": whole[:-1], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}[damage]
+    )
     (result,) = StoredProgram(_square, settings={"program": "square"})(argument)
     assert result.tolist() == [0, 1, 4]
     assert len(file.read_bytes()) == len(whole)
@@ -93,7 +104,9 @@ def test_threads_make_a_program_once(root: Path) -> None:
 
     program = StoredProgram(counted, settings={"program": "counted"})
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda k: program(np.full(3, k, np.float32))[0].tolist(), range(32)))
+        results = list(
+            pool.map(lambda k: program(np.full(3, k, np.float32))[0].tolist(), range(32))
+        )
     assert results == [[k * k] * 3 for k in range(32)]
     assert len(traced) == 1 and len(_files()) == 1
 
@@ -102,7 +115,9 @@ def test_nothing_is_written_while_no_cache_is_in_use(root: Path) -> None:
     before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        (result,) = StoredProgram(_square, settings={"program": "square"})(np.arange(3, dtype=np.float32))
+        (result,) = StoredProgram(_square, settings={"program": "square"})(
+            np.arange(3, dtype=np.float32)
+        )
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert result.tolist() == [0, 1, 4] and not _files()

@@ -1,6 +1,8 @@
-"""Miniature copies of the real datasets in exactly their layout: the right file names, and the damaged files too.
+"""Miniature copies of the real datasets in exactly their layout: the right file names, and the
+damaged files too.
 
-Each function writes one dataset below the folder it is given, as unpacking its archives there would.
+Each function writes one dataset below the folder it is given, as unpacking its archives there
+would.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from delfjax.datasets.world.building import build_world
-from delfjax.datasets.world.config import world_config
+from delfjax.world.knobs import world_config
+from delfjax.world.writing import build_world
 
 # Rows and columns of every image.
 SIZE = (48, 64)
@@ -40,28 +42,58 @@ def lines(path: Path, *content: str) -> None:
 
 def oxford5k(root: Path) -> None:
     """Seven images side by side, two queries of one landmark and one of another."""
-    for name in ("all_souls_000013", "all_souls_000026", "all_souls_000051", "christ_church_000179", "oxford_002416"):
+    for name in (
+        "all_souls_000013",
+        "all_souls_000026",
+        "all_souls_000051",
+        "christ_church_000179",
+        "oxford_002416",
+    ):
         image(root / f"{name}.jpg")
     for name in ("christ_church_000190", "radcliffe_camera_000519"):
         image(root / f"{name}.jpg")
     truth = root / "gt_files_170407"
-    _query(truth, "all_souls_1", "oxc1_all_souls_000013 6.5 4.1 48.5 40.7", good="all_souls_000026", ok="all_souls_000013")
+    _query(
+        truth,
+        "all_souls_1",
+        "oxc1_all_souls_000013 6.5 4.1 48.5 40.7",
+        good="all_souls_000026",
+        ok="all_souls_000013",
+    )
     both = "all_souls_000026 all_souls_000013"
     _query(truth, "all_souls_2", "oxc1_oxford_002416 0 0 64 48", good=both, junk="all_souls_000051")
-    _query(truth, "christ_church_1", "oxc1_christ_church_000179 10 10 20 20", good="christ_church_000179 christ_church_000190")
+    _query(
+        truth,
+        "christ_church_1",
+        "oxc1_christ_church_000179 10 10 20 20",
+        good="christ_church_000179 christ_church_000190",
+    )
     lines(truth / "README.txt", "ground truth")
 
 
 def paris6k(root: Path) -> None:
-    """Images in folders by tag, two of them damaged and one of these among the answers, as in the original."""
+    """Images in folders by tag, two of them damaged and one of these among the answers, as in the
+    original."""
     for tag, count in PARIS_TAGS.items():
         for number in range(count):
             image(root / "paris" / tag / f"paris_{tag}_{number:06d}.jpg")
     for name in PARIS_DAMAGED:
         (root / "paris" / "louvre" / f"{name}.jpg").write_bytes(WEB_PAGE)
     truth = root / "paris_120310"
-    _query(truth, "defense_1", "paris_defense_000000 1 2 60 40", good="paris_defense_000001", ok="paris_defense_000000")
-    _query(truth, "eiffel_1", "paris_eiffel_000001 5 5 30 45", good="paris_eiffel_000000", junk="paris_eiffel_000002")
+    _query(
+        truth,
+        "defense_1",
+        "paris_defense_000000 1 2 60 40",
+        good="paris_defense_000001",
+        ok="paris_defense_000000",
+    )
+    _query(
+        truth,
+        "eiffel_1",
+        "paris_eiffel_000001 5 5 30 45",
+        good="paris_eiffel_000000",
+        junk="paris_eiffel_000002",
+    )
     good = "paris_louvre_000136 paris_louvre_000000"
     _query(truth, "louvre_1", "paris_louvre_000000 5 5 30 45", good=good, ok="paris_louvre_000001")
 
@@ -73,14 +105,21 @@ def flickr100k(root: Path) -> None:
 
 
 def roxford5k(root: Path) -> None:
-    """Five database images and two queries that are not among them; a box with fractions, and no easy answers for one."""
-    names = [f"all_souls_{number:06d}" for number in (26, 51, 68)] + ["oxford_000317", "oxford_002904"]
+    """Five database images and two queries that are not among them; a box with fractions, and no
+    easy answers for one."""
+    names = [f"all_souls_{number:06d}" for number in (26, 51, 68)] + [
+        "oxford_000317",
+        "oxford_002904",
+    ]
     _revisited(root, "roxford5k", names, ["all_souls_000013", "oxford_003410"])
 
 
 def rparis6k(root: Path) -> None:
     """The same shape, with names of Paris."""
-    names = [f"paris_defense_{number:06d}" for number in (605, 608, 614)] + ["paris_louvre_000001", "paris_eiffel_000002"]
+    names = [f"paris_defense_{number:06d}" for number in (605, 608, 614)] + [
+        "paris_louvre_000001",
+        "paris_eiffel_000002",
+    ]
     _revisited(root, "rparis6k", names, ["paris_defense_000604", "paris_eiffel_000128"])
 
 
@@ -100,19 +139,33 @@ def holidays(root: Path) -> None:
 
 def google_landmarks_v2(root: Path) -> None:
     """Four training images, of which three are clean, five index images and three test images."""
-    train, index, test = ([f"{split}{number:015x}" for number in range(count)] for split, count in (("a", 4), ("b", 5), ("c", 3)))
+    train, index, test = (
+        [f"{split}{number:015x}" for number in range(count)]
+        for split, count in (("a", 4), ("b", 5), ("c", 3))
+    )
     for split, ids in (("train", train), ("index", index), ("test", test)):
         for name in ids:
             image(root / split / name[0] / name[1] / name[2] / f"{name}.jpg")
     url = '"http://upload.example.org/a,_b/""c"".jpg"'
-    labelled = (f"{name},{url},{label}" for name, label in zip(train, (7, 7, 9, 203093), strict=True))
+    labelled = (
+        f"{name},{url},{label}" for name, label in zip(train, (7, 7, 9, 203093), strict=True)
+    )
     lines(root / "train" / "train.csv", "id,url,landmark_id", *labelled)
-    lines(root / "train" / "train_clean.csv", "landmark_id,images", f"7,{train[0]} {train[1]}", f"203093,{train[3]}")
+    lines(
+        root / "train" / "train_clean.csv",
+        "landmark_id,images",
+        f"7,{train[0]} {train[1]}",
+        f"203093,{train[3]}",
+    )
     lines(root / "index" / "index.csv", "id", *index)
     owners = (f"{name},{number}" for name, number in zip(index[:4], (1, 1, 2, 2), strict=True))
     lines(root / "index" / "index_image_to_landmark.csv", "id,landmark_id", *owners)
     lines(root / "test" / "test.csv", "id", *test)
-    retrieval = (f"{test[0]},{index[0]} {index[1]},Public", f"{test[1]},None,Ignored", f"{test[2]}, {index[3]} ,Private")
+    retrieval = (
+        f"{test[0]},{index[0]} {index[1]},Public",
+        f"{test[1]},None,Ignored",
+        f"{test[2]}, {index[3]} ,Private",
+    )
     lines(root / "metadata" / "retrieval_solution_v2.1.csv", "id,images,Usage", *retrieval)
     recognition = (f"{test[0]},7 9,Public", f"{test[1]}, ,Ignored", f"{test[2]},203093,Private")
     lines(root / "metadata" / "recognition_solution_v2.1.csv", "id,landmarks,Usage", *recognition)
@@ -120,58 +173,102 @@ def google_landmarks_v2(root: Path) -> None:
 
 def google_landmarks_v1(root: Path) -> None:
     """Three training images, one of no landmark, two index images and one test image."""
-    splits = {"train": ["0" * 15 + d for d in "abc"], "index": ["1" * 15 + d for d in "ab"], "test": ["2" * 16]}
+    splits = {
+        "train": ["0" * 15 + d for d in "abc"],
+        "index": ["1" * 15 + d for d in "ab"],
+        "test": ["2" * 16],
+    }
     for split, ids in splits.items():
         for name in ids:
             image(root / split / f"{name}.jpg")
     url = "http://lh3.example.org/x.jpg"
-    rows = (f'"{name}","{url}",{label}' for name, label in zip(splits["train"], ("6651", "None", "14950"), strict=True))
+    rows = (
+        f'"{name}","{url}",{label}'
+        for name, label in zip(splits["train"], ("6651", "None", "14950"), strict=True)
+    )
     lines(root / "train.csv", '"id","url","landmark_id"', *rows)
     for split in ("index", "test"):
         lines(root / f"{split}.csv", '"id","url"', *(f'"{name}","{url}"' for name in splits[split]))
 
 
 def google_landmarks_v1_located(root: Path) -> None:
-    """Version 1 with the columns that were never published: in Paris twice, in Rome, and one image of no landmark.
+    """Version 1 with the columns that were never published: in Paris twice, in Rome, and one image
+    of no landmark.
 
-    The first query was taken in Paris and is the picture of an image there, the second in Sydney, where no landmark is, and
-    nobody knows where the third was.
+    The first query was taken in Paris and is the picture of an image there, the second in Sydney,
+    where no landmark is, and nobody knows where the third was.
     """
     ids = ["1" * 15 + digit for digit in "abcdef"]
-    rows = ("7,48.8584,2.2945", "7,48.8530,2.3499", "9,41.8902,12.4922", "9,,", "None,,", "12,48.8606,2.3376")
+    rows = (
+        "7,48.8584,2.2945",
+        "7,48.8530,2.3499",
+        "9,41.8902,12.4922",
+        "9,,",
+        "None,,",
+        "12,48.8606,2.3376",
+    )
     queries = {ids[0]: "48.85,2.35", "2" * 15 + "b": "-33.8568,151.2153", "2" * 15 + "c": ","}
     for split, names in (("index", ids), ("test", list(queries))):
         for name in names:
             image(root / split / f"{name}.jpg")
     placed = (f"{name},{row}" for name, row in zip(ids, rows, strict=True))
     lines(root / "index.csv", "id,landmark_id,latitude,longitude", *placed)
-    lines(root / "test.csv", "id,latitude,longitude", *(f"{name},{position}" for name, position in queries.items()))
+    lines(
+        root / "test.csv",
+        "id,latitude,longitude",
+        *(f"{name},{position}" for name, position in queries.items()),
+    )
 
 
 def landmarks(root: Path) -> None:
     """Lists of URLs, the clean ones with boxes, and the images where `wget -x` puts them."""
-    urls = [f"http://photos.example.org/{folder}/photo{number}.jpg" for folder in "ab" for number in range(3)]
+    urls = [
+        f"http://photos.example.org/{folder}/photo{number}.jpg"
+        for folder in "ab"
+        for number in range(3)
+    ]
     for url in urls:
         image(root / "images" / url.removeprefix("http://"))
     folder = root / "annotations_landmarks"
-    lines(folder / "annotation_full_train.txt", *(f"{url} {number // 2}" for number, url in enumerate(urls[:5])))
+    lines(
+        folder / "annotation_full_train.txt",
+        *(f"{url} {number // 2}" for number, url in enumerate(urls[:5])),
+    )
     lines(folder / "annotation_full_val.txt", f"{urls[5]} 585")
-    lines(folder / "annotation_clean_train.txt", *(f"{url} {number} 3 60 2 40" for number, url in enumerate(urls[:3])))
+    lines(
+        folder / "annotation_clean_train.txt",
+        *(f"{url} {number} 3 60 2 40" for number, url in enumerate(urls[:3])),
+    )
     lines(folder / "annotation_clean_val.txt", f"{urls[3]} 2 3.5 60 2 40")
 
 
 def folder(root: Path) -> None:
     """Classes of three images, two, and one."""
-    for name in ("bridge/a.jpg", "bridge/b.jpg", "bridge/deep/c.jpg", "tower/a.png", "tower/b.jpg", "alone/x.jpg"):
+    for name in (
+        "bridge/a.jpg",
+        "bridge/b.jpg",
+        "bridge/deep/c.jpg",
+        "tower/a.png",
+        "tower/b.jpg",
+        "alone/x.jpg",
+    ):
         image(root / name)
 
 
 def world(root: Path) -> None:
-    """The smallest photographs there are of three landmarks, of two for training, and of what matches nothing."""
+    """The smallest photographs there are of three landmarks, of two for training, and of what
+    matches nothing."""
     config = world_config(
-        "ci", landmarks=3, train_landmarks=2, train_views=2, database_views=2, query_views=1, distractors=2, no_match=2,
+        "ci",
+        landmarks=3,
+        train_landmarks=2,
+        train_views=2,
+        database_views=2,
+        query_views=1,
+        distractors=2,
+        no_match=2,
         image_side=128,
-    )  # fmt: skip
+    )
     build_world(root, config, progress=False)
 
 
@@ -216,7 +313,9 @@ def write_gnd(path: Path, content: Any) -> None:
     path.write_bytes(pickle.dumps(content, protocol=2))
 
 
-def _query(truth: Path, name: str, query: str, *, good: str = "", ok: str = "", junk: str = "") -> None:
+def _query(
+    truth: Path, name: str, query: str, *, good: str = "", ok: str = "", junk: str = ""
+) -> None:
     lines(truth / f"{name}_query.txt", query)
     for label, names in (("good", good), ("ok", ok), ("junk", junk)):
         lines(truth / f"{name}_{label}.txt", *names.split())

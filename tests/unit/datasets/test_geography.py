@@ -1,4 +1,5 @@
-"""Photographs on the globe, against distances of all pairs; the antimeridian and the poles are places like any other."""
+"""Photographs on the globe, against distances of all pairs; the antimeridian and the poles are
+places like any other."""
 
 from __future__ import annotations
 
@@ -6,17 +7,31 @@ import numpy as np
 import pytest
 
 from delfjax.datasets import geography
-from delfjax.datasets.geography import geographic_clusters, geometric_median, haversine_km, pairs_within
+from delfjax.datasets.geography import (
+    geographic_clusters,
+    geometric_median,
+    haversine_km,
+    pairs_within,
+)
 
 # One degree along a meridian, metres.
 DEGREE_M = np.pi * 1000 * geography.EARTH_RADIUS_KM / 180
 # Where special cases would be: the middle of nowhere, both poles, the antimeridian.
-PLACES = {"equator": (0.0, 0.0), "north": (90.0, 0.0), "south": (-89.9999, 120.0), "fiji": (-17.0, 180.0)}
+PLACES = {
+    "equator": (0.0, 0.0),
+    "north": (90.0, 0.0),
+    "south": (-89.9999, 120.0),
+    "fiji": (-17.0, 180.0),
+}
 
 
-def _around(place: tuple[float, float], count: int, spread_m: float, rng: np.random.Generator) -> np.ndarray:
+def _around(
+    place: tuple[float, float], count: int, spread_m: float, rng: np.random.Generator
+) -> np.ndarray:
     """Positions whose directions scatter around a place, by normal steps in three dimensions."""
-    vectors = geography.unit_vectors(np.array([place])) + rng.normal(0, spread_m / DEGREE_M * np.pi / 180, (count, 3))
+    vectors = geography.unit_vectors(np.array([place])) + rng.normal(
+        0, spread_m / DEGREE_M * np.pi / 180, (count, 3)
+    )
     x, y, z = vectors.T
     return np.degrees(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=1))
 
@@ -51,7 +66,9 @@ def test_clusters_are_those_of_all_pairs(
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_pairs_are_those_of_all_pairs(place: tuple[float, float], rng: np.random.Generator) -> None:
     positions = _around(place, 120, 600.0, rng)
-    expected = np.argwhere(np.triu(1000 * haversine_km(positions[:, None], positions[None]) <= 400, 1))
+    expected = np.argwhere(
+        np.triu(1000 * haversine_km(positions[:, None], positions[None]) <= 400, 1)
+    )
     assert pairs_within(positions, reach_m=400.0).tolist() == expected.tolist()
 
 
@@ -72,10 +89,14 @@ def test_no_photographs_are_no_clusters() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_the_median_is_where_the_sum_of_distances_is_least(place: tuple[float, float], rng: np.random.Generator) -> None:
+def test_the_median_is_where_the_sum_of_distances_is_least(
+    place: tuple[float, float], rng: np.random.Generator
+) -> None:
     positions = _around(place, 31, 50.0, rng)
     median = geometric_median(positions)
-    around = np.concatenate([median[None], _around((float(median[0]), float(median[1])), 300, 2.0, rng)])
+    around = np.concatenate(
+        [median[None], _around((float(median[0]), float(median[1])), 300, 2.0, rng)]
+    )
     sums = haversine_km(positions[:, None], around[None]).sum(axis=0)
     assert sums[0] <= sums.min() + 1e-9
 

@@ -30,7 +30,8 @@ def _save(path: Path, pixels: np.ndarray, **options: Any) -> Path:
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """What a camera writes with this EXIF orientation of an upright scene. Source: EXIF 2.3, tag 0x0112."""
+    """What a camera writes with this EXIF orientation of an upright scene. Source: EXIF 2.3, tag
+    0x0112."""
     stored = {
         1: pixels,
         2: pixels[:, ::-1],
@@ -73,15 +74,21 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_turned_tiff_is_turned_once(tmp_path: Path, orientation: int, compression: str | None) -> None:
+def test_a_turned_tiff_is_turned_once(
+    tmp_path: Path, orientation: int, compression: str | None
+) -> None:
     stored = _turned(_pattern(), orientation)
-    path = _save(tmp_path / "a.tif", stored, tiffinfo={0x0112: orientation}, compression=compression)
+    path = _save(
+        tmp_path / "a.tif", stored, tiffinfo={0x0112: orientation}, compression=compression
+    )
     image = decode_image(path, max_side=64)
     assert image.original_size == (48, 64)
     assert np.array_equal(image.pixels, _pattern())
 
 
-def test_a_turned_jpeg_that_is_reduced_keeps_the_size_of_the_upright_original(tmp_path: Path) -> None:
+def test_a_turned_jpeg_that_is_reduced_keeps_the_size_of_the_upright_original(
+    tmp_path: Path,
+) -> None:
     path = _save(tmp_path / "a.jpg", _turned(_pattern(480, 642), 6), exif=_exif(6))
     image = decode_image(path, max_side=100)
     assert image.original_size == (480, 642)
@@ -90,7 +97,8 @@ def test_a_turned_jpeg_that_is_reduced_keeps_the_size_of_the_upright_original(tm
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_reduced_image_is_not_shifted(tmp_path: Path, suffix: str) -> None:
-    """A horizontal ramp, reduced, is the ramp at the half-pixel positions, however it was reduced."""
+    """A horizontal ramp, reduced, is the ramp at the half-pixel positions, however it was
+    reduced."""
     width = 1003
     ramp = np.broadcast_to(np.linspace(20, 230, width)[None, :, None], (333, width, 3))
     # `quality` is JPEG's; PNG does not look at it.
@@ -99,13 +107,17 @@ def test_a_reduced_image_is_not_shifted(tmp_path: Path, suffix: str) -> None:
     assert image.pixels.shape == (33, 100, 3)
     columns = (np.arange(100) + 0.5) * (width / 100) - 0.5
     expected = 20 + 210 * columns / (width - 1)
-    # One reduced pixel is 2.1 grey values wide: within 1 means within half a pixel, rounding to uint8 included.
-    # The outermost pixels are left out: the filter has support on one side only.
+    # One reduced pixel is 2.1 grey values wide: within 1 means within half a pixel, rounding to
+    # uint8 included. The outermost pixels are left out: the filter has support on one side only.
     assert np.abs(image.pixels[:, 2:-2, 0].mean(axis=0) - expected[2:-2]).max() < 1.0
 
 
 def test_images_are_never_enlarged(tmp_path: Path) -> None:
-    assert decode_image(_save(tmp_path / "a.png", _pattern()), max_side=1024).pixels.shape == (48, 64, 3)
+    assert decode_image(_save(tmp_path / "a.png", _pattern()), max_side=1024).pixels.shape == (
+        48,
+        64,
+        3,
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +138,9 @@ def test_sides_are_reduced_by_one_factor_and_never_vanish(
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 1)])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_the_thinnest_images_are_decoded(tmp_path: Path, height: int, width: int, suffix: str) -> None:
+def test_the_thinnest_images_are_decoded(
+    tmp_path: Path, height: int, width: int, suffix: str
+) -> None:
     path = _save(tmp_path / f"thin.{suffix}", np.full((height, width, 3), 77, np.uint8))
     image = decode_image(path, max_side=1024)
     assert image.original_size == (height, width)
@@ -146,7 +160,9 @@ def test_a_12000_by_9000_image_is_decoded(tmp_path: Path, suffix: str) -> None:
 
 def test_greyscale_becomes_three_equal_channels(tmp_path: Path) -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(decode_image(_save(tmp_path / "a.png", grey), max_side=64).pixels, np.dstack([grey] * 3))
+    assert np.array_equal(
+        decode_image(_save(tmp_path / "a.png", grey), max_side=64).pixels, np.dstack([grey] * 3)
+    )
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -183,7 +199,9 @@ def test_a_palette_image_shows_its_colours(tmp_path: Path) -> None:
 def test_cmyk_shows_its_colours(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(_pattern()).convert("CMYK").save(path, quality=95)
-    difference = np.abs(decode_image(path, max_side=64).pixels[4::8, 4::8].astype(int) - _pattern()[4::8, 4::8])
+    difference = np.abs(
+        decode_image(path, max_side=64).pixels[4::8, 4::8].astype(int) - _pattern()[4::8, 4::8]
+    )
     assert difference.max() <= 12  # lossy
 
 
@@ -198,7 +216,9 @@ def test_transparent_parts_are_white(tmp_path: Path, mode: str) -> None:
         colour.save(path)
     else:
         # One palette entry, or one grey value, stands for transparency.
-        Image.fromarray(np.where(alpha > 0, 40, 99).astype(np.uint8)).convert(mode).save(path, transparency=99)
+        Image.fromarray(np.where(alpha > 0, 40, 99).astype(np.uint8)).convert(mode).save(
+            path, transparency=99
+        )
     pixels = decode_image(path, max_side=64).pixels
     assert np.all(pixels[:4] == pixels[0, 0]) and pixels[0, 0, 0] < 100
     assert np.all(pixels[4:] == 255)
@@ -249,7 +269,9 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, share: float)
     ],
     ids=["empty", "text", "zeros", "postscript"],
 )
-def test_what_is_not_an_image_is_an_error_with_its_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_what_is_not_an_image_is_an_error_with_its_reason(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=reason) as caught:
@@ -274,7 +296,9 @@ def test_what_is_not_a_file_is_an_error(tmp_path: Path) -> None:
 
 def _png_header(width: int, height: int) -> bytes:
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    start = (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    )
     return start + struct.pack(">I", 1000) + b"IDAT"
 
 
@@ -291,7 +315,9 @@ def test_damaged_metadata_neither_warns_nor_costs_the_image(tmp_path: Path) -> N
     content = bytearray(image.getvalue())
     # The first tag claims a value far behind the end of the metadata.
     at = content.index(b"Exif\0\0") + 6 + 8 + 2
-    content[at : at + 12] = struct.pack("<HHII" if content[at - 10 : at - 8] == b"II" else ">HHII", 0x010F, 2, 9999, 70)
+    content[at : at + 12] = struct.pack(
+        "<HHII" if content[at - 10 : at - 8] == b"II" else ">HHII", 0x010F, 2, 9999, 70
+    )
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with warnings.catch_warnings(record=True) as caught:
@@ -300,11 +326,15 @@ def test_damaged_metadata_neither_warns_nor_costs_the_image(tmp_path: Path) -> N
     assert not caught
 
 
-def test_random_damage_gives_an_image_or_an_image_error(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_random_damage_gives_an_image_or_an_image_error(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
     path = tmp_path / "damaged"
     outcomes = {"decoded": 0, "refused": 0}
     for suffix in ("jpg", "png", "webp", "gif", "bmp", "ppm"):
-        whole = _save(tmp_path / f"a.{suffix}", rng.integers(0, 256, (24, 24, 3), np.uint8)).read_bytes()
+        whole = _save(
+            tmp_path / f"a.{suffix}", rng.integers(0, 256, (24, 24, 3), np.uint8)
+        ).read_bytes()
         for _ in range(60):
             content = bytearray(whole)
             for place in rng.integers(0, len(content), 4):

@@ -1,4 +1,5 @@
-"""Ground-truth pickles: plain values and arrays come through, nothing else does, and nothing is run."""
+"""Ground-truth pickles: plain values and arrays come through, nothing else does, and nothing is
+run."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from delfjax.datasets.benchmark import DatasetError
 from delfjax.datasets.pickles import read_plain_pickle
-from delfjax.datasets.retrieval import DatasetError
 
 PLAIN = {
     "gnd": [{"bbx": (1.5, 2, 3, 4), "easy": [0, 70_000, -3], "junk": []}],
@@ -45,7 +46,9 @@ def test_plain_values_of_every_protocol_are_read(tmp_path: Path, protocol: int) 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 @pytest.mark.parametrize("kind", ARRAYS)
-def test_arrays_are_read_by_value_and_in_native_byte_order(tmp_path: Path, protocol: int, kind: str) -> None:
+def test_arrays_are_read_by_value_and_in_native_byte_order(
+    tmp_path: Path, protocol: int, kind: str
+) -> None:
     read = read_plain_pickle(_written(tmp_path, pickle.dumps([ARRAYS[kind]], protocol)))[0]
     np.testing.assert_array_equal(read, ARRAYS[kind])
     if isinstance(read, np.ndarray):
@@ -56,7 +59,11 @@ def test_byte_strings_and_arrays_that_python_2_wrote_are_read(tmp_path: Path) ->
     dtype = b"cnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb"
     empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
     array = empty + b"(I1\n(I2\nt" + dtype + b"I00\nS'\\x01\\x7f'\ntb"
-    read = read_plain_pickle(_written(tmp_path, b"(dp1\nS'imlist'\np2\n(lp3\nS'all_souls'\np4\nasS'ok'\n" + array + b"s."))
+    read = read_plain_pickle(
+        _written(
+            tmp_path, b"(dp1\nS'imlist'\np2\n(lp3\nS'all_souls'\np4\nasS'ok'\n" + array + b"s."
+        )
+    )
     assert read["imlist"] == ["all_souls"]
     np.testing.assert_array_equal(read["ok"], np.array([1, 127], np.uint8))
 
@@ -102,17 +109,26 @@ def test_a_forbidden_class_is_refused_by_name_and_never_run(tmp_path: Path, prot
         (b"<html>302 Found</html>", "truncated or damaged"),
         (b"\x80\x02}]K\x01s.", "truncated or damaged"),
         (pickle.dumps(np.arange(4, dtype=np.int8), 4)[:-12], "truncated or damaged"),
-        (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R.", "array without contents"),
+        (
+            b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R.",
+            "array without contents",
+        ),
     ],
 )
-def test_whatever_is_not_plain_is_refused_in_one_line(tmp_path: Path, data: bytes, reason: str) -> None:
+def test_whatever_is_not_plain_is_refused_in_one_line(
+    tmp_path: Path, data: bytes, reason: str
+) -> None:
     with pytest.raises(DatasetError, match=reason) as refused:
         read_plain_pickle(_written(tmp_path, data))
-    assert str(refused.value).startswith(str(tmp_path / "gnd.pkl")) and "\n" not in str(refused.value)
+    assert str(refused.value).startswith(str(tmp_path / "gnd.pkl")) and "\n" not in str(
+        refused.value
+    )
 
 
 def test_an_array_whose_bytes_do_not_fill_its_shape_is_refused(tmp_path: Path) -> None:
-    data = pickle.dumps(np.arange(6, dtype=np.int8).reshape(2, 3), 2).replace(b"K\x02K\x03\x86", b"K\x09K\x09\x86")
+    data = pickle.dumps(np.arange(6, dtype=np.int8).reshape(2, 3), 2).replace(
+        b"K\x02K\x03\x86", b"K\x09K\x09\x86"
+    )
     with pytest.raises(DatasetError, match=r"array of shape \(9, 9\) and type int8 with 6 bytes"):
         read_plain_pickle(_written(tmp_path, data))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delfjax.datasets.folder import load_groundtruth
+from delfjax.datasets.photo_folder import load_groundtruth
 from delfjax.datasets.skimage_photos import (
     DISTRACTORS,
     OBJECTS,
@@ -29,7 +29,9 @@ TIERS = ("homography", "crop", "occlusion", "lighting", "scale")
 
 @pytest.fixture(scope="module")
 def photo_set(tmp_path_factory: pytest.TempPathFactory) -> PhotoSet:
-    return write_photo_set(tmp_path_factory.mktemp("photos"), objects=("chelsea", "motorcycle"), distractors=("moon",))
+    return write_photo_set(
+        tmp_path_factory.mktemp("photos"), objects=("chelsea", "motorcycle"), distractors=("moon",)
+    )
 
 
 def _grey(folder: Path, name: str) -> np.ndarray:
@@ -38,25 +40,33 @@ def _grey(folder: Path, name: str) -> np.ndarray:
 
 
 def _patches(image: np.ndarray, centres_yx: np.ndarray, steps_yx: np.ndarray) -> np.ndarray:
-    """Pixel values around each centre, one row a patch: ``steps_yx`` holds the offsets of each patch, pixels."""
+    """Pixel values around each centre, one row a patch: ``steps_yx`` holds the offsets of each
+    patch, pixels."""
     points = np.round(centres_yx[:, None] + steps_yx).astype(int)
     return np.asarray(image[points[..., 0], points[..., 1]])
 
 
 def _likeness(photo_set: PhotoSet, tier: str, homography: np.ndarray) -> float:
-    """Normalised correlation of patches of the source with what ``homography`` says they became: the upper quartile.
+    """Normalised correlation of patches of the source with what ``homography`` says they became:
+    the upper quartile.
 
     A quarter of the patches lies in the open even in the occluded view.
     """
     source = _grey(photo_set.folder, "images/chelsea/source.jpg")
     view = _grey(photo_set.folder, f"images/chelsea/{tier}.jpg")
-    window = np.stack(np.meshgrid(np.arange(-12, 13, 3), np.arange(-12, 13, 3), indexing="ij"), axis=-1).reshape(-1, 2)
-    centres = np.stack(np.meshgrid(np.arange(16, 280, 8), np.arange(16, 430, 8), indexing="ij"), axis=-1).reshape(-1, 2)
+    window = np.stack(
+        np.meshgrid(np.arange(-12, 13, 3), np.arange(-12, 13, 3), indexing="ij"), axis=-1
+    ).reshape(-1, 2)
+    centres = np.stack(
+        np.meshgrid(np.arange(16, 280, 8), np.arange(16, 430, 8), indexing="ij"), axis=-1
+    ).reshape(-1, 2)
     points = (centres[:, None] + window).reshape(-1, 2).astype(np.float64)
     mapped = map_points_yx(homography, points).reshape(len(centres), len(window), 2)
     inside = np.all((mapped >= 0) & (mapped <= np.array(view.shape) - 1), axis=(1, 2))
     assert inside.sum() > 100, "the homography maps the source out of the view"
-    before = _patches(source, centres[inside], np.broadcast_to(window, (int(inside.sum()), *window.shape)))
+    before = _patches(
+        source, centres[inside], np.broadcast_to(window, (int(inside.sum()), *window.shape))
+    )
     after = _patches(view, np.zeros((int(inside.sum()), 2)), mapped[inside])
     before, after = (p - p.mean(axis=1, keepdims=True) for p in (before, after))
     norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
@@ -64,14 +74,18 @@ def _likeness(photo_set: PhotoSet, tier: str, homography: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_patch_of_the_source_looks_the_same_where_the_homography_puts_it(photo_set: PhotoSet, tier: str) -> None:
+def test_a_patch_of_the_source_looks_the_same_where_the_homography_puts_it(
+    photo_set: PhotoSet, tier: str
+) -> None:
     homography = photo_set.homographies[f"images/chelsea/{tier}.jpg"]
     # Noise, and reading the nearest pixel of the view, cost the rest.
     assert _likeness(photo_set, tier, homography) > 0.9
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_the_likeness_is_gone_three_pixels_off_or_in_the_other_direction(photo_set: PhotoSet, tier: str) -> None:
+def test_the_likeness_is_gone_three_pixels_off_or_in_the_other_direction(
+    photo_set: PhotoSet, tier: str
+) -> None:
     homography = photo_set.homographies[f"images/chelsea/{tier}.jpg"]
     true = _likeness(photo_set, tier, homography)
     shifted = np.array([[1.0, 0.0, 3.0], [0.0, 1.0, 3.0], [0.0, 0.0, 1.0]]) @ homography
@@ -81,7 +95,8 @@ def test_the_likeness_is_gone_three_pixels_off_or_in_the_other_direction(photo_s
 
 
 def test_a_view_of_a_ramp_is_exact_to_the_pixel_centre() -> None:
-    """A linear ramp survives interpolation: its values tell where each pixel of the view came from."""
+    """A linear ramp survives interpolation: its values tell where each pixel of the view came
+    from."""
     rows, columns = np.mgrid[0:100, 0:120]
     ramp = np.stack([2 * rows, 2 * columns, rows + columns], axis=-1).astype(np.uint8)
     homography = np.array([[1.1, 0.15, -9.0], [-0.1, 1.2, 2.0], [1e-4, -2e-4, 1.0]])
@@ -95,7 +110,8 @@ def test_a_view_of_a_ramp_is_exact_to_the_pixel_centre() -> None:
 
 
 def test_a_halved_view_averages_pairs_of_pixels() -> None:
-    """Half-pixel convention: the outer edges of photo and view coincide, not the centres of their corner pixels."""
+    """Half-pixel convention: the outer edges of photo and view coincide, not the centres of their
+    corner pixels."""
     photo = np.broadcast_to(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], (40, 100, 3))
     half = np.diag([0.5, 0.5, 1.0])
     half[:2, 2] = 0.5 * 0.5 - 0.5
@@ -115,7 +131,9 @@ def test_a_third_of_an_occluded_view_is_hidden_and_the_rest_is_not() -> None:
 
 
 def test_the_homography_between_two_views_goes_through_the_source(photo_set: PhotoSet) -> None:
-    first, second, source = (f"images/chelsea/{view}.jpg" for view in ("crop", "homography", "source"))
+    first, second, source = (
+        f"images/chelsea/{view}.jpg" for view in ("crop", "homography", "source")
+    )
     points = np.array([[10.0, 20.0], [150.5, 99.0]])
     through = map_points_yx(photo_set.homographies[second], points)
     direct = map_points_yx(
@@ -127,12 +145,18 @@ def test_the_homography_between_two_views_goes_through_the_source(photo_set: Pho
 
 def test_no_homography_is_claimed_where_none_exists(photo_set: PhotoSet) -> None:
     with pytest.raises(PhotoSetError, match="none is known for 'images/motorcycle/stereo.jpg'"):
-        homography_between(photo_set.homographies, "images/motorcycle/source.jpg", "images/motorcycle/stereo.jpg")
+        homography_between(
+            photo_set.homographies, "images/motorcycle/source.jpg", "images/motorcycle/stereo.jpg"
+        )
     with pytest.raises(PhotoSetError, match="different objects"):
-        homography_between(photo_set.homographies, "images/motorcycle/source.jpg", "images/chelsea/crop.jpg")
+        homography_between(
+            photo_set.homographies, "images/motorcycle/source.jpg", "images/chelsea/crop.jpg"
+        )
 
 
-def test_the_ground_truth_asks_for_every_view_and_answers_with_the_others(photo_set: PhotoSet) -> None:
+def test_the_ground_truth_asks_for_every_view_and_answers_with_the_others(
+    photo_set: PhotoSet,
+) -> None:
     truth = load_groundtruth(photo_set.folder)
     assert truth.imlist == photo_set.images
     assert Counter(query.tier for query in truth.queries) == dict.fromkeys(TIERS, 2) | {"stereo": 1}
@@ -164,7 +188,10 @@ def test_a_smaller_set_is_a_subset_byte_by_byte_and_another_seed_is_another_set(
 
 
 def test_every_photograph_is_inside_the_installed_package() -> None:
-    shapes = {name: source_photo(name, max_side=64).shape for name in (*OBJECTS, "motorcycle_right", *DISTRACTORS)}
+    shapes = {
+        name: source_photo(name, max_side=64).shape
+        for name in (*OBJECTS, "motorcycle_right", *DISTRACTORS)
+    }
     assert len(shapes) == 20
     assert all(max(shape) == 64 and shape[2] == 3 for shape in shapes.values())
 

@@ -17,7 +17,9 @@ from delfjax.evaluation.average_precision import (
 
 
 def _ap(*ranks: int, of: int | None = None) -> float:
-    return average_precision(np.asarray(ranks, dtype=np.int64), num_positives=len(ranks) if of is None else of)
+    return average_precision(
+        np.asarray(ranks, dtype=np.int64), num_positives=len(ranks) if of is None else of
+    )
 
 
 def test_a_perfect_ranking_scores_one() -> None:
@@ -25,7 +27,12 @@ def test_a_perfect_ranking_scores_one() -> None:
 
 
 def test_junk_before_a_perfect_ranking_costs_nothing() -> None:
-    assert ranking_average_precision(["j1", "a", "j2", "b", "x"], positives=["a", "b"], junk=["j1", "j2"]) == 1.0
+    assert (
+        ranking_average_precision(
+            ["j1", "a", "j2", "b", "x"], positives=["a", "b"], junk=["j1", "j2"]
+        )
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 2, 9, 999])
@@ -54,7 +61,9 @@ def test_the_order_in_which_ranks_are_given_does_not_matter() -> None:
 
 
 def test_junk_takes_up_no_rank() -> None:
-    ranks = junk_free_ranks(["x", "j", "a", "j2", "b"], positives={"a", "b", "never"}, junk={"j", "j2", "absent"})
+    ranks = junk_free_ranks(
+        ["x", "j", "a", "j2", "b"], positives={"a", "b", "never"}, junk={"j", "j2", "absent"}
+    )
     assert ranks.tolist() == [1, 2]
 
 
@@ -109,4 +118,6 @@ def test_queries_without_positives_are_left_out_of_the_mean() -> None:
 
 def test_lists_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="argument 2"):
-        mean_average_precision_by_landmark([1.0, 1.0], landmarks=["tower"], tiers=["photo", "photo"])
+        mean_average_precision_by_landmark(
+            [1.0, 1.0], landmarks=["tower"], tiers=["photo", "photo"]
+        )

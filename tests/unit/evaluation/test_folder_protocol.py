@@ -1,12 +1,16 @@
-"""The score of a folder: a ground truth small enough to score by hand, and everything that is refused."""
+"""The score of a folder: a ground truth small enough to score by hand, and everything that is
+refused."""
 
 from __future__ import annotations
 
 import pytest
 
-from delfjax.datasets.folder import RetrievalGroundtruth, RetrievalQuery
+from delfjax.datasets.photo_folder import RetrievalGroundtruth, RetrievalQuery
 from delfjax.evaluation.average_precision import EvaluationError
-from delfjax.evaluation.folder_protocol import query_average_precisions, tier_mean_average_precisions
+from delfjax.evaluation.folder_protocol import (
+    query_average_precisions,
+    tier_mean_average_precisions,
+)
 
 # Two towers by day, one bridge by day and by night; "blur" is junk for the tower.
 GROUNDTRUTH = RetrievalGroundtruth(
@@ -27,12 +31,21 @@ RANKINGS = {
 
 
 def test_each_query_is_scored_by_hand() -> None:
-    # t1: one of two positives at junk-free rank 1, (0 + 1/2)/4; b0: its only one at rank 1, (0 + 1/2)/2.
-    assert query_average_precisions(RANKINGS, GROUNDTRUTH) == {"t0": 1.0, "t1": 0.125, "b0": 0.25, "b1": 0.0}
+    # t1: one of two positives at junk-free rank 1, (0 + 1/2)/4; b0: its only one at rank 1, (0 +
+    # 1/2)/2.
+    assert query_average_precisions(RANKINGS, GROUNDTRUTH) == {
+        "t0": 1.0,
+        "t1": 0.125,
+        "b0": 0.25,
+        "b1": 0.0,
+    }
 
 
 def test_a_tier_is_the_mean_over_landmarks_of_the_mean_over_their_queries() -> None:
-    assert tier_mean_average_precisions(RANKINGS, GROUNDTRUTH) == {"day": (0.5625 + 0.25) / 2, "night": 0.0}
+    assert tier_mean_average_precisions(RANKINGS, GROUNDTRUTH) == {
+        "day": (0.5625 + 0.25) / 2,
+        "night": 0.0,
+    }
 
 
 def test_a_tier_in_which_nothing_can_be_found_has_no_score() -> None:
@@ -49,7 +62,9 @@ def test_a_tier_in_which_nothing_can_be_found_has_no_score() -> None:
         ({"b0": ["x", "x"]}, "query 'b0': ranking: 'x' appears twice"),
     ],
 )
-def test_a_ranking_that_cannot_be_scored_is_refused_by_name(change: dict[str, list[str]], message: str) -> None:
+def test_a_ranking_that_cannot_be_scored_is_refused_by_name(
+    change: dict[str, list[str]], message: str
+) -> None:
     with pytest.raises(EvaluationError, match=message):
         query_average_precisions(RANKINGS | change, GROUNDTRUTH)
 

@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 
 from delfjax.evaluation.average_precision import EvaluationError
-from delfjax.evaluation.gldv2_protocol import global_average_precision, retrieval_mean_average_precision
+from delfjax.evaluation.gldv2_protocol import (
+    global_average_precision,
+    retrieval_mean_average_precision,
+)
 
 LANDMARKS = {"a": [7], "b": [8, 9], "c": [7], "none": []}
 
 
 def _one(*predicted: str, relevant: tuple[str, ...], cutoff: int = 100) -> float:
-    result = retrieval_mean_average_precision({"q": predicted}, solution={"q": relevant}, cutoff=cutoff)
+    result = retrieval_mean_average_precision(
+        {"q": predicted}, solution={"q": relevant}, cutoff=cutoff
+    )
     return float(result.scores[f"mAP@{cutoff}"][0])
 
 
@@ -22,9 +27,11 @@ def _gap(*rows: tuple[str, int, float], ignore_non_landmark: bool = False) -> fl
     images, classes, confidences = zip(*rows, strict=True) if rows else ((), (), ())
     result = global_average_precision(
         list(images),
-        classes=np.array(classes, dtype=np.int64), confidences=np.array(confidences, dtype=np.float64),
-        solution=LANDMARKS, ignore_non_landmark=ignore_non_landmark,
-    )  # fmt: skip
+        classes=np.array(classes, dtype=np.int64),
+        confidences=np.array(confidences, dtype=np.float64),
+        solution=LANDMARKS,
+        ignore_non_landmark=ignore_non_landmark,
+    )
     return result.means["GAP"]
 
 
@@ -34,11 +41,15 @@ def test_a_perfect_list_scores_one() -> None:
 
 def test_precisions_at_hits_are_averaged_over_what_is_relevant() -> None:
     # Hits at ranks 1 and 3 of three relevant images.
-    assert _one("r1", "x", "r2", relevant=("r1", "r2", "r3")) == pytest.approx((1 + 2 / 3) / 3, rel=1e-15)
+    assert _one("r1", "x", "r2", relevant=("r1", "r2", "r3")) == pytest.approx(
+        (1 + 2 / 3) / 3, rel=1e-15
+    )
 
 
 def test_a_hit_named_twice_counts_once_and_pushes_later_hits_down() -> None:
-    assert _one("r1", "r1", "r2", relevant=("r1", "r2")) == pytest.approx((1 + 2 / 3) / 2, rel=1e-15)
+    assert _one("r1", "r1", "r2", relevant=("r1", "r2")) == pytest.approx(
+        (1 + 2 / 3) / 2, rel=1e-15
+    )
 
 
 def test_a_miss_named_twice_takes_up_two_ranks() -> None:
@@ -61,7 +72,7 @@ def test_a_missing_query_scores_zero_and_one_without_relevant_images_is_left_out
     result = retrieval_mean_average_precision(
         {"found": ["r1"], "ignored": ["r1"]},
         solution={"found": ["r1"], "missing": ["r1"], "empty": [], "ignored": []},
-    )  # fmt: skip
+    )
     assert result.queries == ("found", "missing", "empty", "ignored")
     np.testing.assert_array_equal(result.scores["mAP@100"], [1.0, 0.0, math.nan, math.nan])
     assert result.means == {"mAP@100": 0.5}
@@ -92,21 +103,27 @@ def test_an_image_without_a_prediction_adds_nothing() -> None:
 
 def test_equal_confidences_stand_by_name_and_then_by_class() -> None:
     # By name: a (wrong), b (right), c (right).
-    assert _gap(("c", 7, 0.5), ("b", 8, 0.5), ("a", 1, 0.5)) == pytest.approx((1 / 2 + 2 / 3) / 3, rel=1e-15)
+    assert _gap(("c", 7, 0.5), ("b", 8, 0.5), ("a", 1, 0.5)) == pytest.approx(
+        (1 / 2 + 2 / 3) / 3, rel=1e-15
+    )
     # By class: a's first is class 1, which is wrong; class 7 comes second and is too late.
     assert _gap(("a", 7, 0.5), ("a", 1, 0.5)) == 0.0
     assert _gap(("a", 7, 0.5), ("a", 8, 0.5)) == pytest.approx(1 / 3, rel=1e-15)
 
 
 def test_a_second_prediction_for_an_image_takes_up_a_rank_and_is_wrong() -> None:
-    assert _gap(("a", 7, 0.9), ("a", 7, 0.8), ("c", 7, 0.7)) == pytest.approx((1 + 2 / 3) / 3, rel=1e-15)
+    assert _gap(("a", 7, 0.9), ("a", 7, 0.8), ("c", 7, 0.7)) == pytest.approx(
+        (1 + 2 / 3) / 3, rel=1e-15
+    )
 
 
 def test_shares_stand_in_the_order_of_the_solution_and_average_to_the_score() -> None:
     result = global_average_precision(
-        ["c", "a"], classes=np.array([7, 7]), confidences=np.array([0.9, 0.1]),
+        ["c", "a"],
+        classes=np.array([7, 7]),
+        confidences=np.array([0.9, 0.1]),
         solution={"none": [], "c": [7], "b": [8], "a": [7]},
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(result.scores["GAP"], [math.nan, 1.0, 0.0, 1.0])
     assert str(result.protocol) == "gldv2-recognition/full/non-landmark-wrong/key-ties"
 
@@ -124,4 +141,6 @@ def test_predictions_that_cannot_be_scored_are_refused_by_name() -> None:
     with pytest.raises(EvaluationError, match="prediction for 'b': confidence nan"):
         _gap(("a", 7, 0.5), ("b", 7, math.nan))
     with pytest.raises(EvaluationError, match="2 images, 1 classes, 1 confidences"):
-        global_average_precision(["a", "b"], classes=np.array([1]), confidences=np.array([0.5]), solution=LANDMARKS)
+        global_average_precision(
+            ["a", "b"], classes=np.array([1]), confidences=np.array([0.5]), solution=LANDMARKS
+        )

@@ -29,9 +29,15 @@ REVISITED = LabelledQuery("tower", {"easy": ("g1",), "hard": ("g2", "o1"), "junk
 
 
 def _score(
-    ranking: Ranking, *, query: LabelledQuery = TOWER, protocol: LabelProtocol = CLASSIC, database: Sequence[str] = DATABASE
+    ranking: Ranking,
+    *,
+    query: LabelledQuery = TOWER,
+    protocol: LabelProtocol = CLASSIC,
+    database: Sequence[str] = DATABASE,
 ) -> dict[str, float]:
-    result = score_rankings({query.name: ranking}, protocol=protocol, queries=[query], database=database)
+    result = score_rankings(
+        {query.name: ranking}, protocol=protocol, queries=[query], database=database
+    )
     return {name: float(values[0]) for name, values in result.scores.items()}
 
 
@@ -70,20 +76,25 @@ def test_the_image_of_a_classic_query_is_in_the_database_and_counts() -> None:
 
 def test_names_and_indices_of_the_database_score_alike() -> None:
     names = ["x1", "j1", "g2", "x2", "o1"]
-    assert _score(np.array([DATABASE.index(name) for name in names], dtype=np.int32)) == _score(names)
+    assert _score(np.array([DATABASE.index(name) for name in names], dtype=np.int32)) == _score(
+        names
+    )
     assert _score(np.array(names)) == _score(names)
 
 
 @pytest.mark.parametrize(
     ("setup", "score"),
     [
-        # Of x1, g1, j1, g2, x2, o1 — easy: g1 behind x1. Medium: ranks 1, 2, 4. Hard: ranks 1 and 3 without g1.
+        # Of x1, g1, j1, g2, x2, o1 — easy: g1 behind x1. Medium: ranks 1, 2, 4. Hard: ranks 1 and 3
+        # without g1.
         ("easy", 1 / 4),
         ("medium", ((0 + 1 / 2) + (1 / 2 + 2 / 3) + (2 / 4 + 3 / 5)) / 6),
         ("hard", ((0 + 1 / 2) + (1 / 3 + 2 / 4)) / 4),
     ],
 )
-def test_each_setup_has_its_own_positives_and_ignores_its_own_images(setup: str, score: float) -> None:
+def test_each_setup_has_its_own_positives_and_ignores_its_own_images(
+    setup: str, score: float
+) -> None:
     protocol = revisited_protocol("roxford5k", setup)
     assert str(protocol.id) == f"roxford5k-{setup}/crop/junk-removed/stable-ties"
     found = _score(["x1", "g1", "j1", "g2", "x2", "o1"], query=REVISITED, protocol=protocol)
@@ -94,7 +105,11 @@ def test_precision_at_k_looks_no_further_than_the_last_positive() -> None:
     medium = revisited_protocol("roxford5k", "medium")
     # Positives at ranks 1, 2 and 5 (from 1): mP@5 sees all five, mP@10 no more than them.
     found = _score(["g1", "g2", "j1", "x1", "x2", "o1", "x3"], query=REVISITED, protocol=medium)
-    assert {name: found[name] for name in ("mP@1", "mP@5", "mP@10")} == {"mP@1": 1.0, "mP@5": 0.6, "mP@10": 0.6}
+    assert {name: found[name] for name in ("mP@1", "mP@5", "mP@10")} == {
+        "mP@1": 1.0,
+        "mP@5": 0.6,
+        "mP@10": 0.6,
+    }
     assert _score(["g1", "g2", "o1"], query=REVISITED, protocol=medium)["mP@10"] == 1.0
 
 
@@ -110,8 +125,10 @@ def test_a_query_without_positives_is_not_a_number_and_left_out_of_every_mean() 
     no_easy = LabelledQuery("arch", {"hard": ["o1"], "junk": []})
     result = score_rankings(
         {"tower": ["g1", "x1"], "arch": ["o1"]},
-        protocol=revisited_protocol("roxford5k", "easy"), queries=[REVISITED, no_easy], database=DATABASE,
-    )  # fmt: skip
+        protocol=revisited_protocol("roxford5k", "easy"),
+        queries=[REVISITED, no_easy],
+        database=DATABASE,
+    )
     assert all(math.isnan(values[1]) for values in result.scores.values())
     assert result.means == {"mAP": 1.0, "mP@1": 1.0, "mP@5": 1.0, "mP@10": 1.0}
 
@@ -131,12 +148,14 @@ def test_a_scene_of_holidays_is_in_the_numbers() -> None:
 
 
 def test_the_query_leaves_its_own_ranking_and_no_other() -> None:
-    result = _holidays({
-        # Positives at ranks 0 and 2, whether or not the query was found.
-        "100000.jpg": ["100000.jpg", "100001.jpg", "100100.jpg", "100002.jpg"],
-        # The query of the other scene takes up a rank.
-        "100100.jpg": ["100000.jpg", "100100.jpg", "100101.jpg"],
-    })  # fmt: skip
+    result = _holidays(
+        {
+            # Positives at ranks 0 and 2, whether or not the query was found.
+            "100000.jpg": ["100000.jpg", "100001.jpg", "100100.jpg", "100002.jpg"],
+            # The query of the other scene takes up a rank.
+            "100100.jpg": ["100000.jpg", "100100.jpg", "100101.jpg"],
+        }
+    )
     assert result.scores["mAP"] == pytest.approx([19 / 24, 1 / 4], rel=1e-14)
     assert str(result.protocol) == "holidays/full/self-removed/stable-ties"
 
@@ -154,7 +173,9 @@ def test_holidays_needs_every_query() -> None:
         (["100000.jpg", "100201.jpg"], "'100201.jpg' is of a scene without its query"),
     ],
 )
-def test_a_folder_that_is_not_holidays_is_refused_by_name(database: list[str], message: str) -> None:
+def test_a_folder_that_is_not_holidays_is_refused_by_name(
+    database: list[str], message: str
+) -> None:
     with pytest.raises(EvaluationError, match=message):
         holidays_queries(database)
 
@@ -167,7 +188,10 @@ def test_a_folder_that_is_not_holidays_is_refused_by_name(database: list[str], m
         (["j1", "j1"], "'j1' appears twice"),
         (np.array([0, 8]), "ranking of 'tower': 8 is not in the database"),
         (np.array([-1]), "-1 is not in the database"),
-        (np.zeros((1, 2), dtype=np.int64), "array of shape (1, 2)".replace("(", r"\(").replace(")", r"\)")),
+        (
+            np.zeros((1, 2), dtype=np.int64),
+            "array of shape (1, 2)".replace("(", r"\(").replace(")", r"\)"),
+        ),
     ],
 )
 def test_a_ranking_that_cannot_be_scored_is_refused_by_name(ranking: Ranking, message: str) -> None:
@@ -178,18 +202,28 @@ def test_a_ranking_that_cannot_be_scored_is_refused_by_name(ranking: Ranking, me
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"good": ["g1"], "bad": ["x1"]}, "label 'bad' is not of oxford5k.*; there are: good, ok, junk"),
-        ({"good": ["elsewhere"]}, "query 'tower', label 'good': 'elsewhere' is not in the database"),
+        (
+            {"good": ["g1"], "bad": ["x1"]},
+            "label 'bad' is not of oxford5k.*; there are: good, ok, junk",
+        ),
+        (
+            {"good": ["elsewhere"]},
+            "query 'tower', label 'good': 'elsewhere' is not in the database",
+        ),
         ({"ok": ["g1"], "junk": ["g1"]}, "'g1' is positive and ignored"),
     ],
 )
-def test_a_ground_truth_that_does_not_fit_is_refused_by_name(labels: dict[str, list[str]], message: str) -> None:
+def test_a_ground_truth_that_does_not_fit_is_refused_by_name(
+    labels: dict[str, list[str]], message: str
+) -> None:
     with pytest.raises(EvaluationError, match=message):
         _score([], query=LabelledQuery("tower", labels))
 
 
 def test_an_image_may_carry_two_labels_of_one_kind() -> None:
-    assert _score(["g1"], query=LabelledQuery("tower", {"good": ["g1"], "ok": ["g1"]}))["mAP"] == 1.0
+    assert (
+        _score(["g1"], query=LabelledQuery("tower", {"good": ["g1"], "ok": ["g1"]}))["mAP"] == 1.0
+    )
 
 
 def test_names_that_stand_twice_or_nowhere_are_refused() -> None:
@@ -198,7 +232,9 @@ def test_names_that_stand_twice_or_nowhere_are_refused() -> None:
     with pytest.raises(EvaluationError, match="queries: 'tower' appears twice"):
         score_rankings({"tower": []}, protocol=CLASSIC, queries=[TOWER, TOWER], database=DATABASE)
     with pytest.raises(EvaluationError, match="rankings: 'bridge' is not a query"):
-        score_rankings({"tower": [], "bridge": []}, protocol=CLASSIC, queries=[TOWER], database=DATABASE)
+        score_rankings(
+            {"tower": [], "bridge": []}, protocol=CLASSIC, queries=[TOWER], database=DATABASE
+        )
 
 
 def test_a_setup_that_does_not_exist_is_refused() -> None:
@@ -212,9 +248,18 @@ def test_a_cutoff_below_one_is_refused() -> None:
 
 
 def test_one_ranking_by_indices_scores_as_among_many_by_names() -> None:
-    labels = {label: np.array([DATABASE.index(image) for image in sorted(images)]) for label, images in TOWER.labels.items()}
+    labels = {
+        label: np.array([DATABASE.index(image) for image in sorted(images)])
+        for label, images in TOWER.labels.items()
+    }
     ranking = np.array([DATABASE.index(image) for image in ("x1", "j1", "g1", "o1")])
-    scores = score_ranking(ranking, protocol=CLASSIC, query="tower", labels=labels, database=DATABASE)
-    assert CLASSIC.score_names == ("mAP",) and scores.tolist() == [_score(["x1", "j1", "g1", "o1"])["mAP"]]
+    scores = score_ranking(
+        ranking, protocol=CLASSIC, query="tower", labels=labels, database=DATABASE
+    )
+    assert CLASSIC.score_names == ("mAP",) and scores.tolist() == [
+        _score(["x1", "j1", "g1", "o1"])["mAP"]
+    ]
     with pytest.raises(EvaluationError, match="ranking of 'tower': 99 is not in the database"):
-        score_ranking(np.array([0, 99]), protocol=CLASSIC, query="tower", labels=labels, database=DATABASE)
+        score_ranking(
+            np.array([0, 99]), protocol=CLASSIC, query="tower", labels=labels, database=DATABASE
+        )

@@ -35,7 +35,9 @@ def _list(**scores: float) -> ScoredList:
 
 def _curve(radius_km: float = 25.0, **lists: ScoredList) -> LandmarkCurve:
     retrieved = {name: lists.get(name, _list()) for name in QUERIES}
-    return landmark_precision_recall(retrieved, queries_deg=QUERIES, database=DATABASE, radius_km=radius_km)
+    return landmark_precision_recall(
+        retrieved, queries_deg=QUERIES, database=DATABASE, radius_km=radius_km
+    )
 
 
 def test_all_queries_are_pooled_under_one_threshold() -> None:
@@ -72,7 +74,10 @@ def test_a_query_with_no_match_adds_false_positives_when_anything_is_retrieved(q
     alone = _curve(paris=_list(e1=5.0))
     assert alone.precision.tolist() == [1.0]
     more = _curve(paris=_list(e1=5.0), **{query: _list(e1=6.0, d1=4.0)})
-    assert (more.precision.tolist(), more.true_positives.tolist()) == ([0.0, 1 / 2, 1 / 3], [0, 1, 1])
+    assert (more.precision.tolist(), more.true_positives.tolist()) == (
+        [0.0, 1 / 2, 1 / 3],
+        [0, 1, 1],
+    )
     assert more.recall_rate.tolist() == [0.0, 0.5, 0.5]
 
 
@@ -80,29 +85,43 @@ def test_an_image_without_a_landmark_is_wrong() -> None:
     assert _curve(paris=_list(none=5.0)).precision.tolist() == [0.0]
 
 
-def test_precision_is_undefined_where_nothing_is_retrieved_and_the_curve_has_no_point_there() -> None:
+def test_precision_is_undefined_where_nothing_is_retrieved_and_the_curve_has_no_point_there() -> (
+    None
+):
     curve = _curve(paris=_list(e1=5.0))
     above, at = curve.at(5.1), curve.at(5.0)
-    assert (above.retrieved, above.true_positives, above.recall_rate) == (0, 0, 0.0) and math.isnan(above.precision)
+    assert (above.retrieved, above.true_positives, above.recall_rate) == (0, 0, 0.0) and math.isnan(
+        above.precision
+    )
     assert (at.retrieved, at.true_positives, at.precision, at.recall_rate) == (1, 1, 1.0, 0.5)
     assert _curve().thresholds.shape == _curve().precision.shape == (0,)
 
 
 def test_without_any_match_the_rate_is_undefined_and_the_count_is_zero() -> None:
-    found = landmark_precision_recall({"sea": _list(e1=1.0)}, queries_deg={"sea": (0.0, -30.0)}, database=DATABASE)
-    assert found.true_positives.tolist() == [0] and math.isnan(found.recall_rate[0]) and math.isnan(found.at(0.0).recall_rate)
+    found = landmark_precision_recall(
+        {"sea": _list(e1=1.0)}, queries_deg={"sea": (0.0, -30.0)}, database=DATABASE
+    )
+    assert (
+        found.true_positives.tolist() == [0]
+        and math.isnan(found.recall_rate[0])
+        and math.isnan(found.at(0.0).recall_rate)
+    )
 
 
 @pytest.mark.parametrize(("away_km", "right"), [(24.99, True), (25.01, False)])
 def test_a_landmark_is_right_within_twenty_five_kilometres(away_km: float, right: bool) -> None:
     moved = (EIFFEL[0] + away_km / DEGREE, EIFFEL[1])
-    curve = landmark_precision_recall({"q": _list(e1=1.0)}, queries_deg={"q": moved}, database=DATABASE)
+    curve = landmark_precision_recall(
+        {"q": _list(e1=1.0)}, queries_deg={"q": moved}, database=DATABASE
+    )
     assert curve.true_positives.tolist() == [int(right)] and curve.has_match.tolist() == [right]
 
 
 def test_a_landmark_no_image_shows_gives_no_query_a_match() -> None:
     without = LandmarkDatabase(["d1"], np.array([1]), DATABASE.centres_deg)
-    curve = landmark_precision_recall({"paris": _list()}, queries_deg={"paris": EIFFEL}, database=without)
+    curve = landmark_precision_recall(
+        {"paris": _list()}, queries_deg={"paris": EIFFEL}, database=without
+    )
     assert curve.has_match.tolist() == [False]
 
 
@@ -125,9 +144,13 @@ def test_distances_are_those_of_great_circles() -> None:
     assert haversine_km(equator, pole) == pytest.approx(quarter, rel=1e-12)
     assert haversine_km(equator, np.array([0.0, 180.0])) == pytest.approx(2 * quarter, rel=1e-12)
     # Across the date line, and of rows against one position.
-    assert haversine_km(np.array([0.0, 179.5]), np.array([0.0, -179.5])) == pytest.approx(DEGREE, rel=1e-9)
+    assert haversine_km(np.array([0.0, 179.5]), np.array([0.0, -179.5])) == pytest.approx(
+        DEGREE, rel=1e-9
+    )
     # Paris–Cologne and Paris–New York, from a map: to a percent.
-    assert haversine_km(np.array([DOME, LIBERTY]), np.array(EIFFEL)) == pytest.approx([405, 5840], rel=0.01)
+    assert haversine_km(np.array([DOME, LIBERTY]), np.array(EIFFEL)) == pytest.approx(
+        [405, 5840], rel=0.01
+    )
     assert math.isnan(haversine_km(equator, np.array([math.nan, math.nan])))
 
 
@@ -142,7 +165,9 @@ def test_distances_are_those_of_great_circles() -> None:
 def test_a_list_that_cannot_be_scored_is_refused_by_name(found: ScoredList, message: str) -> None:
     name = "rome" if "rome" in message else "paris"
     with pytest.raises(EvaluationError, match=message):
-        landmark_precision_recall({"paris": _list(), name: found}, queries_deg={"paris": EIFFEL}, database=DATABASE)
+        landmark_precision_recall(
+            {"paris": _list(), name: found}, queries_deg={"paris": EIFFEL}, database=DATABASE
+        )
 
 
 def test_a_query_without_a_list_is_refused_by_name() -> None:
@@ -170,7 +195,9 @@ def test_a_database_that_cannot_be_is_refused_by_name(
 
 def test_a_query_that_is_nowhere_on_earth_is_refused_by_name() -> None:
     with pytest.raises(EvaluationError, match="query 'q': position"):
-        landmark_precision_recall({"q": _list()}, queries_deg={"q": (2.3, 488.6)}, database=DATABASE)
+        landmark_precision_recall(
+            {"q": _list()}, queries_deg={"q": (2.3, 488.6)}, database=DATABASE
+        )
 
 
 def test_the_area_is_the_precision_at_each_right_landmark() -> None:
@@ -178,7 +205,11 @@ def test_the_area_is_the_precision_at_each_right_landmark() -> None:
     # Right at precisions 1 and 2/3, of two queries with a match.
     assert curve.area() == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
     assert _curve().area() == 0.0
-    assert math.isnan(landmark_precision_recall({"sea": _list(e1=1.0)}, queries_deg={"sea": None}, database=DATABASE).area())
+    assert math.isnan(
+        landmark_precision_recall(
+            {"sea": _list(e1=1.0)}, queries_deg={"sea": None}, database=DATABASE
+        ).area()
+    )
 
 
 def test_the_curve_is_read_at_its_last_point_of_a_precision() -> None:
@@ -189,7 +220,9 @@ def test_the_curve_is_read_at_its_last_point_of_a_precision() -> None:
 
 
 def test_the_centre_of_a_landmark_is_that_of_its_images_on_the_sphere() -> None:
-    positions = np.array([(0.0, 179.0), (0.0, -179.0), (10.0, 5.0), (np.nan, np.nan), (np.nan, np.nan), (50.0, 50.0)])
+    positions = np.array(
+        [(0.0, 179.0), (0.0, -179.0), (10.0, 5.0), (np.nan, np.nan), (np.nan, np.nan), (50.0, 50.0)]
+    )
     centres = landmark_centres(np.array([0, 0, 1, 1, 2, -1]), positions, count=3)
     np.testing.assert_allclose(np.abs(centres[0]), [0.0, 180.0], atol=1e-12)
     np.testing.assert_allclose(centres[1], [10.0, 5.0], atol=1e-12)

@@ -17,14 +17,18 @@ def on_circle(*degrees: float) -> np.ndarray:
 
 
 def test_errors_inside_the_family_are_counted() -> None:
-    # Landmarks 0 and 1 are a family, 2 and 3 another. The first two photos of 0 find each other, its third one landmark 1; so
-    # does landmark 1's; 2 finds 1, of another family, and 3 finds 2.
-    found = nearest_errors(on_circle(0, 1, 40, 42, 60, 70), np.array([0, 0, 0, 1, 2, 3]), np.array([0, 0, 0, 0, 1, 1]))
+    # Landmarks 0 and 1 are a family, 2 and 3 another. The first two photos of 0 find each other,
+    # its third one landmark 1; so does landmark 1's; 2 finds 1, of another family, and 3 finds 2.
+    found = nearest_errors(
+        on_circle(0, 1, 40, 42, 60, 70), np.array([0, 0, 0, 1, 2, 3]), np.array([0, 0, 0, 0, 1, 1])
+    )
     assert found.rate == pytest.approx(4 / 6)
     assert found.inside == pytest.approx(1.0)
     assert found.chance == pytest.approx((3 * 1 / 3 + 3 / 5 + 1 / 5 + 1 / 5) / 6)
     assert "67% err" in str(found)
-    across = nearest_errors(on_circle(0, 1, 40, 42, 50, 70), np.array([0, 0, 0, 1, 2, 3]), np.array([0, 0, 0, 1, 0, 1]))
+    across = nearest_errors(
+        on_circle(0, 1, 40, 42, 50, 70), np.array([0, 0, 0, 1, 2, 3]), np.array([0, 0, 0, 1, 0, 1])
+    )
     assert across.inside == pytest.approx(0.0)
 
 

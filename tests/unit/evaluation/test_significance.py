@@ -17,29 +17,45 @@ def test_the_interval_of_one_value_or_of_equal_values_is_a_point() -> None:
 
 
 def test_the_interval_of_zero_and_one_is_that_of_their_four_resamples() -> None:
-    """Means are 0, ½, ½, 1: a quarter of them is 0 and a quarter 1, so that 40 % in the middle are all ½."""
+    """Means are 0, ½, ½, 1: a quarter of them is 0 and a quarter 1, so that 40 % in the middle are
+    all ½."""
     assert bootstrap_interval([0.0, 1.0], confidence=0.4) == (0.5, 0.5)
     assert bootstrap_interval([0.0, 1.0], confidence=0.6) == (0.0, 1.0)
 
 
-def test_the_interval_of_many_values_is_that_of_the_normal_distribution(rng: np.random.Generator) -> None:
+def test_the_interval_of_many_values_is_that_of_the_normal_distribution(
+    rng: np.random.Generator,
+) -> None:
     values = rng.normal(size=400)
     low, high = bootstrap_interval(values)
     half = 1.96 * values.std() / 20
     # Percentiles of 10 000 resamples are known to about two percent of the interval.
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
+    assert (low, high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.05 * half
+    )
 
 
-def test_the_interval_holds_the_true_mean_about_as_often_as_it_says(rng: np.random.Generator) -> None:
-    intervals = [bootstrap_interval(rng.normal(size=50), samples=500, confidence=0.9) for _ in range(300)]
+def test_the_interval_holds_the_true_mean_about_as_often_as_it_says(
+    rng: np.random.Generator,
+) -> None:
+    intervals = [
+        bootstrap_interval(rng.normal(size=50), samples=500, confidence=0.9) for _ in range(300)
+    ]
     covered = np.mean([low <= 0 <= high for low, high in intervals])
-    # Three standard errors of 300 trials are 0.05; the percentile interval of 50 values covers about 0.89.
+    # Three standard errors of 300 trials are 0.05; the percentile interval of 50 values covers
+    # about 0.89.
     assert 0.83 < covered < 0.95
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_one_another(rng: np.random.Generator) -> None:
+def test_the_same_seed_gives_the_same_interval_and_another_one_another(
+    rng: np.random.Generator,
+) -> None:
     values = rng.normal(size=20)
-    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    assert (
+        bootstrap_interval(values, seed=3)
+        == bootstrap_interval(values, seed=3)
+        != bootstrap_interval(values, seed=4)
+    )
 
 
 def test_few_queries_are_counted_in_every_way() -> None:
@@ -51,15 +67,26 @@ def test_counting_agrees_with_the_definition(rng: np.random.Generator) -> None:
     first, second = rng.normal(size=(2, 8))
     second += 0.4
     observed = abs(np.mean(second - first))
-    means = [abs(np.mean(np.array(signs) * (second - first))) for signs in itertools.product((1, -1), repeat=8)]
-    assert paired_permutation_test(first, second) == np.mean([mean >= observed - 1e-12 for mean in means])
+    means = [
+        abs(np.mean(np.array(signs) * (second - first)))
+        for signs in itertools.product((1, -1), repeat=8)
+    ]
+    assert paired_permutation_test(first, second) == np.mean(
+        [mean >= observed - 1e-12 for mean in means]
+    )
 
 
-def test_neither_the_order_of_the_systems_nor_that_of_the_queries_matters(rng: np.random.Generator) -> None:
+def test_neither_the_order_of_the_systems_nor_that_of_the_queries_matters(
+    rng: np.random.Generator,
+) -> None:
     first, second = rng.normal(size=(2, 10))
     order = rng.permutation(10)
     p = paired_permutation_test(first, second)
-    assert paired_permutation_test(second, first) == paired_permutation_test(first[order], second[order]) == p
+    assert (
+        paired_permutation_test(second, first)
+        == paired_permutation_test(first[order], second[order])
+        == p
+    )
 
 
 def test_random_flips_approach_the_exact_value(rng: np.random.Generator) -> None:
@@ -87,7 +114,8 @@ def test_queries_without_a_difference_change_nothing() -> None:
 
 
 def test_a_difference_that_is_rounding_alone_counts_as_equal() -> None:
-    """0.1 + 0.2 − 0.3 is no zero in floating point; flipped, its mean must still reach the one observed."""
+    """0.1 + 0.2 − 0.3 is no zero in floating point; flipped, its mean must still reach the one
+    observed."""
     assert paired_permutation_test([0.0, 0.0, 0.0], [0.1, 0.2, -0.3]) == 1.0
 
 

@@ -1,4 +1,5 @@
-"""The dataset loop, over an extractor that is plain NumPy: it batches, overlaps, resumes and counts."""
+"""The dataset loop, over an extractor that is plain NumPy: it batches, overlaps, resumes and
+counts."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image
 
 from delfjax.config import DelfConfig, preset
-from delfjax.datasets.folder import PhotoFolder, scan_folder
 from delfjax.datasets.images import DecodedImage, decode_image
+from delfjax.datasets.photo_folder import PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.store import FeatureStore, StoreError
 from delfjax.types import ImageFeatures, LocalFeatures
@@ -65,14 +66,20 @@ def photos(tmp_path: Path, rng: np.random.Generator) -> PhotoFolder:
     root.mkdir()
     for number in range(14):
         height, width = (20, 10) if number % 3 == 0 else (10, 20 + number)
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(root / f"{number:02d}.png")
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(
+            root / f"{number:02d}.png"
+        )
     (root / "03_broken.jpg").write_bytes(b"no image")
     (root / "99_empty.jpg").write_bytes(b"")
     return scan_folder(root)
 
 
 def _extract(
-    photos: PhotoFolder, store: Path, *, extractor: MeanColours | None = None, retry_failed: bool = False
+    photos: PhotoFolder,
+    store: Path,
+    *,
+    extractor: MeanColours | None = None,
+    retry_failed: bool = False,
 ) -> tuple[int, int, int]:
     report = extract_dataset(
         extractor or MeanColours(),
@@ -91,7 +98,9 @@ def _bytes(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def test_every_image_is_stored_under_its_name_and_every_other_file_is_a_failure(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_every_image_is_stored_under_its_name_and_every_other_file_is_a_failure(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
     assert _extract(photos, tmp_path / "s") == (14, 0, 2)
     store = FeatureStore.open(tmp_path / "s")
     assert set(store.names) | set(store.failures()) == set(photos.names)
@@ -99,14 +108,25 @@ def test_every_image_is_stored_under_its_name_and_every_other_file_is_a_failure(
     assert "not an image" in store.failures()["03_broken.jpg"]
     for name in store.names:
         expected = _mean_colours(decode_image(photos.root / name, max_side=32))
-        assert np.array_equal(store.get(name).local.descriptors, np.asarray(expected.local.descriptors, np.float16))
+        assert np.array_equal(
+            store.get(name).local.descriptors, np.asarray(expected.local.descriptors, np.float16)
+        )
         assert store.get(name).image_size == expected.image_size
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_the_store_does_not_depend_on_batches_or_threads(tmp_path: Path, photos: PhotoFolder, batch_size: int) -> None:
+def test_the_store_does_not_depend_on_batches_or_threads(
+    tmp_path: Path, photos: PhotoFolder, batch_size: int
+) -> None:
     _extract(photos, tmp_path / "one", extractor=MeanColours(batch_size=2))
-    extract_dataset(MeanColours(batch_size=batch_size), photos, tmp_path / "s", shard_size=5, num_threads=7, progress=False)
+    extract_dataset(
+        MeanColours(batch_size=batch_size),
+        photos,
+        tmp_path / "s",
+        shard_size=5,
+        num_threads=7,
+        progress=False,
+    )
     assert _bytes(tmp_path / "s") == _bytes(tmp_path / "one")
 
 
@@ -117,7 +137,9 @@ def test_batches_are_full_where_a_shard_has_the_images(tmp_path: Path, photos: P
     assert sorted(len(batch) for batch in extractor.batches) == [2, 3, 3, 3, 3]
 
 
-def test_the_device_is_fed_from_the_calling_thread_alone(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_the_device_is_fed_from_the_calling_thread_alone(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
     extractor = MeanColours()
     _extract(photos, tmp_path / "s", extractor=extractor)
     assert extractor.threads == {threading.current_thread().name}
@@ -131,7 +153,9 @@ def test_a_second_run_extracts_nothing(tmp_path: Path, photos: PhotoFolder) -> N
     assert extractor.batches == [] and _bytes(tmp_path / "s") == before
 
 
-def test_only_new_images_are_extracted_when_some_are_added(tmp_path: Path, photos: PhotoFolder, rng: np.random.Generator) -> None:
+def test_only_new_images_are_extracted_when_some_are_added(
+    tmp_path: Path, photos: PhotoFolder, rng: np.random.Generator
+) -> None:
     _extract(photos, tmp_path / "s")
     Image.fromarray(rng.integers(0, 256, (10, 10, 3), np.uint8)).save(photos.root / "00_new.png")
     assert _extract(scan_folder(photos.root), tmp_path / "s") == (1, 16, 0)
@@ -155,7 +179,9 @@ def test_failures_are_retried_on_request_alone(tmp_path: Path, photos: PhotoFold
     assert list(FeatureStore.open(tmp_path / "s").failures()) == ["03_broken.jpg"]
 
 
-def test_files_that_are_gone_are_failures_before_and_kept_after_their_extraction(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_files_that_are_gone_are_failures_before_and_kept_after_their_extraction(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
     _extract(photos, tmp_path / "s")
     (photos.root / "05.png").unlink()
     missing = PhotoFolder(photos.root, (*photos.names, "never/there.jpg"))
@@ -174,7 +200,9 @@ class _FailsLater(MeanColours):
         return super().dispatch(images)
 
 
-def test_an_error_of_the_device_stops_the_run_and_the_next_one_finishes_it(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_an_error_of_the_device_stops_the_run_and_the_next_one_finishes_it(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
     _extract(photos, tmp_path / "clean")
     with pytest.raises(RuntimeError, match="the device is gone"):
         _extract(photos, tmp_path / "s", extractor=_FailsLater())
@@ -183,7 +211,9 @@ def test_an_error_of_the_device_stops_the_run_and_the_next_one_finishes_it(tmp_p
     assert _bytes(tmp_path / "s") == _bytes(tmp_path / "clean")
 
 
-def test_a_store_of_another_config_is_refused_before_anything_is_read(tmp_path: Path, photos: PhotoFolder) -> None:
+def test_a_store_of_another_config_is_refused_before_anything_is_read(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
     _extract(photos, tmp_path / "s")
     extractor = MeanColours(config=preset("fast"))
     with pytest.raises(StoreError, match="extracted with config"):
@@ -191,12 +221,18 @@ def test_a_store_of_another_config_is_refused_before_anything_is_read(tmp_path: 
     assert extractor.batches == []
 
 
-def test_progress_is_a_bar_that_ends_with_counts(tmp_path: Path, photos: PhotoFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_a_bar_that_ends_with_counts(
+    tmp_path: Path, photos: PhotoFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     extract_dataset(MeanColours(), photos, tmp_path / "s", shard_size=5)
     shown = capsys.readouterr()
     assert shown.out == ""
     # Spaces clear what a longer line before it has left.
     last = shown.err.splitlines()[-1].rstrip()
-    assert last.startswith("extract: 100%") and " 16/16 " in last and last.endswith(", 0 skipped, 2 failed]")
+    assert (
+        last.startswith("extract: 100%")
+        and " 16/16 " in last
+        and last.endswith(", 0 skipped, 2 failed]")
+    )
     extract_dataset(MeanColours(), photos, tmp_path / "s", shard_size=5, progress=False)
     assert capsys.readouterr() == ("", "")

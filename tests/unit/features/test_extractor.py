@@ -40,7 +40,9 @@ def model() -> Delf:
 @pytest.fixture(scope="module")
 def any_size(model: Delf) -> Extractor:
     """Keeps every cell of images of up to 176 pixels."""
-    config = override(DelfConfig(), [f"features.max_side={ANY_SIZE[1] - 1}", "features.max_features=100000"])
+    config = override(
+        DelfConfig(), [f"features.max_side={ANY_SIZE[1] - 1}", "features.max_features=100000"]
+    )
     return Extractor(config, model)
 
 
@@ -51,7 +53,11 @@ def decoded(pixels: np.ndarray) -> DecodedImage:
 def photo(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth random colours: structure at several scales, different everywhere."""
     rng = np.random.default_rng(seed)
-    coarse = rng.normal(size=(height // 16 + 2, width // 16 + 2, 3)).repeat(16, 0).repeat(16, 1)[:height, :width]
+    coarse = (
+        rng.normal(size=(height // 16 + 2, width // 16 + 2, 3))
+        .repeat(16, 0)
+        .repeat(16, 1)[:height, :width]
+    )
     fine = rng.normal(size=(height, width, 3))
     return np.clip(128 + 45 * coarse + 15 * fine, 0, 255).astype(np.uint8)
 
@@ -61,8 +67,11 @@ def extract(model: Delf, config: DelfConfig, images: list[np.ndarray]) -> list[I
     return [extractor.dispatch([decoded(image)]).result()[0] for image in images]
 
 
-def native(model: Delf, config: DelfConfig, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every cell of every level, extracted from the image alone at its own size: keypoints, scales, scores, descriptors."""
+def native(
+    model: Delf, config: DelfConfig, image: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every cell of every level, extracted from the image alone at its own size: keypoints, scales,
+    scores, descriptors."""
     graph, state = nnx.split(model)
     size = image.shape[:2]
     found = []
@@ -75,13 +84,19 @@ def native(model: Delf, config: DelfConfig, image: np.ndarray) -> tuple[np.ndarr
         def level(
             state: object, source: jax.Array, targets: jax.Array, target: tuple[int, int]
         ) -> tuple[jax.Array, ...]:
-            pixels = pyramid.resize_onto(source, jax.numpy.asarray(np.array([size], np.int32)), targets, target)
+            pixels = pyramid.resize_onto(
+                source, jax.numpy.asarray(np.array([size], np.int32)), targets, target
+            )
             features, scores = nnx.merge(graph, state)(pixels, targets)
             return features.values[0], scores[0]
 
-        # XLA's grouped convolution in place of shifted copies: another path to the same numbers, and quicker to compile.
+        # XLA's grouped convolution in place of shifted copies: another path to the same numbers,
+        # and quicker to compile.
         with patch.object(convolution, "depthwise", convolution._grouped):
-            compiled = jax.jit(partial(level, target=target), compiler_options={"xla_backend_optimization_level": 0})
+            compiled = jax.jit(
+                partial(level, target=target),
+                compiler_options={"xla_backend_optimization_level": 0},
+            )
             values, scores = compiled(state, image[None], targets)
         cells = np.indices(scores.shape).reshape(2, -1).T.astype(np.int32)
         factors = (np.array(target, np.float32) / np.array(size, np.float32))[None]
@@ -90,15 +105,28 @@ def native(model: Delf, config: DelfConfig, image: np.ndarray) -> tuple[np.ndarr
         )
         flat = np.asarray(values).reshape(-1, values.shape[-1])
         flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
-        found.append((np.asarray(keypoints), np.full(len(cells), scale, np.float32), np.asarray(scores).ravel(), flat))
-    keypoints, scales, scores, descriptors = (np.concatenate(part) for part in zip(*found, strict=True))
-    # A keypoint is a cell centred on the image; the last row and column can be centred on the padding.
+        found.append(
+            (
+                np.asarray(keypoints),
+                np.full(len(cells), scale, np.float32),
+                np.asarray(scores).ravel(),
+                flat,
+            )
+        )
+    keypoints, scales, scores, descriptors = (
+        np.concatenate(part) for part in zip(*found, strict=True)
+    )
+    # A keypoint is a cell centred on the image; the last row and column can be centred on the
+    # padding.
     on_image = ((keypoints >= -0.5) & (keypoints <= np.array(size) - 0.5)).all(axis=1)
     return keypoints[on_image], scales[on_image], scores[on_image], descriptors[on_image]
 
 
-def assert_equal_to_native(model: Delf, config: DelfConfig, ours: LocalFeatures, image: np.ndarray) -> np.ndarray:
-    """Every cell of every level was found, where it lies and as it is natively; returns the native scores."""
+def assert_equal_to_native(
+    model: Delf, config: DelfConfig, ours: LocalFeatures, image: np.ndarray
+) -> np.ndarray:
+    """Every cell of every level was found, where it lies and as it is natively; returns the native
+    scores."""
     keypoints, scales, scores, descriptors = native(model, config, image)
     assert len(ours.scales) == len(scales)  # borders included: not one cell more or less
     for scale in np.unique(scales):
@@ -115,7 +143,9 @@ def assert_equal_to_native(model: Delf, config: DelfConfig, ours: LocalFeatures,
 
 
 @pytest.mark.parametrize("size", [(192, 143), (101, 77)])
-def test_every_feature_equals_that_of_the_image_extracted_alone(model: Delf, size: tuple[int, int]) -> None:
+def test_every_feature_equals_that_of_the_image_extracted_alone(
+    model: Delf, size: tuple[int, int]
+) -> None:
     config = override(SMALL, ["features.scales=[0.5,1.4142]", "features.max_features=100000"])
     image = photo(*size, seed=3)
     scores = assert_equal_to_native(model, config, extract(model, config, [image])[0].local, image)
@@ -131,7 +161,9 @@ def test_every_feature_of_300_images_of_any_sizes_equals_that_of_the_image_extra
     model: Delf, any_size: Extractor, part: int
 ) -> None:
     """All seven levels of ten images; slow, since the native side compiles each size by itself."""
-    sizes = np.random.default_rng(0).integers(*ANY_SIZE, (300, 2))[10 * part : 10 * part + 10].tolist()
+    sizes = (
+        np.random.default_rng(0).integers(*ANY_SIZE, (300, 2))[10 * part : 10 * part + 10].tolist()
+    )
     for number, (height, width) in enumerate(sizes):
         image = photo(height, width, seed=10 * part + number)
         ours = any_size.dispatch([decoded(image)]).result()[0].local
@@ -169,16 +201,25 @@ print(count.programs, count.compiled)
     environment, counts = {**os.environ, "DELFJAX_DATA": str(tmp_path)}, []
     for number in (images, 20):
         command = [sys.executable, "-c", script, str(number), scales]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=240, env=environment
+        )
         counts.append([int(number) for number in done.stdout.split()])
     (programs, compiled), (programs_again, compiled_again) = counts
     assert 1 < programs <= most and compiled == programs
     assert 1 < programs_again <= programs and compiled_again == 0
 
 
-def test_another_scorer_selection_and_pooling_compile_the_backbone_no_second_time(model: Delf) -> None:
+def test_another_scorer_selection_and_pooling_compile_the_backbone_no_second_time(
+    model: Delf,
+) -> None:
     extract(model, override(SMALL, ["features.scales=[1.0]"]), [photo(150, 190, seed=15)])
-    changes = ["scorer.kind=norm", "features.max_features=37", "features.global_descriptor=gem", "features.scales=[1.0]"]
+    changes = [
+        "scorer.kind=norm",
+        "features.max_features=37",
+        "features.global_descriptor=gem",
+        "features.scales=[1.0]",
+    ]
     other = override(SMALL, changes)
     with count_compilations() as count:
         extract(load_delf(other), other, [photo(150, 190, seed=15)])
@@ -194,9 +235,11 @@ from delfjax.config import DelfConfig, override
 from delfjax.datasets.images import DecodedImage
 from delfjax.features.extractor import Extractor
 from delfjax.models.delf import load_delf
-config = override(DelfConfig(), ["features.max_side=96", "features.max_features=50", "features.scales=[1.0]"])
+changes = ["features.max_side=96", "features.max_features=50", "features.scales=[1.0]"]
+config = override(DelfConfig(), changes)
 model = load_delf(config)
-sharded, single = Extractor(config, model), Extractor(config, model, devices=jax.local_devices()[:1])
+sharded = Extractor(config, model)
+single = Extractor(config, model, devices=jax.local_devices()[:1])
 assert (sharded.batch_size, single.batch_size) == (4, 1)
 pixels = np.random.default_rng(0).integers(0, 256, (3, 80, 96, 3), dtype=np.uint8)
 images = [DecodedImage(image, (80, 96), "") for image in pixels]
@@ -211,7 +254,9 @@ print("equal")
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags}
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=environment, check=False
+    )
     assert done.stdout.strip() == "equal", done.stderr
 
 
@@ -237,7 +282,9 @@ def test_keypoints_are_in_pixels_of_the_original_image(model: Delf) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 120)])
-def test_an_image_too_small_for_any_level_has_no_features(model: Delf, size: tuple[int, int]) -> None:
+def test_an_image_too_small_for_any_level_has_no_features(
+    model: Delf, size: tuple[int, int]
+) -> None:
     config = override(SMALL, ["features.scales=[0.5,1.0]", "features.global_descriptor=gem"])
     features = extract(model, config, [np.zeros((*size, 3), np.uint8)])[0]
     assert features.local.descriptors.shape == (0, 112)
@@ -245,7 +292,9 @@ def test_an_image_too_small_for_any_level_has_no_features(model: Delf, size: tup
 
 
 def test_suppression_leaves_no_two_boxes_overlapping_more_than_the_limit(model: Delf) -> None:
-    config = override(SMALL, ["features.scales=[1.0]", "features.nms_iou=0.8", "features.max_features=60"])
+    config = override(
+        SMALL, ["features.scales=[1.0]", "features.nms_iou=0.8", "features.max_features=60"]
+    )
     local = extract(model, config, [photo(150, 190, seed=9)])[0].local
     apart = np.abs(local.keypoints_yx[:, None] - local.keypoints_yx[None])
     side = model.receptive_field.size - 1
@@ -257,7 +306,10 @@ def test_suppression_leaves_no_two_boxes_overlapping_more_than_the_limit(model: 
 
 @pytest.mark.parametrize("border", [0.0, 24.0])
 def test_no_keypoint_lies_outside_the_image_or_on_its_border(model: Delf, border: float) -> None:
-    config = override(SMALL, ["features.scales=[0.5]", "features.max_features=100000", f"features.border_px={border}"])
+    config = override(
+        SMALL,
+        ["features.scales=[0.5]", "features.max_features=100000", f"features.border_px={border}"],
+    )
     local = extract(model, config, [photo(150, 190, seed=14)])[0].local
     assert len(local.scales) > 0
     margin = border / 0.5 - 0.5
@@ -271,9 +323,14 @@ def test_thresholds_cut_the_list(model: Delf) -> None:
     full = extract(model, base, [image])[0].local
     middle = float(np.median(full.scores))
     absolute = override(base, ["features.threshold_kind=absolute", f"features.threshold={middle}"])
-    assert len(extract(model, absolute, [image])[0].local.scores) == (full.scores >= np.float32(middle)).sum()
+    assert (
+        len(extract(model, absolute, [image])[0].local.scores)
+        == (full.scores >= np.float32(middle)).sum()
+    )
     percentile = override(base, ["features.threshold_kind=percentile", "features.threshold=75"])
-    cells = 9 * 11  # 150 × 190 pixels at stride 16; the tenth row and the twelfth column are centred beyond the edge
+    cells = (
+        9 * 11
+    )  # 150 × 190 px at stride 16; the tenth row and twelfth column are centred beyond the edge
     assert len(extract(model, percentile, [image])[0].local.scores) == -(-cells // 4)
 
 
@@ -281,13 +338,15 @@ def test_thresholds_cut_the_list(model: Delf) -> None:
 def test_the_global_descriptor_has_unit_length_and_knows_its_image(model: Delf, kind: str) -> None:
     config = override(SMALL, ["features.scales=[0.7071,1.0]", f"features.global_descriptor={kind}"])
     image, other = photo(150, 190, seed=11), photo(150, 190, seed=12)
-    same, again, different = (f.global_descriptor for f in extract(model, config, [image, image[:, 4:], other]))
+    same, again, different = (
+        f.global_descriptor for f in extract(model, config, [image, image[:, 4:], other])
+    )
     assert same is not None and again is not None and different is not None
     np.testing.assert_allclose(np.linalg.norm(same), 1, atol=1e-5)
     assert same @ again > same @ different
 
 
-def test_codes_with_a_bias_take_the_place_of_features_and_regions_lie_within_a_map_that_is_not_padded() -> None:
+def test_codes_with_a_bias_replace_features_and_regions_lie_within_the_unpadded_map() -> None:
     """DELG as its TF2 code has it, here with an encoder that says the same of every feature."""
 
     def build(rngs: nnx.Rngs) -> Delf:
@@ -295,14 +354,21 @@ def test_codes_with_a_bias_take_the_place_of_features_and_regions_lie_within_a_m
         return Delf(ResNet((1, 1, 1), stride_layout="keras", rngs=rngs), scorer, output="conv4")
 
     shapes, code = named_shapes(abstract(build)), np.arange(4, dtype=np.float32)
-    held = {name: np.full(shape, float(name.endswith("norm.var")), np.float32) for name, shape in shapes.items()}
+    held = {
+        name: np.full(shape, float(name.endswith("norm.var")), np.float32)
+        for name, shape in shapes.items()
+    }
     small = fold_batch_norm(with_tensors(abstract(build), held | {"scorer.encoder.bias": code}))
     config = override(DelfConfig(), ["features.max_side=96", "features.scales=[1.0]"])
     local = extract(small, config, [photo(96, 65, seed=14)])[0].local
     # The fifth column of 65 pixels would need a pool with padding.
     assert len(local.scores) == 6 * 4 and small.channels == 4
-    np.testing.assert_allclose(local.descriptors, np.tile(code / np.linalg.norm(code), (24, 1)), atol=1e-6)
-    regions = Extractor(override(config, ["features.global_descriptor=rmac"]), small)._regions(np.array([[96, 65]], np.int32))
+    np.testing.assert_allclose(
+        local.descriptors, np.tile(code / np.linalg.norm(code), (24, 1)), atol=1e-6
+    )
+    regions = Extractor(override(config, ["features.global_descriptor=rmac"]), small)._regions(
+        np.array([[96, 65]], np.int32)
+    )
     assert regions[0, :, 2:].max(axis=0).tolist() == [6, 4]
 
 
@@ -310,7 +376,8 @@ def test_bfloat16_stays_close_to_float32(model: Delf) -> None:
     base = override(SMALL, ["features.scales=[1.0]", "features.max_features=100000"])
     image = photo(120, 160, seed=13)
     full, half = (
-        extract(model, config, [image])[0].local for config in (base, override(base, ["features.dtype=bfloat16"]))
+        extract(model, config, [image])[0].local
+        for config in (base, override(base, ["features.dtype=bfloat16"]))
     )
     order = [np.lexsort(local.keypoints_yx.T) for local in (full, half)]
     cosine = (full.descriptors[order[0]] * half.descriptors[order[1]]).sum(axis=1)

@@ -1,4 +1,5 @@
-"""PCA of local descriptors: equal to its definition, deterministic, refused where it means nothing."""
+"""PCA of local descriptors: equal to its definition, deterministic, refused where it means
+nothing."""
 
 from __future__ import annotations
 
@@ -17,11 +18,15 @@ from delfjax.types import ImageFeatures, LocalFeatures
 def descriptors(rng: np.random.Generator, count: int = 400, channels: int = 12) -> np.ndarray:
     """Correlated rows with a mean, float32."""
     mixing = rng.normal(size=(channels, channels)) * np.geomspace(1, 0.05, channels)[:, None]
-    return (rng.normal(size=(count, channels)) @ mixing + rng.normal(size=channels)).astype(np.float32)
+    return (rng.normal(size=(count, channels)) @ mixing + rng.normal(size=channels)).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("whiten", [False, True])
-def test_a_reduction_equals_pca_by_singular_values_in_double_precision(rng: np.random.Generator, whiten: bool) -> None:
+def test_a_reduction_equals_pca_by_singular_values_in_double_precision(
+    rng: np.random.Generator, whiten: bool
+) -> None:
     rows = descriptors(rng)
     reduction = fit_pca(rows, config=ReductionConfig(dim=5, whiten=whiten))
     centred = rows.astype(np.float64) - rows.astype(np.float64).mean(axis=0)
@@ -45,11 +50,15 @@ def test_the_number_of_threads_changes_no_bit(rng: np.random.Generator) -> None:
     for threads in (1, 2, 4):
         with threadpool_limits(threads):
             reduction = fit_pca(rows, config=ReductionConfig(dim=40))
-            found.append((reduction.explained, reduction.projection.tobytes(), reduction(rows).tobytes()))
+            found.append(
+                (reduction.explained, reduction.projection.tobytes(), reduction(rows).tobytes())
+            )
     assert found[0] == found[1] == found[2]
 
 
-def test_whitening_leaves_uncorrelated_components_of_unit_variance(rng: np.random.Generator) -> None:
+def test_whitening_leaves_uncorrelated_components_of_unit_variance(
+    rng: np.random.Generator,
+) -> None:
     rows = descriptors(rng)
     reduction = fit_pca(rows, config=ReductionConfig(dim=6, whiten=True))
     whitened = (rows.astype(np.float64) - reduction.mean) @ reduction.projection
@@ -77,10 +86,15 @@ def test_the_mean_itself_reduces_to_numbers(rng: np.random.Generator) -> None:
 def test_the_same_descriptors_give_the_same_bytes(rng: np.random.Generator) -> None:
     rows = descriptors(rng)
     one, other = (fit_pca(rows.copy(), config=ReductionConfig(dim=4)) for _ in range(2))
-    assert one.mean.tobytes() == other.mean.tobytes() and one.projection.tobytes() == other.projection.tobytes()
+    assert (
+        one.mean.tobytes() == other.mean.tobytes()
+        and one.projection.tobytes() == other.projection.tobytes()
+    )
 
 
-def test_the_sign_of_a_direction_does_not_depend_on_the_order_of_the_descriptors(rng: np.random.Generator) -> None:
+def test_the_sign_of_a_direction_does_not_depend_on_the_order_of_the_descriptors(
+    rng: np.random.Generator,
+) -> None:
     rows = descriptors(rng)
     one = fit_pca(rows, config=ReductionConfig(dim=4)).projection
     other = fit_pca(rows[rng.permutation(len(rows))], config=ReductionConfig(dim=4)).projection
@@ -94,7 +108,9 @@ def test_the_sign_of_a_direction_does_not_depend_on_the_order_of_the_descriptors
 def test_more_dimensions_than_the_descriptors_span_are_refused(
     rng: np.random.Generator, count: int, dim: int, allowed: str
 ) -> None:
-    with pytest.raises(ReductionError, match=f"reduction.dim is {dim}, but there are {count} .*{allowed}"):
+    with pytest.raises(
+        ReductionError, match=f"reduction.dim is {dim}, but there are {count} .*{allowed}"
+    ):
         fit_pca(descriptors(rng)[:count], config=ReductionConfig(dim=dim))
 
 
@@ -126,14 +142,19 @@ def store_of(path: Path, images: dict[str, np.ndarray]) -> FeatureStore:
 def image_features(rows: np.ndarray) -> ImageFeatures:
     count = len(rows)
     zeros = np.zeros(count, np.float32)
-    local = LocalFeatures(np.zeros((count, 2), np.float32), zeros + 1, zeros, rows, np.ones(count, bool))
+    local = LocalFeatures(
+        np.zeros((count, 2), np.float32), zeros + 1, zeros, rows, np.ones(count, bool)
+    )
     return ImageFeatures(local, None, (10, 10), "0")
 
 
 def test_a_sample_takes_descriptors_of_every_image(tmp_path: Path) -> None:
     # Image i has descriptors along axis i alone: an axis without variance was not sampled.
     rng = np.random.default_rng(0)
-    images = {f"{i:02d}.jpg": np.eye(8, dtype=np.float32)[[i] * 50] * rng.uniform(1, 2, (50, 1)) for i in range(8)}
+    images = {
+        f"{i:02d}.jpg": np.eye(8, dtype=np.float32)[[i] * 50] * rng.uniform(1, 2, (50, 1))
+        for i in range(8)
+    }
     images = {name: rows.astype(np.float32) for name, rows in images.items()}
     store = store_of(tmp_path / "s", images)
     config = ReductionConfig(dim=7, max_samples=24, whiten=False)
@@ -147,11 +168,15 @@ def test_a_sample_takes_descriptors_of_every_image(tmp_path: Path) -> None:
 def test_a_sample_depends_on_the_seed_alone(tmp_path: Path, rng: np.random.Generator) -> None:
     store = store_of(tmp_path / "s", {f"{i}.jpg": descriptors(rng, 40) for i in range(3)})
     config = ReductionConfig(dim=4, max_samples=60)
-    one, same, other = (fit_from_store(store, config=config, seed=seed).projection for seed in (1, 1, 2))
+    one, same, other = (
+        fit_from_store(store, config=config, seed=seed).projection for seed in (1, 1, 2)
+    )
     assert np.array_equal(one, same) and not np.array_equal(one, other)
 
 
-def test_a_store_smaller_than_the_sample_is_used_whole(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_a_store_smaller_than_the_sample_is_used_whole(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
     rows = descriptors(rng, 60)
     store = store_of(tmp_path / "s", {"a.jpg": rows[:20], "b.jpg": rows[20:20], "c.jpg": rows[20:]})
     fitted = fit_from_store(store, config=ReductionConfig(dim=4), seed=0)

@@ -11,7 +11,7 @@ from flax import nnx
 from PIL import Image
 
 from delfjax.config import ConfigError, DelfConfig, override
-from delfjax.datasets.folder import PhotoFolder, scan_folder
+from delfjax.datasets.photo_folder import PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.shared_pass import SharedPass
@@ -23,7 +23,10 @@ from delfjax.models.tensors import named_tensors, with_tensors
 from delfjax.models.weights import save_weights
 from delfjax.types import LocalFeatures
 
-CONFIG = override(DelfConfig(), ["features.max_side=160", "features.scales=[0.7071, 1.0]", "features.max_features=60"])
+CONFIG = override(
+    DelfConfig(),
+    ["features.max_side=160", "features.scales=[0.7071, 1.0]", "features.max_features=60"],
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoFolder:
     folder = tmp_path_factory.mktemp("photos")
     for seed, size in enumerate([(120, 160), (100, 150)]):
         rng = np.random.default_rng(seed)
-        coarse = rng.integers(0, 255, (*(side // 16 + 1 for side in size), 3)).repeat(16, 0).repeat(16, 1)
+        coarse = (
+            rng.integers(0, 255, (*(side // 16 + 1 for side in size), 3))
+            .repeat(16, 0)
+            .repeat(16, 1)
+        )
         Image.fromarray(coarse[: size[0], : size[1]].astype(np.uint8)).save(folder / f"{seed}.png")
     (folder / "broken.jpg").write_bytes(b"no photograph")
     return scan_folder(folder)
@@ -43,9 +50,13 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a backbone that differs from ImageNet's in its last two blocks."""
     backbone = load_backbone(CONFIG.backbone)
     rng = np.random.default_rng(0)
-    last = tuple(f"blocks.{number}." for number in (len(backbone.layers()) - 3, len(backbone.layers()) - 2))
+    last = tuple(
+        f"blocks.{number}." for number in (len(backbone.layers()) - 3, len(backbone.layers()) - 2)
+    )
     tensors = {
-        name: (values * rng.uniform(0.8, 1.2, values.shape)).astype(np.float32) if name.startswith(last) else values
+        name: (values * rng.uniform(0.8, 1.2, values.shape)).astype(np.float32)
+        if name.startswith(last)
+        else values
         for name, values in named_tensors(backbone).items()
     }
     path = tmp_path_factory.mktemp("weights") / "tuned.safetensors"
@@ -57,7 +68,12 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def systems(tuned: Path) -> dict[str, DelfConfig]:
     changes: dict[str, list[str]] = {
         "plain": [],
-        "tuned": [f"backbone.weights={tuned}", "scorer.kind=norm", "features.scales=[1.0]", "features.max_features=20"],
+        "tuned": [
+            f"backbone.weights={tuned}",
+            "scorer.kind=norm",
+            "features.scales=[1.0]",
+            "features.max_features=20",
+        ],
         "small": ["features.max_side=96", "scorer.weights=random", "features.scales=[1.0]"],
     }
     return {name: override(CONFIG, change) for name, change in changes.items()}
@@ -69,13 +85,24 @@ def test_each_system_keeps_what_an_extraction_keeps(
     stores = {name: tmp_path / name for name in systems}
     SharedPass(systems).extract(photos, stores, progress=False)
     for name, config in systems.items():
-        extract_dataset(Extractor(config, load_delf(config)), photos, tmp_path / "direct" / name, progress=False)
-        direct, found = FeatureStore.open(tmp_path / "direct" / name), FeatureStore.open(stores[name])
-        assert found.names == direct.names and found.failures() == direct.failures() and found.config == direct.config
+        extract_dataset(
+            Extractor(config, load_delf(config)), photos, tmp_path / "direct" / name, progress=False
+        )
+        direct, found = (
+            FeatureStore.open(tmp_path / "direct" / name),
+            FeatureStore.open(stores[name]),
+        )
+        assert (
+            found.names == direct.names
+            and found.failures() == direct.failures()
+            and found.config == direct.config
+        )
         assert found.failures().keys() == {"broken.jpg"}
         for photo in direct.names:
             _require_alike(direct.get(photo).local, found.get(photo).local)
-            assert set(found.get(photo).local.scales) <= set(np.asarray(config.features.scales, np.float32))
+            assert set(found.get(photo).local.scales) <= set(
+                np.asarray(config.features.scales, np.float32)
+            )
 
 
 def _require_alike(expected: LocalFeatures, found: LocalFeatures) -> None:
@@ -87,20 +114,31 @@ def _require_alike(expected: LocalFeatures, found: LocalFeatures) -> None:
     rows = [_rows(part.keypoints_yx, part.scales) for part in (expected, found)]
     both = rows[0].keys() & rows[1].keys()
     assert len(both) >= len(expected.scores) - 1
-    ours, theirs = (part.descriptors[[of[key] for key in both]] for part, of in zip((expected, found), rows, strict=True))
+    ours, theirs = (
+        part.descriptors[[of[key] for key in both]]
+        for part, of in zip((expected, found), rows, strict=True)
+    )
     np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), atol=1e-3)
 
 
 def _rows(keypoints_yx: np.ndarray, scales: np.ndarray) -> dict[tuple[float, ...], int]:
-    return {(*map(float, yx), float(scale)): row for row, (yx, scale) in enumerate(zip(keypoints_yx, scales, strict=True))}
+    return {
+        (*map(float, yx), float(scale)): row
+        for row, (yx, scale) in enumerate(zip(keypoints_yx, scales, strict=True))
+    }
 
 
 def test_backbones_share_the_layers_that_are_equal(tuned: Path) -> None:
-    backbones = [load_backbone(replace(CONFIG.backbone, weights=weights)) for weights in ("imagenet", str(tuned), "imagenet")]
+    backbones = [
+        load_backbone(replace(CONFIG.backbone, weights=weights))
+        for weights in ("imagenet", str(tuned), "imagenet")
+    ]
     layers = len(backbones[0].layers())
     assert BranchedBackbone(backbones, output="conv4").shared == layers - 2
     assert BranchedBackbone(backbones[::2], output="conv4").shared == layers
-    first = with_tensors(backbones[0], {name: values + 1 for name, values in named_tensors(backbones[0]).items()})
+    first = with_tensors(
+        backbones[0], {name: values + 1 for name, values in named_tensors(backbones[0]).items()}
+    )
     assert BranchedBackbone([backbones[0], first], output="conv4").shared == 0
 
 
@@ -143,4 +181,10 @@ def test_codes_that_take_the_place_of_features_are_refused(tmp_path: Path) -> No
     about = {"name": "delg", "code_dim": 8, "backbone": describe_backbone(CONFIG.backbone)}
     save_weights(tmp_path / "delg.safetensors", named_tensors(scorer), about)
     with pytest.raises(ConfigError, match="codes of its own"):
-        SharedPass({0: override(CONFIG, [f"scorer.weights={tmp_path / 'delg.safetensors'}", "scorer.hidden=4"])})
+        SharedPass(
+            {
+                0: override(
+                    CONFIG, [f"scorer.weights={tmp_path / 'delg.safetensors'}", "scorer.hidden=4"]
+                )
+            }
+        )

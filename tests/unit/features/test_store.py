@@ -1,4 +1,5 @@
-"""The feature store: what goes in comes out, once, whatever stops the writer; what is not sound is refused by name."""
+"""The feature store: what goes in comes out, once, whatever stops the writer; what is not sound is
+refused by name."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from delfjax.config import config_hash
 from delfjax.features.store import FeatureStore, Group, StoreError, StoreWriter
 from delfjax.types import ImageFeatures, LocalFeatures
 
-_CONFIG: dict[str, Any] = {"backbone": {"name": "tiny"}, "features": {"max_side": 64, "scales": [0.5, 1.0]}}
+_CONFIG: dict[str, Any] = {
+    "backbone": {"name": "tiny"},
+    "features": {"max_side": 64, "scales": [0.5, 1.0]},
+}
 _DIM = 6
 
 
@@ -37,20 +41,30 @@ def _image(name: str, *, pooled: bool = False, dim: int = _DIM) -> ImageFeatures
         valid=np.ones(count, bool),
     )
     vector = rng.normal(size=4).astype(np.float32) if pooled else None
-    return ImageFeatures(local, vector, (int(rng.integers(1, 9999)), 7), f"{rng.integers(1 << 62):032x}")
+    return ImageFeatures(
+        local, vector, (int(rng.integers(1, 9999)), 7), f"{rng.integers(1 << 62):032x}"
+    )
 
 
 def _names(count: int, prefix: str = "ü/photo") -> list[str]:
     return [f"{prefix}{number:03d}.jpg" for number in range(count)]
 
 
-def _commit(writer: StoreWriter, groups: Sequence[Group], *, broken: Sequence[str] = (), pooled: bool = False) -> None:
+def _commit(
+    writer: StoreWriter,
+    groups: Sequence[Group],
+    *,
+    broken: Sequence[str] = (),
+    pooled: bool = False,
+) -> None:
     for group in groups:
         good = {name: _image(name, pooled=pooled) for name in group.names if name not in broken}
         writer.commit(group, good, {name: "broken" for name in group.names if name in broken})
 
 
-def _fill(path: Path, names: Sequence[str], *, broken: Sequence[str] = (), shard_size: int = 4) -> FeatureStore:
+def _fill(
+    path: Path, names: Sequence[str], *, broken: Sequence[str] = (), shard_size: int = 4
+) -> FeatureStore:
     with StoreWriter(path, _CONFIG, shard_size=shard_size) as writer:
         _commit(writer, writer.plan(names), broken=broken)
         return writer.store()
@@ -59,7 +73,9 @@ def _fill(path: Path, names: Sequence[str], *, broken: Sequence[str] = (), shard
 def _assert_equal(one: ImageFeatures, other: ImageFeatures) -> None:
     for field in ("keypoints_yx", "scales", "scores", "valid"):
         assert np.array_equal(getattr(one.local, field), getattr(other.local, field)), field
-    assert np.array_equal(one.local.descriptors, np.asarray(other.local.descriptors).astype(np.float16))
+    assert np.array_equal(
+        one.local.descriptors, np.asarray(other.local.descriptors).astype(np.float16)
+    )
     assert (one.image_size, one.content_hash) == (other.image_size, other.content_hash)
     assert (one.global_descriptor is None) == (other.global_descriptor is None)
     if one.global_descriptor is not None and other.global_descriptor is not None:
@@ -102,12 +118,15 @@ def test_arrays_hold_all_features_image_after_image(tmp_path: Path) -> None:
 
 def test_an_empty_store_has_empty_arrays(tmp_path: Path) -> None:
     store = _fill(tmp_path / "s", ["a.jpg"], broken=["a.jpg"])
-    assert len(store) == 0 and store.arrays().offsets.tolist() == [0] and store.counts().shape == (0,)
+    assert (
+        len(store) == 0 and store.arrays().offsets.tolist() == [0] and store.counts().shape == (0,)
+    )
     assert store.failures() == {"a.jpg": "broken"}
 
 
 def test_arrays_are_memory_mapped(tmp_path: Path) -> None:
-    """Nothing is copied on reading: the arrays of an image lie inside the mapped file, read-only."""
+    """Nothing is copied on reading: the arrays of an image lie inside the mapped file,
+    read-only."""
     store = _fill(tmp_path / "s", _names(4))
     image = next(store.get(name) for name in store.names if len(store.get(name).local.scales))
     address = np.asarray(image.local.descriptors).__array_interface__["data"][0]
@@ -145,7 +164,9 @@ def test_a_run_stopped_between_commits_is_finished_to_the_same_bytes(tmp_path: P
             groups = writer.plan(names)
             # Out of order, as batches may end.
             _commit(writer, groups[::-1][:stop], broken=names[5:7])
-        assert len(FeatureStore.open(path).pending()) == sum(len(group.names) for group in groups[: 6 - stop])
+        assert len(FeatureStore.open(path).pending()) == sum(
+            len(group.names) for group in groups[: 6 - stop]
+        )
         # The shard size of the plan counts, not that of the second run.
         with StoreWriter(path, _CONFIG, shard_size=7) as writer:
             assert writer.plan(names) == groups[: 6 - stop]
@@ -179,7 +200,9 @@ def test_a_failure_is_kept_with_its_reason_and_not_planned_again(tmp_path: Path)
     store = _fill(tmp_path / "s", names, broken=names[2:3])
     assert store.failures() == {names[2]: "broken"} and names[2] not in store
     assert store.done() == frozenset(names)
-    with pytest.raises(StoreError, match=re.escape(f"holds no image {names[2]!r}; it failed: broken")):
+    with pytest.raises(
+        StoreError, match=re.escape(f"holds no image {names[2]!r}; it failed: broken")
+    ):
         store.get(names[2])
     with StoreWriter(tmp_path / "s", _CONFIG) as writer:
         assert writer.plan(names) == []
@@ -217,7 +240,9 @@ def test_a_group_is_committed_once_and_whole(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="exactly its 2 images"):
             writer.commit(group, {"a.jpg": _image("a.jpg")}, {})
         with pytest.raises(ValueError, match="exactly its 2 images"):
-            writer.commit(group, {"a.jpg": _image("a.jpg"), "b.jpg": _image("b.jpg")}, {"b.jpg": "broken"})
+            writer.commit(
+                group, {"a.jpg": _image("a.jpg"), "b.jpg": _image("b.jpg")}, {"b.jpg": "broken"}
+            )
         _commit(writer, [group])
         with pytest.raises(ValueError, match="must be committed once"):
             _commit(writer, [group])
@@ -233,7 +258,9 @@ def test_descriptors_of_two_dimensions_do_not_share_a_store(tmp_path: Path) -> N
 
 def test_padding_is_not_stored(tmp_path: Path) -> None:
     image = _image("padded")
-    padded = replace(image, local=replace(image.local, valid=np.zeros(len(image.local.scales), bool)))
+    padded = replace(
+        image, local=replace(image.local, valid=np.zeros(len(image.local.scales), bool))
+    )
     assert len(image.local.scales) > 0
     with StoreWriter(tmp_path / "s", _CONFIG) as writer:
         (group,) = writer.plan(["padded"])
@@ -269,11 +296,15 @@ def _rewrite_header(path: Path, **changes: Any) -> None:
         ({"config": 3}, "its config does not have the hash"),
     ],
 )
-def test_a_header_that_is_not_ours_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_header_that_is_not_ours_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "s"
     _fill(path, _names(2))
     _rewrite_header(path, **changes)
-    with pytest.raises(StoreError, match=re.escape(f"{path / 'store.json'}: ") + ".*" + re.escape(message)):
+    with pytest.raises(
+        StoreError, match=re.escape(f"{path / 'store.json'}: ") + ".*" + re.escape(message)
+    ):
         FeatureStore.open(path)
 
 
@@ -302,7 +333,9 @@ def test_a_truncated_shard_is_refused_by_name(tmp_path: Path, share: float) -> N
         FeatureStore.open(path)
 
 
-def test_any_changed_byte_of_a_shard_is_noticed_before_its_rows_are_used(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_any_changed_byte_of_a_shard_is_noticed_before_its_rows_are_used(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
     path = tmp_path / "s"
     names = _names(4)
     _fill(path, names)
@@ -334,7 +367,9 @@ def test_a_shard_of_another_store_is_refused_by_name(tmp_path: Path) -> None:
     _fill(tmp_path / "s", _names(4))
     _shard(tmp_path / "s").unlink()
     stranger = _shard(tmp_path / "other").rename(tmp_path / "s" / _shard(tmp_path / "other").name)
-    with pytest.raises(StoreError, match=re.escape(f"{stranger}: shard of config {config_hash(other_config)}")):
+    with pytest.raises(
+        StoreError, match=re.escape(f"{stranger}: shard of config {config_hash(other_config)}")
+    ):
         FeatureStore.open(tmp_path / "s")
 
 
@@ -370,14 +405,20 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"x")
     with pytest.raises(StoreError, match="not a feature store"):
         FeatureStore.open(tmp_path)
-    with pytest.raises(StoreError, match=r"not a feature store .*'photo.jpg' is there"), StoreWriter(tmp_path, _CONFIG):
+    with (
+        pytest.raises(StoreError, match=r"not a feature store .*'photo.jpg' is there"),
+        StoreWriter(tmp_path, _CONFIG),
+    ):
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 def test_a_file_is_not_taken_for_a_folder(tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(b"x")
-    with pytest.raises(StoreError, match="cannot be made or listed"), StoreWriter(tmp_path / "s", _CONFIG):
+    with (
+        pytest.raises(StoreError, match="cannot be made or listed"),
+        StoreWriter(tmp_path / "s", _CONFIG),
+    ):
         pass
 
 
@@ -408,7 +449,8 @@ _HOLD = """
 import sys, time
 from pathlib import Path
 from delfjax.features.store import StoreWriter
-with StoreWriter(Path(sys.argv[1]), {"backbone": {"name": "tiny"}, "features": {"max_side": 64, "scales": [0.5, 1.0]}}):
+config = {"backbone": {"name": "tiny"}, "features": {"max_side": 64, "scales": [0.5, 1.0]}}
+with StoreWriter(Path(sys.argv[1]), config):
     print("held", flush=True)
     time.sleep(120)
 """
@@ -417,7 +459,9 @@ with StoreWriter(Path(sys.argv[1]), {"backbone": {"name": "tiny"}, "features": {
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "s"
     root = Path(__file__).resolve().parents[3]
-    holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, cwd=root)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, cwd=root
+    )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         with (
@@ -439,7 +483,11 @@ def test_a_subset_knows_nothing_of_other_images(tmp_path: Path) -> None:
     names = _names(6)
     store = _fill(tmp_path / "store", names, broken=(names[1], names[4]))
     part = store.subset([names[3], names[0], names[1], "elsewhere"])
-    assert part.names == (names[0], names[3]) and part.failures().keys() == {names[1]} and len(part) == 2
+    assert (
+        part.names == (names[0], names[3])
+        and part.failures().keys() == {names[1]}
+        and len(part) == 2
+    )
     assert names[2] not in part and names[2] in store and part.config_hash == store.config_hash
     _assert_equal(part.get(names[3]), store.get(names[3]))
     assert part.arrays().names == part.names

@@ -1,4 +1,5 @@
-"""Networks with tensors drawn by NumPy: drawn by JAX, each shape would be a program of its own to compile."""
+"""Networks with tensors drawn by NumPy: drawn by JAX, each shape would be a program of its own to
+compile."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from delfjax.models.resnet import ResNet
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
 
 
-def random_tensors(shapes: dict[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def random_tensors(
+    shapes: dict[str, tuple[int, ...]], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """Weights and statistics that keep the values of order one from the image to conv5."""
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -17,7 +20,8 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], rng: np.random.Generator)
         if name.endswith("norm.var"):
             return rng.uniform(0.5, 1.5, shape)
         if name.endswith("norm.scale"):
-            # Small gains at the end of the residual branches keep their sum over sixteen blocks bounded.
+            # Small gains at the end of the residual branches keep their sum over sixteen blocks
+            # bounded.
             return rng.uniform(0.5, 1.5, shape) * (0.3 if ".expand." in name else 1.0)
         return rng.normal(0, 0.1, shape)
 

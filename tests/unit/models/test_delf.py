@@ -1,4 +1,5 @@
-"""DELF's models: weights that name what a photograph shows, folding that changes nothing, refusals that say why."""
+"""DELF's models: weights that name what a photograph shows, folding that changes nothing, refusals
+that say why."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from delfjax.models.resnet import ResNet
 from delfjax.models.tensors import abstract, named_shapes, named_tensors, with_tensors
 from delfjax.models.weights import WeightsError, load_weights, save_weights, shipped_attention
 
-# Classes of ImageNet that name what the photograph shows: tabby, tiger cat, Persian or Egyptian cat; espresso, cup;
-# missile, projectile, space shuttle.
+# Classes of ImageNet that name what the photograph shows: tabby, tiger cat, Persian or Egyptian
+# cat; espresso, cup; missile, projectile, space shuttle.
 SHOWN = {"chelsea": {281, 282, 283, 285}, "coffee": {967, 968}, "rocket": {657, 744, 812}}
 
 
@@ -29,7 +30,9 @@ def centre_crop(photo: np.ndarray, side: int = 224) -> np.ndarray:
     """The middle of a photo whose shorter side becomes 256 pixels, as in training."""
     image = Image.fromarray(photo)
     factor = 256 / min(image.size)
-    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    image = image.resize(
+        (round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC
+    )
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
@@ -44,7 +47,9 @@ def test_the_embedded_classifier_names_cat_coffee_and_rocket_within_its_top_five
         model = nnx.merge(graph, state)
         return model.classify(FeatureMap.full(model.normalise(pixels)))
 
-    pixels = np.stack([centre_crop(source_photo(name, max_side=1024)) for name in SHOWN]).astype(np.float32)
+    pixels = np.stack([centre_crop(source_photo(name, max_side=1024)) for name in SHOWN]).astype(
+        np.float32
+    )
     logits = np.asarray(classify(state, pixels))
     for row, (name, classes) in zip(logits, SHOWN.items(), strict=True):
         top = np.argsort(-row)[:5].tolist()
@@ -52,12 +57,17 @@ def test_the_embedded_classifier_names_cat_coffee_and_rocket_within_its_top_five
 
 
 def with_random_statistics(model: nnx.Module, rng: np.random.Generator) -> nnx.Module:
-    """A model as if it had been trained: every norm has a mean, a variance, a scale and an offset of its own."""
+    """A model as if it had been trained: every norm has a mean, a variance, a scale and an offset
+    of its own."""
     drawn = {}
     for name, tensor in named_tensors(model).items():
         if ".norm." in name:
             positive = name.endswith(("norm.var", "norm.scale"))
-            draw = rng.uniform(0.5, 1.5, tensor.shape) if positive else rng.normal(0, 0.3, tensor.shape)
+            draw = (
+                rng.uniform(0.5, 1.5, tensor.shape)
+                if positive
+                else rng.normal(0, 0.3, tensor.shape)
+            )
             drawn[name] = draw.astype(np.float32)
         else:
             drawn[name] = tensor
@@ -73,7 +83,8 @@ def test_folding_batch_norm_changes_nothing_in_a_bottleneck_with_depthwise_convo
     x = FeatureMap.full(rng.normal(size=(1, 11, 9, 16)).astype(np.float32))
     plain, folded = (np.asarray(run(model, x)) for model in (trained, fold_batch_norm(trained)))
     assert ".norm." not in "".join(named_shapes(fold_batch_norm(trained)))
-    # Kernel and gain are multiplied once instead of kernel times input times gain: one rounding more or less a product.
+    # Kernel and gain are multiplied once instead of kernel times input times gain: one rounding
+    # more or less a product.
     np.testing.assert_allclose(folded, plain, rtol=0, atol=1e-5 * float(np.abs(plain).max()))
 
 
@@ -85,7 +96,8 @@ def run(model: nnx.Module, x: FeatureMap) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def small() -> Delf:
-    """A ResNet of one block a stage with an attention scorer, statistics as after training; not folded."""
+    """A ResNet of one block a stage with an attention scorer, statistics as after training; not
+    folded."""
     backbone = abstract(lambda rngs: ResNet((1, 1, 1, 1), stride_layout="v1.5", rngs=rngs))
     rng = np.random.default_rng(4)
     kernels = {
@@ -93,7 +105,11 @@ def small() -> Delf:
         for name, shape in named_shapes(backbone).items()
         if ".norm." not in name
     }
-    norms = {name: np.ones(s, np.float32) for name, s in named_shapes(backbone).items() if ".norm." in name}
+    norms = {
+        name: np.ones(s, np.float32)
+        for name, s in named_shapes(backbone).items()
+        if ".norm." in name
+    }
     scorer = AttentionScorer(1024, hidden=32, rngs=nnx.Rngs(1))
     model = Delf(with_tensors(backbone, kernels | norms), scorer, output="conv4")
     trained = with_random_statistics(model, rng)
@@ -110,7 +126,9 @@ def outputs(small: Delf) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     results = []
     for model in (small, fold_batch_norm(small)):
         graph, state = nnx.split(model)
-        features, scores = jax.jit(lambda state, graph=graph: nnx.merge(graph, state)(pixels, extent))(state)
+        features, scores = jax.jit(
+            lambda state, graph=graph: nnx.merge(graph, state)(pixels, extent)
+        )(state)
         results += [np.asarray(features.values), np.asarray(scores)]
     return results[0], results[1], results[2], results[3]
 
@@ -140,11 +158,16 @@ def test_delf_scores_its_unnormalised_features(
 
 
 def test_the_scores_of_a_photograph_are_those_of_its_cells_at_its_size() -> None:
-    model, photo = load_delf(override(DelfConfig(), ["scorer.kind=norm"])), centre_crop(source_photo("coffee"), 80)[:64]
+    model, photo = (
+        load_delf(override(DelfConfig(), ["scorer.kind=norm"])),
+        centre_crop(source_photo("coffee"), 80)[:64],
+    )
     scores = cell_scores(model, photo)
     graph, state = nnx.split(model.backbone)
     normalised = (photo[None].astype(np.float32) - 127) / 128
-    features = jax.jit(lambda state, x: nnx.merge(graph, state)(FeatureMap.full(x)).values)(state, normalised)
+    features = jax.jit(lambda state, x: nnx.merge(graph, state)(FeatureMap.full(x)).values)(
+        state, normalised
+    )
     assert scores.shape == (4, 5)
     np.testing.assert_allclose(scores, np.linalg.norm(np.asarray(features)[0], axis=-1), rtol=1e-4)
 
@@ -161,7 +184,9 @@ def test_the_default_model_is_folded_and_has_the_attention_that_ships() -> None:
     tensors, about = load_weights(shipped_attention("landmark_world"))
     assert model.scorer is not None and model.channels == 112
     np.testing.assert_array_equal(model.scorer.score.kernel[...], tensors["score.kernel"])
-    assert about["trained_on"] == "world_train" and about["backbone"] == describe_backbone(BackboneConfig())
+    assert about["trained_on"] == "world_train" and about["backbone"] == describe_backbone(
+        BackboneConfig()
+    )
     assert load_delf(override(DelfConfig(), ["scorer.kind=norm"])).scorer is None
     assert not [name for name in named_shapes(model) if ".norm." in name]
     # EfficientNet-Lite0 up to its stride-16 stage.
@@ -177,18 +202,27 @@ def refused(config: BackboneConfig) -> str:
 
 def test_embedded_weights_of_a_resnet_are_refused_with_the_way_to_get_some() -> None:
     message = refused(BackboneConfig(name="resnet50"))
-    assert "only efficientnet_lite0 has embedded weights" in message and "delfjax weights convert" in message
+    assert (
+        "only efficientnet_lite0 has embedded weights" in message
+        and "delfjax weights convert" in message
+    )
 
 
 def checkpoint(path: Path, name: str, layout: str = "v1.5") -> str:
-    save_weights(path, {"stem.kernel": np.zeros((3, 3), np.float32)}, {"name": name, "stride_layout": layout})
+    save_weights(
+        path, {"stem.kernel": np.zeros((3, 3), np.float32)}, {"name": name, "stride_layout": layout}
+    )
     return str(path)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "w.safetensors", "resnet101")
     message = refused(BackboneConfig(name="resnet50", weights=file))
-    assert message == f"{file}: weights of resnet101 in stride layout v1.5, the config asks for resnet50 in v1.5"
+    assert (
+        message
+        == f"{file}: weights of resnet101 in stride layout v1.5, the config asks for resnet50 in"
+        " v1.5"
+    )
 
 
 def test_a_checkpoint_of_another_stride_layout_is_refused(tmp_path: Path) -> None:
@@ -237,18 +271,28 @@ def test_an_attention_for_other_features_is_refused(tmp_path: Path) -> None:
     file = attention(tmp_path / "attention.safetensors", weights="0123456789abcdef")
     with pytest.raises(WeightsError) as error:
         load_delf(override(DelfConfig(), [f"scorer.weights={file}"]))
-    trained, asked = ("efficientnet_lite0 conv4 " + weights for weights in ("0123456789abcdef", "imagenet"))
-    assert f"scores the features of {trained}, the config extracts those of {asked}" in str(error.value)
+    trained, asked = (
+        "efficientnet_lite0 conv4 " + weights for weights in ("0123456789abcdef", "imagenet")
+    )
+    assert f"scores the features of {trained}, the config extracts those of {asked}" in str(
+        error.value
+    )
     assert "scorer.kind=norm" in str(error.value)
 
 
 def test_backbones_go_by_what_their_files_hold(tmp_path: Path) -> None:
-    files = [checkpoint(tmp_path / name, "efficientnet_lite0") for name in ("one.safetensors", "same.safetensors")]
+    files = [
+        checkpoint(tmp_path / name, "efficientnet_lite0")
+        for name in ("one.safetensors", "same.safetensors")
+    ]
     one, same = (describe_backbone(BackboneConfig(weights=file)) for file in files)
     assert one == same and str(tmp_path) not in str(one)
     assert "stride_layout" in describe_backbone(BackboneConfig(name="resnet50", weights="random"))
 
 
 def test_an_attention_that_does_not_ship_is_refused_with_those_that_do() -> None:
-    with pytest.raises(WeightsError, match="'moon', which is neither a .safetensors file nor .*holds: landmark_world"):
+    with pytest.raises(
+        WeightsError,
+        match="'moon', which is neither a .safetensors file nor .*holds: landmark_world",
+    ):
         load_delf(override(DelfConfig(), ["scorer.weights=moon"]))

@@ -15,7 +15,9 @@ def test_a_kernel_begins_with_the_normal_numbers_of_its_key() -> None:
         return ConvNorm(3, 5, Window.centred(3), rngs=rngs)
 
     kernel = np.asarray(build(nnx.Rngs(7)).kernel[...])
-    expected = np.asarray(jax.random.normal(nnx.Rngs(7).params(), (3, 3, 3, 5))) * np.float32(np.sqrt(2 / 27))
+    expected = np.asarray(jax.random.normal(nnx.Rngs(7).params(), (3, 3, 3, 5))) * np.float32(
+        np.sqrt(2 / 27)
+    )
     np.testing.assert_array_equal(kernel, expected)
     traced = nnx.jit(build)(nnx.Rngs(7))
     np.testing.assert_array_equal(np.asarray(traced.kernel[...]), expected)

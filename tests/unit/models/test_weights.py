@@ -73,7 +73,10 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     for name, array in example().items():
         np.testing.assert_array_equal(read[name], array, strict=True)
     # Nothing temporary is left behind.
-    assert sorted(file.name for file in path.parent.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "model.json",
+        "model.safetensors",
+    ]
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -102,7 +105,9 @@ def test_the_digest_sees_any_change(change: str) -> None:
         "shape": {"x": before["x"].reshape(3, 2)},
         "dtype": {"x": before["x"].astype(np.int32)},
     }
-    assert weights.tensor_digest(before) == weights.tensor_digest({"x": np.zeros((2, 3), np.float32)})
+    assert weights.tensor_digest(before) == weights.tensor_digest(
+        {"x": np.zeros((2, 3), np.float32)}
+    )
     assert weights.tensor_digest(before) != weights.tensor_digest(changes[change])
 
 
@@ -140,7 +145,10 @@ def edit_description(**changed: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("harm", "named"),
     [
-        (damage_tensors, r"model\.safetensors: damaged, or not the file that model\.json describes"),
+        (
+            damage_tensors,
+            r"model\.safetensors: damaged, or not the file that model\.json describes",
+        ),
         (truncate_tensors, r"model\.safetensors: damaged or not a safetensors file"),
         (swap_tensors, r"model\.safetensors: damaged, or not the file that model\.json describes"),
         (remove_description, r"model\.json: cannot be read"),

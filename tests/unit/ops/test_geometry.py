@@ -11,8 +11,8 @@ import pytest
 
 from delfjax.ops.geometry import (
     Affine,
-    Correspondences,
     Limits,
+    PointPairs,
     allowed,
     as_matrices,
     hypotheses,
@@ -23,14 +23,20 @@ from delfjax.ops.geometry import (
 
 
 def _limits(
-    *, scale: float = 8.0, anisotropy: float = 3.0, rotation: float = np.pi / 3, spread: float = 0.25
+    *,
+    scale: float = 8.0,
+    anisotropy: float = 3.0,
+    rotation: float = np.pi / 3,
+    spread: float = 0.25,
 ) -> Limits:
-    return Limits(*(jnp.asarray(bound, jnp.float32) for bound in (scale, anisotropy, rotation, spread)))
+    return Limits(
+        *(jnp.asarray(bound, jnp.float32) for bound in (scale, anisotropy, rotation, spread))
+    )
 
 
 def _points(
     source: list[complex], target: list[complex], *, enlargement: float = 1.0, slots: int = 64
-) -> Correspondences:
+) -> PointPairs:
     count = len(source)
     valid = np.arange(slots) < count
 
@@ -38,7 +44,7 @@ def _points(
         return jnp.asarray(np.r_[values, np.zeros(slots - count)], jnp.complex64)
 
     own = jnp.arange(slots, dtype=jnp.int32)
-    return Correspondences(
+    return PointPairs(
         source=padded(source),
         target=padded(target),
         enlargement=jnp.full(slots, enlargement, jnp.float32),
@@ -55,8 +61,12 @@ def _apply(maps: Affine, source: np.ndarray) -> np.ndarray:
     return np.asarray(mapped[:, 0] + 1j * mapped[:, 1])
 
 
-def _one(linear: complex, antilinear: complex = 0, offset: complex = 0, centre: complex = 0) -> Affine:
-    return Affine(*(jnp.asarray([part], jnp.complex64) for part in (linear, antilinear, offset, centre)))
+def _one(
+    linear: complex, antilinear: complex = 0, offset: complex = 0, centre: complex = 0
+) -> Affine:
+    return Affine(
+        *(jnp.asarray([part], jnp.complex64) for part in (linear, antilinear, offset, centre))
+    )
 
 
 def test_the_parts_of_an_affine_map_are_its_matrix() -> None:
@@ -68,7 +78,9 @@ def test_the_parts_of_an_affine_map_are_its_matrix() -> None:
 def test_short_lists_are_exhausted_and_every_pair_is_met_exactly() -> None:
     source = np.array([0, 10, 10j, 7 + 9j, -8 + 3j])
     target = np.array([1, 12, 2 + 11j, 9 + 9j, -6 + 1j])
-    maps, possible = hypotheses(_points(list(source), list(target)), _limits(), pairs=20, rotations=())
+    maps, possible = hypotheses(
+        _points(list(source), list(target)), _limits(), pairs=20, rotations=()
+    )
     mapped = _apply(maps, source)[np.asarray(possible)]
     met = {tuple(np.flatnonzero(row).tolist()) for row in np.abs(mapped - target[None]) < 1e-4}
     assert met == set(combinations(range(5), 2))
@@ -80,7 +92,9 @@ def test_a_single_match_fixes_a_similarity_for_each_rotation() -> None:
     found = np.flatnonzero(np.asarray(possible))
     # Of the pairs none exists; then come the 64 slots for each rotation.
     np.testing.assert_array_equal(found, [4, 4 + 64])
-    np.testing.assert_allclose(np.asarray(maps.linear)[found], 2 * np.exp([0, 1j * np.pi / 6]), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(maps.linear)[found], 2 * np.exp([0, 1j * np.pi / 6]), rtol=1e-6
+    )
     np.testing.assert_allclose(_apply(maps, np.array([3 + 4j]))[found, 0], 10 - 2j, rtol=1e-6)
 
 
@@ -114,7 +128,8 @@ def test_limits_hold_scale_anisotropy_orientation_and_rotation(
 
 def test_support_of_the_padding_is_none() -> None:
     points = _points([0, 5, 10], [0, 5, 10.5])
-    # The identity: two exact matches, one off by half the threshold; the 61 slots at the origin count nothing.
+    # The identity: two exact matches, one off by half the threshold; the 61 slots at the origin
+    # count nothing.
     assert float(support(_one(1), points, 1.0)[0]) == pytest.approx(2.75)
 
 
@@ -137,13 +152,16 @@ def test_a_refit_without_two_inliers_changes_nothing() -> None:
 def test_of_matches_that_share_a_point_the_nearest_stays_and_ties_go_to_the_more_similar() -> None:
     points = _points([0] * 4, [0] * 4)
     slots = points.valid.shape[0]
-    # Matches 0 and 1 share a query point, 1 and 2 a database point; 3 ties with 2 for its query point.
+    # Matches 0 and 1 share a query point, 1 and 2 a database point; 3 ties with 2 for its query
+    # point.
     source_id = jnp.arange(slots, dtype=jnp.int32).at[1].set(0).at[3].set(2)
     target_id = jnp.arange(slots, dtype=jnp.int32).at[2].set(1)
-    shared = Correspondences(**{**vars(points), "source_id": source_id, "target_id": target_id})
+    shared = PointPairs(**{**vars(points), "source_id": source_id, "target_id": target_id})
     residual2 = jnp.ones(slots).at[:4].set(jnp.asarray([0.2, 0.1, 0.5, 0.5]))
     kept = np.flatnonzero(np.asarray(one_to_one(residual2, points.valid, shared)))
     # 1 beats 0 (query point) and 2 (database point); 3 is left alone with its query point.
     np.testing.assert_array_equal(kept, [1, 3])
-    kept = np.flatnonzero(np.asarray(one_to_one(residual2, points.valid & (jnp.arange(slots) != 1), shared)))
+    kept = np.flatnonzero(
+        np.asarray(one_to_one(residual2, points.valid & (jnp.arange(slots) != 1), shared))
+    )
     np.testing.assert_array_equal(kept, [0, 2])

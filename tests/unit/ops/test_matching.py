@@ -24,7 +24,9 @@ def test_pairs_are_each_others_nearest_and_no_others_are(rng: np.random.Generato
     np.testing.assert_array_equal(nearest, exact.argmax(axis=1))
     # Six float32 products.
     np.testing.assert_allclose(cosine, exact.max(axis=1), atol=1e-6)
-    expected = {(i, int(j)) for i, j in enumerate(exact.argmax(axis=1)) if exact[:, j].argmax() == i}
+    expected = {
+        (i, int(j)) for i, j in enumerate(exact.argmax(axis=1)) if exact[:, j].argmax() == i
+    }
     assert {(i, int(nearest[i])) for i in np.flatnonzero(mutual).tolist()} == expected
     assert 0 < len(expected) < 30
 
@@ -38,7 +40,8 @@ def test_slots_without_a_feature_match_nothing_and_change_nothing(rng: np.random
     alone = MATCH(first[:25], second[:20], np.ones(25, bool), np.ones(20, bool))
     for ours, theirs in zip((nearest, mutual), (alone[0], alone[2]), strict=True):
         np.testing.assert_array_equal(np.asarray(ours)[:25], theirs)
-    # Matrix products of other shapes add up in another order on some processors: one unit in the last place.
+    # Matrix products of other shapes add up in another order on some processors: one unit in the
+    # last place.
     np.testing.assert_allclose(np.asarray(cosine)[:25], alone[1], atol=1e-6)
     assert not np.asarray(mutual)[25:].any()
 

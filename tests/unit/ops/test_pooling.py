@@ -13,7 +13,8 @@ EXTENTS = np.array([[9, 13], [6, 4], [1, 1]], np.int32)
 
 @pytest.fixture
 def canvas(rng: np.random.Generator) -> np.ndarray:
-    """Three maps in the corner of a canvas; outside them, values that would win any maximum and shift any mean."""
+    """Three maps in the corner of a canvas; outside them, values that would win any maximum and
+    shift any mean."""
     values = rng.gamma(1.0, size=(3, 9, 13, 8)).astype(np.float32)
     for image, (height, width) in enumerate(EXTENTS):
         values[image, height:] = 1e4
@@ -31,12 +32,16 @@ def cells(canvas: np.ndarray) -> np.ndarray:
     return canvas.reshape(len(canvas), -1, canvas.shape[-1])
 
 
-HELD = np.stack([(np.indices((9, 13)) < extent[:, None, None]).all(axis=0).ravel() for extent in EXTENTS])
+HELD = np.stack(
+    [(np.indices((9, 13)) < extent[:, None, None]).all(axis=0).ravel() for extent in EXTENTS]
+)
 YX = np.tile(np.indices((9, 13), np.int32).reshape(2, -1).T, (3, 1, 1))
 
 
 def test_the_generalised_mean_is_the_cubic_mean_of_the_images_own_cells(canvas: np.ndarray) -> None:
-    ours = np.asarray(jax.jit(pooling.generalised_mean)(cells(np.nan_to_num(canvas, nan=1e4)), HELD))
+    ours = np.asarray(
+        jax.jit(pooling.generalised_mean)(cells(np.nan_to_num(canvas, nan=1e4)), HELD)
+    )
     for image in range(3):
         expected = (np.maximum(own(canvas, image), 1e-6) ** 3).mean(axis=(0, 1)) ** (1 / 3)
         # Up to 117 float32 terms and a cubic root.
@@ -52,7 +57,9 @@ def test_values_below_zero_count_as_next_to_nothing_in_the_generalised_mean() ->
 def test_the_maximum_is_that_of_the_images_own_cells(canvas: np.ndarray) -> None:
     ours = np.asarray(jax.jit(pooling.maximum)(cells(canvas), HELD))
     for image in range(3):
-        np.testing.assert_array_equal(ours[image], own(canvas, image).max(axis=(0, 1)).astype(np.float32))
+        np.testing.assert_array_equal(
+            ours[image], own(canvas, image).max(axis=(0, 1)).astype(np.float32)
+        )
 
 
 def test_the_regional_maximum_is_the_sum_of_unit_length_maxima(canvas: np.ndarray) -> None:
@@ -70,7 +77,9 @@ def test_the_regional_maximum_is_the_sum_of_unit_length_maxima(canvas: np.ndarra
 
 def test_rows_are_scaled_to_unit_length_and_a_zero_row_stays_zero() -> None:
     rows = np.array([[3.0, 4.0], [0.0, 0.0], [1e-12, 0.0]], np.float32)
-    np.testing.assert_allclose(jax.jit(pooling.l2_normalise)(rows), np.array([[0.6, 0.8], [0, 0], [1, 0]]), rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(pooling.l2_normalise)(rows), np.array([[0.6, 0.8], [0, 0], [1, 0]]), rtol=1e-6
+    )
 
 
 def regions_of(height: int, width: int) -> np.ndarray:
@@ -91,11 +100,17 @@ def test_regions_are_squares_inside_the_map(size: tuple[int, int]) -> None:
     assert len(regions) and regions.shape[0] <= pooling.RMAC_REGIONS
     height, width = regions[:, 2] - regions[:, 0], regions[:, 3] - regions[:, 1]
     assert np.array_equal(height, width) and height.min() >= 1
-    assert regions[:, :2].min() >= 0 and (regions[:, 2] <= size[0]).all() and (regions[:, 3] <= size[1]).all()
+    assert (
+        regions[:, :2].min() >= 0
+        and (regions[:, 2] <= size[0]).all()
+        and (regions[:, 3] <= size[1]).all()
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_level_one_has_the_largest_squares_and_deeper_levels_smaller_ones(size: tuple[int, int]) -> None:
+def test_level_one_has_the_largest_squares_and_deeper_levels_smaller_ones(
+    size: tuple[int, int],
+) -> None:
     sides = [int(bottom - top) for top, _, bottom, _ in regions_of(*size).tolist()]
     assert sides[0] == min(size) and sides == sorted(sides, reverse=True)
     assert sides[-1] == max(1, 2 * min(size) // 4)
@@ -107,7 +122,8 @@ def test_neighbours_of_level_one_overlap_by_about_forty_percent(size: tuple[int,
     long = int(size[1] > size[0])
     starts = np.unique(regions[regions[:, 2] - regions[:, 0] == side][:, long])
     overlap = 1 - np.diff(starts) / side
-    # One region more or less moves the overlap of aspect ratios between 4:3 and 4.6 by at most 27 points either way.
+    # One region more or less moves the overlap of aspect ratios between 4:3 and 4.6 by at most 27
+    # points either way.
     assert len(starts) >= 2 and overlap.min() >= 0.2 and overlap.max() <= 0.7
     assert starts[0] == 0 and starts[-1] == max(size) - side
 

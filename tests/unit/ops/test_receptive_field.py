@@ -1,4 +1,5 @@
-"""The receptive field composed from the layers is the support of the gradient, for every backbone and readout."""
+"""The receptive field composed from the layers is the support of the gradient, for every backbone
+and readout."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def test_positions_survive_a_resize_and_back() -> None:
     points = np.array([[0.0, 0.0], [10.0, 20.5]], np.float32)
     factors = np.array([[2.0, 0.5]], np.float32)
     resized = (points + 0.5) * factors - 0.5
-    np.testing.assert_allclose(to_original_px(jnp.asarray(resized), jnp.asarray(factors)), points, atol=1e-5)
+    np.testing.assert_allclose(
+        to_original_px(jnp.asarray(resized), jnp.asarray(factors)), points, atol=1e-5
+    )
 
 
 def test_boxes_shrink_as_the_image_grows() -> None:
@@ -50,12 +53,17 @@ def _efficientnet(rngs: nnx.Rngs) -> EfficientNetLite0:
     return EfficientNetLite0(rngs=rngs)
 
 
-def assert_gradient_fills(build: Callable[[nnx.Rngs], nnx.Module], output: str, field: ReceptiveField) -> None:
+def assert_gradient_fills(
+    build: Callable[[nnx.Rngs], nnx.Module], output: str, field: ReceptiveField
+) -> None:
     """Compare the field with where the input gradient of one cell is not zero, along each axis."""
     side = (field.size // field.stride + 4) * field.stride
     shapes = named_shapes(abstract(build))
-    # Averaging kernels on a small positive image: a gradient can only vanish where there is no path.
-    tensors = {name: np.full(shape, _averaging(name, shape), np.float32) for name, shape in shapes.items()}
+    # Averaging kernels on a small positive image: a gradient can only vanish where there is no
+    # path.
+    tensors = {
+        name: np.full(shape, _averaging(name, shape), np.float32) for name, shape in shapes.items()
+    }
     model = with_tensors(abstract(build), tensors)
     model.eval()
     cell = side // field.stride // 2

@@ -22,7 +22,9 @@ def _greedy(boxes: np.ndarray, scores: np.ndarray, limit: float, count: int) -> 
 
     kept: list[int] = []
     for candidate in np.argsort(-scores, kind="stable"):
-        if len(kept) < count and all(iou(boxes[candidate], boxes[other]) <= limit for other in kept):
+        if len(kept) < count and all(
+            iou(boxes[candidate], boxes[other]) <= limit for other in kept
+        ):
             kept.append(int(candidate))
     return kept
 
@@ -30,9 +32,13 @@ def _greedy(boxes: np.ndarray, scores: np.ndarray, limit: float, count: int) -> 
 @pytest.mark.parametrize("limit", [0.1, 0.5, 0.9])
 def test_suppression_equals_its_definition(limit: float, rng: np.random.Generator) -> None:
     corner = rng.uniform(0, 100, (60, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(10, 60, (60, 2))], axis=1).astype(np.float32)
+    boxes = np.concatenate([corner, corner + rng.uniform(10, 60, (60, 2))], axis=1).astype(
+        np.float32
+    )
     scores = rng.permutation(60).astype(np.float32)
-    kept = np.asarray(jax.jit(partial(selection.suppress_overlaps, limit=limit, count=20))(boxes, scores))
+    kept = np.asarray(
+        jax.jit(partial(selection.suppress_overlaps, limit=limit, count=20))(boxes, scores)
+    )
     expected = _greedy(boxes.astype(np.float64), scores, limit, 20)
     assert kept.tolist() == expected + [60] * (20 - len(expected))
 
@@ -58,17 +64,23 @@ def test_cells_are_numbered_row_by_row() -> None:
 
 def test_an_absolute_threshold_keeps_equal_scores() -> None:
     scores = jnp.array([[3.0, 2.0, 1.0, -jnp.inf]])
-    kept = selection.keep_by_threshold(scores, jnp.array([4], jnp.int32), kind="absolute", threshold=2.0)
+    kept = selection.keep_by_threshold(
+        scores, jnp.array([4], jnp.int32), kind="absolute", threshold=2.0
+    )
     assert np.asarray(kept).tolist() == [[True, True, False, False]]
 
 
 def test_a_percentile_refers_to_all_cells_of_the_image_not_to_the_selected_ones() -> None:
     scores = jnp.array([[4.0, 3.0, 2.0, 1.0]])
-    kept = selection.keep_by_threshold(scores, jnp.array([10], jnp.int32), kind="percentile", threshold=80.0)
+    kept = selection.keep_by_threshold(
+        scores, jnp.array([10], jnp.int32), kind="percentile", threshold=80.0
+    )
     assert np.asarray(kept).tolist() == [[True, True, False, False]]
 
 
 def test_no_threshold_keeps_whatever_exists() -> None:
     scores = jnp.array([[1.0, 0.0, -jnp.inf]])
-    kept = selection.keep_by_threshold(scores, jnp.array([2], jnp.int32), kind="none", threshold=0.0)
+    kept = selection.keep_by_threshold(
+        scores, jnp.array([2], jnp.int32), kind="none", threshold=0.0
+    )
     assert np.asarray(kept).tolist() == [[True, True, False]]

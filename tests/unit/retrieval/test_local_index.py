@@ -1,4 +1,5 @@
-"""The local index: neighbours equal brute force, grouping equals its definition, nothing damaged or foreign is opened."""
+"""The local index: neighbours equal brute force, grouping equals its definition, nothing damaged or
+foreign is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +12,13 @@ import pytest
 
 from delfjax.config import ConfigError, DelfConfig, IndexConfig, config_hash, override
 from delfjax.features.store import FeatureStore, StoreWriter
-from delfjax.retrieval.local_index import LocalIndex, LocalIndexError, PutativeMatches, build_index, open_index
+from delfjax.retrieval.local_index import (
+    LocalIndex,
+    LocalIndexError,
+    PutativeMatches,
+    build_index,
+    open_index,
+)
 from delfjax.types import ImageFeatures, LocalFeatures
 
 CONFIG = override(DelfConfig(), ["reduction.dim=10", "reduction.whiten=false"])
@@ -31,7 +38,9 @@ def store_of(path: Path, images: list[np.ndarray], *, config: DelfConfig = CONFI
     with StoreWriter(path, config.extraction()) as writer:
         names = [f"photo ü{number:02d}.jpg" for number in range(len(images))]
         for group in writer.plan(names):
-            features = {name: image_features(images[names.index(name)], rng) for name in group.names}
+            features = {
+                name: image_features(images[names.index(name)], rng) for name in group.names
+            }
             writer.commit(group, features, {})
         return writer.store()
 
@@ -70,17 +79,23 @@ def vectors_of(index: LocalIndex) -> np.ndarray:
     return held
 
 
-def by_definition(index: LocalIndex, queries: np.ndarray, neighbours: int) -> list[tuple[int, dict[int, int]]]:
+def by_definition(
+    index: LocalIndex, queries: np.ndarray, neighbours: int
+) -> list[tuple[int, dict[int, int]]]:
     """Images best first, each with {query feature: database feature}, in plain Python."""
     cosines = queries.astype(np.float64) @ vectors_of(index).astype(np.float64).T
-    image_of = [image for image in range(len(index.names)) for _ in range(*index.offsets[image : image + 2])]
+    image_of = [
+        image for image in range(len(index.names)) for _ in range(*index.offsets[image : image + 2])
+    ]
     matches: dict[int, dict[int, int]] = {}
     for query, row in enumerate(cosines.tolist()):
         for feature in sorted(range(len(row)), key=lambda j: -row[j])[:neighbours]:
             matches.setdefault(image_of[feature], {}).setdefault(query, feature)
 
     def rank(image: int) -> tuple[int, float]:
-        return -len(matches[image]), -sum(cosines[query, feature] for query, feature in matches[image].items())
+        return -len(matches[image]), -sum(
+            cosines[query, feature] for query, feature in matches[image].items()
+        )
 
     return [(image, matches[image]) for image in sorted(matches, key=rank)]
 
@@ -104,7 +119,9 @@ def test_putative_matches_equal_their_definition_by_brute_force(
     cosines = (queries[found.query_index] * vectors_of(index)[found.database_index]).sum(axis=1)
     # 1 − d²/2 of float32 rows whose length is one to seven digits.
     np.testing.assert_allclose(found.cosine, cosines, atol=2e-6)
-    sums = [found.cosine[a:b].sum() for a, b in zip(found.starts[:-1], found.starts[1:], strict=True)]
+    sums = [
+        found.cosine[a:b].sum() for a, b in zip(found.starts[:-1], found.starts[1:], strict=True)
+    ]
     np.testing.assert_allclose(found.similarity, sums, atol=1e-4)
 
 
@@ -138,7 +155,9 @@ def test_the_index_knows_names_sizes_keypoints_and_where_the_photos_are(index: L
     assert index.photos == "somewhere" and set(index.seconds) == {"reduction", "index"}
 
 
-def test_a_saved_index_gives_the_same_matches(tmp_path: Path, index: LocalIndex, queries: np.ndarray) -> None:
+def test_a_saved_index_gives_the_same_matches(
+    tmp_path: Path, index: LocalIndex, queries: np.ndarray
+) -> None:
     index.save(tmp_path / "index")
     opened = open_index(tmp_path / "index")
     ours, theirs = (each.putative_matches(queries, neighbours=20) for each in (index, opened))
@@ -209,16 +228,31 @@ def change_the_config(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated vectors": (truncate, "vectors.faiss: missing or damaged"),
     "a flipped bit": (flip_a_byte, "keypoints_yx.npy: missing or damaged"),
-    "a missing file": (lambda folder: (folder / "offsets.npy").unlink(), "offsets.npy: missing or damaged"),
+    "a missing file": (
+        lambda folder: (folder / "offsets.npy").unlink(),
+        "offsets.npy: missing or damaged",
+    ),
     "another version": (change(version=2), "index.json: index format 2, this delfjax reads 1"),
     "a changed config": (change_the_config, "index.json: damaged or changed"),
     "a changed name": (change(names=["a"] * 5), "index.json: damaged or changed"),
     "no list of files": (change(files={}), "index.json: damaged or changed"),
     "another format": (change(format="x"), "index.json: damaged, or not the header of an index"),
-    "a list": (lambda folder: (folder / "index.json").write_text("[]"), "index.json: damaged, or not the header"),
-    "no JSON": (lambda folder: (folder / "index.json").write_bytes(b"\xff{"), "index.json: damaged"),
-    "half a header": (lambda folder: (folder / "index.json").write_text('{"format": '), "index.json: damaged"),
-    "no header": (lambda folder: (folder / "index.json").unlink(), "no index here \\(index.json is missing\\)"),
+    "a list": (
+        lambda folder: (folder / "index.json").write_text("[]"),
+        "index.json: damaged, or not the header",
+    ),
+    "no JSON": (
+        lambda folder: (folder / "index.json").write_bytes(b"\xff{"),
+        "index.json: damaged",
+    ),
+    "half a header": (
+        lambda folder: (folder / "index.json").write_text('{"format": '),
+        "index.json: damaged",
+    ),
+    "no header": (
+        lambda folder: (folder / "index.json").unlink(),
+        "no index here \\(index.json is missing\\)",
+    ),
 }
 
 
@@ -258,23 +292,30 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """24 images of 150 features in 40 clusters: what inverted lists and quantisers are made for."""
     rng = np.random.default_rng(11)
     centres = rng.normal(size=(40, 16))
-    images = [unit_rows(centres[rng.integers(0, 40, 150)] + 0.15 * rng.normal(size=(150, 16))) for _ in range(24)]
+    images = [
+        unit_rows(centres[rng.integers(0, 40, 150)] + 0.15 * rng.normal(size=(150, 16)))
+        for _ in range(24)
+    ]
     return store_of(tmp_path_factory.mktemp("clustered") / "store", images)
 
 
-# Recall of the true ten nearest among those found. Sixteen probed lists of about 90 lose next to nothing; 50 bits
-# cannot order the members of a cluster, but find the cluster.
+# Recall of the true ten nearest among those found. Sixteen probed lists of about 90 lose next to
+# nothing; 50 bits cannot order the members of a cluster, but find the cluster.
 @pytest.mark.parametrize(("kind", "least"), [("ivf", {10: 0.95}), ("ivf_pq", {10: 0.3, 100: 0.8})])
 def test_compressed_indexes_find_most_of_the_exact_neighbours(
     clustered: FeatureStore, kind: str, least: dict[int, float]
 ) -> None:
     exact = build_index(clustered, config=override(CONFIG, ["index.kind=exact"]))
     index = build_index(clustered, config=override(CONFIG, [f"index.kind={kind}"]))
-    rows = unit_rows(vectors_of(exact)[::37] + 0.02 * np.random.default_rng(2).normal(size=(98, 10)))
+    rows = unit_rows(
+        vectors_of(exact)[::37] + 0.02 * np.random.default_rng(2).normal(size=(98, 10))
+    )
     true = exact.vectors.search(rows, 10)[1]
     for neighbours, recall in least.items():
         found = index.vectors.search(rows, neighbours)[1]
-        shared = [len(set(a) & set(b)) / 10 for a, b in zip(true.tolist(), found.tolist(), strict=True)]
+        shared = [
+            len(set(a) & set(b)) / 10 for a, b in zip(true.tolist(), found.tolist(), strict=True)
+        ]
         assert np.mean(shared) >= recall
     if kind == "ivf_pq":
         # The paper's code: ten sub-vectors of five bits, rounded up to whole bytes.
@@ -289,17 +330,27 @@ def test_the_same_store_and_seed_give_the_same_compressed_index(
     for name in ("one", "two"):
         build_index(clustered, config=config).save(tmp_path / name)
     one, two = (open_index(tmp_path / name) for name in ("one", "two"))
-    assert (tmp_path / "one/vectors.faiss").read_bytes() == (tmp_path / "two/vectors.faiss").read_bytes()
+    assert (tmp_path / "one/vectors.faiss").read_bytes() == (
+        tmp_path / "two/vectors.faiss"
+    ).read_bytes()
     rows = np.asarray(one.reduction(random_images()[0]))
-    assert as_lists(one.putative_matches(rows, neighbours=9)) == as_lists(two.putative_matches(rows, neighbours=9))
+    assert as_lists(one.putative_matches(rows, neighbours=9)) == as_lists(
+        two.putative_matches(rows, neighbours=9)
+    )
 
 
 def test_fewer_neighbours_than_asked_for_are_no_matches_of_nothing(clustered: FeatureStore) -> None:
-    index = build_index(clustered, config=override(CONFIG, ["index.kind=ivf", "index.lists=80", "index.probes=1"]))
+    index = build_index(
+        clustered, config=override(CONFIG, ["index.kind=ivf", "index.lists=80", "index.probes=1"])
+    )
     found = index.putative_matches(np.asarray(index.reduction(random_images()[0])), neighbours=3000)
     # One list of 80 cannot hold 3000: FAISS fills up with −1, which must not become a feature.
     assert 0 < len(found.database_index) < 30 * 24
-    assert found.database_index.min() >= 0 and np.isfinite(found.cosine).all() and (found.cosine > -1.01).all()
+    assert (
+        found.database_index.min() >= 0
+        and np.isfinite(found.cosine).all()
+        and (found.cosine > -1.01).all()
+    )
 
 
 def test_an_index_grows_into_inverted_lists_by_itself(clustered: FeatureStore) -> None:
@@ -311,10 +362,22 @@ def test_an_index_grows_into_inverted_lists_by_itself(clustered: FeatureStore) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["index.kind=ivf", "index.lists=200"], "index.lists is 200, but 3600 training descriptors allow 92"),
-        (["index.kind=ivf", "index.lists=50", "index.train_samples=1000"], "1000 training descriptors allow 25"),
-        (["index.kind=ivf_pq", "index.pq_subvectors=7"], "index.pq_subvectors is 7, which does not divide .* 10"),
-        (["index.kind=ivf_pq", "index.pq_bits=8"], "index.pq_bits is 8, which takes 9984 training .* are 3600"),
+        (
+            ["index.kind=ivf", "index.lists=200"],
+            "index.lists is 200, but 3600 training descriptors allow 92",
+        ),
+        (
+            ["index.kind=ivf", "index.lists=50", "index.train_samples=1000"],
+            "1000 training descriptors allow 25",
+        ),
+        (
+            ["index.kind=ivf_pq", "index.pq_subvectors=7"],
+            "index.pq_subvectors is 7, which does not divide .* 10",
+        ),
+        (
+            ["index.kind=ivf_pq", "index.pq_bits=8"],
+            "index.pq_bits is 8, which takes 9984 training .* are 3600",
+        ),
     ],
 )
 def test_an_index_that_cannot_be_trained_is_refused_with_the_setting_to_change(

@@ -1,4 +1,5 @@
-"""Search and pairwise matching on features made by hand: who comes first, who comes last, what is moved where."""
+"""Search and pairwise matching on features made by hand: who comes first, who comes last, what is
+moved where."""
 
 from __future__ import annotations
 
@@ -17,11 +18,17 @@ CHANNELS = 32
 # Light: a few dozen matches that agree exactly need few hypotheses.
 CONFIG = override(
     DelfConfig(),
-    ["reduction.dim=16", "search.neighbours=4", "verification.pair_hypotheses=256", "verification.refined=32"],
+    [
+        "reduction.dim=16",
+        "search.neighbours=4",
+        "verification.pair_hypotheses=256",
+        "verification.refined=32",
+    ],
 )
 SIZE = (500, 500)
 SHIFT_YX = np.array([40.0, -25.0], np.float32)
-# Number of the query's features that each database image shows: "moved" as they lie, "scattered" anywhere.
+# Number of the query's features that each database image shows: "moved" as they lie, "scattered"
+# anywhere.
 MOVED = {"all": 40, "half": 20, "few": 12}
 SCATTERED = {"scattered": 38}
 
@@ -35,7 +42,9 @@ def unit_rows(values: np.ndarray) -> np.ndarray:
 def features(keypoints_yx: np.ndarray, descriptors: np.ndarray) -> ImageFeatures:
     count = len(keypoints_yx)
     ones = np.ones(count, np.float32)
-    local = LocalFeatures(keypoints_yx.astype(np.float32), ones, ones, descriptors, np.ones(count, bool))
+    local = LocalFeatures(
+        keypoints_yx.astype(np.float32), ones, ones, descriptors, np.ones(count, bool)
+    )
     return ImageFeatures(local, None, SIZE, "0")
 
 
@@ -53,19 +62,27 @@ def database(query: ImageFeatures) -> dict[str, ImageFeatures]:
     for name, count in MOVED.items():
         rest = 5 if name == "few" else 30
         noise = unit_rows(rng.normal(size=(rest, CHANNELS)))
-        keypoints = np.concatenate([np.asarray(query.local.keypoints_yx)[:count] + SHIFT_YX, rng.uniform(0, 400, (rest, 2))])
+        keypoints = np.concatenate(
+            [
+                np.asarray(query.local.keypoints_yx)[:count] + SHIFT_YX,
+                rng.uniform(0, 400, (rest, 2)),
+            ]
+        )
         images[name] = features(keypoints, np.concatenate([shown[:count], noise]))
     for name, count in SCATTERED.items():
         images[name] = features(rng.uniform(0, 4000, (count, 2)), shown[:count])
     for name in ("other1", "other2"):
-        # The opposite of what is searched for: among the nearest only when everything else has been taken.
+        # The opposite of what is searched for: among the nearest only when everything else has been
+        # taken.
         images[name] = features(rng.uniform(0, 400, (30, 2)), unit_rows(-shown[:30]))
     images["nothing"] = features(np.zeros((0, 2)), np.zeros((0, CHANNELS), np.float32))
     return images
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, database: dict[str, ImageFeatures]) -> LocalIndex:
+def index(
+    tmp_path_factory: pytest.TempPathFactory, database: dict[str, ImageFeatures]
+) -> LocalIndex:
     with StoreWriter(tmp_path_factory.mktemp("search") / "store", CONFIG.extraction()) as writer:
         for group in writer.plan(database):
             images = {name: database[name] for name in group.names}
@@ -91,7 +108,10 @@ def test_images_are_ranked_by_the_matches_that_agree(index: LocalIndex, ranked: 
 
 
 def test_ties_of_inliers_are_broken_by_votes(index: LocalIndex, ranked: RankedList) -> None:
-    keys = [(-inliers, -votes) for inliers, votes in zip(ranked.inliers.tolist(), ranked.votes.tolist(), strict=True)]
+    keys = [
+        (-inliers, -votes)
+        for inliers, votes in zip(ranked.inliers.tolist(), ranked.votes.tolist(), strict=True)
+    ]
     assert keys == sorted(keys)
     # A rule that nothing here puts to the test would not have been tested.
     assert len({inliers for inliers, _ in keys}) < len(set(keys))
@@ -102,7 +122,9 @@ def test_every_image_of_the_database_is_ranked_once(index: LocalIndex, ranked: R
         assert sorted(order.tolist()) == list(range(len(index.names)))
 
 
-def test_images_without_a_match_come_last_in_their_own_order(index: LocalIndex, query: ImageFeatures) -> None:
+def test_images_without_a_match_come_last_in_their_own_order(
+    index: LocalIndex, query: ImageFeatures
+) -> None:
     one = SearchConfig(neighbours=1)
     ranked = search(index, query, config=one, verification=CONFIG.verification)
     unmatched = ranked.images[ranked.votes == 0]
@@ -111,28 +133,46 @@ def test_images_without_a_match_come_last_in_their_own_order(index: LocalIndex, 
     assert (ranked.inliers[-len(unmatched) :] == 0).all()
 
 
-def test_an_image_beyond_the_shortlist_keeps_its_place_by_votes(index: LocalIndex, query: ImageFeatures) -> None:
-    ranked = search(index, query, config=SearchConfig(neighbours=4, shortlist=2), verification=CONFIG.verification)
+def test_an_image_beyond_the_shortlist_keeps_its_place_by_votes(
+    index: LocalIndex, query: ImageFeatures
+) -> None:
+    ranked = search(
+        index,
+        query,
+        config=SearchConfig(neighbours=4, shortlist=2),
+        verification=CONFIG.verification,
+    )
     assert names(index, ranked.images)[0] == "all"
     assert ranked.images[2:].tolist() == ranked.by_votes[2:].tolist()
-    assert ranked.inliers[2:].max() == 0 and set(ranked.correspondences) == set(ranked.by_votes[:2].tolist())
+    assert ranked.inliers[2:].max() == 0 and set(ranked.correspondences) == set(
+        ranked.by_votes[:2].tolist()
+    )
 
 
 def test_correspondences_are_those_of_the_image_they_are_keyed_by(
     index: LocalIndex, ranked: RankedList, query: ImageFeatures, database: dict[str, ImageFeatures]
 ) -> None:
     assert set(ranked.correspondences) == set(ranked.images[ranked.votes > 0].tolist())
-    for image, inliers, votes in zip(ranked.images.tolist(), ranked.inliers, ranked.votes, strict=True):
+    for image, inliers, votes in zip(
+        ranked.images.tolist(), ranked.inliers, ranked.votes, strict=True
+    ):
         if not votes:
             continue
         found = ranked.correspondences[image]
         assert (found.inlier.sum(), len(found.inlier)) == (inliers, votes)
-        own = {tuple(point) for point in np.asarray(database[index.names[image]].local.keypoints_yx).tolist()}
+        own = {
+            tuple(point)
+            for point in np.asarray(database[index.names[image]].local.keypoints_yx).tolist()
+        }
         assert {tuple(point) for point in found.database_yx.tolist()} <= own
-        assert {tuple(p) for p in found.query_yx.tolist()} <= {tuple(p) for p in np.asarray(query.local.keypoints_yx).tolist()}
+        assert {tuple(p) for p in found.query_yx.tolist()} <= {
+            tuple(p) for p in np.asarray(query.local.keypoints_yx).tolist()
+        }
 
 
-def test_the_inliers_of_a_moved_object_moved_by_that_much(index: LocalIndex, ranked: RankedList) -> None:
+def test_the_inliers_of_a_moved_object_moved_by_that_much(
+    index: LocalIndex, ranked: RankedList
+) -> None:
     found = ranked.correspondences[index.names.index("half")]
     moved = found.database_yx[found.inlier] - found.query_yx[found.inlier]
     np.testing.assert_allclose(moved, np.tile(SHIFT_YX, (20, 1)), atol=1e-3)
@@ -145,7 +185,9 @@ def test_a_query_without_features_ranks_every_image_with_nothing(index: LocalInd
     assert not ranked.votes.any() and not ranked.inliers.any() and ranked.correspondences == {}
 
 
-def test_the_same_search_gives_the_same_answer(index: LocalIndex, ranked: RankedList, query: ImageFeatures) -> None:
+def test_the_same_search_gives_the_same_answer(
+    index: LocalIndex, ranked: RankedList, query: ImageFeatures
+) -> None:
     again = search(index, query, config=CONFIG.search, verification=CONFIG.verification)
     for name in ("images", "votes", "inliers", "by_votes"):
         assert np.array_equal(getattr(again, name), getattr(ranked, name)), name
@@ -162,7 +204,9 @@ def test_a_pair_related_by_a_translation_gives_that_translation(
     # Float32 keypoints up to 400 px, exact but for rounding.
     np.testing.assert_allclose(found.transform, expected, atol=2e-2)
     np.testing.assert_allclose(
-        found.database_yx[found.inlier] - found.query_yx[found.inlier], np.tile(SHIFT_YX, (20, 1)), atol=1e-3
+        found.database_yx[found.inlier] - found.query_yx[found.inlier],
+        np.tile(SHIFT_YX, (20, 1)),
+        atol=1e-3,
     )
 
 
@@ -178,7 +222,9 @@ def test_matching_the_other_way_round_gives_the_inverse(
 def test_a_pair_that_shows_different_things_has_few_inliers(
     query: ImageFeatures, database: dict[str, ImageFeatures]
 ) -> None:
-    found = match_pair(query, database["scattered"], verification=CONFIG.verification, max_side=1024)
+    found = match_pair(
+        query, database["scattered"], verification=CONFIG.verification, max_side=1024
+    )
     assert len(found.inlier) == 38 and found.inlier.sum() < CONFIG.verification.min_inliers
 
 
@@ -193,8 +239,11 @@ def test_a_pair_with_an_image_without_features_has_no_matches(
     np.testing.assert_array_equal(found.transform, np.eye(3))
 
 
-def test_the_tolerance_grows_with_the_photo_it_was_reduced_from(query: ImageFeatures, database: dict[str, ImageFeatures]) -> None:
-    """Photos eight times as large, reduced to the same features: the same inliers, eight times as far apart."""
+def test_the_tolerance_grows_with_the_photo_it_was_reduced_from(
+    query: ImageFeatures, database: dict[str, ImageFeatures]
+) -> None:
+    """Photos eight times as large, reduced to the same features: the same inliers, eight times as
+    far apart."""
 
     def enlarged(image: ImageFeatures) -> ImageFeatures:
         keypoints = (np.asarray(image.local.keypoints_yx) + 0.5) * 8 - 0.5

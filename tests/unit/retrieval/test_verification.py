@@ -36,7 +36,9 @@ def _project(matrix: Array, xy: np.ndarray) -> np.ndarray:
     return np.asarray(mapped[:, :2] / mapped[:, 2:])
 
 
-def _scene(rng: np.random.Generator, *, true: int = 30, false: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def _scene(
+    rng: np.random.Generator, *, true: int = 30, false: int = 20
+) -> tuple[np.ndarray, np.ndarray]:
     """Points of a 640×480 query and where ``MAP`` takes them, the last ``false`` scattered."""
     query = rng.uniform(0, 1, (true + false, 2)) * [640, 480]
     database = _project(MAP, query)
@@ -50,7 +52,9 @@ def _stack(each: list[Matches]) -> Matches:
     def padded(part: np.ndarray) -> np.ndarray:
         return np.concatenate([part, np.zeros((slots - len(part), *part.shape[1:]), part.dtype)])
 
-    return Matches(**{name: np.stack([padded(getattr(one, name)) for one in each]) for name in vars(each[0])})
+    return Matches(
+        **{name: np.stack([padded(getattr(one, name)) for one in each]) for name in vars(each[0])}
+    )
 
 
 def _row(result: Verification, row: int, slots: int) -> tuple[int, bytes, bytes]:
@@ -77,7 +81,9 @@ def test_scattered_matches_are_no_inliers(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_fewer_than_three_matches_are_no_inliers_and_the_identity(rng: np.random.Generator, count: int) -> None:
+def test_fewer_than_three_matches_are_no_inliers_and_the_identity(
+    rng: np.random.Generator, count: int
+) -> None:
     query, database = _scene(rng)
     found = verify(_matches(query[:count], database[:count]), config=AFFINE)
     assert int(found.inliers) == 0
@@ -91,7 +97,9 @@ def test_a_shortlist_may_be_empty_or_hold_nothing_valid(rng: np.random.Generator
     found = verify(_stack([one, one]), config=AFFINE)
     np.testing.assert_array_equal(found.inliers, [0, 0])
     np.testing.assert_array_equal(found.transform, [np.eye(3)] * 2)
-    none = verify(Matches(**{name: part[:0] for name, part in vars(_stack([one])).items()}), config=AFFINE)
+    none = verify(
+        Matches(**{name: part[:0] for name, part in vars(_stack([one])).items()}), config=AFFINE
+    )
     assert np.shape(none.inliers) == (0,)
     assert np.shape(none.inlier_mask) == (0, 50)
     assert np.shape(none.transform) == (0, 3, 3)
@@ -133,7 +141,8 @@ def test_inliers_on_one_line_or_in_one_place_do_not_count(rng: np.random.Generat
 
 def test_each_point_of_either_image_counts_once(rng: np.random.Generator) -> None:
     query, database = _scene(rng, true=30, false=0)
-    # Ten more matches end on the first three database points, from query points a pixel away from the true ones.
+    # Ten more matches end on the first three database points, from query points a pixel away from
+    # the true ones.
     again = np.arange(10) % 3
     query = np.concatenate([query, query[again] + rng.uniform(0.5, 1.0, (10, 2))])
     database = np.concatenate([database, database[again]])
@@ -149,7 +158,9 @@ def test_many_matches_onto_one_place_do_not_verify(rng: np.random.Generator) -> 
     assert int(verify(_matches(query, database), config=AFFINE).inliers) <= 3
 
 
-def test_every_candidate_gets_the_same_bits_alone_in_company_and_again(rng: np.random.Generator) -> None:
+def test_every_candidate_gets_the_same_bits_alone_in_company_and_again(
+    rng: np.random.Generator,
+) -> None:
     sizes = (3, 12, 50, 64, 65, 130, 256, 0)
     each = [_matches(*_scene(rng, true=size // 3, false=size - size // 3)) for size in sizes]
     # A homography is fitted by the same lanes: lists of one length suffice for it.
@@ -168,7 +179,9 @@ def test_lists_of_any_length_share_three_programs(rng: np.random.Generator) -> N
     # Limits are data, not part of a program. Tests that ran before may have left some of the three.
     with count_compilations() as count:
         for size in (3, 17, 60, 65, 200, 257, 600, 1024, 1500):
-            limit = dataclasses.replace(AFFINE, max_scale_change=4.0 + size / 1000, threshold_px=10.0 + size / 100)
+            limit = dataclasses.replace(
+                AFFINE, max_scale_change=4.0 + size / 1000, threshold_px=10.0 + size / 100
+            )
             verify(_matches(*_scene(rng, true=size // 2, false=size - size // 2)), config=limit)
     assert count.programs <= 3
 
@@ -177,7 +190,9 @@ def test_only_the_most_similar_matches_of_a_long_list_are_judged(rng: np.random.
     query, database = _scene(rng, true=60, false=0)
     similarity = rng.permutation(np.linspace(0.1, 0.9, 60)).astype(np.float32)
     config = dataclasses.replace(AFFINE, max_matches=40)
-    mask = np.asarray(verify(_matches(query, database, similarity=similarity), config=config).inlier_mask)
+    mask = np.asarray(
+        verify(_matches(query, database, similarity=similarity), config=config).inlier_mask
+    )
     np.testing.assert_array_equal(mask, similarity >= np.sort(similarity)[20])
 
 
@@ -193,10 +208,14 @@ def test_a_homography_keeps_a_plane_in_perspective_whole(rng: np.random.Generato
 
 
 def test_no_inlier_of_a_homography_lies_beyond_its_horizon(rng: np.random.Generator) -> None:
-    # The line x = 400 is mapped to infinity: points on either side are consistent with the matrix, but not with a view.
+    # The line x = 400 is mapped to infinity: points on either side are consistent with the matrix,
+    # but not with a view.
     plane = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-0.0025, 0.0, 1.0]])
     query = np.concatenate(
-        [rng.uniform(0, 1, (40, 2)) * [250, 480], rng.uniform(0, 1, (24, 2)) * [250, 480] + [550, 0]]
+        [
+            rng.uniform(0, 1, (40, 2)) * [250, 480],
+            rng.uniform(0, 1, (24, 2)) * [250, 480] + [550, 0],
+        ]
     )
     found = verify(_matches(query, _project(plane, query)), config=HOMOGRAPHY)
     mask = np.asarray(found.inlier_mask)
@@ -212,7 +231,11 @@ def test_no_inlier_of_a_homography_lies_beyond_its_horizon(rng: np.random.Genera
         ("query_yx", np.nan, "query_yx of match 7 of candidate 0 .* finite"),
         ("database_yx", np.inf, "database_yx of match 7 of candidate 0 .* finite"),
         ("similarity", np.nan, "similarity of match 7 of candidate 0 is nan"),
-        ("query_scales", 0.0, "query_scales of match 7 of candidate 0 is 0.0, not a finite number above zero"),
+        (
+            "query_scales",
+            0.0,
+            "query_scales of match 7 of candidate 0 is 0.0, not a finite number above zero",
+        ),
         ("database_scales", -1.0, "database_scales of match 7 of candidate 0 is -1.0"),
     ],
 )

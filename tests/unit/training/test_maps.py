@@ -1,4 +1,5 @@
-"""Cached maps are those of the network, and what two backbones have in common is worked out once."""
+"""Cached maps are those of the network, and what two backbones have in common is worked out
+once."""
 
 from __future__ import annotations
 
@@ -18,11 +19,15 @@ from delfjax.training.photos import LabelledPhotos
 from tests.unit.models.random_networks import small_resnet
 
 SHARED = 3
-CONFIG = TrainingConfig(stage="attention", square_side=32, crop_side=32, rescales=(1.0,), hidden=8, frozen_layers=SHARED)
+CONFIG = TrainingConfig(
+    stage="attention", square_side=32, crop_side=32, rescales=(1.0,), hidden=8, frozen_layers=SHARED
+)
 
 
 @pytest.fixture
-def photos(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> LabelledPhotos:
+def photos(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> LabelledPhotos:
     """Three squares of noise, and a cache of their own."""
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
     names = [f"{number}.png" for number in range(3)]
@@ -46,13 +51,17 @@ def test_maps_made_in_two_steps_are_those_of_the_network(photos: LabelledPhotos)
     (found,) = cached_maps(network(), photos, config=CONFIG, progress=False)
     whole = network()
     nnx.Module.eval(whole)
-    pixels = jnp.asarray(np.stack([photos.square(member, CONFIG.square_side) for member in range(3)]), jnp.float32)
+    pixels = jnp.asarray(
+        np.stack([photos.square(member, CONFIG.square_side) for member in range(3)]), jnp.float32
+    )
     expected = np.asarray(nnx.jit(lambda model: model.fixed(pixels))(whole))
     # Half precision on the way and at the end.
     np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01 * np.abs(expected).max())
 
 
-def test_backbones_with_the_same_first_layers_share_their_maps(photos: LabelledPhotos, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backbones_with_the_same_first_layers_share_their_maps(
+    photos: LabelledPhotos, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (first,) = cached_maps(network(), photos, config=CONFIG, progress=False)
 
     def square(*_: object) -> np.ndarray:

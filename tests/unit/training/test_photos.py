@@ -1,4 +1,5 @@
-"""What a stage learns from: labels are checked, some photographs are held out, batches are a function of the step."""
+"""What a stage learns from: labels are checked, some photographs are held out, batches are a
+function of the step."""
 
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ import pytest
 from PIL import Image
 
 from delfjax.training.config import TrainingConfig
-from delfjax.training.photos import LabelledPhotos, MapBatches, PhotoBatches, TrainingError, held_out
+from delfjax.training.photos import (
+    LabelledPhotos,
+    MapBatches,
+    PhotoBatches,
+    TrainingError,
+    held_out,
+)
 
 CONFIG = TrainingConfig(square_side=40, crop_side=32, rescales=(0.5, 1.0), batch_size=8)
 
@@ -21,7 +28,9 @@ def photos(tmp_path: Path) -> LabelledPhotos:
     names = []
     for number in range(9):
         names.append(f"{number}.png")
-        Image.fromarray(np.full((48, 60 + number, 3), 60 * (number % 3) + 20, np.uint8)).save(tmp_path / names[-1])
+        Image.fromarray(np.full((48, 60 + number, 3), 60 * (number % 3) + 20, np.uint8)).save(
+            tmp_path / names[-1]
+        )
     return LabelledPhotos(tmp_path, names, np.arange(9) % 3, 3)
 
 
@@ -52,10 +61,15 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(photos: LabelledPhotos) 
         assert np.array_equal(batches.at(step).inputs, batch.inputs)
         assert np.array_equal(batches.at(step).members, batch.members)
     other = PhotoBatches(photos, config=CONFIG, seed=4)
-    assert any(not np.array_equal(other.at(step).members, batch.members) for step, batch in enumerate(backwards))
+    assert any(
+        not np.array_equal(other.at(step).members, batch.members)
+        for step, batch in enumerate(backwards)
+    )
 
 
-def test_a_batch_is_resized_as_a_whole_and_shows_what_its_labels_say(photos: LabelledPhotos) -> None:
+def test_a_batch_is_resized_as_a_whole_and_shows_what_its_labels_say(
+    photos: LabelledPhotos,
+) -> None:
     batches = PhotoBatches(photos, config=CONFIG, seed=0)
     sides = set()
     for step in range(12):
@@ -72,9 +86,13 @@ def test_landmarks_are_drawn_alike_however_many_photographs_they_have(tmp_path: 
     maps = [np.zeros((104, 4, 4, 2), np.float16)]
     photos = LabelledPhotos(tmp_path, [f"{k}.jpg" for k in range(104)], labels, 2)
     config = replace(CONFIG, rescales=(1.0,), batch_size=100)
-    balanced = np.concatenate([MapBatches(photos, maps, config=config, seed=0).at(k).labels for k in range(5)])
+    balanced = np.concatenate(
+        [MapBatches(photos, maps, config=config, seed=0).at(k).labels for k in range(5)]
+    )
     plain = replace(config, class_balanced=False)
-    natural = np.concatenate([MapBatches(photos, maps, config=plain, seed=0).at(k).labels for k in range(5)])
+    natural = np.concatenate(
+        [MapBatches(photos, maps, config=plain, seed=0).at(k).labels for k in range(5)]
+    )
     assert 0.4 < balanced.mean() < 0.6 and natural.mean() < 0.1
 
 
@@ -93,14 +111,18 @@ def test_crops_of_maps_lie_inside_and_are_mirrored_as_a_whole(tmp_path: Path) ->
     assert directions == {-1, 1} and corners == {0, 1, 6, 7}
 
 
-def test_a_broken_photograph_gives_way_to_another_of_its_landmark_and_is_reported(photos: LabelledPhotos) -> None:
+def test_a_broken_photograph_gives_way_to_another_of_its_landmark_and_is_reported(
+    photos: LabelledPhotos,
+) -> None:
     batches = PhotoBatches(photos, config=CONFIG, seed=0)
     victim = int(np.flatnonzero((photos.labels == 1) & ~batches.validation)[0])
     (photos.root / photos.paths[victim]).write_bytes(b"no image")
     for step in range(8):
         batch = batches.at(step)
         assert np.array_equal(batch.inputs[:, 5, 5, 0], 60 * batch.labels + 20)
-    assert list(batches.failures) == [photos.paths[victim]] and batches.failures[photos.paths[victim]]
+    assert (
+        list(batches.failures) == [photos.paths[victim]] and batches.failures[photos.paths[victim]]
+    )
 
 
 def test_a_landmark_of_which_nothing_can_be_read_is_an_error(photos: LabelledPhotos) -> None:

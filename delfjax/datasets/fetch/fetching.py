@@ -1,0 +1,409 @@
+"""Datasets fetched from where they are published, or from a mirror or local copy, into the layout
+their loaders open.
+
+Each folder of a dataset has a hidden ``.fetch`` with what is on its way there, and ``NAME.done``
+for each file that is
+complete: an archive counts once everything of it is unpacked. A run that was interrupted, even
+    killed, is continued by the next one; nothing half-written ever has its final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delfjax.datasets.catalogue import dataset_entry, dataset_root
+from delfjax.datasets.fetch.archives import RemoteFile
+from delfjax.datasets.fetch.downloading import (
+    DiskFullError,
+    FetchError,
+    GivenUpError,
+    Patience,
+    StatusError,
+    disk_full,
+    download,
+    parse_checksum,
+    read_small_text,
+    readable,
+    remote_size,
+    require_checksum,
+    require_room,
+)
+from delfjax.datasets.fetch.unpacking import CONTROL, UnpackError, unpack
+
+# Files in a row whose server gave nothing, after which the others are not tried.
+_GIVEN_UP_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file to fetch.
+
+    Attributes:
+        file: as it is published.
+        root: folder of the dataset, or of the part of it, that it belongs to.
+        origin: its address, or its path in a local copy.
+        size: bytes, approximately.
+        complete: whether an earlier run finished it.
+    """
+
+    file: RemoteFile
+    root: Path
+    origin: str | Path
+    size: int
+    complete: bool
+
+    @property
+    def archive(self) -> Path:
+        """Where it is downloaded to."""
+        return self.root / CONTROL / self.file.name
+
+    @property
+    def done(self) -> Path:
+        """What says that it is complete."""
+        return self.root / CONTROL / f"{self.file.name}.done"
+
+    @property
+    def destination(self) -> Path:
+        """The folder it is unpacked into, or the file it becomes."""
+        return self.root / (self.file.into if self.file.is_archive else self.file.placed)
+
+
+@dataclass(frozen=True)
+class FetchPlan:
+    """What fetching a dataset means.
+
+    Attributes:
+        name: the dataset.
+        files: all its files, those that are complete too.
+        remedies: what of it cannot be fetched, and what to do instead.
+    """
+
+    name: str
+    files: tuple[PlannedFile, ...]
+    remedies: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line: how much goes where."""
+        missing = self.missing
+        places = ", ".join(str(folder) for folder in sorted({planned.root for planned in missing}))
+        kept = f"{len(self.files) - len(missing)} of {len(self.files)} files are there"
+        return f"{self.name}: {kept}" + (
+            f"; {len(missing)} to fetch, ≈ {readable(self.size)}, into {places}" if missing else ""
+        )
+
+    @property
+    def missing(self) -> tuple[PlannedFile, ...]:
+        """Files that are not complete."""
+        return tuple(planned for planned in self.files if not planned.complete)
+
+    @property
+    def size(self) -> int:
+        """Bytes still to fetch, approximately."""
+        return sum(planned.size for planned in self.missing)
+
+    def room(self, *, keep_archives: bool) -> int:
+        """Bytes of disk it takes, approximately: photographs unpacked take as much as their
+        archives."""
+        archives = [
+            planned.size
+            for planned in self.missing
+            if planned.file.is_archive and isinstance(planned.origin, str)
+        ]
+        return self.size + (sum(archives) if keep_archives else max(archives, default=0))
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What came of it.
+
+    Attributes:
+        done: how many files were fetched.
+        skipped: how many were complete before.
+        failed: (name, reason) of each that was not fetched.
+        not_tried: how many were left after the disk was full, or the server could not be reached.
+        unchecked: how many of those fetched have no checksum to be compared with.
+    """
+
+    done: int
+    skipped: int
+    failed: tuple[tuple[str, str], ...]
+    not_tried: int
+    unchecked: int
+
+    def __str__(self) -> str:
+        """One line of counts."""
+        rest = f", {self.not_tried} not tried" if self.not_tried else ""
+        unchecked = f"; {self.unchecked} without a checksum to compare" if self.unchecked else ""
+        return (
+            f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed{rest}{unchecked}"
+        )
+
+
+def plan_fetch(
+    name: str, root: Path | None = None, *, source: str = "", patience: Patience | None = None
+) -> FetchPlan:
+    """What is to be fetched for a dataset; nothing is written.
+
+    Args:
+        name: the dataset.
+        root: its folder; the default is its place under ``external`` of the data root. Where a
+            loader finds images in the folder of another dataset beside its own (``roxford5k`` in
+            ``oxford5k``), they go there.
+        source: address (http, https) or folder of a copy of the same files, under the same names;
+            empty for where they are published.
+        patience: how long to wait for a mirror that is asked for sizes.
+
+    Raises:
+        ConfigError: there is no dataset of that name.
+        FetchError: nothing of it can be fetched, ``source`` is neither an address nor a folder, or
+            it does not answer.
+    """
+    entry = dataset_entry(name)
+    place = dataset_root(name) if root is None else root.expanduser()
+    if place is None or not entry.published:
+        remedy = (
+            f"unpack a copy into {place}, or say where it is: delfjax datasets verify {name} --root"
+            " FOLDER"
+        )
+        raise FetchError(
+            f"{name}: nothing to fetch: {entry.availability};"
+            f" {remedy if place else 'say --root where it is read'}"
+        )
+    copy = _source(source)
+    found: list[PlannedFile] = []
+    remedies = []
+    for files in entry.published:
+        folder = _folder(place, files.folder, entry.folders)
+        planned = [_planned(file, folder, copy, patience) for file in files.files]
+        found += [file for file in planned if file is not None]
+        # What nobody serves may have been put there by hand.
+        if None in planned or (not planned and not folder.is_dir()):
+            remedies.append(files.remedy)
+    if not found:
+        raise FetchError(f"{name}: cannot be fetched: {remedies[0]}")
+    return FetchPlan(name, tuple(found), tuple(remedies))
+
+
+def fetch(
+    plan: FetchPlan, *, keep_archives: bool = False, patience: Patience | None = None
+) -> FetchReport:
+    """Fetch, compare and unpack whatever of a plan is missing; one file that fails does not stop
+    the others.
+
+    Args:
+        plan: from :func:`plan_fetch`.
+        keep_archives: whether to leave downloaded archives in ``.fetch``.
+        patience: how long to try.
+
+    Raises:
+        DiskFullError: there is clearly no room for it; nothing was begun.
+        FetchError: another run is fetching into the same folder.
+    """
+    patience = patience or Patience()
+    require_room(plan.files[0].root, plan.room(keep_archives=keep_archives) - _present(plan))
+    done, unchecked, in_a_row = 0, 0, 0
+    failed: list[tuple[str, str]] = []
+    with contextlib.ExitStack() as locks:
+        for folder in sorted({planned.root for planned in plan.files}):
+            locks.enter_context(_locked(folder / CONTROL))
+        for planned in plan.missing:
+            try:
+                unchecked += not _fetch(planned, keep_archives=keep_archives, patience=patience)
+            except (FetchError, UnpackError, OSError) as error:
+                reason = (
+                    _unwritable(error, planned.destination) if isinstance(error, OSError) else error
+                )
+                failed.append((planned.file.name, str(reason)))
+                in_a_row = in_a_row + 1 if isinstance(reason, GivenUpError) else 0
+                if in_a_row == _GIVEN_UP_IN_A_ROW or isinstance(reason, DiskFullError):
+                    break
+            else:
+                done, in_a_row = done + 1, 0
+    missing = len(plan.missing)
+    return FetchReport(
+        done, len(plan.files) - missing, tuple(failed), missing - done - len(failed), unchecked
+    )
+
+
+def _fetch(planned: PlannedFile, *, keep_archives: bool, patience: Patience) -> bool:
+    """One file, from its address to its place; returns whether it was compared with a checksum."""
+    checksum = _checksum(planned, patience)
+    local = isinstance(planned.origin, Path)
+    if isinstance(planned.origin, str) and not planned.archive.is_file():
+        download(planned.origin, planned.archive, trusted=checksum is not None, patience=patience)
+    held = planned.origin if isinstance(planned.origin, Path) else planned.archive
+    if not held.is_file():
+        raise FetchError(
+            f"{held}: no such file; --from wants a folder with the files under the names they are"
+            " published by"
+        )
+    try:
+        if checksum is not None:
+            require_checksum(held, checksum, str(planned.origin))
+        record = _unpacked(planned, held) if planned.file.is_archive else _placed(planned, held)
+    except (FetchError, UnpackError) as error:
+        if local or keep_archives:
+            raise
+        held.unlink(missing_ok=True)
+        raise FetchError(
+            f"{error}; what was downloaded is deleted, the same command fetches it again"
+        ) from None
+    _write_json(planned.done, {"origin": str(planned.origin), "checksum": checksum, **record})
+    if not local and not keep_archives:
+        planned.archive.unlink(missing_ok=True)
+    return checksum is not None
+
+
+def _unpacked(planned: PlannedFile, held: Path) -> dict[str, Any]:
+    work = planned.root / CONTROL / "unpacking"
+    content = unpack(held, planned.destination, limit=planned.file.unpacked_limit, work=work)
+    return {"bytes": held.stat().st_size, "files": content.files, "unpacked_bytes": content.size}
+
+
+def _placed(planned: PlannedFile, held: Path) -> dict[str, Any]:
+    """Put a file that is no archive where it belongs: a copy of a local one."""
+    written = planned.archive
+    size = held.stat().st_size
+    if held != written:
+        written.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(held, written)
+        except OSError:
+            written.unlink(missing_ok=True)
+            raise
+    planned.destination.parent.mkdir(parents=True, exist_ok=True)
+    written.replace(planned.destination)
+    return {"bytes": size}
+
+
+def _unwritable(error: OSError, place: Path) -> FetchError:
+    if disk_full(error):
+        return DiskFullError(
+            f"{place}: the disk is full; make room, the same command goes on from the archive"
+        )
+    return FetchError(f"{error.filename or place}: {error.strerror or error}")
+
+
+def _checksum(planned: PlannedFile, patience: Patience) -> str | None:
+    """What the file is compared with: known beforehand, or published beside it; ``None`` where
+    neither is."""
+    file = planned.file
+    if file.checksum is not None or not file.checksum_name:
+        return file.checksum
+    # The origin ends in the name of the file: the checksum lies under the same base.
+    origin = str(planned.origin)
+    beside = origin[: len(origin) - len(file.name)] + file.checksum_name
+    try:
+        if isinstance(planned.origin, Path):
+            text = Path(beside).read_text(encoding="utf-8")
+        else:
+            text = read_small_text(beside, patience=patience)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        raise FetchError(f"{beside}: cannot be read as text") from None
+    except StatusError as error:
+        if error.status not in (404, 410):
+            raise
+        return None
+    return parse_checksum(text, "md5", beside)
+
+
+def _source(source: str) -> str | Path | None:
+    """Where a copy of the files is: an address, a folder, or ``None`` for where they are
+    published."""
+    if not source:
+        return None
+    if source.startswith(("http://", "https://")):
+        return source.rstrip("/")
+    folder = Path(source).expanduser()
+    if "://" in source or not folder.is_dir():
+        raise FetchError(
+            f"--from {source}: neither a folder nor an address that begins with http:// or https://"
+        )
+    return folder
+
+
+def _planned(
+    file: RemoteFile, root: Path, copy: str | Path | None, patience: Patience | None
+) -> PlannedFile | None:
+    """A file with where it comes from; ``None`` where it is not there and can be had from
+    nowhere."""
+    base = copy or file.base or ""
+    origin = (
+        base / file.name if isinstance(base, Path) else f"{base}/{urllib.parse.quote(file.name)}"
+    )
+    planned = PlannedFile(file, root, origin, file.size, complete=False)
+    if _complete(planned):
+        return dataclasses.replace(planned, complete=True)
+    if not base:
+        return None
+    if isinstance(origin, Path):
+        return dataclasses.replace(planned, size=origin.stat().st_size if origin.is_file() else 0)
+    size = None if copy is None else remote_size(origin, patience=patience)
+    return planned if size is None else dataclasses.replace(planned, size=size)
+
+
+def _folder(place: Path, folder: str, folders: tuple[str, ...]) -> Path:
+    """Where a file set goes: the dataset's own folder, below that of its parts, or beside it."""
+    if len(folders) > 1:
+        return place / folder
+    return place if folder == folders[0] else place.absolute().parent / folder
+
+
+def _complete(planned: PlannedFile) -> bool:
+    try:
+        record = json.loads(planned.done.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if planned.file.is_archive:
+        return planned.destination.is_dir()
+    place = planned.destination
+    return (
+        isinstance(record, dict) and place.is_file() and place.stat().st_size == record.get("bytes")
+    )
+
+
+def _present(plan: FetchPlan) -> int:
+    """Bytes of unfinished files that are on the disk already."""
+    held = [
+        path
+        for file in plan.missing
+        for path in (file.archive, file.archive.with_name(f"{file.archive.name}.part"))
+    ]
+    return sum(path.stat().st_size for path in held if path.is_file())
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f"{path.name}.new")
+    written.write_text(json.dumps(record), encoding="utf-8")
+    written.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; the system lets go of the lock when this process ends,
+    however it does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FetchError(
+                f"{folder}: another run is fetching into this folder; wait for it"
+            ) from None
+        yield
+    finally:
+        os.close(lock)

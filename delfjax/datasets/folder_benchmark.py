@@ -1,0 +1,78 @@
+"""A folder of photographs as a benchmark: by its ``groundtruth.json``, or by one folder for each
+landmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from delfjax.datasets.benchmark import (
+    DatasetError,
+    ImagePaths,
+    IndexSets,
+    RetrievalDataset,
+    grouped_dataset,
+    make_queries,
+    no_queries,
+)
+from delfjax.datasets.photo_folder import GROUNDTRUTH, load_groundtruth, scan_folder
+
+# Above this many pairs of query and answer a class folder is too large to list each image's
+# answers.
+MAX_PAIRS = 50_000_000
+
+
+def load_folder(root: Path) -> RetrievalDataset:
+    """The images of a folder.
+
+    * With ``groundtruth.json``: its queries, labels ok and junk; the split of a query is its tier.
+    * Otherwise, with every image in a folder of its own class: each image of a class of several is
+      a query, the others are its answers (ok), it is itself junk. The class is the first folder of
+      the path.
+    * Otherwise: images alone, no queries.
+
+    Raises:
+        DatasetError: there are no images, or a class is too large.
+        FolderError: the folder or its ground truth cannot be used.
+    """
+    if (root / GROUNDTRUTH).is_file():
+        return _from_groundtruth(root)
+    names = scan_folder(root).names
+    if not names:
+        raise DatasetError(f"{root}: no {GROUNDTRUTH} and no images in this folder")
+    if all("/" in name for name in names):
+        return _from_classes(root, names)
+    return RetrievalDataset("folder", root, ImagePaths(names), no_queries())
+
+
+def _from_groundtruth(root: Path) -> RetrievalDataset:
+    truth = load_groundtruth(root)
+    names = tuple(sorted({query.landmark for query in truth.queries}))
+    queries = make_queries(
+        ImagePaths([query.path for query in truth.queries]),
+        {
+            "ok": IndexSets.of([query.ok for query in truth.queries]),
+            "junk": IndexSets.of([query.junk for query in truth.queries]),
+        },
+        landmarks=IndexSets.of([[names.index(query.landmark)] for query in truth.queries]),
+        in_database=np.array([query.index for query in truth.queries], np.int64),
+        split=np.array([query.tier for query in truth.queries], np.str_),
+    )
+    return RetrievalDataset("folder", root, ImagePaths(truth.imlist), queries, landmark_names=names)
+
+
+def _from_classes(root: Path, images: tuple[str, ...]) -> RetrievalDataset:
+    names, landmarks, counts = np.unique(
+        [image.partition("/")[0] for image in images], return_inverse=True, return_counts=True
+    )
+    if int((counts.astype(np.int64) ** 2).sum()) > MAX_PAIRS:
+        raise DatasetError(
+            f"{root}: class {names[counts.argmax()]!r} has {counts.max()} images; use {GROUNDTRUTH}"
+            " instead"
+        )
+    own = np.flatnonzero(counts[landmarks] > 1)
+    classes = tuple(str(name) for name in names)
+    return grouped_dataset(
+        "folder", root, ImagePaths(images), landmarks=landmarks, landmark_names=classes, queries=own
+    )

@@ -1,0 +1,173 @@
+"""The rendered landmark world as a benchmark like any other, and its landmarks cut out of their
+photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float
+from PIL import Image
+
+from delfjax.datasets.benchmark import (
+    ImagePaths,
+    IndexSets,
+    RetrievalDataset,
+    make_queries,
+    no_queries,
+    offsets_of,
+)
+from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file
+from delfjax.world.census import Census
+from delfjax.world.reading import World, open_world
+from delfjax.world.writing import PICTURE_SHARE, SUBJECT, VISIBLE_SHARE
+
+# Around a landmark that is cut out: the middle of the range, which networks take for nothing.
+_GREY = 127
+
+
+@dataclass(frozen=True, eq=False)
+class CutLandmarks:
+    """Photographs of which nothing is left but their landmark, as images to extract: cut to its
+    mask, grey around it, enlarged.
+
+    Attributes:
+        world: the world.
+        rows: photograph → its row of the manifest.
+    """
+
+    world: World
+    rows: Mapping[str, int]
+
+    @classmethod
+    def of(cls, world: World, rows: Iterable[int]) -> CutLandmarks:
+        """The photographs in some rows of the manifest, each taken of a landmark."""
+        return cls(world, {world.paths[row]: row for row in rows})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The photographs."""
+        return tuple(self.rows)
+
+    def read(self, name: str, *, max_side: int) -> DecodedImage:
+        """A landmark by itself, its longer side ``max_side``.
+
+        Raises:
+            ImageError: the photograph cannot be read, or shows nothing of its landmark.
+        """
+        whole = decode_image(self.world.root / name, max_side=self.world.census.config.image_side)
+        mask = self.world.truth(self.rows[name]).owner == SUBJECT
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if not rows.size:
+            raise ImageError(self.world.root / name, "shows nothing of its landmark")
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        cut = Image.fromarray(np.where(mask[..., None], whole.pixels, np.uint8(_GREY))[box])
+        factor = max_side / max(cut.size)
+        width, height = (max(1, round(side * factor)) for side in cut.size)
+        pixels = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
+        return DecodedImage(pixels, (height, width), whole.content_hash)
+
+    def content_hash(self, name: str) -> str:
+        """Digest of the whole photograph; ``OSError`` where it cannot be read."""
+        return hash_file(self.world.root / name)
+
+
+def load_world(root: Path) -> RetrievalDataset:
+    """The benchmark of a world: database and distractors; queries, and those without a match.
+
+    A photograph is an answer (ok) when it shows the query's landmark well enough; one that shows
+    less of it is junk.
+
+    Raises:
+        WorldError: there is no world in ``root``.
+        DatasetError: it is not finished or damaged.
+    """
+    world = open_world(root)
+    table = world.manifest
+    database = np.concatenate([world.rows("database"), world.rows("distractor")])
+    asked = np.concatenate([world.rows("query"), world.rows("no_match")])
+    owner, landmark, well = _showing(table)
+    count = world.census.config.landmarks
+    position = np.full(len(table), -1, np.int64)
+    position[database] = np.arange(len(database))
+    held = position[owner] >= 0
+    shown, by_landmark = position[owner[held]], _grouped(landmark[held], count)
+    subject, nothing = np.asarray(table["subject"]), np.empty(0, np.int64)
+    searched = (subject >= 0) & (subject < count)
+    members = [by_landmark[subject[query]] if searched[query] else nothing for query in asked]
+    ok, junk = (
+        [shown[some[well[held][some] == enough]] for some in members] for enough in (True, False)
+    )
+    own = [[int(subject[query])] if searched[query] else [] for query in asked]
+    gps = _positions(table)
+    queries = make_queries(
+        ImagePaths(table["path"].take(asked)),
+        {"ok": IndexSets.of(ok), "junk": IndexSets.of(junk)},
+        landmarks=IndexSets.of(own),
+        split=np.asarray(table["split"].take(asked)).astype(np.str_),
+        gps=gps[asked],
+    )
+    labels = np.where(subject < count, subject, -1)
+    distractors = len(world.rows("distractor"))
+    return RetrievalDataset(
+        "world",
+        root,
+        ImagePaths(table["path"].take(database)),
+        queries,
+        distractors=distractors,
+        landmarks=labels[database].astype(np.int64),
+        landmark_names=_names(world.census, range(count)),
+        gps=gps[database],
+    )
+
+
+def load_world_train(root: Path) -> RetrievalDataset:
+    """The training photographs of a world: landmarks that are never searched for, numbered from 0.
+
+    Raises:
+        WorldError: there is no world in ``root``.
+        DatasetError: it is not finished or damaged.
+    """
+    world = open_world(root)
+    rows = world.rows("train")
+    config = world.census.config
+    subject = np.asarray(world.manifest["subject"].take(rows)) - config.landmarks
+    return RetrievalDataset(
+        "world_train",
+        root,
+        ImagePaths(world.manifest["path"].take(rows)),
+        no_queries(),
+        landmarks=subject.astype(np.int64),
+        landmark_names=_names(
+            world.census, range(config.landmarks, config.landmarks + config.train_landmarks)
+        ),
+        gps=_positions(world.manifest)[rows],
+    )
+
+
+def _names(census: Census, numbers: range) -> tuple[str, ...]:
+    return tuple(f"{census.landmark(number).kind} {number}" for number in numbers)
+
+
+def _positions(table: pa.Table) -> Float[np.ndarray, "n 2"]:
+    """Latitude and longitude of every photograph, degrees."""
+    return np.stack([np.asarray(table["latitude"]), np.asarray(table["longitude"])], axis=1)
+
+
+def _grouped(labels: np.ndarray, count: int) -> list[np.ndarray]:
+    """Where each of the labels 0 … ``count`` − 1 stands, in order."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(count + 1)))[1 : count + 1]
+
+
+def _showing(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, landmark, and whether it shows well enough, for everything that shows anywhere."""
+    lists = table["landmarks"].combine_chunks()
+    counts = np.asarray(pc.list_value_length(lists))
+    flat = [np.asarray(pc.list_flatten(table[name])) for name in ("landmarks", "visible", "covers")]
+    rows = np.repeat(np.arange(len(table)), np.diff(offsets_of(counts)))
+    return rows, flat[0], (flat[1] >= VISIBLE_SHARE) & (flat[2] >= PICTURE_SHARE)

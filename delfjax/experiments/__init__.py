@@ -1,1 +1,0 @@
-"""Experiments: whole pipelines over a dataset, run folders, headless notebooks."""

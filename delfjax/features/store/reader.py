@@ -1,0 +1,214 @@
+"""Reading a feature store: features of one image, or the arrays of all."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from delfjax.config import config_hash
+from delfjax.features.store.format import (
+    Group,
+    Rows,
+    Shard,
+    StoreError,
+    read_contents,
+    read_header,
+    read_rows,
+    require_config,
+)
+from delfjax.types import ImageFeatures
+
+# Shards kept mapped for the next image that is asked for.
+_OPEN_SHARDS = 64
+
+
+@dataclass(frozen=True)
+class StoreArrays:
+    """Features of many images, one after the other.
+
+    Attributes:
+        names: the images, sorted.
+        descriptors: of all features.
+        keypoints_yx: pixels of the original image.
+        scales: factor applied to the image.
+        scores: attention scores.
+        offsets: features of image ``i`` are rows ``offsets[i]`` to ``offsets[i + 1]``.
+    """
+
+    names: tuple[str, ...]
+    descriptors: Float[np.ndarray, "n d"]
+    keypoints_yx: Float[np.ndarray, "n 2"]
+    scales: Float[np.ndarray, " n"]
+    scores: Float[np.ndarray, " n"]
+    offsets: Int[np.ndarray, " images1"]
+
+
+class FeatureStore:
+    """A store opened for reading: what was committed at that moment.
+
+    Arrays come memory-mapped and read-only: keypoints, scales, scores and global descriptors
+    ``float32``, local descriptors ``float16``. Not to be shared between threads.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        groups: Sequence[Group],
+        shards: Mapping[int, Shard],
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.config_hash = config_hash(config)
+        self._shards = dict(shards)
+        self._pending = tuple(
+            name for group in groups if group.index not in shards for name in group.names
+        )
+        self._places: dict[str, tuple[int, int]] = {}
+        self._failures: dict[str, str] = {}
+        for index, shard in sorted(self._shards.items()):
+            for row, name in enumerate(shard.names):
+                self._places[name] = (index, row)
+                self._failures.pop(name, None)
+            for name, reason in shard.failures.items():
+                self._failures[name] = reason
+                self._places.pop(name, None)
+        self.names: tuple[str, ...] = tuple(sorted(self._places))
+        self._mapped: OrderedDict[int, Rows] = OrderedDict()
+        self._verified: set[int] = set()
+
+    @classmethod
+    def open(cls, path: Path, *, config: dict[str, Any] | None = None) -> FeatureStore:
+        """Open the store in the folder ``path``.
+
+        Args:
+            path: the folder.
+            config: the extraction config it must have been made with; any, when not given.
+
+        Raises:
+            StoreError: no store, of another version or config, or damaged.
+        """
+        stored = read_header(path)
+        if config is not None:
+            require_config(path, stored, config)
+        groups, shards = read_contents(path, config_hash(stored))
+        return cls(path, stored, groups, shards)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __getitem__(self, index: int) -> ImageFeatures:
+        return self.get(self.names[index])
+
+    @property
+    def descriptor_dim(self) -> int:
+        """Dimensions of a local descriptor; 0 as long as there is no image."""
+        return next((shard.descriptor_dim for shard in self._shards.values() if shard.names), 0)
+
+    def done(self) -> frozenset[str]:
+        """Images that need no extraction: those held, and those that failed."""
+        return frozenset(self._places) | frozenset(self._failures)
+
+    def failures(self) -> dict[str, str]:
+        """Images that could not be extracted, each with its reason."""
+        return dict(sorted(self._failures.items()))
+
+    def pending(self) -> tuple[str, ...]:
+        """Images that were planned and not committed: not empty after a run that was stopped."""
+        return self._pending
+
+    def counts(self) -> Int[np.ndarray, " images"]:
+        """Number of local features of each image, in the order of ``names``."""
+        places = (self._places[name] for name in self.names)
+        return np.array([self._shards[index].counts[row] for index, row in places], np.int64)
+
+    def content_hash(self, name: str) -> str:
+        """Digest of the file that ``name`` was when it was extracted."""
+        index, row = self._place(name)
+        return self._shards[index].content_hashes[row]
+
+    def get(self, name: str) -> ImageFeatures:
+        """Features of one image.
+
+        Raises:
+            StoreError: it is not held, or its shard is damaged.
+        """
+        index, row = self._place(name)
+        return self._rows(index).features(row)
+
+    def arrays(self, *, reduce: Callable[[np.ndarray], np.ndarray] | None = None) -> StoreArrays:
+        """All features, image after image in the order of ``names``.
+
+        Args:
+            reduce: applied to the descriptors of each image, so that the full ones never fill the
+                memory.
+        """
+        offsets = np.concatenate([[0], np.cumsum(self.counts())]).astype(np.int64)
+        images = [self.get(name).local for name in self.names]
+        descriptors = [
+            np.asarray(i.descriptors) if reduce is None else reduce(np.asarray(i.descriptors))
+            for i in images
+        ]
+        none = np.zeros(0, np.float32)
+        return StoreArrays(
+            names=self.names,
+            descriptors=np.concatenate(descriptors)
+            if images
+            else np.zeros((0, self.descriptor_dim), np.float16),
+            keypoints_yx=np.concatenate(
+                [np.asarray(i.keypoints_yx) for i in images] or [none.reshape(0, 2)]
+            ),
+            scales=np.concatenate([np.asarray(i.scales) for i in images] or [none]),
+            scores=np.concatenate([np.asarray(i.scores) for i in images] or [none]),
+            offsets=offsets,
+        )
+
+    def subset(self, names: Collection[str]) -> FeatureStore:
+        """The same store as if it held and had tried no images but these; those it knows nothing of
+        are left out."""
+        wanted = frozenset(names)
+        part = copy.copy(self)
+        part._places = {name: place for name, place in self._places.items() if name in wanted}
+        part._failures = {name: reason for name, reason in self._failures.items() if name in wanted}
+        part._pending = tuple(name for name in self._pending if name in wanted)
+        part.names = tuple(name for name in self.names if name in wanted)
+        part._mapped = OrderedDict()
+        return part
+
+    def verify(self) -> None:
+        """Read every byte.
+
+        Raises:
+            StoreError: a shard is damaged.
+        """
+        for index in self._shards:
+            self._rows(index)
+
+    def _place(self, name: str) -> tuple[int, int]:
+        if name not in self._places:
+            reason = self._failures.get(name)
+            raise StoreError(
+                f"{self.path}: holds no image {name!r}"
+                + (f"; it failed: {reason}" if reason else "")
+            )
+        return self._places[name]
+
+    def _rows(self, index: int) -> Rows:
+        rows = self._mapped.pop(index, None)
+        if rows is None:
+            rows = read_rows(self._shards[index], verify=index not in self._verified)
+            self._verified.add(index)
+        self._mapped[index] = rows
+        if len(self._mapped) > _OPEN_SHARDS:
+            self._mapped.popitem(last=False)
+        return rows

@@ -1,0 +1,1 @@
+"""Landmarks found in photos of which only the position is known."""

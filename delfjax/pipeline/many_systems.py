@@ -1,0 +1,57 @@
+"""Several systems on one dataset: those that differ in the scorer, the scales or the number of
+features share one pass of the backbone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+from delfjax.config import DelfConfig, config_hash
+from delfjax.datasets.benchmark import RetrievalDataset
+from delfjax.features.shared_pass import SharedPass
+from delfjax.pipeline.one_system import DatasetScores, image_sources, open_features, score_index
+from delfjax.retrieval.local_index import build_index
+
+K = TypeVar("K", bound=Hashable)
+
+
+def evaluate_systems(
+    dataset: RetrievalDataset,
+    systems: Mapping[K, DelfConfig],
+    *,
+    place: Path,
+    progress: bool = True,
+) -> dict[K, DatasetScores]:
+    """Scores of every system, by its key.
+
+    Args:
+        dataset: a benchmark.
+        systems: key → config; see :class:`~delfjax.features.shared_pass.SharedPass`.
+        place: folder of their feature stores, which goes when all are scored: a call that was
+            stopped goes on where it was.
+        progress: show progress bars.
+
+    Raises:
+        ConfigError: a system suppresses or thresholds features, or describes them by codes of its
+            own.
+        WeightsError: weights are missing, damaged, or those of another architecture.
+        StoreError: a store is damaged, or being written.
+        EvaluationError: the dataset cannot be scored.
+    """
+    # Systems that differ in what comes after the extraction share a store.
+    extractions = {config_hash(config.extraction()): config for config in systems.values()}
+    stores = {name: place / name for name in extractions}
+    shared = SharedPass(extractions)
+    for source, folders in image_sources(dataset, list(stores.values())):
+        shared.extract(source, dict(zip(stores, folders, strict=True)), progress=progress)
+    scores: dict[K, DatasetScores] = {}
+    for key, config in tqdm(systems.items(), desc="evaluate", unit="system", disable=not progress):
+        features = open_features(dataset, stores[config_hash(config.extraction())])
+        index = build_index(features.database, config=config, photos=str(dataset.root))
+        scores[key] = score_index(dataset, index, features, progress=False)
+    shutil.rmtree(place)
+    return scores

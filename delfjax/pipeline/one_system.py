@@ -1,0 +1,470 @@
+"""Everything from a labelled dataset to its scores, in one call: extract, index, search every
+query, verify, score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+from tqdm.auto import tqdm
+
+from delfjax import paths
+from delfjax.config import DelfConfig, config_hash
+from delfjax.datasets.benchmark import (
+    DatasetQuery,
+    ImagePaths,
+    QueryImages,
+    RetrievalDataset,
+    crop_name,
+    positions,
+)
+from delfjax.datasets.photo_folder import PhotoFolder
+from delfjax.evaluation.dataset_protocols import (
+    HEADLINES,
+    Answer,
+    Scorer,
+    make_scorers,
+    query_names,
+    scored_queries,
+)
+from delfjax.features.dataset_loop import ExtractionReport, ImageSource, extract_dataset
+from delfjax.features.extractor import Extractor
+from delfjax.features.store import FeatureStore
+from delfjax.models.delf import load_delf
+from delfjax.retrieval.local_index import LocalIndex, build_index
+from delfjax.retrieval.search import search
+from delfjax.types import ImageFeatures
+
+# The two orders that are scored: before and after geometric verification.
+_VOTES, _INLIERS = "votes", "inliers"
+
+
+@dataclass(frozen=True)
+class DatasetFeatures:
+    """Features of a dataset.
+
+    Attributes:
+        database: of its images.
+        queries: of the queries that are not whole images of the database; the same store where
+            there are none.
+    """
+
+    database: FeatureStore
+    queries: FeatureStore
+
+    def of(self, query: DatasetQuery) -> ImageFeatures | None:
+        """Features of a query; ``None`` where its image could not be read."""
+        store, name = self._place(query)
+        return store.get(name) if name in store else None
+
+    def failure(self, query: DatasetQuery) -> str:
+        """Why a query has no features."""
+        store, name = self._place(query)
+        return store.failures().get(name, "not extracted")
+
+    def _place(self, query: DatasetQuery) -> tuple[FeatureStore, str]:
+        return (
+            (self.database, query.path)
+            if _is_database_image(query)
+            else (self.queries, crop_name(query))
+        )
+
+
+@dataclass(frozen=True)
+class DatasetScores:
+    """What one index answers to the queries of one dataset.
+
+    Attributes:
+        dataset: name of the dataset.
+        tiers: of a folder, tier → {"votes": mAP before, "inliers": mAP after verification}.
+        results: protocol → {"votes": scores before, "inliers": scores after verification}, each
+            with the ``protocol`` id, ``means`` and the scores of all ``queries``.
+        rankings: query → database paths by inliers, best first, cut after as many as are worth
+            reporting.
+        rankings_by_votes: the same before verification.
+        scores: {"votes", "inliers"} → query → votes or inliers of the images of its ranking.
+        beyond: {"votes", "inliers"} → query → labelled images behind the cut, each with its rank,
+            from 0: with them, every score follows from the rankings. Queries without any are left
+            out.
+        query_failures: query that could not be read, which scores 0 → reason.
+    """
+
+    dataset: str
+    tiers: dict[str, dict[str, float]]
+    results: dict[str, dict[str, dict[str, Any]]]
+    rankings: dict[str, list[str]]
+    rankings_by_votes: dict[str, list[str]]
+    scores: dict[str, dict[str, list[int]]]
+    beyond: dict[str, dict[str, dict[str, int]]]
+    query_failures: dict[str, str]
+
+    def headline(self, stage: str) -> float:
+        """The one number of a dataset, by ``"votes"`` or ``"inliers"``; of a folder, the mean over
+        its tiers."""
+        protocol, mean = HEADLINES[self.dataset]
+        means = self.results[protocol][stage]["means"]
+        return float(means[mean] if mean in means else np.mean(list(means.values())))
+
+    def by_query(self, stage: str) -> dict[str, float]:
+        """What each query adds to the headline, where it has a score."""
+        protocol, mean = HEADLINES[self.dataset]
+        kept = self.results[protocol][stage]["queries"]
+        found = kept[mean] if mean in kept else next(iter(kept.values()))
+        return {query: float(value) for query, value in found.items() if value is not None}
+
+    def rows(self, stage: str) -> dict[str, float]:
+        """Every mean that is a share: tier → its mean for a folder, else mean → value; named by its
+        protocol too if need be."""
+        if self.tiers:
+            return {tier: scores[stage] for tier, scores in self.tiers.items()}
+        means = [
+            (protocol, mean, v)
+            for protocol, kept in self.results.items()
+            for mean, v in kept[stage]["means"].items()
+        ]
+        names = [mean for _, mean, _ in means]
+        return {
+            mean if names.count(mean) == 1 else f"{protocol} {mean}": float(value)
+            for protocol, mean, value in means
+            if value is not None and 0 <= value <= 1
+        }
+
+
+@dataclass(frozen=True)
+class DatasetEvaluation(DatasetScores):
+    """Scores of one config on one dataset.
+
+    Attributes:
+        config_hash: of the whole config.
+        seconds: wall time of each stage.
+        num_images: images that were indexed.
+        num_failed: images of the database that could not be read.
+        num_ignored: queries that the ground truth says are not scored; they were not searched for.
+        failures: image of the database that could not be read → reason.
+    """
+
+    config_hash: str
+    seconds: dict[str, float]
+    num_images: int
+    num_failed: int
+    num_ignored: int
+    failures: dict[str, str]
+
+    def to_json(self) -> str:
+        """The evaluation as one JSON object."""
+        return json.dumps(vars(self), indent=1, ensure_ascii=False)
+
+
+def evaluate_dataset(
+    dataset: RetrievalDataset,
+    config: DelfConfig,
+    *,
+    protocols: Sequence[str] = (),
+    store: Path | None = None,
+    retry_failed: bool = False,
+    extractor: Extractor | None = None,
+    progress: bool = True,
+) -> DatasetEvaluation:
+    """Extract (or reuse), fit the reduction, index, search with every query, verify, score.
+
+    A query is cut to its box at full size; cut queries, and those that are not in the database,
+    have a store of their own beside that of the database. An image that cannot be read is a failure
+    on record; a query that cannot be read scores 0.
+
+    Args:
+        dataset: a benchmark, from :func:`~delfjax.datasets.catalogue.open_dataset`.
+        config: the whole system.
+        protocols: which of the dataset's protocols; all when empty.
+        store: where the features of the database are kept, those of the queries in
+            ``<store>-queries``; by default in the cache, by dataset, root and config.
+        retry_failed: try images with a recorded failure again, of the database and of the queries.
+        extractor: one of this config that is there already, for instance from another dataset.
+        progress: show progress bars.
+
+    Raises:
+        EvaluationError: the dataset has no queries, no protocol, or lacks what its protocol judges
+            by.
+        ConfigError: a protocol that it does not have.
+        StoreError: the store is of another config, damaged, or being written.
+        ReductionError: too few features to fit the reduction.
+    """
+    started = time.perf_counter()
+    # Before hours of extraction: a protocol that cannot judge says so.
+    make_scorers(dataset, tuple(dataset.database), protocols)
+    place = store or default_store(dataset, config)
+    chosen = extractor or Extractor(config, load_delf(config))
+    features, _ = extract_features(
+        dataset, chosen, place, retry_failed=retry_failed, progress=progress
+    )
+    extracted = time.perf_counter()
+    index = build_index(features.database, config=config, photos=str(dataset.root))
+    built = time.perf_counter()
+    found = score_index(dataset, index, features, protocols=protocols, progress=progress)
+    finished = time.perf_counter()
+    return DatasetEvaluation(
+        **vars(found),
+        config_hash=config_hash(config),
+        seconds={
+            "extract": extracted - started,
+            **index.seconds,
+            "search": finished - built,
+            "total": finished - started,
+        },
+        num_images=len(features.database),
+        num_failed=len(features.database.failures()),
+        num_ignored=len(dataset.queries) - len(scored_queries(dataset)),
+        failures=features.database.failures(),
+    )
+
+
+def extract_features(
+    dataset: RetrievalDataset,
+    extractor: Extractor,
+    store: Path,
+    *,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> tuple[DatasetFeatures, ExtractionReport]:
+    """Extract (or find extracted) the database into ``store``, and queries that are not images of
+    it beside it.
+
+    Args:
+        dataset: a benchmark.
+        extractor: the compiled extractor.
+        store: folder of the database's store; that of the queries is ``<store>-queries``.
+        retry_failed: try images with a recorded failure again.
+        progress: show progress bars.
+
+    Returns:
+        The features, and what was done for database and queries together.
+
+    Raises:
+        StoreError: a store is of another config, damaged, or being written.
+    """
+    reports = [
+        extract_dataset(extractor, source, place, retry_failed=retry_failed, progress=progress)
+        for source, (place,) in image_sources(dataset, [store])
+    ]
+    whole = {name: sum(getattr(report, name) for report in reports) for name in vars(reports[0])}
+    return open_features(dataset, store), ExtractionReport(**whole)
+
+
+def open_features(dataset: RetrievalDataset, store: Path) -> DatasetFeatures:
+    """The features that :func:`extract_features` has left.
+
+    Raises:
+        StoreError: there are none, or they are damaged.
+    """
+    opened = (
+        FeatureStore.open(place).subset(source.names)
+        for source, (place,) in image_sources(dataset, [store])
+    )
+    database, *queries = opened
+    return DatasetFeatures(database, *(queries or [database]))
+
+
+def image_sources(
+    dataset: RetrievalDataset, stores: Sequence[Path]
+) -> list[tuple[ImageSource, list[Path]]]:
+    """What is extracted of a dataset, and where to if its database goes to ``stores``: the
+    database, and the queries that are not images of it, if there are any."""
+    sources: list[tuple[ImageSource, list[Path]]] = [
+        (PhotoFolder(dataset.root, tuple(dataset.database)), list(stores))
+    ]
+    own = [
+        number
+        for number in scored_queries(dataset)
+        if not _is_database_image(dataset.queries[number])
+    ]
+    if own:
+        sources.append((QueryImages.of(dataset, own), [query_store(store) for store in stores]))
+    return sources
+
+
+def score_index(
+    dataset: RetrievalDataset,
+    index: LocalIndex,
+    features: DatasetFeatures,
+    *,
+    config: DelfConfig | None = None,
+    protocols: Sequence[str] = (),
+    progress: bool = True,
+) -> DatasetScores:
+    """Search an index with every query of a dataset, verify, and score both orders.
+
+    Args:
+        dataset: a benchmark.
+        index: of its database.
+        features: of its queries.
+        config: its sections ``search`` and ``verification`` count; by default those of the index.
+        protocols: which of the dataset's protocols; all when empty.
+        progress: show a progress bar.
+
+    Raises:
+        EvaluationError: the dataset has no queries, no protocol, or lacks what its protocol judges
+            by.
+        ConfigError: a protocol that it does not have.
+    """
+    names = tuple(dataset.database)
+    stages = {
+        stage: _Stage(names, make_scorers(dataset, names, protocols))
+        for stage in (_VOTES, _INLIERS)
+    }
+    searcher, called = _Searcher(index, dataset, config or index.config), query_names(dataset)
+    query_failures: dict[str, str] = {}
+    for number in tqdm(scored_queries(dataset), desc="search", unit="query", disable=not progress):
+        query = dataset.queries[number]
+        known = features.of(query)
+        if known is None:
+            query_failures[called[number]] = features.failure(query)
+        for stage, answer in searcher.answers(known).items():
+            stages[stage].add(called[number], query, answer)
+    results = {
+        protocol: {stage: stages[stage].scorers[protocol].record() for stage in stages}
+        for protocol in stages[_VOTES].scorers
+    }
+    return DatasetScores(
+        dataset=dataset.name,
+        tiers=_tiers(results),
+        results=results,
+        rankings=stages[_INLIERS].rankings,
+        rankings_by_votes=stages[_VOTES].rankings,
+        scores={name: stage.scores for name, stage in stages.items()},
+        beyond={name: stage.beyond for name, stage in stages.items()},
+        query_failures=query_failures,
+    )
+
+
+@dataclass(frozen=True)
+class JudgedInliers:
+    """Inliers of the images that were found, by what they are.
+
+    Attributes:
+        right: of every image that answers its query.
+        wrong: of the images that do not, over the queries that have an answer; junk and the query
+            itself left out.
+        unanswered: query without an answer → inliers of the best image found for it.
+    """
+
+    right: Int64[np.ndarray, " r"]
+    wrong: Int64[np.ndarray, " w"]
+    unanswered: dict[str, int]
+
+
+def judge_inliers(dataset: RetrievalDataset, found: DatasetScores) -> JudgedInliers:
+    """Sort the inliers of every ranking by whether its images are right: a threshold has to stand
+    between them."""
+    number = {name: place for place, name in enumerate(dataset.database)}
+    right, wrong, unanswered = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], {}
+    for name, query in zip(query_names(dataset), dataset.queries, strict=True):
+        if name not in found.rankings:
+            continue
+        images = np.array([number[image] for image in found.rankings[name]], np.int64)
+        inliers = np.array(found.scores[_INLIERS][name], np.int64)
+        answers = query.answers
+        ignored = np.concatenate(
+            [
+                np.array([query.in_database if query.in_database is not None else -1]),
+                *query.sets.values(),
+            ]
+        )
+        is_right, is_ignored = np.isin(images, answers), np.isin(images, ignored)
+        if answers.size:
+            right.append(inliers[is_right])
+            wrong.append(inliers[~is_right & ~is_ignored])
+        else:
+            unanswered[name] = int(inliers[~is_ignored].max(initial=0))
+    return JudgedInliers(np.concatenate(right), np.concatenate(wrong), unanswered)
+
+
+def default_store(dataset: RetrievalDataset, config: DelfConfig) -> Path:
+    """Where the features of a dataset's database under a config are cached: by its name, its root
+    and the extraction."""
+    root = dataset.root.resolve()
+    place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+    name = root.name if dataset.name == "folder" else dataset.name
+    return paths.cache_root() / "stores" / f"{name}-{place}-{config_hash(config.extraction())}"
+
+
+def query_store(store: Path) -> Path:
+    """Where the features of queries are kept whose database has its features in ``store``."""
+    return store.with_name(f"{store.name}-queries")
+
+
+class _Stage:
+    """What becomes of the answers in one order."""
+
+    def __init__(self, database: Sequence[str], scorers: dict[str, Scorer]) -> None:
+        self.scorers = scorers
+        self.rankings: dict[str, list[str]] = {}
+        self.scores: dict[str, list[int]] = {}
+        self.beyond: dict[str, dict[str, int]] = {}
+        self._database = database
+        self._longest = max(scorer.longest for scorer in scorers.values())
+
+    def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
+        """Score an answer and keep what of it is reported."""
+        for scorer in self.scorers.values():
+            scorer.add(name, query, answer)
+        head, tail = answer.images[: self._longest], answer.images[self._longest :]
+        self.rankings[name] = [self._database[image] for image in head]
+        self.scores[name] = answer.scores[: self._longest].tolist()
+        labelled = np.concatenate([np.zeros(0, np.int64), *query.sets.values()])
+        later = np.flatnonzero(np.isin(tail, labelled))
+        if later.size:
+            self.beyond[name] = {
+                self._database[tail[rank]]: self._longest + int(rank) for rank in later
+            }
+
+
+class _Searcher:
+    """Searches an index, and answers in the numbers of the dataset."""
+
+    def __init__(self, index: LocalIndex, dataset: RetrievalDataset, config: DelfConfig) -> None:
+        self._index, self._config = index, config
+        self._places = positions(ImagePaths(index.names).column, dataset.database.column)
+        self._in_order = np.argsort(self._places)
+
+    def answers(self, features: ImageFeatures | None) -> dict[str, Answer]:
+        """The images by votes and by inliers; none for a query without features of its own."""
+        if features is None:
+            nothing = Answer(np.zeros(0, np.int64), np.zeros(0, np.int64))
+            return {_VOTES: nothing, _INLIERS: nothing}
+        ranked = search(
+            self._index,
+            features,
+            config=self._config.search,
+            verification=self._config.verification,
+        )
+        votes = np.zeros(len(self._places), np.int64)
+        votes[ranked.images] = ranked.votes
+        found = int(np.count_nonzero(votes))
+        # Images that nothing speaks for are equal: they stand in the order of the database.
+        rest = self._in_order[votes[self._in_order] == 0]
+        by_votes = np.concatenate([ranked.by_votes[:found], rest])
+        return {
+            _VOTES: Answer(self._places[by_votes], votes[by_votes]),
+            _INLIERS: Answer(
+                self._places[np.concatenate([ranked.images[:found], rest])], ranked.inliers
+            ),
+        }
+
+
+def _is_database_image(query: DatasetQuery) -> bool:
+    return query.box is None and query.in_database is not None
+
+
+def _tiers(results: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    if "folder" not in results:
+        return {}
+    by_stage = {stage: record["means"] for stage, record in results["folder"].items()}
+    return {
+        tier: {stage: means[tier] for stage, means in by_stage.items()} for tier in by_stage[_VOTES]
+    }

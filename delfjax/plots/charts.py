@@ -1,0 +1,325 @@
+"""Charts of numbers: counts, trends, intervals, precision and recall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Num
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from delfjax.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    HEADLINE,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SMALL,
+    TEXT,
+    VERMILLION,
+    WIDTH,
+    blank_figure,
+    told_apart,
+)
+
+
+def plot_positions(groups: Mapping[str, Float[np.ndarray, "_ 2"]], *, title: str) -> Figure:
+    """Positions on the globe, latitude upwards and longitude to the right.
+
+    Args:
+        groups: name → ``(latitude, longitude)``, degrees; each has a colour and a mark of its own.
+        title: headline.
+
+    Raises:
+        ValueError: more groups than there are colours.
+    """
+    figure = blank_figure(title, width=WIDTH, height=0.5 * WIDTH + HEADLINE)
+    axes = figure.add_axes((0.07, 0.1, 0.74, 0.78))
+    marks = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (PURPLE, "D"))
+    for name, positions, (colour, mark) in told_apart(groups, marks):
+        axes.scatter(
+            positions[:, 1],
+            positions[:, 0],
+            s=22,
+            c=colour,
+            marker=mark,
+            alpha=0.6,
+            linewidths=0,
+            label=name,
+        )
+    axes.set(
+        xlim=(-180, 180), ylim=(-90, 90), xlabel="longitude, degrees", ylabel="latitude, degrees"
+    )
+    axes.set_xticks(range(-180, 181, 60))
+    axes.set_yticks(range(-90, 91, 30))
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=TEXT)
+    return figure
+
+
+def plot_counts(groups: Mapping[str, Num[np.ndarray, " _"]], *, title: str, label: str) -> Figure:
+    """How many of something each member of a group has, the most first: a curve for each group.
+
+    Args:
+        groups: name → one count for each member.
+        title: headline.
+        label: what is counted, beside the axis.
+
+    Raises:
+        ValueError: more groups than there are colours.
+    """
+    figure = blank_figure(title, width=WIDTH, height=0.4 * WIDTH + HEADLINE)
+    axes = figure.add_axes((0.08, 0.14, 0.73, 0.72))
+    for name, counts, colour in told_apart(groups, (BLUE, ORANGE, GREEN, PURPLE)):
+        axes.step(
+            np.arange(1, len(counts) + 1),
+            np.sort(counts)[::-1],
+            where="mid",
+            color=colour,
+            linewidth=2,
+            label=name,
+        )
+    axes.set(xlabel="rank", ylabel=label, ylim=(0, None))
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=TEXT)
+    return figure
+
+
+def plot_trends(
+    curves: Mapping[str, Mapping[float, float]], *, title: str, xlabel: str, ylabel: str
+) -> Figure:
+    """A measure against a setting, a line with marks for each curve.
+
+    Args:
+        curves: name → setting → measure, from 0 to 1.
+        title: headline.
+        xlabel: what is set.
+        ylabel: what is measured.
+
+    Raises:
+        ValueError: more curves than there are colours.
+    """
+    figure = blank_figure(title, width=0.8 * WIDTH, height=0.45 * WIDTH + HEADLINE)
+    axes = figure.add_axes((0.09, 0.13, 0.66, 0.75))
+    looks = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (VERMILLION, "D"), (PURPLE, "v"), (SKY, "P"))
+    for name, curve, (colour, mark) in told_apart(curves, looks):
+        axes.plot(
+            list(curve), list(curve.values()), color=colour, marker=mark, linewidth=2, label=name
+        )
+    settings = sorted({setting for curve in curves.values() for setting in curve})
+    axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1))
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=TEXT)
+    return figure
+
+
+def plot_stage_times(seconds: Mapping[str, float], *, title: str = "") -> Figure:
+    """How long each stage took, one bar each from top to bottom, in the order given.
+
+    Args:
+        seconds: stage → seconds.
+        title: headline; by default the total.
+    """
+    names, values = list(seconds), np.array(list(seconds.values()), dtype=np.float64)
+    headline = title or f"{_seconds(float(values.sum()))} in all"
+    figure = blank_figure(headline, width=0.7 * WIDTH, height=0.36 * len(seconds) + HEADLINE)
+    axes = _bar_axes(figure)
+    bars = axes.barh(names, values, color=BLUE, height=0.65)
+    axes.bar_label(bars, [_seconds(value) for value in values], padding=4, fontsize=TEXT)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(float(values.max(initial=0.0)), 1e-9) * 1.15)
+    axes.xaxis.set_visible(False)
+    return figure
+
+
+def plot_tier_scores(
+    tiers: Mapping[str, Mapping[str, float]], *, title: str = "Mean average precision"
+) -> Figure:
+    """Scores of each tier side by side, one bar for each way to rank.
+
+    Args:
+        tiers: tier → way to rank (for instance votes, inliers) → mean average precision in [0, 1].
+        title: headline.
+    """
+    ways = list(dict.fromkeys(way for scores in tiers.values() for way in scores))
+    figure = blank_figure(
+        title, width=max(0.4 * WIDTH, min(WIDTH, 0.55 * len(tiers) * len(ways) + 1.6)), height=3.4
+    )
+    axes = _bar_axes(figure)
+    bar_width = 0.8 / max(1, len(ways))
+    for number, way in enumerate(ways):
+        aside = (number - (len(ways) - 1) / 2) * bar_width
+        places = [place + aside for place, scores in enumerate(tiers.values()) if way in scores]
+        values = [scores[way] for scores in tiers.values() if way in scores]
+        colour = (SKY, BLUE, ORANGE, GREEN, PURPLE)[number % 5]
+        bars = axes.bar(places, values, width=0.92 * bar_width, color=colour, label=way)
+        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=SMALL)
+    axes.set_xticks(range(len(tiers)), list(tiers), fontsize=TEXT)
+    axes.set_ylim(0, 1.08)
+    axes.yaxis.set_visible(False)
+    if len(ways) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=TEXT)
+    return figure
+
+
+def plot_intervals(
+    rows: Mapping[str, tuple[float, float, float]], *, title: str = "", label: str = ""
+) -> Figure:
+    """Means with their intervals, one line for each setting from top to bottom, so that long names
+    can be read.
+
+    Args:
+        rows: setting → mean, lower and upper end of its interval; not a number where there is none.
+        title: headline; by default it counts.
+        label: what the numbers are, below the axis.
+    """
+    headline = title or f"{len(rows)} setting{'' if len(rows) == 1 else 's'}"
+    figure = blank_figure(
+        headline, width=0.8 * WIDTH, height=0.34 * max(1, len(rows)) + HEADLINE + 0.7
+    )
+    axes = _bar_axes(figure)
+    for place, (mean, low, high) in enumerate(rows.values()):
+        axes.plot([low, high], [place, place], color=SKY, linewidth=5, solid_capstyle="butt")
+        axes.plot(mean, place, marker="o", color=BLUE, markersize=7)
+        axes.annotate(
+            f"{mean:.4g}",
+            (mean, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            fontsize=SMALL,
+            ha="center",
+        )
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=TEXT)
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.margins(x=0.08)
+    axes.grid(axis="x", color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(label, fontsize=TEXT)
+    return figure
+
+
+def plot_precision_recall(
+    curves: Mapping[str, tuple[Num[np.ndarray, " points"], Float[np.ndarray, " points"]]],
+    *,
+    title: str = "Precision and recall",
+    label: str = "recall",
+) -> Figure:
+    """Precision over recall, one line for each system; a line begins where precision is first
+    defined.
+
+    Args:
+        curves: system → recall (integers where it is a count) and precision in [0, 1], by falling
+            threshold.
+        title: headline.
+        label: what recall is, below the axis, for instance ``"true positives of all queries"``.
+    """
+    figure = blank_figure(title, width=0.7 * WIDTH, height=4.0)
+    axes = _bar_axes(figure)
+    for number, (name, (recall, precision)) in enumerate(curves.items()):
+        colour, marker = (BLUE, ORANGE, GREEN, PURPLE, SKY)[number % 5], "osD^v"[number % 5]
+        axes.plot(
+            recall,
+            precision,
+            color=colour,
+            marker=marker,
+            markersize=5,
+            markevery=max(1, len(recall) // 20),
+            label=name,
+        )
+    axes.set_xlim(left=0)
+    axes.locator_params(
+        axis="x", integer=all(recall.dtype.kind in "iu" for recall, _ in curves.values())
+    )
+    # Fixed ticks, none of them outside the limits, where a label would lie off the canvas.
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= axes.get_xlim()[1]])
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel(label, fontsize=TEXT)
+    axes.set_ylabel("precision", fontsize=TEXT)
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    if curves:
+        axes.legend(frameon=False, fontsize=TEXT)
+    return figure
+
+
+def plot_against_published(
+    published: Mapping[str, Mapping[str, float]],
+    measured: Mapping[str, Mapping[str, float]],
+    *,
+    title: str = "",
+) -> Figure:
+    """Published numbers and ours, one panel for each dataset and one line for each system.
+
+    Args:
+        published: system → dataset → mean average precision, percent.
+        measured: the same, of our own runs; possibly empty.
+        title: headline; by default it says how many of the numbers are ours, and their unit.
+    """
+    datasets = list(dict.fromkeys(dataset for scores in published.values() for dataset in scores))
+    count = sum(len(scores) for scores in measured.values())
+    total = sum(len(scores) for scores in published.values())
+    headline = (
+        title or f"Mean average precision in percent: {total} published, {count} measured here"
+    )
+    figure = blank_figure(headline, width=WIDTH, height=0.3 * len(published) + 1.4)
+    room = HEADLINE / figure.get_size_inches()[1]
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - room)))
+    panels = figure.subplots(1, len(datasets), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, dataset in zip(panels, datasets, strict=True):
+        for scores, colour, marker, name in (
+            (published, GREY, "o", "published"),
+            (measured, BLUE, "D", "measured here"),
+        ):
+            known = [(row[dataset], system) for system, row in scores.items() if dataset in row]
+            places = [list(published).index(system) for _, system in known]
+            axes.plot(
+                [value for value, _ in known],
+                places,
+                marker,
+                color=colour,
+                markersize=7,
+                label=name,
+            )
+        axes.set_title(dataset, fontsize=TEXT)
+        axes.grid(color="#e5e5e5")
+        axes.tick_params(length=0, labelsize=SMALL)
+        axes.spines[:].set_visible(False)
+    axes.set_yticks(range(len(published)), list(published), fontsize=SMALL)
+    axes.set_ylim(len(published) - 0.5, -0.5)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=TEXT,
+    )
+    return figure
+
+
+def _seconds(value: float) -> str:
+    return (
+        f"{value:.0f} s"
+        if value >= 100
+        else f"{value:.1f} s"
+        if value >= 1
+        else f"{1000 * value:.0f} ms"
+    )
+
+
+def _bar_axes(figure: Figure) -> Axes:
+    """Axes of a figure of bars: with numbers on them, bars need neither frame nor ticks."""
+    room = HEADLINE / figure.get_size_inches()[1]
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - room)))
+    axes = figure.subplots()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=TEXT)
+    return axes

@@ -1,0 +1,139 @@
+"""The dataset that a notebook is about: made when it is not there yet, opened when it is, and what
+is exactly known about it.
+
+What is made lies in the cache under a hash of what decides its bytes and never changes there, so
+that each notebook finds what an earlier one left by asking for the same parameters.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+
+from delfjax import paths
+from delfjax.config import config_hash
+from delfjax.datasets.benchmark import RetrievalDataset
+from delfjax.datasets.catalogue import open_dataset
+from delfjax.datasets.photo_folder import PhotoFolder, load_groundtruth
+from delfjax.datasets.skimage_photos import (
+    homography_between,
+    load_homographies,
+    map_points_yx,
+    write_photo_set,
+)
+from delfjax.suite.settings import PhotoExperiment
+from delfjax.world.knobs import WorldConfig
+from delfjax.world.reading import World, correspondences, open_world
+from delfjax.world.writing import VERSION, build_world
+
+# A keypoint this near to a landmark is taken to be on it, pixels: half a cell of the enlarged
+# photograph.
+_ON_LANDMARK_PX = 4.0
+
+
+def suite_dataset(experiment: PhotoExperiment, *, progress: bool = False) -> RetrievalDataset:
+    """The benchmark of ``experiment``, written or rendered first where that needs no download.
+
+    Raises:
+        PhotoSetError: the installed scikit-image lacks a photograph.
+        DatasetError: a benchmark is not in its place, incomplete or malformed.
+    """
+    if experiment.dataset == "world":
+        return open_dataset("world", world_set(experiment.world(), progress=progress))
+    if experiment.dataset == "embedded":
+        return open_dataset("folder", photo_set(experiment).root)
+    return open_dataset(experiment.dataset)
+
+
+def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
+    """The photographs of ``experiment``, written when they are not there yet: all of them or none.
+
+    Raises:
+        PhotoSetError: the installed scikit-image lacks a photograph.
+    """
+    folder = paths.cache_root() / "photos" / config_hash(experiment.photos())
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
+            write_photo_set(
+                Path(partial) / "photos",
+                seed=experiment.config.seed,
+                objects=experiment.objects,
+                distractors=experiment.distractors,
+                max_side=experiment.photo_side,
+            )
+            _move(Path(partial) / "photos", folder)
+    return PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
+
+
+def world_set(config: WorldConfig, *, progress: bool = False) -> Path:
+    """Folder of a landmark world in the cache, rendered when it is not there yet; an interrupted
+    one is gone on with."""
+    folder = paths.cache_root() / "worlds" / config_hash({"version": VERSION, **config.plain()})
+    build_world(folder, config, progress=progress)
+    return folder
+
+
+def true_errors_px(
+    benchmark: RetrievalDataset,
+    first: str,
+    second: str,
+    *,
+    first_yx: Float[np.ndarray, "n 2"],
+    second_yx: Float[np.ndarray, "n 2"],
+) -> Float[np.ndarray, " n"] | None:
+    """How far matches lie from where the second image truly shows the same point.
+
+    Args:
+        benchmark: from :func:`suite_dataset`.
+        first: path of an image.
+        second: path of another.
+        first_yx: points of the first, pixels.
+        second_yx: what each is matched with in the second, pixels.
+
+    Returns:
+        Pixels of the second image; infinite for a point of the first that the second does not see.
+        ``None`` where nobody knows, as for every photograph of the real world.
+    """
+    if benchmark.name == "world":
+        world, rows = _opened(benchmark.root)
+        known = correspondences(world, rows[first], rows[second])
+        if not len(known.first_yx):
+            return np.full(len(first_yx), np.inf)
+        away, nearest = cKDTree(known.first_yx).query(first_yx)
+        true_yx = known.second_yx[nearest] + first_yx - known.first_yx[nearest]
+        return np.asarray(
+            np.where(away <= _ON_LANDMARK_PX, np.linalg.norm(true_yx - second_yx, axis=1), np.inf)
+        )
+    homographies = _homographies(benchmark.root) if benchmark.name == "folder" else {}
+    if first not in homographies or second not in homographies:
+        return None
+    true_yx = map_points_yx(
+        homography_between(homographies, first, second), first_yx.astype(np.float64)
+    )
+    return np.asarray(np.linalg.norm(true_yx - second_yx, axis=1))
+
+
+@cache
+def _opened(root: Path) -> tuple[World, dict[str, int]]:
+    world = open_world(root)
+    return world, {path: row for row, path in enumerate(world.paths)}
+
+
+@cache
+def _homographies(root: Path) -> dict[str, Float[np.ndarray, "3 3"]]:
+    return load_homographies(root)
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        # Another process may have been faster; it wrote the same bytes.
+        if not target.is_dir():
+            raise

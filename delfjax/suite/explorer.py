@@ -1,0 +1,438 @@
+"""A live view of what a search finds, for JupyterLab: pick a photo, see the ranked list, click a
+result for its matches.
+
+It works on any feature store and the index that was built from it::
+
+    Explorer(open_index(Path("my.index")), FeatureStore.open(Path("my.store")))
+
+Where nothing is live (an executed copy, a static reader) the same object shows a picture of its
+state. A photo that cannot be read becomes one line of text in the view: callbacks never raise what
+a user's files can cause.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import html
+from collections.abc import Callable, Hashable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+
+from delfjax import plots
+from delfjax.config import DelfConfig
+from delfjax.datasets.images import DecodedImage, decode_image
+from delfjax.features.dataset_loop import ImageSource
+from delfjax.features.store import FeatureStore
+from delfjax.retrieval.local_index import LocalIndex
+from delfjax.retrieval.search import VerifiedMatches, search
+from delfjax.types import DelfjaxError
+
+# Longest sides that photos are shown at, pixels: in the list, and by themselves.
+_SMALL_SIDE, _LARGE_SIDE = 240, 800
+# Keypoints shown at first.
+_TOP = 200
+# Characters of a name under a thumbnail; its end tells more than its beginning.
+_NAME = 20
+_MARKS = {True: " ✓", False: " ✗", None: ""}
+# Width of a card, so that twelve make two rows in JupyterLab, and of the larger pictures.
+_CARD, _MATCHES, _KEYPOINTS = "148px", "100%", "640px"
+# In the place of a photo that cannot be read.
+_BLANK = np.full((90, 120, 3), 236, np.uint8)
+
+
+class ExplorerError(DelfjaxError):
+    """A store and an index that do not belong together, or photos that are not where they should
+    be."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One entry of the ranked list.
+
+    Attributes:
+        name: the photo.
+        inliers: verified matches.
+        verdict: whether it is right; ``None`` where that is not known.
+        correspondences: ``None`` beyond the shortlist, which is all that is verified.
+    """
+
+    name: str
+    inliers: int
+    verdict: bool | None
+    correspondences: VerifiedMatches | None
+
+
+class Explorer:
+    """The view; the value of a notebook cell shows it. Its controls can be driven from code as
+    well.
+
+    Attributes:
+        widget: all of it.
+        query: the photo searched for; ``query.value`` is its name.
+        narrow: part of a name; ``query`` offers only the names that contain it.
+        hits: the ranked list, the query itself left out.
+        results: a button for each entry shown, best first; ``results[2].click()`` shows the matches
+            of the third.
+        thumbnails: the pictures above them.
+        top: how many keypoints are shown, those with the highest scores.
+        least: lowest score that is shown, as a share of the highest of the photo.
+        correspondences: picture of the matches with the chosen result.
+        keypoints: picture of the query's keypoints.
+        again: searches for the chosen result.
+        message: what could not be shown, and why.
+    """
+
+    def __init__(
+        self,
+        index: LocalIndex,
+        store: FeatureStore,
+        photos_root: Path | None = None,
+        *,
+        queries: ImageSource | None = None,
+        truth: Mapping[str, Set[str]] | None = None,
+        config: DelfConfig | None = None,
+        shown: int = 11,
+    ) -> None:
+        """Search for the first photo.
+
+        Args:
+            index: the database.
+            store: features of the photos that can be searched for: those the index was built from,
+                or others like them.
+            photos_root: folder that the names are relative to; by default the one that the index
+                remembers.
+            queries: gives the pixels of photos that are no whole files, such as queries cut to
+                their boxes.
+            truth: photo → the photos that are right answers; photos not in it are shown without
+                verdicts.
+            config: its sections ``search`` and ``verification`` count; by default those of the
+                index.
+            shown: results in the list.
+
+        Raises:
+            ExplorerError: the store is empty, or the index was built from another one.
+        """
+        if store.config_hash != index.reduction.extraction_hash:
+            raise ExplorerError(
+                f"{store.path}: extracted with config {store.config_hash}, the index was built from"
+                f" one with {index.reduction.extraction_hash}; open the store that the index was"
+                " built from"
+            )
+        if not len(store):
+            raise ExplorerError(
+                f"{store.path}: holds no photo that could be searched for; extract some first"
+            )
+        self._index, self._store, self._truth = index, store, truth or {}
+        self._root = Path(index.photos) if photos_root is None else photos_root
+        self._queries, self._cut = queries, frozenset(queries.names if queries else ())
+        self._config = config or index.config
+        self.hits: tuple[Hit, ...] = ()
+        self._chosen = 0
+        self._photos: dict[tuple[str, int], DecodedImage] = {}
+        # What each part shows, and what kept it from being shown.
+        self._drawn: dict[str, Hashable] = {}
+        self._problems: dict[str, str] = {}
+        self._make_controls()
+        self._make_list(max(0, min(shown, len(index.names) - 1)))
+        self.widget = self._arrange()
+        self._observe()
+        self._search()
+
+    def picture(self) -> bytes:
+        """What the view shows now, as one PNG: the ranked list, and the matches with the chosen
+        result."""
+        query = self.query.value
+        entries = [
+            plots.RankedImage(
+                self._pixels(hit.name), hit.name, f"{hit.inliers} inliers", hit.verdict
+            )
+            for hit in self.hits[: len(self.results)]
+        ]
+        figures = [
+            plots.plot_ranked_list(
+                self._pixels(query), entries, title=f"What shows the same as {_elided(query, 48)}?"
+            )
+        ]
+        # The list is there all the same; the message of the live view says why the matches are not.
+        with contextlib.suppress(DelfjaxError):
+            figures.append(self._plot_correspondences())
+        return plots.stacked_png(figures)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        live: dict[str, Any] = self.widget._repr_mimebundle_()
+        return {
+            "application/vnd.jupyter.widget-view+json": live[
+                "application/vnd.jupyter.widget-view+json"
+            ],
+            "image/png": base64.b64encode(self.picture()).decode("ascii"),
+            "text/plain": f"Explorer of {len(self._store)} photos, query {self.query.value!r}",
+        }
+
+    def _make_controls(self) -> None:
+        wide = widgets.Layout(width="460px")
+        self.query = widgets.Dropdown(options=self._store.names, description="query", layout=wide)
+        self.narrow = widgets.Text(
+            placeholder="part of a name, then Enter", description="only", continuous_update=False
+        )
+        most = max(1, int(self._store.counts().max()))
+        self.top = widgets.IntSlider(
+            min(_TOP, most), min=1, max=most, description="best", layout=wide
+        )
+        self.least = widgets.FloatSlider(
+            0.0, min=0.0, max=1.0, step=0.01, description="score from", layout=wide
+        )
+        self.least.readout_format = ".0%"
+        self.message = widgets.HTML()
+        self.again = widgets.Button(
+            description="Search for this photo", icon="search", layout=widgets.Layout(width="auto")
+        )
+        self.correspondences, self.keypoints = _picture(_MATCHES), _picture(_KEYPOINTS)
+
+    def _make_list(self, shown: int) -> None:
+        width = widgets.Layout(width=_CARD)
+        self._query_thumbnail, self.thumbnails = (
+            _picture(_CARD),
+            tuple(_picture(_CARD) for _ in range(shown)),
+        )
+        self.results = tuple(widgets.Button(layout=width) for _ in range(shown))
+        self._names = tuple(widgets.Label(layout=width) for _ in range(shown))
+
+    def _arrange(self) -> widgets.VBox:
+        own = widgets.VBox([self._query_thumbnail, widgets.HTML("<b>query</b>")])
+        cards = [
+            widgets.VBox(list(card))
+            for card in zip(self.thumbnails, self.results, self._names, strict=True)
+        ]
+        grid = widgets.Box(
+            [own, *cards], layout=widgets.Layout(flex_flow="row wrap", grid_gap="8px")
+        )
+        return widgets.VBox(
+            [
+                widgets.HBox([self.query, self.narrow]),
+                self.message,
+                grid,
+                widgets.HBox([self.again]),
+                self.correspondences,
+                widgets.HBox([self.top, self.least], layout=widgets.Layout(flex_flow="row wrap")),
+                self.keypoints,
+            ]
+        )
+
+    def _observe(self) -> None:
+        self.query.observe(self._search, "value")
+        self.narrow.observe(self._narrow, "value")
+        for slider in (self.top, self.least):
+            slider.observe(self._draw_keypoints, "value")
+        for rank, button in enumerate(self.results):
+            button.on_click(_with(self._choose, rank))
+        self.again.on_click(self._search_again)
+
+    def _search(self, _change: object = None) -> None:
+        """A new query: everything changes."""
+        query = self.query.value
+        self._photos.clear()
+        self._problems.clear()
+        try:
+            self.hits = self._ranked(query)
+        except DelfjaxError as error:
+            self.hits, self._problems["search"] = (), str(error)
+        if not self._root.is_dir():
+            self._problems["root"] = (
+                f"photos: {self._root} is not a folder; give photos_root the one that the names"
+                " start from"
+            )
+        self._draw(
+            "query",
+            self._query_thumbnail,
+            query,
+            _with(self._plot_thumbnail, query, None),
+            blank=True,
+        )
+        for rank, (thumbnail, button, label) in enumerate(
+            zip(self.thumbnails, self.results, self._names, strict=True)
+        ):
+            hit = self.hits[rank] if rank < len(self.hits) else None
+            thumbnail.layout.display = button.layout.display = label.layout.display = (
+                None if hit else "none"
+            )
+            if hit is not None:
+                button.description = f"{rank + 1} · {hit.inliers} inliers{_MARKS[hit.verdict]}"
+                button.tooltip, label.value = hit.name, _elided(hit.name)
+                self._draw(
+                    f"result {rank}",
+                    thumbnail,
+                    (hit.name, hit.verdict),
+                    _with(self._plot_thumbnail, hit.name, hit.verdict),
+                    blank=True,
+                )
+        self._draw_keypoints()
+        self._choose(0)
+
+    def _search_again(self, _button: object) -> None:
+        name = self.hits[self._chosen].name if self._chosen < len(self.hits) else self.query.value
+        if name not in self.query.options:
+            self._offer(self._store.names, name)
+        self.query.value = name
+
+    def _choose(self, rank: int) -> None:
+        """Another result: only its matches and two buttons change."""
+        self._chosen = rank
+        for place, button in enumerate(self.results):
+            button.button_style = "primary" if place == rank else ""
+        name = self.hits[rank].name if rank < len(self.hits) else ""
+        self.again.disabled = name not in self._store
+        self._draw(
+            "matches", self.correspondences, (self.query.value, name), self._plot_correspondences
+        )
+        self._show_problems()
+
+    def _narrow(self, _change: object) -> None:
+        """Offer fewer queries; the present one stays where its name fits too."""
+        part = self.narrow.value.strip()
+        fitting = tuple(name for name in self._store.names if part.casefold() in name.casefold())
+        self._problems.pop("narrow", None)
+        if fitting:
+            self._offer(fitting, self.query.value if self.query.value in fitting else fitting[0])
+        else:
+            self._problems["narrow"] = (
+                f"no photo's name contains {part!r}; all that were offered still are"
+            )
+        self._show_problems()
+
+    def _offer(self, names: tuple[str, ...], chosen: str) -> None:
+        """Change the names offered; one search at most follows, not one for every step of the
+        change."""
+        before = self.query.value
+        self.query.unobserve(self._search, "value")
+        self.query.options = names
+        self.query.value = chosen
+        self.query.observe(self._search, "value")
+        if chosen != before:
+            self._search()
+
+    def _draw_keypoints(self, _change: object = None) -> None:
+        state = (self.query.value, self.top.value, self.least.value)
+        self._draw("keypoints", self.keypoints, state, self._plot_keypoints)
+        self._show_problems()
+
+    def _draw(
+        self,
+        part: str,
+        place: widgets.Image,
+        state: Hashable,
+        plot: Callable[[], plots.Plot],
+        *,
+        blank: bool = False,
+    ) -> None:
+        """Draw ``part`` unless it already shows ``state``; what cannot be drawn is blank or hidden,
+        and said."""
+        if self._drawn.get(part) == state:
+            return
+        self._problems.pop(part, None)
+        self._drawn[part] = state
+        try:
+            place.value, place.layout.display = plots.png(plot()), None
+        except DelfjaxError as error:
+            # Not remembered as drawn: the file may be there the next time.
+            del self._drawn[part]
+            self._problems[part] = str(error)
+            place.value = plots.png(plots.plot_thumbnail(_BLANK))
+            place.layout.display = None if blank else "none"
+
+    def _show_problems(self) -> None:
+        # Without the folder no photo is there, and without a search no result; one line says it.
+        first = [self._problems[part] for part in ("search", "root") if part in self._problems][:1]
+        told = first or list(dict.fromkeys(self._problems.values()))
+        self.message.value = "<br>".join(f"<b>⚠ {html.escape(line)}</b>" for line in told)
+
+    def _ranked(self, query: str) -> tuple[Hit, ...]:
+        found = search(
+            self._index,
+            self._store.get(query),
+            config=self._config.search,
+            verification=self._config.verification,
+        )
+        right = self._truth.get(query)
+        hits = (
+            Hit(
+                name=self._index.names[image],
+                inliers=int(inliers),
+                verdict=None if right is None else self._index.names[image] in right,
+                correspondences=found.correspondences.get(int(image)),
+            )
+            for image, inliers in zip(found.images, found.inliers, strict=True)
+        )
+        return tuple(hit for hit in hits if hit.name != query)
+
+    def _photo(self, name: str, side: int) -> DecodedImage:
+        if (name, side) not in self._photos:
+            source = self._queries if name in self._cut else None
+            self._photos[name, side] = (
+                decode_image(self._root / name, max_side=side)
+                if source is None
+                else source.read(name, max_side=side)
+            )
+        return self._photos[name, side]
+
+    def _pixels(self, name: str) -> plots.Photo:
+        try:
+            return self._photo(name, _SMALL_SIDE).pixels
+        except DelfjaxError:
+            return _BLANK
+
+    def _plot_thumbnail(self, name: str, verdict: bool | None) -> plots.Plot:
+        return plots.plot_thumbnail(self._photo(name, _SMALL_SIDE).pixels, verdict=verdict)
+
+    def _plot_correspondences(self) -> plots.Plot:
+        if self._chosen >= len(self.hits):
+            raise ExplorerError(f"query {self.query.value!r}: nothing is found")
+        query, hit = self.query.value, self.hits[self._chosen]
+        if hit.correspondences is None:
+            count = self._config.search.shortlist
+            raise ExplorerError(
+                f"{hit.name}: not verified, only the {count} photos with most votes are"
+                " (search.shortlist)"
+            )
+        first, second = (self._photo(name, _LARGE_SIDE) for name in (query, hit.name))
+        return plots.plot_correspondences(
+            first.pixels,
+            second.pixels,
+            keypoints1_yx=first.shown_yx(hit.correspondences.query_yx),
+            keypoints2_yx=second.shown_yx(hit.correspondences.database_yx),
+            inliers=hit.correspondences.inlier,
+            title=f"query and result {self._chosen + 1}",
+        )
+
+    def _plot_keypoints(self) -> plots.Plot:
+        query = self.query.value
+        photo, local = self._photo(query, _LARGE_SIDE), self._store.get(query).local
+        scores = np.asarray(local.scores)
+        high = scores >= self.least.value * scores.max(initial=0.0)
+        features = dataclasses.replace(
+            local, keypoints_yx=photo.shown_yx(np.asarray(local.keypoints_yx)), valid=high
+        )
+        count = min(self.top.value, int(high.sum()))
+        title = f"{_elided(query)}: best {count} of {len(scores)} keypoints"
+        return plots.plot_keypoints(photo.pixels, features, top=self.top.value, title=title)
+
+
+def _picture(width: str) -> widgets.Image:
+    return widgets.Image(
+        format="png",
+        layout=widgets.Layout(max_width=width, object_fit="contain", align_self="flex-start"),
+    )
+
+
+def _elided(name: str, limit: int = _NAME) -> str:
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"
+
+
+def _with(function: Callable[..., Any], *arguments: object) -> Callable[..., Any]:
+    """``function`` of ``arguments``, whatever a widget passes on top."""
+    return lambda *_: function(*arguments)

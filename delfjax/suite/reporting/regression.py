@@ -1,0 +1,202 @@
+"""Results and figures of the smallest preset against those that were accepted: ``python -m
+delfjax.suite.reporting.regression``.
+
+``check`` lists what has moved further than its tolerance; ``accept`` makes the runs of today the
+expected ones, for a change that was meant. Expected results lie in
+``data/fixtures/expected/<experiment>/``: one file of values with their tolerances, where a
+tolerance can be edited by hand, and a thumbnail of each figure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from skimage.color import rgb2gray, rgba2rgb
+from skimage.filters import gaussian
+from skimage.io import imread, imsave
+from skimage.transform import resize
+
+from delfjax import paths
+from delfjax.suite.running.notebook_rules import Kind, kind_of, read_notebook, select
+from delfjax.suite.running.runner import prepare
+from delfjax.suite.runs.folders import FinishedRun, RunError, open_run
+from delfjax.types import DelfjaxError
+
+# Relative drift of a value that is put down to another machine's rounding. Whole numbers, words and
+# truths must be equal, unless a tolerance is set for them.
+TOLERANCE = 0.005
+# Figures are compared in grey at this width, pixels, blurred by this share of it: letters of
+# another font blur into the same grey, while a bar, a photo or a line that has moved does not.
+_WIDTH, _BLUR = 320, 0.012
+# Largest difference of a blurred pixel, 0 … 1. Measured: 0.10 between letters with and without
+# serifs, 0.16 for a bar that is 5 % shorter, 0.23 for one that is 10 % shorter.
+PICTURE_TOLERANCE = 0.15
+_VALUES, _PRESET = "expected.json", "ci"
+
+
+def drift(run: FinishedRun, folder: Path) -> list[str]:
+    """Where a run has moved away from what is expected, one line each.
+
+    Args:
+        run: of the smallest preset.
+        folder: its expected results.
+
+    Raises:
+        RunError: nothing is expected of this experiment yet.
+    """
+    try:
+        known = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError(
+            f"{folder}: nothing is expected of {run.experiment} yet; {_remedy(run.experiment)}"
+        ) from None
+    lines = (
+        []
+        if known["config_hash"] == run.hash
+        else [f"config is {run.hash}, {known['config_hash']} is expected"]
+    )
+    found = dict(_leaves(run.results))
+    lines += [f"{name} is gone" for name in known["results"].keys() - found.keys()]
+    for name, value in found.items():
+        if name not in known["results"]:
+            lines.append(f"{name} is new")
+        elif not _agree(value, known["results"][name], known["tolerances"].get(name)):
+            lines.append(f"{name} is {value!r}, {known['results'][name]!r} is expected")
+    figures, expected = (
+        {path.name: path for path in files} for files in (run.figures, folder.glob("*.png"))
+    )
+    lines += [f"figure {name} is new or gone" for name in figures.keys() ^ expected.keys()]
+    for name in figures.keys() & expected.keys():
+        difference = picture_difference(_picture(figures[name]), _picture(expected[name]))
+        if difference > PICTURE_TOLERANCE:
+            lines.append(
+                f"figure {name} looks different ({difference:.2f}, at most {PICTURE_TOLERANCE})"
+            )
+    return sorted(lines)
+
+
+def accept(run: FinishedRun, folder: Path) -> None:
+    """Make ``run`` what is expected from now on; tolerances that were set by hand stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / _VALUES
+    tolerances = (
+        json.loads(file.read_text(encoding="utf-8"))["tolerances"] if file.is_file() else {}
+    )
+    values = {
+        "config_hash": run.hash,
+        "results": dict(_leaves(run.results)),
+        "tolerances": tolerances,
+    }
+    file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for figure in run.figures:
+        imsave(
+            folder / figure.name,
+            np.round(255 * _picture(figure)).astype(np.uint8),
+            check_contrast=False,
+        )
+
+
+def expected_folder(experiment: str) -> Path:
+    """Where the expected results of an experiment lie.
+
+    Raises:
+        RunError: the library was installed without its checkout.
+    """
+    root = paths.repository_root()
+    if root is None:
+        raise RunError(
+            "expected results belong to the checkout; delfjax runs from an installed package"
+        )
+    return root / "data" / "fixtures" / "expected" / experiment
+
+
+def picture_difference(
+    first: Float[np.ndarray, "h w"], second: Float[np.ndarray, "h2 w2"]
+) -> float:
+    """Largest difference of two blurred pictures, 0 … 1; 1 where their shapes differ by more than a
+    letter's height."""
+    if abs(first.shape[0] - second.shape[0]) > 0.04 * _WIDTH:
+        return 1.0
+    same = resize(second, first.shape, anti_aliasing=True)
+    blurred = gaussian(np.abs(gaussian(first - same, sigma=_BLUR * _WIDTH)), sigma=1)
+    return float(blurred.max())
+
+
+def main(arguments: list[str]) -> int:
+    """Check or accept; the exit code is 0, or 1 with one line for each thing that is wrong."""
+    action, names = (arguments or [""])[0], arguments[1:]
+    try:
+        if action not in ("check", "accept"):
+            raise RunError(f"action {action!r} is unknown; there are: check, accept")
+        runs = [open_run(path) for path in _run_paths(names)]
+        if action == "accept":
+            for run in runs:
+                accept(run, expected_folder(run.experiment))
+                print(f"{run.experiment}: {run.hash} is expected from now on")
+            return 0
+        lines = [
+            f"{run.experiment}: {line}"
+            for run in runs
+            for line in drift(run, expected_folder(run.experiment))
+        ]
+    except DelfjaxError as error:
+        print(f"delfjax: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(lines) or f"{len(runs)} experiments are as expected")
+    return int(bool(lines))
+
+
+def _run_paths(names: list[str]) -> Iterator[Path]:
+    for notebook in select(names):
+        if kind_of(read_notebook(notebook)) == Kind.EXPERIMENT:
+            yield prepare(notebook, {"preset": _PRESET}).path
+
+
+def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value of nested ones, with its dotted name."""
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, values
+
+
+def _agree(value: Any, expected: Any, tolerance: float | None) -> bool:
+    if isinstance(value, float) or isinstance(expected, float) or tolerance is not None:
+        return math.isclose(
+            value, expected, rel_tol=TOLERANCE if tolerance is None else tolerance, abs_tol=1e-9
+        )
+    return bool(value == expected)
+
+
+def _picture(path: Path) -> Float[np.ndarray, "h w"]:
+    """A picture in grey, 0 … 1, at the width in which pictures are compared."""
+    pixels = imread(path)
+    grey = (
+        pixels / 255.0
+        if pixels.ndim == 2
+        else rgb2gray(rgba2rgb(pixels) if pixels.shape[2] == 4 else pixels)
+    )
+    height = max(1, round(grey.shape[0] * _WIDTH / grey.shape[1]))
+    resized: np.ndarray = resize(grey, (height, _WIDTH), anti_aliasing=True)
+    return np.asarray(resized, np.float64)
+
+
+def _remedy(experiment: str) -> str:
+    return (
+        f"`python -m delfjax.suite.reporting.regression accept {experiment}` makes today's run the"
+        " expected one"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

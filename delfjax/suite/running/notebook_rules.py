@@ -1,0 +1,302 @@
+"""What a notebook of the suite may look like: ``python -m delfjax.suite.running.notebook_rules
+fix|check [FILE …]``.
+
+``fix`` strips what running leaves behind (outputs, execution counts, metadata of editors) and names
+the cells by their place; ``check`` lists every rule that a notebook breaks. A *tour* has no
+parameters and writes nothing; an *experiment* has one cell of parameters, one of checks, and
+finishes a run with its last cell of code; a *report* has parameters and checks and reads finished
+runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from delfjax.suite.running.notebook_schema import nbformat
+
+# isort: split
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
+
+from delfjax import paths
+from delfjax.suite.runs.folders import RunError
+from delfjax.types import DelfjaxError
+
+LONGEST_CELL = 15
+# Characters of a cell's title in a progress bar.
+_TITLE = 60
+# What the last cell of an experiment says.
+_FINISH = "run.finish("
+# What the first cell says, in this order.
+HEADINGS = ("Question", "Reads", "Writes", "Paper section", "Time", "Expect")
+_KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_LANGUAGE = {"name": "python"}
+_NEW: dict[str, Callable[..., NotebookNode]] = {
+    "code": new_code_cell,
+    "markdown": new_markdown_cell,
+    "raw": new_raw_cell,
+}
+_SHELL = re.compile(r"^\s*[!%]|^\s*\?|\?\s*$", re.MULTILINE)
+_SUFFIX = re.compile(
+    r"\.(?:jpe?g|png|json|ipynb|npy|arrow|csv|txt|faiss|safetensors|pth)$", re.IGNORECASE
+)
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    """Tags of a cell."""
+    return list(cell.metadata.get("tags", []))
+
+
+class Kind(Enum):
+    """What a notebook is for."""
+
+    TOUR = "tour"
+    EXPERIMENT = "experiment"
+    REPORT = "report"
+
+
+def kind_of(notebook: NotebookNode) -> Kind:
+    """What sort of notebook this is: whether it takes parameters, and whether it finishes a run."""
+    if not any("parameters" in tags(cell) for cell in notebook.cells):
+        return Kind.TOUR
+    finishes = any(_FINISH in cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return Kind.EXPERIMENT if finishes else Kind.REPORT
+
+
+def notebooks() -> list[Path]:
+    """The notebooks of the suite, in reading order.
+
+    Raises:
+        RunError: the library was installed without them.
+    """
+    root = paths.repository_root()
+    if root is None:
+        raise RunError(
+            "the notebooks are not here: delfjax runs from an installed package, not from its"
+            " checkout"
+        )
+    return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """The notebook in a file.
+
+    Raises:
+        RunError: there is none.
+    """
+    try:
+        content: NotebookNode = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise RunError(f"{path}: no notebook ({str(error).partition(chr(10))[0]})") from None
+    return content
+
+
+def parameter_defaults(notebook: NotebookNode) -> dict[str, Any]:
+    """Parameters of a notebook with their defaults; none for a tour."""
+    cell = next((cell for cell in notebook.cells if "parameters" in tags(cell)), None)
+    body = ast.parse(cell.source).body if cell is not None else []
+    return {
+        target.id: node.value.value
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def cell_titles(notebook: NotebookNode) -> dict[str, str]:
+    """What each code cell does, by the cell's identifier: the first sentence of the text before
+    it."""
+    titles, said = {}, ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            said = re.split(r"(?<=[.:;?])\s", cell.source.lstrip("# ").replace("\n\n", ". "))[
+                0
+            ].rstrip(".:;")
+        elif cell.cell_type == "code":
+            titles[cell.id] = said if len(said) <= _TITLE else said[: _TITLE - 1] + "…"
+    return titles
+
+
+def normalised(notebook: NotebookNode) -> NotebookNode:
+    """The notebook as it is committed: a copy without outputs, with stable identifiers and only the
+    metadata needed."""
+    clean: NotebookNode = new_notebook(
+        metadata={"kernelspec": dict(_KERNEL), "language_info": dict(_LANGUAGE)}
+    )
+    for number, cell in enumerate(notebook.cells):
+        kept = {"tags": sorted(tags(cell))} if tags(cell) else {}
+        clean.cells.append(
+            _NEW[cell.cell_type](cell.source.strip("\n"), id=f"cell-{number:02d}", metadata=kept)
+        )
+    return clean
+
+
+def text(notebook: NotebookNode) -> str:
+    """The bytes of a notebook's file, as text."""
+    written: str = nbformat.writes(notebook, version=4)
+    return written.rstrip("\n") + "\n"
+
+
+def violations(notebook: NotebookNode) -> list[str]:
+    """Every rule that the notebook breaks, one line each."""
+    found = [] if text(normalised(notebook)) == text(notebook) else ["is not normalised; run fix"]
+    return [*found, *_title(notebook), *_order(notebook), *_cells(notebook)]
+
+
+def fix(path: Path) -> bool:
+    """Normalise the file; says whether anything changed."""
+    before = path.read_text(encoding="utf-8")
+    after = text(normalised(nbformat.reads(before, as_version=4)))
+    if after != before:
+        path.write_text(after, encoding="utf-8")
+    return after != before
+
+
+def check(path: Path) -> list[str]:
+    """Every rule that the notebook in the file breaks."""
+    content = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(content, as_version=4)
+    found = violations(notebook)
+    # Key order and indentation as well: else the next `fix` would show up as a change.
+    return found if found or content == text(notebook) else ["is not normalised; run fix"]
+
+
+def select(names: list[str]) -> list[Path]:
+    """The notebooks of the suite whose name begins with one of ``names``; all of them when there is
+    none.
+
+    Raises:
+        RunError: a name that fits no notebook.
+    """
+    known = notebooks()
+    for name in names:
+        if not any(path.name.startswith(name) for path in known):
+            raise RunError(
+                f"no notebook is called {name!r}; there are:"
+                f" {', '.join(path.name for path in known)}"
+            )
+    return [path for path in known if not names or path.name.startswith(tuple(names))]
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``fix`` or ``check``; the exit code is 0, or 1 with one line for each thing that is
+    wrong."""
+    action, names = (arguments or [""])[0], arguments[1:]
+    try:
+        if action not in ("fix", "check"):
+            raise RunError(f"action {action!r} is unknown; there are: fix, check")
+        chosen = select(names)
+    except DelfjaxError as error:
+        print(f"delfjax: {error}", file=sys.stderr)
+        return 1
+    if action == "fix":
+        print(
+            "\n".join(f"{path.name}: normalised" for path in chosen if fix(path))
+            or "nothing to fix"
+        )
+        return 0
+    broken = [f"{path.name}: {line}" for path in chosen for line in check(path)]
+    print("\n".join(broken) or f"{len(chosen)} notebooks obey the rules")
+    return int(bool(broken))
+
+
+def _title(notebook: NotebookNode) -> Iterator[str]:
+    first = notebook.cells[0] if notebook.cells else None
+    if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
+        yield "does not begin with a title"
+        return
+    places = [first.source.find(f"**{heading}") for heading in HEADINGS]
+    if -1 in places or places != sorted(places):
+        yield f"the first cell does not say, in this order: {', '.join(HEADINGS)}"
+
+
+def _order(notebook: NotebookNode) -> Iterator[str]:
+    code, kind = [cell for cell in notebook.cells if cell.cell_type == "code"], kind_of(notebook)
+    if kind == Kind.TOUR:
+        if not code or not _only_imports(code[0]):
+            yield "the first code cell is not that of the imports"
+        return
+    if [cell for cell in code if "parameters" in tags(cell)] != code[:1]:
+        yield "the parameters are not one cell, the first with code"
+    elif not _only_literals(code[0]):
+        yield "the parameters are not all of the form name = literal"
+    if len(code) < 2 or not _only_imports(code[1]):
+        yield "the imports do not follow the parameters"
+    checks = [number for number, cell in enumerate(code) if "checks" in tags(cell)]
+    finish = [number for number, cell in enumerate(code) if _FINISH in cell.source]
+    if len(checks) != 1:
+        yield f"has {len(checks)} cells tagged 'checks', one is needed"
+    elif kind == Kind.EXPERIMENT and not finish == [checks[0] + 1] == [len(code) - 1]:
+        yield "the run is not finished once, right after the checks, by the last cell of code"
+    else:
+        yield from _plain_asserts(code[checks[0]])
+
+
+def _cells(notebook: NotebookNode) -> Iterator[str]:
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            before = notebook.cells[number - 1] if number else None
+            if before is None or before.cell_type != "markdown" or not before.source.strip():
+                yield f"cell {number} has no sentence before it"
+            yield from (f"cell {number} {line}" for line in _code(cell))
+
+
+def _code(cell: NotebookNode) -> Iterator[str]:
+    if cell.source.count("\n") + 1 > LONGEST_CELL and not _only_imports(cell):
+        yield f"is longer than {LONGEST_CELL} lines"
+    if _SHELL.search(cell.source):
+        yield "holds a command of the shell or of IPython"
+        return
+    for node in ast.walk(ast.parse(cell.source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield (
+                f"defines {getattr(node, 'name', 'a lambda')!r}; code that has a name belongs in"
+                " the library"
+            )
+        elif isinstance(node, ast.Import | ast.ImportFrom) and not _only_imports(cell):
+            yield "imports something; all imports stand in their own cell"
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_path(node.value)
+        ):
+            yield f"writes the path {node.value!r}; paths are resolved in the library"
+
+
+def _is_path(value: str) -> bool:
+    return "/" in value or "\\" in value or _SUFFIX.search(value) is not None
+
+
+def _only_imports(cell: NotebookNode) -> bool:
+    if _SHELL.search(cell.source):
+        return False
+    body = ast.parse(cell.source).body
+    return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+
+
+def _only_literals(cell: NotebookNode) -> bool:
+    """Bare constants, one target each: papermill sees no others, and derived values would not
+    follow a new one."""
+    body = ast.parse(cell.source).body
+    return bool(body) and all(
+        isinstance(node, ast.Assign)
+        and len(node.targets) == 1
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        for node in body
+    )
+
+
+def _plain_asserts(cell: NotebookNode) -> Iterator[str]:
+    for node in ast.parse(cell.source).body:
+        if not isinstance(node, ast.Assert) or node.msg is None:
+            yield f"the checks hold {ast.unparse(node)[:60]!r}, which is no assert with a message"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

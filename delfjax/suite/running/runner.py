@@ -1,0 +1,286 @@
+"""The strict notebook runner: parameters are checked before a kernel starts, failures end in one
+line, finished runs are kept.
+
+papermill only warns of an unknown parameter and takes a value of any type; here both are errors.
+The executed copy lies in the run folder from the first cell on, so that a failing cell can be
+looked at where it failed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before papermill, which imports it as well.
+from delfjax.suite.running.notebook_schema import nbformat
+
+# isort: split
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm.auto import tqdm
+
+from delfjax import paths
+from delfjax.config import config_hash, require_known
+from delfjax.suite.running.notebook_rules import (
+    Kind,
+    cell_titles,
+    kind_of,
+    parameter_defaults,
+    read_notebook,
+    select,
+)
+from delfjax.suite.running.upstream import upstream_run
+from delfjax.suite.runs.folders import RunError, open_run
+from delfjax.suite.settings import photo_experiment, upstream_of
+from delfjax.types import DelfjaxError
+
+_NOTEBOOK, _TRACEBACK = "notebook.ipynb", "traceback.txt"
+# Kernels listen on this machine alone; that they do so without encryption is nothing to warn of in
+# the midst of a progress bar.
+_KERNEL_ARGUMENTS = ["--log-level=ERROR"]
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# Seconds between looks at whether the process that asked for this run still lives.
+_PARENT_CHECK = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A notebook with all of its parameters, and where its run lies.
+
+    Attributes:
+        notebook: the file.
+        kind: what sort of notebook it is.
+        parameters: every parameter with its value.
+        path: its run folder.
+    """
+
+    notebook: Path
+    kind: Kind
+    parameters: dict[str, Any]
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is there, whole; only experiments leave one."""
+        try:
+            open_run(self.path)
+        except RunError:
+            return False
+        return True
+
+
+def find_notebook(name: str) -> Path:
+    """The notebook of the suite whose name begins with ``name``, or the file of that path.
+
+    Raises:
+        RunError: there is none, or more than one.
+    """
+    path = Path(name)
+    if path.suffix == ".ipynb" and path.is_file():
+        return path.resolve()
+    found = select([path.name.removesuffix(".ipynb")])
+    if len(found) != 1:
+        raise RunError(
+            f"{name!r} begins the names of several notebooks:"
+            f" {', '.join(path.stem for path in found)}"
+        )
+    return found[0]
+
+
+def prepare(notebook: Path, given: Mapping[str, Any]) -> Job:
+    """Check the parameters of a notebook and find its run folder; nothing is executed.
+
+    Args:
+        notebook: the file.
+        given: parameters by name; text is read as the type of the parameter's default.
+
+    Raises:
+        RunError: the notebook cannot be read, or a value is of another type than the default of its
+            parameter.
+        ConfigError: a parameter, preset, dataset or config field that does not exist; the nearest
+            is named.
+    """
+    content = read_notebook(notebook)
+    defaults = parameter_defaults(content)
+    parameters = dict(defaults)
+    for name, value in given.items():
+        require_known(f"{notebook.stem}: parameter", name, defaults)
+        parameters[name] = _typed(f"{notebook.stem}: parameter {name!r}", value, defaults[name])
+    kind = kind_of(content)
+    settings: Mapping[str, Any] = parameters
+    if {"preset", "seed"} <= parameters.keys():
+        known = {
+            name: parameters[name]
+            for name in ("preset", "seed", "dataset", "overrides", "upstream")
+            if name in parameters
+        }
+        experiment = photo_experiment(**known)
+        settings = experiment.settings(notebook.stem) if kind == Kind.EXPERIMENT else parameters
+    return Job(
+        notebook, kind, parameters, paths.runs_root() / notebook.stem / config_hash(dict(settings))
+    )
+
+
+def run_notebook(job: Job, *, progress: bool = True) -> Path:
+    """Execute the notebook; returns the executed copy.
+
+    Raises:
+        RunError: the run it reads is missing, a cell failed, the kernel died or the disk is full.
+            The partly executed copy and the traceback are in the run folder, which holds no
+            finished run then.
+    """
+    _require_upstream(job)
+    executed = job.path / _NOTEBOOK
+    try:
+        job.path.mkdir(parents=True, exist_ok=True)
+        (job.path / _TRACEBACK).unlink(missing_ok=True)
+        _execute(job, executed, progress)
+    except PapermillExecutionError as error:
+        (job.path / _TRACEBACK).write_text(
+            _ANSI.sub("", "\n".join(error.traceback)), encoding="utf-8"
+        )
+        place = cell_titles(read_notebook(job.notebook)).get(_failed_cell(executed), "a cell")
+        raise _failure(job, f"{error.ename}: {_first_line(error.evalue)} (at “{place}”)") from None
+    except DeadKernelError:
+        raise _failure(job, "the kernel died; out of memory, or killed") from None
+    except RuntimeError as error:
+        # nbclient's word for a kernel that does not answer.
+        raise _failure(job, str(error)) from None
+    except OSError as error:
+        raise _failure(job, f"{error.filename or job.path}: {error.strerror or error}") from None
+    if job.kind == Kind.EXPERIMENT and not job.finished:
+        raise _failure(job, "ended without finishing its run")
+    return executed
+
+
+def main(arguments: list[str]) -> int:
+    """Execute notebooks, one after another, on the processors that are named; ends with the process
+    that asks for them.
+
+    Each line of standard input is a name and parameters, each of standard output what went wrong,
+    empty where nothing did; both as JSON.
+    """
+    if arguments and sys.platform == "linux":
+        # Kernels inherit it, and every pool of threads is made as large as this.
+        os.sched_setaffinity(0, map(int, arguments))
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        # Whatever prints on the way must not be taken for an answer.
+        with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+            for line in sys.stdin:
+                print(json.dumps(_problem(*json.loads(line))), file=answers, flush=True)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _problem(name: str, parameters: Mapping[str, Any]) -> str:
+    try:
+        run_notebook(prepare(find_notebook(name), parameters), progress=False)
+    except DelfjaxError as error:
+        return str(error)
+    return ""
+
+
+def _execute(job: Job, executed: Path, progress: bool) -> None:
+    content = read_notebook(job.notebook)
+    titles = cell_titles(content)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    total = sum(cell.cell_type == "code" for cell in content.cells)
+    with tqdm(total=total, desc=job.notebook.stem, unit="cell", disable=not progress) as bar:
+        papermill.execute_notebook(
+            job.notebook,
+            executed,
+            # A notebook without parameters would get a stray cell of them.
+            parameters={
+                name: value
+                for name, value in job.parameters.items()
+                if value != parameter_defaults(content)[name]
+            },
+            cwd=job.notebook.parent,
+            # The interpreter that this library runs in, whatever an editor has left in the file.
+            kernel_name="python3",
+            language="python",
+            extra_arguments=_KERNEL_ARGUMENTS,
+            progress_bar=False,
+            on_cell_start=_shows_title(bar, titles),
+            on_cell_executed=_counts(bar, titles),
+        )
+
+
+def _shows_title(bar: Any, titles: Mapping[str, str]) -> Callable[..., None]:
+    def started(cell: nbformat.NotebookNode, **_: Any) -> None:
+        if cell.id in titles:
+            bar.set_postfix_str(titles[cell.id])
+
+    return started
+
+
+def _counts(bar: Any, titles: Mapping[str, str]) -> Callable[..., None]:
+    def executed(cell: nbformat.NotebookNode, **_: Any) -> None:
+        bar.update(cell.id in titles)
+
+    return executed
+
+
+def _require_upstream(job: Job) -> None:
+    """Say that the run to be read is missing before a kernel starts."""
+    read = upstream_of(job.notebook.stem)
+    if read is None or job.parameters.get("upstream", "build") == "build":
+        return
+    upstream_run(photo_experiment(**job.parameters), read[1])
+
+
+def _failure(job: Job, reason: str) -> RunError:
+    (job.path / "DONE").unlink(missing_ok=True)
+    return RunError(f"{job.notebook.stem}: {reason}; partly executed copy: {job.path / _NOTEBOOK}")
+
+
+def _failed_cell(executed: Path) -> str:
+    cells = read_notebook(executed).cells
+    failed = (cell.id for cell in cells if cell.metadata.get("papermill", {}).get("exception"))
+    return next(failed, "")
+
+
+def _first_line(text: str) -> str:
+    return _ANSI.sub("", text.strip().partition("\n")[0])
+
+
+def _typed(what: str, value: Any, default: Any) -> Any:
+    """``value`` as the type of ``default``; text is read as a literal unless text is wanted."""
+    if isinstance(value, str) and not isinstance(default, str):
+        try:
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
+        except (ValueError, SyntaxError):
+            raise RunError(
+                f"{what} is {type(default).__name__}, for instance {default!r}; got {value!r}"
+            ) from None
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if default is not None and type(value) is not type(default):
+        raise RunError(
+            f"{what} is {type(default).__name__}, for instance {default!r}; got {value!r}"
+        )
+    return value
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,283 @@
+"""Sweeps: many runs of several notebooks from one YAML file, resumable, in parallel, each notebook
+fed by the one before.
+
+A sweep is a graph of runs. Points that share a setting share the runs it decides: twelve points
+that differ in the search alone read one feature store. What a notebook reads is part of the graph,
+whether the file lists it or not. A finished run is skipped, a crashed one made again, a failed one
+costs the runs that would have read it and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm.auto import tqdm
+
+from delfjax import paths
+from delfjax.config import ConfigError, from_dict, require_known
+from delfjax.suite.running.runner import Job, find_notebook, prepare
+from delfjax.suite.running.workers import LocalWorkers, execute_in_process
+from delfjax.suite.runs.folders import RunError
+from delfjax.suite.runs.provenance import command
+from delfjax.suite.settings import relevant_overrides, upstream_of
+from delfjax.types import DelfjaxError
+
+# A scheduler is waited for, seconds.
+_CONNECT_S = 10
+# What a sweep can give a field, and the shapes of a file's entries.
+Value = bool | int | float | str | list[Any]
+Columns = dict[str, list[Value]]
+Points = list[dict[str, Value]]
+Names = list[int | str]
+Seeds = list[int]
+
+
+class SweepError(DelfjaxError):
+    """Some of a sweep's runs failed."""
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """What a YAML file of ``notebooks/sweeps/`` says.
+
+    Attributes:
+        question: what the sweep is to answer.
+        notebooks: experiments, in order, each by how its name begins; what they read is added.
+        preset: of all runs.
+        dataset: of all runs.
+        grid: config field → values; every combination is a point.
+        zip: config field → values of equal number, taken together.
+        list: points written out, each field → value.
+        seeds: every point is run with each.
+    """
+
+    question: str
+    notebooks: Names
+    preset: str = "ci"
+    dataset: str = "world"
+    grid: Columns = field(default_factory=dict)
+    zip: Columns = field(default_factory=dict)
+    list: Points = field(default_factory=list)
+    seeds: Seeds = field(default_factory=lambda: [0])
+
+    def points(self) -> Iterator[tuple[dict[str, Value], int]]:
+        """Every combination of grid, zip, list and seeds: fields with their values, and the
+        seed."""
+        grid = [
+            dict(zip(self.grid, values, strict=True))
+            for values in itertools.product(*self.grid.values())
+        ]
+        together = [
+            dict(zip(self.zip, values, strict=True))
+            for values in zip(*self.zip.values(), strict=True)
+        ]
+        for part in itertools.product(grid, together or [{}], self.list or [{}], self.seeds):
+            *settings, seed = part
+            yield {name: value for setting in settings for name, value in setting.items()}, seed
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of a sweep.
+
+    Attributes:
+        job: the notebook, its parameters and its run folder.
+        needs: the run folder it reads, if any.
+    """
+
+    job: Job
+    needs: Path | None
+
+    @property
+    def name(self) -> str:
+        """Experiment and hash."""
+        return f"{self.job.path.parent.name}/{self.job.path.name}"
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run alone."""
+        return command(self.job.notebook.stem, self.job.parameters)
+
+
+@dataclass
+class SweepReport:
+    """What became of the runs, by name: done now, skipped as finished, failed with the reason."""
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        counts = f"{len(self.done)} done, {len(self.skipped)} skipped, {len(self.failed)} failed"
+        return f"{counts} in {self.seconds:.1f} s"
+
+
+def read_sweep(path: Path) -> SweepFile:
+    """The sweep in a YAML file; a bare name is looked for in ``notebooks/sweeps/``.
+
+    Raises:
+        RunError: there is no such file, or it is no YAML.
+        ConfigError: a key that does not exist, or a value that it does not take.
+    """
+    root = paths.repository_root()
+    if not path.is_file() and root is not None and path.name == str(path):
+        path = root / "notebooks" / "sweeps" / path.with_suffix(".yaml")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise RunError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path}: no sweep; it must have the keys {', '.join(_required())}")
+    known = [entry.name for entry in fields(SweepFile)]
+    for key in values:
+        require_known(f"{path.name}: key", str(key), known)
+    missing = [key for key in _required() if key not in values]
+    if missing:
+        raise ConfigError(f"{path.name}: the key {missing[0]!r} is missing")
+    sweep = from_dict(SweepFile, values)
+    if len({len(column) for column in sweep.zip.values()}) > 1:
+        raise ConfigError(f"{path.name}: the fields of zip have different numbers of values")
+    return sweep
+
+
+def plan_sweep(sweep: SweepFile) -> list[Task]:
+    """Every run of the sweep once, each after the one it reads.
+
+    Raises:
+        RunError: a notebook that does not exist.
+        ConfigError: a field that does not exist, or a value that it does not take.
+    """
+    tasks: dict[Path, Task] = {}
+    for settings, seed in sweep.points():
+        overrides = "; ".join(f"{name}={_text(value)}" for name, value in settings.items())
+        for name in sweep.notebooks:
+            _add(tasks, find_notebook(str(name)), sweep, overrides, seed)
+    return list(tasks.values())
+
+
+def run_sweep(
+    tasks: list[Task], *, workers: int = 1, scheduler: str | None = None, progress: bool = True
+) -> SweepReport:
+    """Run what is not finished.
+
+    Args:
+        tasks: as planned.
+        workers: runs at once on this machine; the processors are divided among them.
+        scheduler: address of a Dask scheduler; its workers execute the runs instead and must share
+            the data root.
+        progress: show one progress bar for the whole.
+
+    Raises:
+        RunError: the scheduler cannot be reached, or Dask is not installed.
+    """
+    started = time.perf_counter()
+    report = SweepReport(skipped=[task.name for task in tasks if task.job.finished])
+    waiting = {task.job.path: task for task in tasks if task.name not in report.skipped}
+    with (
+        _executor(workers, scheduler) as (executor, execute),
+        tqdm(total=len(waiting), desc="sweep", unit="run", disable=not progress) as bar,
+    ):
+        running: dict[Future[str], Task] = {}
+        while waiting or running:
+            for task in [
+                task
+                for task in waiting.values()
+                if task.needs not in waiting and not _is_made(task.needs, running)
+            ]:
+                del waiting[task.job.path]
+                running[executor.submit(execute, str(task.job.notebook), _parameters(task))] = task
+            bar.set_postfix_str(
+                ", ".join(task.job.notebook.stem for task in list(running.values())[:workers])
+            )
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                bar.update(1 + _settle(task, future.result(), waiting, report))
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _add(
+    tasks: dict[Path, Task], notebook: Path, sweep: SweepFile, overrides: str, seed: int
+) -> Path:
+    """Put a run and what it reads into ``tasks``; returns its folder."""
+    stem, read = notebook.stem, upstream_of(notebook.stem)
+    needs = None if read is None else _add(tasks, find_notebook(read[1]), sweep, overrides, seed)
+    parameters = {"preset": sweep.preset, "dataset": sweep.dataset, "seed": seed}
+    job = prepare(notebook, {**parameters, "overrides": relevant_overrides(stem, overrides)})
+    tasks.setdefault(job.path, Task(job, needs))
+    return job.path
+
+
+def _parameters(task: Task) -> dict[str, Any]:
+    return (
+        task.job.parameters
+        if task.needs is None
+        else {**task.job.parameters, "upstream": task.needs.name}
+    )
+
+
+def _is_made(path: Path | None, running: Mapping[Future[str], Task]) -> bool:
+    return any(task.job.path == path for task in running.values())
+
+
+def _settle(task: Task, problem: str, waiting: dict[Path, Task], report: SweepReport) -> int:
+    """Note how a run ended; returns how many others can no longer be made."""
+    if not problem:
+        report.done.append(task.name)
+        return 0
+    report.failed[task.name] = problem
+    lost = 0
+    for other in [other for other in waiting.values() if other.needs == task.job.path]:
+        del waiting[other.job.path]
+        lost += 1 + _settle(other, f"not run, for it reads {task.name}", waiting, report)
+    return lost
+
+
+@contextmanager
+def _executor(
+    workers: int, scheduler: str | None
+) -> Iterator[tuple[Executor, Callable[[str, dict[str, Any]], str]]]:
+    """Something that executes runs, and the function to give it."""
+    if scheduler is not None:
+        with _dask_client(scheduler) as client:
+            yield client.get_executor(), partial(execute_in_process, data_root=paths.data_root())
+        return
+    with closing(LocalWorkers(workers)) as local, ThreadPoolExecutor(workers) as executor:
+        try:
+            yield executor, local.execute
+        except BaseException:
+            # Stopped: nothing new is started, and what runs is told to stop as well.
+            executor.shutdown(wait=False, cancel_futures=True)
+            local.interrupt()
+            raise
+
+
+def _dask_client(scheduler: str) -> Any:
+    try:
+        from distributed import Client  # noqa: PLC0415 - an optional extra
+    except ImportError:
+        raise RunError("a scheduler needs Dask: pip install -e '.[cluster]'") from None
+    try:
+        return Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+    except OSError as error:
+        raise RunError(f"scheduler {scheduler!r} cannot be reached: {error}") from None
+
+
+def _required() -> list[str]:
+    return ["question", "notebooks"]
+
+
+def _text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

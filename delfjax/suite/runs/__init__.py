@@ -1,0 +1,1 @@
+"""Run folders: their layout, where they came from, and how finished runs compare."""

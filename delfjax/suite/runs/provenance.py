@@ -1,0 +1,94 @@
+"""Where a run comes from: commit, versions, device, command, time and memory."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+from delfjax import __version__, paths
+
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "faiss-cpu", "pillow", "scikit-image")
+_GIT_SECONDS = 20
+
+
+def provenance(
+    experiment: str, *, parameters: Mapping[str, Any], seconds: float, timings: Mapping[str, float]
+) -> dict[str, Any]:
+    """Everything about a run but its settings and results, as plain values."""
+    device = jax.local_devices()[0]
+    return {
+        "delfjax": __version__,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "device": f"{device.platform} {device.device_kind}",
+        "devices": jax.device_count(),
+        "git": git_state(),
+        "parameters": dict(parameters),
+        "command": command(experiment, parameters),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "timings": {name: round(value, 4) for name, value in timings.items()},
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def command(experiment: str, parameters: Mapping[str, Any]) -> str:
+    """The command that does the same again."""
+    words = ["delfjax", "run", experiment]
+    for name, value in parameters.items():
+        if name == "overrides":
+            for assignment in split_overrides(str(value)):
+                words += ["--set", assignment]
+        elif name in ("preset", "dataset", "seed"):
+            words += [f"--{name}", str(value)]
+        elif value != "latest":
+            words += ["--set", f"{name}={value}"]
+    return shlex.join(words)
+
+
+def split_overrides(text: str) -> list[str]:
+    """The assignments of a notebook's ``overrides``: ``"a.b=1; c.d=2"``."""
+    return [part.strip() for part in text.split(";") if part.strip()]
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout and whether it has changes; ``None`` without a checkout or without
+    git."""
+    root = paths.repository_root()
+    if root is None:
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *words],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=_GIT_SECONDS,
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far; on accelerators, that of the first device if
+    it is larger."""
+    peak: float = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if sys.platform != "darwin" else 1024**2
+    )
+    on_device = (
+        float((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)) / 1024**2
+    )
+    return round(max(peak, on_device), 1)

@@ -1,0 +1,175 @@
+"""What the notebooks about training share: stages that are trained once under their settings,
+systems made of them, and where their keypoints lie.
+
+A trained stage lies in the cache, under a hash of the photographs, the layers it starts from, its
+config and its seed: a notebook that asks for what another has trained finds it there, and a
+training that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from delfjax import paths
+from delfjax.config import BackboneConfig, DelfConfig, config_hash, override, to_dict
+from delfjax.datasets.catalogue import open_dataset
+from delfjax.features.store import FeatureStore
+from delfjax.models.delf import describe_backbone
+from delfjax.models.model_files import BACKBONE, load_part
+from delfjax.training.config import TrainingConfig
+from delfjax.training.loop import METRICS
+from delfjax.training.stages import save_trained, train_stage
+from delfjax.world.reading import World
+
+# Raised whenever the same settings train to other weights.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """A stage after its training.
+
+    Attributes:
+        weights: what it has learnt, a ``.safetensors`` file.
+        losses: step → loss of its batch.
+        accuracy: step → share of the photographs held out that are named right.
+        best_step: steps of the weights that were kept.
+        seconds: the training took, feature maps included.
+    """
+
+    weights: Path
+    losses: dict[int, float]
+    accuracy: dict[int, float]
+    best_step: int
+    seconds: float
+
+
+def trained_stage(
+    world: Path,
+    *,
+    backbone: BackboneConfig,
+    config: TrainingConfig,
+    seed: int,
+    progress: bool = False,
+) -> TrainedStage:
+    """Train a stage on the training photographs of a world, or find it trained.
+
+    Args:
+        world: its folder, from :func:`~delfjax.suite.data.world_set`.
+        backbone: where the stage starts.
+        config: how.
+        seed: of everything drawn at random.
+        progress: show progress bars.
+
+    Raises:
+        TrainingError: see :func:`~delfjax.training.stages.train_stage`.
+    """
+    start, how = describe_backbone(backbone), to_dict(config)
+    settings = {
+        "version": _VERSION,
+        "world": world.name,
+        "backbone": start,
+        "config": how,
+        "seed": seed,
+    }
+    folder = paths.cache_root() / "trained" / config_hash(settings)
+    weights = folder / f"{config.stage}.safetensors"
+    if not weights.with_suffix(".json").is_file() or not weights.is_file():
+        dataset = open_dataset("world_train", world)
+        report = train_stage(
+            dataset,
+            backbone=backbone,
+            config=config,
+            seed=seed,
+            folder=folder / "training",
+            progress=progress,
+        )
+        told = {"trained_on": world.name, "training": to_dict(config), "seed": seed}
+        measured = {"best_step": report.best_step, "seconds": report.seconds}
+        save_trained(weights, report, backbone=backbone, about={**told, **measured})
+    about = load_part(weights, BACKBONE)[1]
+    lines = [
+        json.loads(line)
+        for line in (folder / "training" / METRICS).read_text(encoding="utf-8").splitlines()
+    ]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    accuracy = {
+        line["step"]: line["validation_accuracy"] for line in lines if "validation_accuracy" in line
+    }
+    return TrainedStage(weights, losses, accuracy, about["best_step"], about["seconds"])
+
+
+def system(
+    config: DelfConfig,
+    *,
+    descriptors: TrainedStage | None = None,
+    attention: TrainedStage | None = None,
+    delg: TrainedStage | None = None,
+) -> DelfConfig:
+    """``config`` with the stages that were trained; without an attention, the norm of the features
+    is the score.
+
+    Of the stage "delg", which is a whole system, take no other with it.
+    """
+    if delg is not None:
+        return override(config, [f"model={delg.weights}"])
+    changes = [] if descriptors is None else [f"backbone.weights={descriptors.weights}"]
+    if attention is None:
+        changes.append("scorer.kind=norm")
+    else:
+        changes += ["scorer.kind=attention", f"scorer.weights={attention.weights}"]
+    return override(config, changes)
+
+
+def landmark_masks(world: World, *, split: str, count: int) -> dict[str, Bool[np.ndarray, "h w"]]:
+    """Masks of the landmarks on up to ``count`` photographs of a split, evenly over it: path →
+    pixels that show one."""
+    rows = world.rows(split)
+    chosen = rows[
+        np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
+    ]
+    return {world.paths[int(row)]: world.mask(int(row)) for row in chosen}
+
+
+def landmark_shares(
+    store: FeatureStore, masks: Mapping[str, Bool[np.ndarray, "h w"]], *, kept: Sequence[int]
+) -> Float[np.ndarray, "photos kept"]:
+    """Share of the best keypoints that lie on a landmark, for each photograph and each number kept.
+
+    Args:
+        store: holds the features of every photograph of ``masks``, the best first.
+        masks: photograph → pixels that show a landmark.
+        kept: how many keypoints.
+    """
+    shares = np.empty((len(masks), len(kept)))
+    for row, (name, mask) in enumerate(masks.items()):
+        on = _on_mask(store, name, mask)
+        running = np.cumsum(on) / np.arange(1, len(on) + 1)
+        shares[row] = [running[min(number, len(on)) - 1] if len(on) else 0.0 for number in kept]
+    return shares
+
+
+def detector_curve(
+    store: FeatureStore, masks: Mapping[str, Bool[np.ndarray, "h w"]], *, points: int = 50
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Recall and precision of the score as a detector of landmarks, over the keypoints of all
+    photographs at once."""
+    on = np.concatenate([_on_mask(store, name, mask) for name, mask in masks.items()])
+    scores = np.concatenate([store.get(name).local.scores for name in masks])
+    right = np.cumsum(on[np.argsort(-scores, kind="stable")])
+    ends = np.unique(np.ceil(np.linspace(0, len(right), points + 1)[1:]).astype(int)) - 1
+    return right[ends] / max(1, right[-1]), right[ends] / (ends + 1)
+
+
+def _on_mask(
+    store: FeatureStore, name: str, mask: Bool[np.ndarray, "h w"]
+) -> Bool[np.ndarray, " n"]:
+    cells = np.round(store.get(name).local.keypoints_yx).astype(int)
+    y, x = np.clip(cells, 0, np.array(mask.shape) - 1).T
+    return np.asarray(mask[y, x], bool)

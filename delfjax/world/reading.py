@@ -1,0 +1,161 @@
+"""Read a finished world back, with everything that is known exactly about its photographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Int64
+
+from delfjax.world.census import Census, Frame
+from delfjax.world.photography import Site
+from delfjax.world.rendering import Scene, Truth, render_truth
+from delfjax.world.solids import WorldError
+from delfjax.world.writing import (
+    MANIFEST,
+    SCHEMA,
+    read_config,
+)
+
+# A point is seen in another view when what that view sees there is no nearer than this, as a share
+# of the depth …
+_DEPTH_SHARE = 2e-3
+# … plus this, metres.
+_DEPTH_M = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """A finished world.
+
+    Attributes:
+        root: its folder.
+        census: its landmarks and photographs.
+        manifest: one row for each photograph, columns as in :data:`~.building.SCHEMA`.
+    """
+
+    root: Path
+    census: Census
+    manifest: pa.Table
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Photographs in the order of the manifest."""
+        return tuple(self.manifest["path"].to_pylist())
+
+    def frame(self, row: int) -> Frame:
+        """The photograph in ``row`` of the manifest."""
+        return self.census.frame(row)
+
+    def scene(self, row: int) -> tuple[Site, Scene]:
+        """What the photograph in ``row`` shows, to be rendered again."""
+        site, shot = self.census.shot(self.frame(row), int(self.manifest["attempt"][row].as_py()))
+        return site, shot.scene
+
+    def truth(self, row: int) -> Truth:
+        """What each pixel centre of the photograph in ``row`` sees."""
+        return render_truth(self.scene(row)[1])
+
+    def mask(self, row: int) -> Bool[np.ndarray, "h w"]:
+        """Pixels of the photograph in ``row`` that show a landmark."""
+        return self.truth(row).owner > 0
+
+    def rows(self, split: str) -> Int64[np.ndarray, " n"]:
+        """Rows of the manifest in ``split``."""
+        return np.flatnonzero(np.asarray(pc.equal(self.manifest["split"], split))).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TrueCorrespondences:
+    """Points of a landmark that two photographs both see.
+
+    Attributes:
+        first_yx: pixel centres of the first photograph.
+        second_yx: where the second sees the same points, pixels.
+    """
+
+    first_yx: Float[np.ndarray, "n 2"]
+    second_yx: Float[np.ndarray, "n 2"]
+
+
+def open_world(root: Path) -> World:
+    """Open a finished world.
+
+    Raises:
+        WorldError: there is no world in ``root``, it is of another version, not finished, or its
+            manifest is damaged.
+    """
+    config = read_config(root)
+    file = root / MANIFEST
+    if not file.is_file():
+        raise WorldError(f"{root}: the world is not finished; the command that began it goes on")
+    try:
+        manifest = pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise WorldError(
+            f"{file}: not a parquet file ({str(error).splitlines()[0]:.100})"
+        ) from None
+    if not manifest.schema.equals(SCHEMA):
+        raise WorldError(f"{file}: other columns than those of a world")
+    return World(root, Census(config), manifest)
+
+
+def correspondences(world: World, first: int, second: int) -> TrueCorrespondences:
+    """Exact correspondences between two photographs of the same landmark: every pixel centre of the
+    first is tried.
+
+    Args:
+        world: the world.
+        first: row of the manifest.
+        second: another row.
+
+    Returns:
+        None where the photographs have no landmark in common.
+    """
+    site1, scene1 = world.scene(first)
+    site2, scene2 = world.scene(second)
+    seen1, seen2 = render_truth(scene1), render_truth(scene2)
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    for owner1, number1, origin1 in _standing(site1):
+        for owner2, number2, origin2 in _standing(site2):
+            if number1 != number2:
+                continue
+            first_yx = np.argwhere(seen1.owner == owner1)
+            points = seen1.points[seen1.owner == owner1].astype(np.float64) - origin1 + origin2
+            second_yx, depth = scene2.camera.project(points)
+            kept = _sees(seen2, second_yx, depth, owner2)
+            pairs.append((first_yx[kept].astype(np.float64), second_yx[kept]))
+    if not pairs:
+        return TrueCorrespondences(np.empty((0, 2)), np.empty((0, 2)))
+    return TrueCorrespondences(
+        np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
+    )
+
+
+def _standing(site: Site) -> list[tuple[int, int, np.ndarray]]:
+    """Owner, number and position of the landmarks of a site."""
+    standing = [] if site.landmark is None else [(1, site.landmark.number, np.zeros(3))]
+    if site.neighbour is not None:
+        standing.append((2, site.neighbour.number, np.array((*site.neighbour_at, 0.0))))
+    return standing
+
+
+def _sees(truth: Truth, yx: np.ndarray, depth: np.ndarray, owner: int) -> np.ndarray:
+    """Which points, at ``yx`` pixels and ``depth`` metres, a photograph sees."""
+    rows, columns = truth.owner.shape
+    inside = (
+        (depth > 0)
+        & (yx >= -0.5).all(axis=1)
+        & (yx[:, 0] < rows - 0.5)
+        & (yx[:, 1] < columns - 0.5)
+    )
+    nearest = np.where(inside[:, None], np.round(yx), 0).astype(np.int64)
+    y, x = nearest[:, 0], nearest[:, 1]
+    slack = _DEPTH_M + _DEPTH_SHARE * depth
+    seen = inside & (truth.owner[y, x] == owner) & (np.abs(truth.depth[y, x] - depth) <= slack * 2)
+    return np.asarray(seen)

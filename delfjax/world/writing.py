@@ -1,0 +1,295 @@
+"""Write a world to disk: photographs as JPEG, one manifest in parquet, nothing lost when it is
+interrupted.
+
+Photographs are taken in parts of a few hundred; a part counts once its rows are on disk. A world is
+finished when ``manifest.parquet`` is there. Same configuration, same bytes: however many workers
+and devices there are.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import io
+import json
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm.auto import tqdm
+
+from delfjax.device import processors
+from delfjax.paths import replace_file
+from delfjax.rng import named_generator
+from delfjax.world.census import Census, Frame
+from delfjax.world.knobs import WorldConfig
+from delfjax.world.photography import Shot
+from delfjax.world.rendering import Photograph, render
+from delfjax.world.solids import WorldError
+
+MANIFEST = "manifest.parquet"
+CONFIG = "world.json"
+# Raised whenever the same configuration gives other bytes.
+VERSION = 2
+# A photograph of a landmark shows it: at least this share of what would be seen of it in the frame
+# with nothing in the way, and this share of the picture.
+VISIBLE_SHARE, PICTURE_SHARE = 0.25, 0.01
+# Owner of the landmark that a photograph is taken of; other landmarks in it follow.
+SUBJECT = 1
+# How often a photograph that fails to do so is taken again.
+_ATTEMPTS = 6
+_PART = 200
+_PARTS = "parts"
+_LOCK = ".lock"
+# Positions of photographs: noise of a good receiver, and of one between high walls; metres.
+_GPS_NOISE_M, _GPS_LOST_M, _GPS_LOST_SHARE = 8.0, 250.0, 0.04
+_FIRST_DAY = datetime.datetime(2012, 1, 1)
+
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("split", pa.string()),
+        ("subject", pa.int64()),
+        ("attempt", pa.int32()),
+        # Landmarks that show, their visible share and their share of the picture.
+        ("landmarks", pa.list_(pa.int64())),
+        ("visible", pa.list_(pa.float32())),
+        ("covers", pa.list_(pa.float32())),
+        ("family", pa.int64()),
+        ("kind", pa.string()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+        ("time", pa.timestamp("ms")),
+        ("azimuth_rad", pa.float32()),
+        ("distance_m", pa.float32()),
+        ("height_share", pa.float32()),
+        ("roll_rad", pa.float32()),
+        ("rows", pa.int32()),
+        ("columns", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a call has done: photographs taken, and those that were there before."""
+
+    done: int
+    skipped: int
+
+
+def build_world(
+    root: Path, config: WorldConfig, *, workers: int | None = None, progress: bool = True
+) -> BuildReport:
+    """Write a world, or go on where an earlier call was stopped.
+
+    Args:
+        root: its folder.
+        config: what it is.
+        workers: photographs taken at a time; the number of processors otherwise. They go to the
+            local devices in turn.
+        progress: whether to show a progress bar.
+
+    Raises:
+        WorldError: the folder holds another world.
+        OSError: the disk is full; what was written stays, and counts in the next call.
+    """
+    census = Census(config)
+    root.mkdir(parents=True, exist_ok=True)
+    # Of two builders of one folder the second waits, and finds it finished.
+    with (root / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _claim(root, config)
+        if (root / MANIFEST).is_file():
+            return BuildReport(0, census.frame_count)
+        return _build(root, census, workers=workers, progress=progress)
+
+
+def _build(root: Path, census: Census, *, workers: int | None, progress: bool) -> BuildReport:
+    parts = root / _PARTS
+    parts.mkdir(exist_ok=True)
+    starts = range(0, census.frame_count, _PART)
+    missing = [start for start in starts if not (parts / _part_name(start)).is_file()]
+    todo = sum(min(_PART, census.frame_count - start) for start in missing)
+    devices = jax.local_devices()
+    skipped = census.frame_count - todo
+    with (
+        ThreadPoolExecutor(workers or len(processors())) as pool,
+        tqdm(
+            total=census.frame_count,
+            initial=skipped,
+            desc="world",
+            unit="image",
+            disable=not progress,
+        ) as bar,
+    ):
+        for start in missing:
+            frames = list(census.frames(start, start + _PART))
+            jobs = [
+                pool.submit(_photograph, root, census, frame, devices[frame.number % len(devices)])
+                for frame in frames
+            ]
+            rows = []
+            for job in jobs:
+                rows.append(job.result())
+                bar.update()
+            _write_table(parts / _part_name(start), rows)
+    tables = [pq.read_table(parts / _part_name(start)) for start in starts]
+    _replace_table(root / MANIFEST, pa.concat_tables(tables) if tables else SCHEMA.empty_table())
+    for start in starts:
+        (parts / _part_name(start)).unlink()
+    parts.rmdir()
+    return BuildReport(todo, skipped)
+
+
+def read_config(root: Path) -> WorldConfig:
+    """Configuration of the world in ``root``.
+
+    Raises:
+        WorldError: there is none, or it was made by another version.
+    """
+    file = root / CONFIG
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        version, fields = stored["version"], stored["config"]
+    except FileNotFoundError:
+        raise WorldError(
+            f"{file}: no such file; a world is made by `delfjax datasets render`"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise WorldError(f"{file}: not the description of a world") from None
+    if version != VERSION:
+        raise WorldError(
+            f"{file}: world of version {version}, this library makes version {VERSION}; remove the"
+            " folder"
+        )
+    try:
+        return WorldConfig(**fields)
+    except TypeError as error:
+        raise WorldError(f"{file}: {error}") from None
+
+
+def take(
+    census: Census, frame: Frame, *, device: jax.Device | None = None
+) -> tuple[Shot, Photograph, int]:
+    """Photograph until the subject can be seen; the photograph, how it was taken, and the number of
+    the attempt."""
+    best: tuple[float, Shot, Photograph, int] | None = None
+    for attempt in range(_ATTEMPTS):
+        _, shot = census.shot(frame, attempt)
+        photograph = render(shot.scene, device=device)
+        if frame.landmark < 0:
+            return shot, photograph, attempt
+        visible, covers = visibility(photograph, SUBJECT)
+        score = min(visible / VISIBLE_SHARE, covers / PICTURE_SHARE)
+        if best is None or score > best[0]:
+            best = score, shot, photograph, attempt
+        if score >= 1:
+            break
+    assert best is not None
+    return best[1:]
+
+
+def visibility(photograph: Photograph, owner: int) -> tuple[float, float]:
+    """Share of a landmark that is not hidden, of what the frame holds of it, and its share of the
+    picture."""
+    seen = int((photograph.owner == owner).sum())
+    there = int(photograph.present[owner - 1].sum())
+    return (seen / there if there else 0.0), seen / photograph.owner.size
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Bytes of a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _photograph(root: Path, census: Census, frame: Frame, device: jax.Device) -> dict[str, Any]:
+    """Take one photograph, write it, and describe it."""
+    shot, photograph, attempt = take(census, frame, device=device)
+    target = root / frame.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, encode_jpeg(photograph.image, shot.quality))
+    showing = []
+    for owner, landmark in enumerate(census.shown(frame), start=SUBJECT):
+        visible, covers = visibility(photograph, owner)
+        if visible > 0:
+            showing.append((landmark, visible, covers))
+    latitude, longitude, time = _where_and_when(census, frame, shot)
+    subject = census.landmark(frame.landmark) if frame.landmark >= 0 else None
+    rows, columns = photograph.owner.shape
+    return {
+        "path": frame.path,
+        "split": frame.split,
+        "subject": frame.landmark,
+        "attempt": attempt,
+        "landmarks": [landmark for landmark, _, _ in showing],
+        "visible": [visible for _, visible, _ in showing],
+        "covers": [covers for _, _, covers in showing],
+        "family": subject.family if subject else -1,
+        "kind": subject.kind if subject else "street",
+        "latitude": latitude,
+        "longitude": longitude,
+        "time": time,
+        "azimuth_rad": shot.azimuth_rad,
+        "distance_m": shot.distance_m,
+        "height_share": shot.height_share,
+        "roll_rad": shot.roll_rad,
+        "rows": rows,
+        "columns": columns,
+    }
+
+
+def _where_and_when(
+    census: Census, frame: Frame, shot: Shot
+) -> tuple[float, float, datetime.datetime]:
+    """What the camera notes: its position, with the error of its receiver, and its clock."""
+    rng = named_generator(census.config.seed, f"gps {frame.split} {frame.index}")
+    place = census.place(frame.landmark) if frame.landmark >= 0 else census.street(rng)
+    x, y = shot.scene.camera.position[:2] if frame.landmark >= 0 else rng.uniform(-3000, 3000, 2)
+    # The landmark's −y points to `facing`.
+    cosine, sine = math.cos(place.facing), math.sin(place.facing)
+    error = rng.normal(0, _GPS_LOST_M if rng.uniform() < _GPS_LOST_SHARE else _GPS_NOISE_M, 2)
+    east, north = -x * cosine - y * sine + error[0], x * sine - y * cosine + error[1]
+    latitude, longitude = place.moved(float(east), float(north))
+    day = _FIRST_DAY + datetime.timedelta(days=int(rng.integers(1800)))
+    return latitude, longitude, day + datetime.timedelta(seconds=round(shot.hour * 3600))
+
+
+def _claim(root: Path, config: WorldConfig) -> None:
+    """Make the folder this world's, or find that it is."""
+    if (root / CONFIG).is_file():
+        found = read_config(root)
+        if found != config:
+            mine, theirs = config.plain(), found.plain()
+            name = next(name for name in mine if mine[name] != theirs[name])
+            raise WorldError(
+                f"{root}: holds another world ({name} is {theirs[name]}, not {mine[name]}); choose"
+                " another folder"
+            )
+        return
+    text = json.dumps({"version": VERSION, "config": config.plain()}, indent=1)
+    replace_file(root / CONFIG, text.encode())
+
+
+def _part_name(start: int) -> str:
+    return f"part-{start:08d}.parquet"
+
+
+def _write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    _replace_table(file, pa.Table.from_pylist(list(rows), SCHEMA))
+
+
+def _replace_table(file: Path, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    replace_file(file, buffer.getvalue())

@@ -1,0 +1,228 @@
+"""Listing a folder of photographs, and reading its ground truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delfjax.datasets.photo_folder import (
+    FolderError,
+    RetrievalQuery,
+    list_images,
+    load_groundtruth,
+    scan_folder,
+)
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def test_images_are_listed_by_extension_sorted_with_forward_slashes(tmp_path: Path) -> None:
+    _touch(
+        tmp_path,
+        "b.jpg",
+        "a/z.PNG",
+        "a/deep/er/y.tiff",
+        "C.JPeG",
+        "w.webp",
+        "n.gif",
+        "p.ppm",
+        "q.bmp",
+    )
+    _touch(tmp_path, "notes.txt", "a/film.mp4", "raw.heic", "jpg")
+    listed = scan_folder(tmp_path)
+    assert listed.names == (
+        "C.JPeG",
+        "a/deep/er/y.tiff",
+        "a/z.PNG",
+        "b.jpg",
+        "n.gif",
+        "p.ppm",
+        "q.bmp",
+        "w.webp",
+    )
+    assert listed.ignored == 4
+    assert list_images(tmp_path) == list(listed.names)
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    _touch(tmp_path, ".a.jpg", ".cache/b.jpg", "c.jpg")
+    assert list_images(tmp_path) == ["c.jpg"]
+
+
+def test_unicode_names_are_kept(tmp_path: Path) -> None:
+    names = [
+        "Zürich/Grossmünster.jpg",
+        "東京/タワー.png",
+        "emoji 🗼.jpg",
+        "with space & 'quote'.jpg",
+    ]
+    _touch(tmp_path, *names)
+    assert list_images(tmp_path) == sorted(names)
+
+
+def test_a_name_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
+    _touch(tmp_path, "good.jpg")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.jpg")).write_bytes(b"x")
+    listed = scan_folder(tmp_path)
+    assert listed.names == ("good.jpg",)
+    assert listed.problems == (("bad?.jpg", "file name is not valid UTF-8"),)
+
+
+def test_a_directory_loop_ends_and_images_keep_their_real_place(tmp_path: Path) -> None:
+    _touch(tmp_path, "z/photo.jpg", "z/deep/photo.jpg")
+    (tmp_path / "z/deep/up").symlink_to(tmp_path)
+    (tmp_path / "a").symlink_to(tmp_path / "z")
+    (tmp_path / "itself").symlink_to("itself")
+    assert list_images(tmp_path) == ["z/deep/photo.jpg", "z/photo.jpg"]
+
+
+def test_links_to_folders_elsewhere_are_followed(tmp_path: Path) -> None:
+    _touch(tmp_path, "elsewhere/photo.jpg")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/link").symlink_to(tmp_path / "elsewhere")
+    assert list_images(tmp_path / "photos") == ["link/photo.jpg"]
+
+
+def test_a_dangling_link_is_listed_so_that_it_fails_by_name(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    assert list_images(tmp_path) == ["gone.jpg"]
+
+
+@pytest.fixture
+def unprivileged_folder() -> Iterator[Path]:
+    """A folder that every user may enter, while this process is an ordinary user: root may read
+    anything."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        (Path(name) / "closed").mkdir()
+        _touch(Path(name), "closed/unseen.jpg", "seen.jpg")
+        os.chmod(Path(name) / "closed", 0)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(user)
+            os.chmod(Path(name) / "closed", 0o700)
+
+
+def test_an_unreadable_subfolder_is_reported_and_the_rest_listed(unprivileged_folder: Path) -> None:
+    listed = scan_folder(unprivileged_folder)
+    assert listed.names == ("seen.jpg",)
+    assert listed.problems == (("closed", "folder cannot be listed: Permission denied"),)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_what_is_not_a_folder_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "photos"
+    if kind == "file":
+        path.write_bytes(b"x")
+    with pytest.raises(FolderError, match=re.escape(str(path))):
+        scan_folder(path)
+
+
+def _query(**changes: Any) -> dict[str, Any]:
+    query = {
+        "query": 2,
+        "path": "c.jpg",
+        "landmark": "tower",
+        "tier": "photo",
+        "ok": [0],
+        "junk": [2],
+    }
+    return {key: value for key, value in {**query, **changes}.items() if value is not None}
+
+
+def _write(folder: Path, content: Any) -> None:
+    (folder / "groundtruth.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+_IMLIST = ["a.jpg", "ü/b.jpg", "c.jpg"]
+
+
+def test_a_sound_ground_truth_is_read_although_no_image_exists(tmp_path: Path) -> None:
+    _write(tmp_path, {"imlist": _IMLIST, "gnd": [_query(ok=[0, 1], note="extra keys do no harm")]})
+    groundtruth = load_groundtruth(tmp_path)
+    assert groundtruth.imlist == tuple(_IMLIST)
+    assert groundtruth.queries == (RetrievalQuery(2, "c.jpg", "tower", "photo", (0, 1), (2,)),)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "the whole is [], expected an object"),
+        ({"gnd": []}, "the whole has no 'imlist'; it has: 'gnd'"),
+        ({"imlist": _IMLIST}, "the whole has no 'gnd'"),
+        ({"imlist": [], "gnd": []}, "imlist is [], expected a non-empty list"),
+        ({"imlist": [3], "gnd": []}, "imlist[0] is 3, expected a path"),
+        ({"imlist": ["/etc/a.jpg"], "gnd": []}, "imlist[0] is '/etc/a.jpg'"),
+        ({"imlist": ["x/../../a.jpg"], "gnd": []}, "imlist[0] is 'x/../../a.jpg'"),
+        (
+            {"imlist": ["a.jpg", "a.jpg"], "gnd": []},
+            "imlist[1] is 'a.jpg', expected each path once",
+        ),
+        ({"imlist": _IMLIST, "gnd": []}, "gnd is [], expected a non-empty list of queries"),
+        ({"imlist": _IMLIST, "gnd": ["c.jpg"]}, "gnd[0] is 'c.jpg', expected an object"),
+        ({"imlist": _IMLIST, "gnd": [_query(tier=None)]}, "gnd[0] has no 'tier'"),
+        ({"imlist": _IMLIST, "gnd": [_query(landmark="")]}, "gnd[0].landmark is ''"),
+        (
+            {"imlist": _IMLIST, "gnd": [_query(query=3)]},
+            "gnd[0].query is 3, expected an index into imlist, 0 to 2",
+        ),
+        ({"imlist": _IMLIST, "gnd": [_query(query=True)]}, "gnd[0].query is True"),
+        (
+            {"imlist": _IMLIST, "gnd": [_query(path="a.jpg")]},
+            "gnd[0].path is 'a.jpg', expected imlist[2], 'c.jpg'",
+        ),
+        ({"imlist": _IMLIST, "gnd": [_query(ok=[0, -1])]}, "gnd[0].ok[1] is -1"),
+        (
+            {"imlist": _IMLIST, "gnd": [_query(ok=[0, 0])]},
+            "gnd[0].ok is [0, 0], expected each index once",
+        ),
+        (
+            {"imlist": _IMLIST, "gnd": [_query(ok=[])]},
+            "gnd[0].ok is [], expected at least one positive",
+        ),
+        (
+            {"imlist": _IMLIST, "gnd": [_query(junk="2")]},
+            "gnd[0].junk is '2', expected a list of indices",
+        ),
+        ({"imlist": _IMLIST, "gnd": [_query(junk=[0, 2])]}, "gnd[0].ok and .junk share is [0]"),
+        (
+            {"imlist": _IMLIST, "gnd": [_query(junk=[1])]},
+            "gnd[0].junk is [1], expected the query itself (2)",
+        ),
+        ({"imlist": _IMLIST, "gnd": [_query(), _query()]}, "gnd is 2, expected each query once"),
+    ],
+)
+def test_each_malformation_is_named_in_one_line(tmp_path: Path, content: Any, message: str) -> None:
+    _write(tmp_path, content)
+    with pytest.raises(
+        FolderError, match=re.escape(f"{tmp_path / 'groundtruth.json'}: {message}")
+    ) as caught:
+        load_groundtruth(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
+def test_a_ground_truth_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "groundtruth.json").write_bytes(content)
+    with pytest.raises(FolderError, match="not JSON"):
+        load_groundtruth(tmp_path)
+
+
+def test_a_folder_without_ground_truth_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="No such file"):
+        load_groundtruth(tmp_path)

@@ -1,0 +1,115 @@
+"""Sweeps: a file becomes a graph of runs, each run once and after what it reads; mistakes are named
+before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from delfjax.config import ConfigError
+from delfjax.suite.running import sweeps
+from delfjax.suite.running.sweeps import SweepFile, plan_sweep, read_sweep, run_sweep
+from delfjax.suite.runs.folders import RunError
+
+ROOT = Path(__file__).resolve().parents[3]
+SWEEPS = sorted((ROOT / "notebooks" / "sweeps").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_of_the_suite_can_be_planned(path: Path) -> None:
+    assert plan_sweep(read_sweep(path)) and read_sweep(Path(path.stem)) == read_sweep(path)
+
+
+def test_points_are_the_product_of_grid_zip_list_and_seeds() -> None:
+    sweep = SweepFile(
+        question="?",
+        notebooks=["41"],
+        grid={"a.x": [1, 2]},
+        zip={"b.y": [3, 4], "b.z": [5, 6]},
+        list=[{"c.v": 7}],
+        seeds=[0, 1],
+    )
+    points = list(sweep.points())
+    assert len(points) == 2 * 2 * 1 * 2
+    assert points[0] == ({"a.x": 1, "b.y": 3, "b.z": 5, "c.v": 7}, 0)
+    assert ({"a.x": 2, "b.y": 4, "b.z": 6, "c.v": 7}, 1) in points
+    assert list(SweepFile(question="?", notebooks=["41"]).points()) == [({}, 0)]
+
+
+def test_each_run_is_planned_once_after_what_it_reads_with_only_the_settings_that_decide_it() -> (
+    None
+):
+    grid = {"features.max_features": [150, 300], "search.neighbours": [5, 10]}
+    tasks = plan_sweep(SweepFile(question="?", notebooks=["30", "41"], grid=grid, seeds=[0, 1, 2]))
+    names = [task.job.notebook.stem for task in tasks]
+    assert {name: names.count(name) for name in names} == {
+        "30_extract_features": 6, "40_build_index": 6, "41_search_and_verify": 12,
+    }  # fmt: skip
+    paths = [task.job.path for task in tasks]
+    assert all(
+        task.needs is None or paths.index(task.needs) < paths.index(task.job.path) for task in tasks
+    )
+    assert (
+        tasks[0].command
+        == "delfjax run 30_extract_features --preset ci --dataset world --seed 0 --set"
+        " features.max_features=150"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("question: q\nnotebook: [30]", "key 'notebook' is unknown; did you mean 'notebooks'"),
+        ("question: q", "the key 'notebooks' is missing"),
+        ("question: q\nnotebooks: 30", "config field 'notebooks'"),
+        ("question: q\nnotebooks: [30]\nseeds: [one]", "'seeds.0'"),
+        (
+            "question: q\nnotebooks: [30]\nzip: {a.b: [1], c.d: [1, 2]}",
+            "different numbers of values",
+        ),
+        (
+            "question: q\nnotebooks: ['30']\ngrid: {features.max_feature: [1]}",
+            "did you mean 'features.max_features'",
+        ),
+        (
+            "question: q\nnotebooks: ['30']\ngrid: {features.max_features: [many]}",
+            "'features.max_features'",
+        ),
+        (
+            "question: q\nnotebooks: ['30']\npreset: quik",
+            "preset 'quik' is unknown; did you mean 'quick'",
+        ),
+        ("question: q\nnotebooks: ['37']", "no notebook is called '37'"),
+        ("question: [", "no YAML"),
+        ("- 1", "no sweep"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_before_anything_runs(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises((ConfigError, RunError)) as raised:
+        plan_sweep(read_sweep(tmp_path / "sweep.yaml"))
+    assert complaint in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="sweep.yaml: No such file"):
+        read_sweep(tmp_path / "sweep.yaml")
+
+
+def test_a_scheduler_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "_CONNECT_S", 1)
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    with pytest.raises(RunError, match="scheduler 'tcp://127.0.0.1:9' cannot be reached"):
+        run_sweep(
+            plan_sweep(SweepFile(question="?", notebooks=["30"])),
+            scheduler="tcp://127.0.0.1:9",
+            progress=False,
+        )

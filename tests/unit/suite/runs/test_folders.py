@@ -1,0 +1,238 @@
+"""Run folders: complete or absent, read by others only when done, never with a number that is
+none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delfjax import paths, plots
+from delfjax.suite.runs import folders as runs
+from delfjax.suite.runs.folders import (
+    RunError,
+    find_run,
+    finished_run,
+    finished_runs,
+    latest_run,
+    open_run,
+    run_path,
+    start_run,
+)
+
+CONFIG: dict[str, Any] = {"seed": 0, "preset": "ci", "delf": {"features": {"max_side": 256}}}
+
+
+@pytest.fixture(autouse=True)
+def own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
+
+
+def test_a_finished_run_is_found_by_its_config() -> None:
+    run = start_run("10_example", CONFIG)
+    run.finish({"map": 0.5, "pairs": [1, 2], "images": 3})
+    found = finished_run("10_example", json.loads(json.dumps(CONFIG)))
+    assert found.path == run.path == run_path("10_example", CONFIG)
+    assert found.results == {"map": 0.5, "pairs": [1, 2], "images": 3} and found.config == CONFIG
+    assert found.path.parent == paths.runs_root() / "10_example" and len(found.path.name) == 10
+    assert json.loads((found.path / "results.json").read_text()) == {
+        "map": 0.5,
+        "pairs": [1, 2],
+        "images": 3,
+    }
+    assert json.loads((found.path / "config.json").read_text()) == CONFIG
+    assert repr(found) == f"run {found.path.name} of 10_example, finished: {found.path}"
+
+
+def test_provenance_names_commit_versions_device_command_time_and_memory() -> None:
+    parameters = {
+        "preset": "ci",
+        "dataset": "embedded",
+        "seed": 3,
+        "overrides": "a.b=1; c.d=[1, 2]",
+        "upstream": "latest",
+    }
+    run = start_run("10_example", CONFIG, parameters=parameters).finish({}, timings={"train": 1.5})
+    said = run.provenance
+    assert (
+        {"jax", "faiss-cpu", "numpy"} <= set(said["packages"])
+        and said["seconds"] >= 0
+        and said["timings"] == {"train": 1.5}
+    )
+    assert (
+        said["command"]
+        == "delfjax run 10_example --preset ci --dataset embedded --seed 3 --set a.b=1 --set"
+        " 'c.d=[1, 2]'"
+    )
+    assert said["device"].startswith("cpu") and 10 < said["peak_memory_mb"] < 1e6
+    assert said["git"] is None or (
+        len(said["git"]["commit"]) == 40 and said["git"]["dirty"] in (True, False)
+    )
+
+
+def test_a_run_names_the_runs_it_read() -> None:
+    first = start_run("10_example", CONFIG).finish({})
+    second = start_run("11_other", CONFIG, upstream={"features": first}).finish({})
+    assert second.provenance["upstream"] == {"features": f"10_example/{first.hash}"}
+
+
+def test_the_latest_run_that_agrees_with_some_settings_is_found() -> None:
+    old = start_run("10_example", {"seed": 0, "features": {"n": 1, "m": 2}}).finish({})
+    new = start_run("10_example", {"seed": 0, "features": {"n": 1, "m": 3}}).finish({})
+    assert latest_run("10_example", {"features": {"n": 1}}).hash in {old.hash, new.hash}
+    assert latest_run("10_example", {"features": {"m": 2}}).hash == old.hash
+    with pytest.raises(
+        RunError, match='no finished run of 10_example with these settings; .*upstream="build"'
+    ):
+        latest_run("10_example", {"features": {"m": 4}})
+
+
+def test_a_run_is_found_by_how_its_hash_begins_if_its_settings_agree() -> None:
+    run = start_run("10_example", CONFIG).finish({})
+    assert find_run("10_example", run.hash[:6], {"seed": 0}).path == run.path
+    with pytest.raises(
+        RunError, match="made with other settings: delf.features.max_side is 256, 512 is wanted"
+    ):
+        find_run("10_example", run.hash, {"delf": {"features": {"max_side": 512}}})
+    with pytest.raises(
+        RunError, match=f"0 finished runs of 10_example are called 'zz'; there are: {run.hash}"
+    ):
+        find_run("10_example", "zz", {})
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json", "provenance.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_a_damaged_run_is_refused_by_name_and_the_others_are_read(name: str, damage: str) -> None:
+    whole = start_run("10_example", {**CONFIG, "seed": 1}).finish({"map": 0.5})
+    victim = start_run("10_example", CONFIG).finish({"map": 0.5}).path / name
+    if damage == "gone":
+        victim.unlink()
+    else:
+        victim.write_text(victim.read_text()[:-3] if damage == "cut" else "{}")
+    with pytest.raises(
+        RunError, match=f"damaged, {name} is not what was written; remove the folder"
+    ):
+        finished_run("10_example", CONFIG)
+    found, problems = finished_runs("10_example")
+    assert [run.hash for run in found] == [whole.hash] and len(problems) == 1
+
+
+def test_a_full_disk_ends_in_one_line_and_no_finished_run() -> None:
+    run = start_run("10_example", CONFIG)
+    # Whatever is written to this device does not fit.
+    (run.path / "results.partial").symlink_to("/dev/full")
+    with pytest.raises(RunError, match="results.json cannot be written: No space left on device"):
+        run.finish({"map": 0.5})
+    with pytest.raises(RunError, match="not a finished run"):
+        open_run(run.path)
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "_PATIENCE", 0.2)
+    path = run_path("10_example", CONFIG)
+    script = f"""
+import sys, time
+from delfjax.suite.runs.folders import start_run
+start_run("10_example", {CONFIG!r})
+print("started", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "started\n"
+        with pytest.raises(RunError, match=f"is being written by process {other.pid}"):
+            start_run("10_example", CONFIG)
+        other.kill()
+    assert start_run("10_example", CONFIG).path == path
+
+
+def test_what_is_read_back_of_a_run_is_what_it_kept() -> None:
+    run = start_run("10_example", CONFIG)
+    run.save_query_scores("AP", {"a.jpg": 0.25, "b.jpg": 1.0})
+    run.log(step=1, loss=2.0)
+    run.save_figure("times", plots.plot_stage_times({"extract": 1.0}))
+    found = run.finish({})
+    assert found.query_scores() == {"AP": {"a.jpg": 0.25, "b.jpg": 1.0}}
+    assert [figure.name for figure in found.figures] == ["times.png"]
+    assert (found.path / "metrics.jsonl").read_text() == '{"loss": 2.0, "step": 1}\n'
+    with pytest.raises(RunError, match="'AP.a.jpg' is nan"):
+        start_run("10_example", CONFIG).save_query_scores("AP", {"a.jpg": float("nan")})
+
+
+def test_another_config_is_another_run() -> None:
+    start_run("10_example", CONFIG).finish({})
+    with pytest.raises(RunError, match="run 10_example first"):
+        finished_run("10_example", {**CONFIG, "seed": 1})
+    with pytest.raises(RunError, match="no finished run of 11_other"):
+        finished_run("11_other", CONFIG)
+
+
+def test_a_run_that_did_not_finish_is_not_found() -> None:
+    start_run("10_example", CONFIG)
+    with pytest.raises(RunError, match="no finished run of 10_example"):
+        finished_run("10_example", CONFIG)
+
+
+def test_a_run_started_again_is_not_done_until_it_finishes_again() -> None:
+    start_run("10_example", CONFIG).finish({"map": 0.1})
+    again = start_run("10_example", CONFIG)
+    with pytest.raises(RunError):
+        finished_run("10_example", CONFIG)
+    assert not (again.path / "results.json").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_an_unfinished_run_left_is_kept_only_on_request(resume: bool) -> None:
+    run = start_run("10_example", CONFIG)
+    (run.path / "checkpoint").write_text("half-way")
+    again = start_run("10_example", CONFIG, resume=resume)
+    assert (again.path / "checkpoint").exists() == resume
+
+
+def test_a_finished_run_is_made_anew_even_where_an_unfinished_one_would_go_on() -> None:
+    run = start_run("10_example", CONFIG)
+    (run.path / "checkpoint").write_text("whole")
+    run.finish({})
+    assert not (start_run("10_example", CONFIG, resume=True).path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("results", "name"),
+    [
+        ({"map": float("nan")}, "'map' is nan"),
+        ({"tiers": {"crop": {"votes": float("inf")}}}, "'tiers.crop.votes' is inf"),
+        ({"errors": [0.5, float("-inf")]}, "'errors.1' is -inf"),
+    ],
+)
+def test_a_result_that_is_no_number_is_refused_by_name_and_the_run_not_done(
+    results: dict[str, Any], name: str
+) -> None:
+    run = start_run("10_example", CONFIG)
+    with pytest.raises(RunError, match=f"run 10_example: result {name}"):
+        run.finish(results)
+    with pytest.raises(RunError, match="no finished run"):
+        finished_run("10_example", CONFIG)
+
+
+def test_figures_are_pictures_in_the_folder_of_the_run() -> None:
+    run = start_run("10_example", CONFIG)
+    run.save_figure("times", plots.plot_stage_times({"extract": 1.0, "search": 0.5}))
+    assert (run.path / "figures" / "times.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_nothing_half_written_is_left_beside_the_results() -> None:
+    run = start_run("10_example", CONFIG)
+    run.finish({"map": 1.0})
+    assert sorted(p.name for p in run.path.iterdir()) == [
+        "DONE",
+        "config.json",
+        "provenance.json",
+        "results.json",
+    ]

@@ -1,0 +1,184 @@
+"""What the notebooks share: one preset and seed decide the settings, and photographs are written
+once, whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from delfjax.config import ConfigError, DelfConfig, config_hash
+from delfjax.datasets import skimage_photos
+from delfjax.datasets.benchmark import DatasetError
+from delfjax.evaluation.mined_landmarks import LEAST_PHOTOS
+from delfjax.suite.runs.folders import differences
+from delfjax.suite.settings import (
+    PhotoExperiment,
+    challenge_world,
+    index_of,
+    mining_world,
+    photo_experiment,
+    relevant_overrides,
+    store_of,
+    table,
+    upstream_of,
+)
+from delfjax.world.knobs import world_config
+from tests.unit.datasets import miniatures
+
+SEARCH = "41_search_and_verify"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoExperiment:
+    """One object and one distractor at 96 pixels, under a data root of its own."""
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
+    return replace(
+        photo_experiment("ci", 3, dataset="embedded"),
+        objects=("coffee",),
+        distractors=("moon",),
+        photo_side=96,
+    )
+
+
+def test_preset_and_seed_alone_decide_the_settings() -> None:
+    runs = [(preset, seed) for preset in ("ci", "quick", "full") for seed in (0, 1)]
+    hashes = {config_hash(photo_experiment(*run).settings(SEARCH)) for run in runs}
+    assert len(hashes) == len(runs)
+    assert hashes == {config_hash(photo_experiment(*run).settings(SEARCH)) for run in runs}
+
+
+def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
+    plain, changed = (
+        photo_experiment("ci", 0, overrides=text)
+        for text in ("", "search.neighbours=5; features.batch_size=2")
+    )
+    for name in ("30_extract_features", "40_build_index"):
+        assert plain.settings(name) == changed.settings(name)
+    assert (
+        changed.settings(SEARCH)["search"]["neighbours"]
+        == 5
+        != plain.settings(SEARCH)["search"]["neighbours"]
+    )
+    # A notebook that nobody knows depends on everything.
+    assert set(plain.settings("43_my_idea")) == set(plain.settings(SEARCH)) | {
+        "finetune",
+        "attention",
+        "delg",
+    }
+    assert (
+        relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3; ftures.x=1")
+        == "index.probes=3; ftures.x=1"
+    )
+
+
+def test_a_training_depends_on_its_own_stage_and_has_overrides_of_its_own() -> None:
+    asked = ("", "attention.steps=7; search.neighbours=5")
+    plain, changed = (photo_experiment("ci", 0, dataset="world", overrides=text) for text in asked)
+    assert changed.training.attention.steps == 7 != plain.training.attention.steps
+    assert changed.settings("20_finetune_descriptors") == plain.settings("20_finetune_descriptors")
+    assert changed.settings("21_train_attention") != plain.settings("21_train_attention")
+    assert plain.settings("50_ablation")["seeds"] == [0] and photo_experiment("quick", 3).seeds == (
+        3,
+        4,
+        5,
+    )
+    assert (
+        relevant_overrides(SEARCH, "attention.steps=7; search.neighbours=5")
+        == "search.neighbours=5"
+    )
+    with pytest.raises(ConfigError, match="attention"):
+        photo_experiment("ci", 0, overrides="attention.stps=7")
+
+
+@pytest.mark.parametrize("name", ["40_build_index", SEARCH])
+def test_settings_contain_those_of_what_is_read(name: str) -> None:
+    experiment, read = photo_experiment("ci", 0), upstream_of(name)
+    assert read is not None and not differences(
+        experiment.settings(read[1]), experiment.settings(name)
+    )
+
+
+def test_only_the_smallest_preset_leaves_photographs_out() -> None:
+    small, quick, full = (
+        photo_experiment(preset, 0, dataset="embedded") for preset in ("ci", "quick", "full")
+    )
+    assert (quick.objects, quick.distractors) == (
+        skimage_photos.OBJECTS,
+        skimage_photos.DISTRACTORS,
+    )
+    assert (full.objects, full.distractors) == (quick.objects, quick.distractors)
+    assert set(small.objects) < set(quick.objects) and set(small.distractors) < set(
+        quick.distractors
+    )
+
+
+def test_an_unknown_preset_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="preset 'slow' is unknown; there are: ci, quick, full"):
+        photo_experiment("slow", 0)
+    with pytest.raises(ConfigError, match="dataset 'embeded' is unknown; did you mean 'embedded'"):
+        photo_experiment("ci", 0, dataset="embeded")
+    with pytest.raises(
+        ConfigError, match="'search.neighbors' does not exist; did you mean 'search.neighbours'"
+    ):
+        photo_experiment("ci", 0, overrides="search.neighbors=5")
+    with pytest.raises(ConfigError, match="overrides set seed to 4, the parameter seed says 0"):
+        photo_experiment("ci", 0, overrides="seed=4")
+
+
+def test_what_a_run_keeps_lies_in_its_folder(tiny: PhotoExperiment) -> None:
+    run = tiny.start(SEARCH)
+    assert store_of(run).parent == run.path
+    assert {index_of(run, kind).parent for kind in ("exact", "ivf_pq")} == {run.path}
+    assert index_of(run, "exact") != index_of(run, "ivf_pq")
+
+
+def test_a_table_has_the_rows_and_columns_it_was_given() -> None:
+    shown = table({"first": {"a": 1, "b": 2.5}, "second": {"a": 3, "b": 4.5}})
+    assert shown.index.tolist() == ["first", "second"]
+    assert shown.to_dict("list") == {"a": [1, 3], "b": [2.5, 4.5]}
+
+
+def test_experiments_on_the_world_depend_on_its_knobs_and_not_on_the_photographs() -> None:
+    first, other = (photo_experiment("ci", seed, dataset="world") for seed in (0, 1))
+    settings = first.settings("10_inspect_dataset")
+    assert settings["world"] == first.world().plain() and "photos" not in settings
+    assert settings["world"] != other.settings("10_inspect_dataset")["world"]
+    challenge = first.settings("13_measure_challenges")["world"]
+    assert challenge == challenge_world(first).plain() and challenge["train_landmarks"] == 0
+    assert challenge_world(first, scale=1.0).plain() == {**challenge, "scale": 1.0}
+    mined = first.settings("11_mine_landmarks")["world"]
+    assert mined == mining_world(first).plain() and mined["database_views"] >= LEAST_PHOTOS
+    assert mining_world(photo_experiment("quick", 0, dataset="world")) == world_config("quick")
+
+
+def test_a_notebook_refuses_a_dataset_that_it_is_not_about() -> None:
+    with pytest.raises(
+        ConfigError,
+        match="10_inspect_dataset: dataset 'embedded', this notebook is about 'world' alone",
+    ):
+        photo_experiment("ci", 0, dataset="embedded").settings("10_inspect_dataset")
+
+
+def test_a_benchmark_is_searched_with_the_defaults_and_told_by_its_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = photo_experiment("quick", 0, dataset="holidays")
+    assert (
+        experiment.config.search == DelfConfig().search
+        and experiment.config.features.max_side == 512
+    )
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / "nothing"))
+    with pytest.raises(DatasetError, match="holidays: no such folder; holidays comes from"):
+        experiment.settings(SEARCH)
+    content = []
+    for name in ("first", "same", "other"):
+        monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / name))
+        root = miniatures.write("holidays", tmp_path / name / "external")
+        if name == "other":
+            miniatures.image(root / "jpg" / "149999.jpg")
+        settings = experiment.settings(SEARCH)
+        assert settings["dataset"] == "holidays" and "photos" not in settings
+        content.append(settings["content"])
+    assert content[0] == content[1] != content[2]

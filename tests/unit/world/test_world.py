@@ -1,0 +1,382 @@
+"""The world: exact where it says so, the same bytes for a seed, whole or not there, and what a
+benchmark needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from delfjax.config import ConfigError
+from delfjax.datasets.benchmark import DatasetError
+from delfjax.datasets.images import ImageError, decode_image
+from delfjax.datasets.world_benchmark import CutLandmarks, load_world, load_world_train
+from delfjax.world import writing as building
+from delfjax.world.census import SPLITS, Census
+from delfjax.world.knobs import KNOBS, PRESETS, WorldConfig, world_config
+from delfjax.world.reading import World, correspondences, open_world
+from delfjax.world.rendering import MAX_SOLIDS, render, render_truth, tile_lists
+from delfjax.world.solids import WorldError, corners
+from delfjax.world.writing import MANIFEST, PICTURE_SHARE, VISIBLE_SHARE, build_world, read_config
+
+# Photographs of 128 × 96 pixels, the same program as for any other size with as many tiles.
+SMALL = world_config(
+    "ci",
+    landmarks=4,
+    train_landmarks=4,
+    train_views=2,
+    database_views=3,
+    distractors=4,
+    no_match=2,
+    image_side=128,
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("world") / "small"
+    report = build_world(root, SMALL, progress=False)
+    assert (report.done, report.skipped) == (Census(SMALL).frame_count, 0)
+    return open_world(root)
+
+
+def digest(root: Path) -> dict[str, str]:
+    """Every file of a world, and what is in it."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def test_the_same_configuration_gives_the_same_bytes_whatever_the_workers(
+    world: World, tmp_path: Path
+) -> None:
+    build_world(tmp_path / "again", SMALL, workers=1, progress=False)
+    assert digest(tmp_path / "again") == digest(world.root)
+
+
+def test_another_seed_gives_other_landmarks_and_other_photographs(world: World) -> None:
+    other = Census(dataclasses.replace(SMALL, seed=1))
+    assert other.landmark(0).solids != world.census.landmark(0).solids
+    frame = other.frame(0)
+    assert not np.array_equal(
+        render(other.shot(frame)[1].scene).image, render(world.scene(0)[1]).image
+    )
+
+
+def test_a_killed_build_goes_on_and_nothing_is_lost(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_PART", 5)
+    root = tmp_path / "killed"
+    taken = building.take
+    left = 12
+
+    def dies(*args: object, **options: object) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return taken(*args, **options)
+
+    monkeypatch.setattr(building, "take", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build_world(root, SMALL, workers=1, progress=False)
+    with pytest.raises(DatasetError, match="not finished"):
+        open_world(root)
+    monkeypatch.setattr(building, "take", taken)
+    report = build_world(root, SMALL, progress=False)
+    assert report.skipped == 10
+    assert digest(root) == digest(world.root)
+    assert build_world(root, SMALL, progress=False).done == 0
+
+
+@pytest.mark.slow
+def test_a_build_on_two_devices_that_is_killed_is_finished_on_one_with_the_same_bytes(
+    world: World, tmp_path: Path
+) -> None:
+    script = (
+        "import sys, json; from pathlib import Path; from delfjax import device;"
+        " device.use_compilation_cache();from delfjax.world.writing import build_world; from"
+        " delfjax.world.knobs import WorldConfig;build_world(Path(sys.argv[1]),"
+        " WorldConfig(**json.loads(sys.argv[2])), progress=False)"
+    )
+    root = tmp_path / "dead"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-c", script, str(root), json.dumps(SMALL.plain())]
+    with subprocess.Popen(command, env=environment) as process:
+        deadline = time.monotonic() + 200
+        while (
+            len(list(root.rglob("*.jpg"))) < 6
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    whole, written = (
+        digest(world.root),
+        {path.relative_to(root).as_posix() for path in root.rglob("[0-9]*.jpg")},
+    )
+    # Photographs are taken by the devices in turn; those written so far are whole, and those of the
+    # other world.
+    assert {int(name[-11:-4]) % 2 for name in written} == {0, 1}
+    assert all(digest(root)[name] == whole[name] for name in written)
+    build_world(root, SMALL, progress=False)
+    assert {name: value for name, value in digest(root).items() if "partial" not in name} == whole
+
+
+def test_a_full_disk_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name.endswith(".jpg.partial"):
+            whole(path, data[:10])
+            raise OSError(28, "No space left on device", str(path))
+        return whole(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        build_world(tmp_path, SMALL, workers=1, progress=False)
+    assert not list(tmp_path.rglob("*.jpg")) and not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_folder_holds_one_world(world: World, tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match=r"holds another world \(seed is 0, not 7\)"):
+        build_world(world.root, dataclasses.replace(SMALL, seed=7), progress=False)
+    assert read_config(world.root) == SMALL
+    with pytest.raises(WorldError, match="no such file"):
+        open_world(tmp_path)
+    (tmp_path / "world.json").write_text("{")
+    with pytest.raises(WorldError, match="not the description of a world"):
+        open_world(tmp_path)
+    (tmp_path / "world.json").write_text((world.root / "world.json").read_text())
+    (tmp_path / MANIFEST).write_bytes(b"PAR1 no more")
+    with pytest.raises(DatasetError, match="not a parquet file"):
+        open_world(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scale": 1.5}, "scale is 1.5"),
+        ({"landmarks": 0}, "landmarks is 0"),
+        ({"image_side": 100}, "image_side is 100"),
+    ],
+)
+def test_a_value_out_of_range_is_named(changes: dict[str, float], said: str) -> None:
+    with pytest.raises(WorldError, match=said):
+        world_config("ci", **changes)
+    with pytest.raises(ConfigError, match="did you mean 'clutter'"):
+        world_config("ci", cluter=0.5)
+
+
+def test_correspondences_reproject_within_half_a_pixel(world: World) -> None:
+    views = [row for row in world.rows("database") if world.frame(int(row)).landmark == 0]
+    checked = 0
+    for first in views:
+        for second in views:
+            if first == second:
+                continue
+            pairs = correspondences(world, int(first), int(second))
+            (site1, scene1), (site2, scene2) = world.scene(int(first)), world.scene(int(second))
+            assert site1.number == site2.number
+            # Independently: the ray of the second camera through the point it is said to see meets
+            # the first pixel's surface.
+            seen1 = render_truth(scene1)
+            y, x = pairs.first_yx.astype(int).T
+            points = seen1.points[y, x].astype(np.float64)
+            for scene, where in ((scene1, pairs.first_yx), (scene2, pairs.second_yx)):
+                projected, depth = scene.camera.project(points)
+                assert (depth > 0).all()
+                assert np.abs(projected - where).max(initial=0) < 0.5
+            # Where the second view was rendered, its own surface points come back to the first
+            # within the step of a pixel.
+            seen2 = render_truth(scene2)
+            nearest = np.round(pairs.second_yx).astype(int)
+            back, _ = scene1.camera.project(
+                seen2.points[nearest[:, 0], nearest[:, 1]].astype(np.float64)
+            )
+            scale = np.linalg.norm(scene1.camera.position) / np.linalg.norm(scene2.camera.position)
+            near = np.linalg.norm(back - pairs.first_yx, axis=1)
+            assert np.median(near) < 1.5 * max(1, 1 / scale) if len(near) else True
+            checked += len(pairs.first_yx)
+    assert checked > 300
+
+
+def test_every_tile_lists_all_that_shows_in_it(world: World) -> None:
+    _, scene = world.scene(int(world.rows("query")[0]))
+    truth = render_truth(scene)
+    shapes = corners(scene.solids)
+    numbers, counts = tile_lists(shapes, scene.camera)
+    assert numbers.shape == ((96 // 32) * (128 // 32), MAX_SOLIDS)
+    # The same picture from lists that leave nothing out.
+    everywhere = np.tile(np.arange(MAX_SOLIDS, dtype=np.int32), (len(numbers), 1))
+    count = np.full(len(counts), len(scene.solids), np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("delfjax.world.rendering.tile_lists", lambda *_, **__: (everywhere, count))
+        complete = render_truth(scene)
+    assert np.array_equal(truth.solid, complete.solid) and counts.mean() < 0.7 * len(scene.solids)
+
+
+def test_masks_and_shares_say_what_the_photograph_shows(world: World) -> None:
+    for row in range(len(world.manifest)):
+        entry = {
+            name: world.manifest[name][row].as_py()
+            for name in ("landmarks", "visible", "covers", "rows", "columns")
+        }
+        assert max(entry["rows"], entry["columns"]) == SMALL.image_side
+        assert all(0 < share <= 1 for share in (*entry["visible"], *entry["covers"]))
+    row = int(world.rows("query")[0])
+    mask = world.mask(row)
+    covers = world.manifest["covers"][row].as_py()
+    # The manifest counts one of the four rays of a pixel, the mask its centre.
+    assert mask.mean() == pytest.approx(sum(covers), abs=0.02)
+
+
+def test_a_landmark_is_cut_out_of_its_photograph(world: World) -> None:
+    query, street = int(world.rows("query")[0]), int(world.rows("no_match")[0])
+    cuts = CutLandmarks.of(world, [query, street])
+    name, other = cuts.names
+    assert (
+        name == world.paths[query]
+        and cuts.content_hash(name) == decode_image(world.root / name, max_side=128).content_hash
+    )
+    cut, mask = cuts.read(name, max_side=200).pixels, world.truth(query).owner == 1
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert max(cut.shape[:2]) == 200 and cut.shape[0] / cut.shape[1] == pytest.approx(
+        height / width, rel=0.02
+    )
+    inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # In its own size nothing but the surroundings is changed.
+    same = cuts.read(name, max_side=int(max(height, width))).pixels
+    whole = decode_image(world.root / name, max_side=128).pixels[
+        rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1
+    ]
+    np.testing.assert_array_equal(same[inside], whole[inside])
+    assert (same[~inside] == 127).all()
+    with pytest.raises(ImageError, match="shows nothing of its landmark"):
+        cuts.read(other, max_side=200)
+
+
+def test_the_benchmark_asks_for_landmarks_that_training_never_saw(world: World) -> None:
+    dataset, training = load_world(world.root), load_world_train(world.root)
+    assert len(dataset.database) == 4 * 3 + 4 and dataset.distractors == 4
+    assert len(dataset.queries) == 4 + 2 and len(training.database) == 8
+    families = {world.census.family(number) for number in range(4)}
+    assert not families & {world.census.family(number) for number in range(4, 8)}
+    for query in dataset.queries:
+        assert (dataset.root / query.path).is_file()
+        if query.path.startswith("no_match"):
+            assert not len(query.landmarks) and not len(query.sets["ok"])
+            continue
+        assert dataset.landmarks is not None
+        assert set(dataset.landmarks[query.sets["ok"]]) <= set(range(4))
+        subject = int(query.landmarks[0])
+        shown = [
+            row
+            for row in world.rows("database")
+            if subject in world.manifest["landmarks"][int(row)].as_py()
+        ]
+        assert len(query.sets["ok"]) + len(query.sets["junk"]) == len(shown)
+    assert training.landmarks is not None and set(training.landmarks) == {0, 1, 2, 3}
+
+
+def test_answers_show_enough_of_the_landmark(world: World) -> None:
+    dataset = load_world(world.root)
+    place = {path: row for row, path in enumerate(world.paths)}
+    for query in dataset.queries:
+        for label, enough in (("ok", True), ("junk", False)):
+            for index in query.sets[label]:
+                row = place[dataset.database[index]]
+                shown = world.manifest["landmarks"][row].as_py().index(int(query.landmarks[0]))
+                visible = world.manifest["visible"][row].as_py()[shown] >= VISIBLE_SHARE
+                covers = world.manifest["covers"][row].as_py()[shown] >= PICTURE_SHARE
+                assert (visible and covers) == enough
+
+
+def test_positions_are_those_of_the_cameras_within_the_error_of_a_receiver(world: World) -> None:
+    for row in map(int, world.rows("database")):
+        frame = world.frame(row)
+        place = world.census.place(frame.landmark)
+        metres = 111_200 * np.hypot(
+            world.manifest["latitude"][row].as_py() - place.latitude,
+            (world.manifest["longitude"][row].as_py() - place.longitude)
+            * np.cos(np.radians(place.latitude)),
+        )
+        assert abs(metres - world.manifest["distance_m"][row].as_py()) < 1500
+
+
+def test_presets_have_their_size_and_disjoint_splits() -> None:
+    assert 1300 <= Census(PRESETS["quick"]).frame_count <= 1700
+    assert Census(PRESETS["full"]).frame_count >= 100_000
+    for config in PRESETS.values():
+        census = Census(config)
+        numbers: dict[str, set[int]] = {split: set() for split in SPLITS}
+        for start in (0, census.frame_count // 2, census.frame_count - 200):
+            for frame in census.frames(max(start, 0), start + 200):
+                numbers[frame.split].add(frame.landmark)
+        assert not numbers["train"] & (numbers["query"] | numbers["database"])
+        assert not {n for n in numbers["no_match"] if n >= 0} & (
+            numbers["database"] | numbers["distractor"]
+        )
+        paths = [frame.path for frame in census.frames(0, 3000)]
+        assert len(set(paths)) == len(paths)
+
+
+def test_the_second_of_a_pair_stands_where_the_first_says() -> None:
+    census = Census(world_config("quick"))
+    pairs = [
+        (n, census.shown(f)[1])
+        for f in census.frames(720, 780)
+        if len(census.shown(f)) == 2
+        for n in [f.landmark]
+    ]
+    assert pairs, "no landmark of the preset has a neighbour"
+    for one, other in pairs:
+        dx, dy = census.site(one).neighbour_at
+        ex, ey = census.site(other).neighbour_at
+        assert (dx, dy) == (-ex, -ey)
+        first, second = census.place(one), census.place(other)
+        metres = 111_200 * np.hypot(
+            first.latitude - second.latitude,
+            (first.longitude - second.longitude) * np.cos(np.radians(first.latitude)),
+        )
+        assert metres == pytest.approx(np.hypot(dx, dy), rel=1e-3)
+
+
+@pytest.mark.parametrize("knob", ["scale", "occlusion", "clutter", "tilt"])
+def test_a_knob_changes_what_it_is_named_after(knob: str) -> None:
+    assert knob in KNOBS
+    easy, hard = (
+        dataclasses.replace(WorldConfig(landmarks=12), **{knob: value}) for value in (0.0, 1.0)
+    )
+    measured = []
+    for config in (easy, hard):
+        census = Census(config)
+        shots = [census.shot(frame) for frame in census.frames() if frame.split == "query"][:24]
+        others = np.mean([sum(1 for s in shot.scene.solids if not s.owner) for _, shot in shots])
+        spread = {
+            "scale": np.std([np.log2(s.height_share) for _, s in shots]),
+            "tilt": np.std([s.roll_rad for _, s in shots]),
+        }
+        measured.append(spread.get(knob, others))
+    assert measured[0] < 0.75 * measured[1]
+
+
+def test_a_photograph_lies_on_the_device_it_was_asked_for(world: World) -> None:
+    _, scene = world.scene(0)
+    assert np.array_equal(render(scene, device=jax.devices()[0]).image, render(scene).image)
