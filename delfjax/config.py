@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from delfjax import paths
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 C = TypeVar("C")
 

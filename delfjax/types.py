@@ -1,4 +1,4 @@
-"""Array pytrees that the rooms of the library exchange, and the one base class of its errors.
+"""Array pytrees that the rooms of the library exchange.
 
 Conventions (never contradicted): images are NHWC RGB; coordinates are ``(y, x)`` in pixels of the
 original image with pixel centres at integers; boxes are ``(y0, x0, y1, x1)``; ``scale`` is the
@@ -14,11 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 Array = jax.Array | np.ndarray
-
-
-class DelfjaxError(Exception):
-    """Base of every error this library raises for bad input: one line that names the thing, the
-    value and the remedy."""
 
 
 @jax.tree_util.register_dataclass

@@ -25,7 +25,7 @@ from delfjax.cli.options import UsageError
 from delfjax.cli.photos import Extract, Index, Match, Search
 from delfjax.cli.training import Train
 from delfjax.cli.weights import WeightsCommand
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 Command = (
     Annotated[Extract, tyro.conf.subcommand("extract")]

@@ -23,7 +23,7 @@ from delfjax.datasets.fetch.archives import describe_checksums
 from delfjax.datasets.fetch.downloading import FetchError, readable
 from delfjax.datasets.fetch.fetching import FetchPlan, fetch, plan_fetch
 from delfjax.device import use_compilation_cache
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 from delfjax.world.knobs import KNOBS, world_config
 from delfjax.world.writing import build_world
 

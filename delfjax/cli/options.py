@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 Set = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]],

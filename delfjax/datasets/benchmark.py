@@ -26,7 +26,7 @@ from jaxtyping import Float64, Int64
 from PIL import Image
 
 from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file, reduced_size
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 # How far a box may stick out of its image before it is refused, pixels: hand-drawn boxes end on the
 # edge, and floats round over it. What sticks out is cut off.

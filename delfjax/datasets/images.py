@@ -24,7 +24,7 @@ from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 # Formats that are tried, whatever the file is called; all else Pillow knows stays off (EPS would
 # start a program).

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from delfjax.datasets.images import DecodedImage, decode_image, hash_file
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm")

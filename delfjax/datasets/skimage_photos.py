@@ -27,8 +27,8 @@ from PIL import Image
 from skimage.filters import gaussian
 from skimage.transform import ProjectiveTransform, resize, warp
 
+from delfjax.errors import DelfjaxError
 from delfjax.rng import named_generator
-from delfjax.types import DelfjaxError
 
 
 class PhotoSetError(DelfjaxError):

@@ -14,7 +14,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 
 class EvaluationError(DelfjaxError):

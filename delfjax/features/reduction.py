@@ -19,11 +19,11 @@ from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 
 from delfjax.config import BackboneConfig, ReductionConfig, from_dict
+from delfjax.errors import DelfjaxError
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, is_for_backbone
 from delfjax.models.model_files import REDUCTION, load_part
 from delfjax.rng import named_generator
-from delfjax.types import DelfjaxError
 
 
 class ReductionError(DelfjaxError):

@@ -29,12 +29,13 @@ from delfjax.datasets.geography import (
     known_positions,
     pairs_within,
 )
+from delfjax.errors import DelfjaxError
 from delfjax.features.reduction import Reduction, reduction_for
 from delfjax.features.store import FeatureStore
 from delfjax.mining.landmark_graph import landmark_communities
 from delfjax.ops.matching import mutual_nearest
 from delfjax.retrieval.verification import verify
-from delfjax.types import DelfjaxError, Matches
+from delfjax.types import Matches
 
 # Pairs of a compiled call that matches: about ten megabytes for each of its arrays.
 _LANES = 16

@@ -21,7 +21,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from delfjax import paths
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 Tensors = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]

@@ -22,10 +22,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from delfjax.config import DelfConfig, IndexConfig, config_hash, from_dict, to_dict
+from delfjax.errors import DelfjaxError
 from delfjax.features.reduction import Reduction, reduction_for
 from delfjax.features.store import FeatureStore
 from delfjax.rng import named_generator
-from delfjax.types import DelfjaxError
 
 FORMAT_VERSION = 1
 _FORMAT, _HEADER = "delfjax local index", "index.json"

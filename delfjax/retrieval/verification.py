@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
 from delfjax.config import VerificationConfig
+from delfjax.errors import DelfjaxError
 from delfjax.ops.geometry import Effort, Limits, PointPairs, robust_fit
 from delfjax.programs import StoredProgram
-from delfjax.types import DelfjaxError, Matches, Verification
+from delfjax.types import Matches, Verification
 
 # Candidates per compiled call, and the shortest list: small enough that one pair of images is not
 # kept waiting for padding, large enough that calls do not dominate. Longer lists go up in steps of

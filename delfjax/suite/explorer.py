@@ -27,11 +27,11 @@ import numpy as np
 from delfjax import plots
 from delfjax.config import DelfConfig
 from delfjax.datasets.images import DecodedImage, decode_image
+from delfjax.errors import DelfjaxError
 from delfjax.features.dataset_loop import ImageSource
 from delfjax.features.store import FeatureStore
 from delfjax.retrieval.local_index import LocalIndex
 from delfjax.retrieval.search import VerifiedMatches, search
-from delfjax.types import DelfjaxError
 
 # Longest sides that photos are shown at, pixels: in the list, and by themselves.
 _SMALL_SIDE, _LARGE_SIDE = 240, 800

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Float16, Int, Int64, Shaped, UInt8
 
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.images import ImageError, central_square, decode_image, resized
+from delfjax.errors import DelfjaxError
 from delfjax.rng import named_generator
 from delfjax.training.config import TrainingConfig
-from delfjax.types import DelfjaxError
 
 # Larger than any photograph: the square is cut out at full size.
 _NO_REDUCTION = 1 << 30

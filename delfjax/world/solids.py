@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 Real = float | int
 Colour = tuple[Real, Real, Real]

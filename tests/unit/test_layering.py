@@ -14,6 +14,7 @@ PACKAGE = ROOT / "delfjax"
 
 # A room may import rooms of its own layer and of those with a smaller number.
 LAYERS = {
+    "errors": 0,
     "types": 0,
     "config": 0,
     "paths": 0,

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 from tqdm.auto import tqdm
 
 import delfjax
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 # Answers after which the same question may be answered differently later.
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})

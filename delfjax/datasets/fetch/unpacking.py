@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, runtime_checkable
 
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 
 # Where fetching keeps its own records, in the folder of a dataset; no archive writes there.
 CONTROL = ".fetch"

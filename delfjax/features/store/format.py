@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from delfjax import __version__
 from delfjax.config import config_hash
-from delfjax.types import DelfjaxError, ImageFeatures, LocalFeatures
+from delfjax.errors import DelfjaxError
+from delfjax.types import ImageFeatures, LocalFeatures
 
 FORMAT = "delfjax feature store"
 FORMAT_VERSION = 1

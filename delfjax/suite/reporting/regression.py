@@ -24,10 +24,10 @@ from skimage.io import imread, imsave
 from skimage.transform import resize
 
 from delfjax import paths
+from delfjax.errors import DelfjaxError
 from delfjax.suite.running.notebook_rules import Kind, kind_of, read_notebook, select
 from delfjax.suite.running.runner import prepare
 from delfjax.suite.runs.folders import FinishedRun, RunError, open_run
-from delfjax.types import DelfjaxError
 
 # Relative drift of a value that is put down to another machine's rounding. Whole numbers, words and
 # truths must be equal, unless a tolerance is set for them.

@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from delfjax.config import require_known
+from delfjax.errors import DelfjaxError
 from delfjax.suite.reporting.report import build_report
 from delfjax.suite.running.notebook_rules import Kind, notebooks, parameter_defaults, read_notebook
 from delfjax.suite.running.runner import Job, prepare
@@ -26,7 +27,6 @@ from delfjax.suite.running.workers import LocalWorkers
 from delfjax.suite.runs.folders import RunError, open_run
 from delfjax.suite.runs.provenance import git_state
 from delfjax.suite.settings import PRESETS
-from delfjax.types import DelfjaxError
 
 # Notebooks by how their names begin. Within a lane each finds what an earlier one has made: those
 # that train share trainings, those that search share features. The first lane begins with the world

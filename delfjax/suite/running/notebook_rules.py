@@ -25,8 +25,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from delfjax import paths
+from delfjax.errors import DelfjaxError
 from delfjax.suite.runs.folders import RunError
-from delfjax.types import DelfjaxError
 
 LONGEST_CELL = 15
 # Characters of a cell's title in a progress bar.

@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from delfjax import paths
 from delfjax.config import config_hash, require_known
+from delfjax.errors import DelfjaxError
 from delfjax.suite.running.notebook_rules import (
     Kind,
     cell_titles,
@@ -43,7 +44,6 @@ from delfjax.suite.running.notebook_rules import (
 from delfjax.suite.running.upstream import upstream_run
 from delfjax.suite.runs.folders import RunError, open_run
 from delfjax.suite.settings import photo_experiment, upstream_of
-from delfjax.types import DelfjaxError
 
 _NOTEBOOK, _TRACEBACK = "notebook.ipynb", "traceback.txt"
 # Kernels listen on this machine alone; that they do so without encryption is nothing to warn of in

@@ -24,12 +24,12 @@ from tqdm.auto import tqdm
 
 from delfjax import paths
 from delfjax.config import ConfigError, from_dict, require_known
+from delfjax.errors import DelfjaxError
 from delfjax.suite.running.runner import Job, find_notebook, prepare
 from delfjax.suite.running.workers import LocalWorkers, execute_in_process
 from delfjax.suite.runs.folders import RunError
 from delfjax.suite.runs.provenance import command
 from delfjax.suite.settings import relevant_overrides, upstream_of
-from delfjax.types import DelfjaxError
 
 # A scheduler is waited for, seconds.
 _CONNECT_S = 10

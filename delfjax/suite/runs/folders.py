@@ -24,8 +24,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from delfjax import paths
 from delfjax.config import config_hash
+from delfjax.errors import DelfjaxError
 from delfjax.suite.runs.provenance import provenance
-from delfjax.types import DelfjaxError
 
 _DONE, _CONFIG, _RESULTS, _PROVENANCE, _METRICS = (
     "DONE",

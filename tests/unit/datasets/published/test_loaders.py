@@ -21,7 +21,7 @@ from delfjax.datasets.catalogue import CATALOGUE, dataset_names, dataset_root, o
 from delfjax.datasets.checking import count_dataset, verify_dataset
 from delfjax.datasets.images import decode_image
 from delfjax.datasets.published.oxford_paris import PARIS_CORRUPT
-from delfjax.types import DelfjaxError
+from delfjax.errors import DelfjaxError
 from tests.unit.datasets import miniatures
 
 # What the miniature of each dataset holds.
