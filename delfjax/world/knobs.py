@@ -8,26 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from delfjax.config import require_known
+from delfjax.world.challenges import KNOBS
 from delfjax.world.solids import WorldError
-
-# The challenges that can be turned from 0 (none) to 1 (as hard as photographs get), and what each
-# stands for.
-KNOBS: Mapping[str, str] = {
-    "scale": "spread of the distance: near and far views of the same landmark",
-    "occlusion": "people, vehicles, trees and boughs before the landmark",
-    "clutter": "houses and trees around it, more of the picture than the landmark itself",
-    "likeness": "members of a family that look alike",
-    "viewpoint": "spread of the direction a landmark is seen from",
-    "tilt": "cameras not held level",
-    "framing": "landmarks partly outside the picture",
-    "weather": "clouds, haze, low sun and night",
-    "film": "exposure, blur, noise and compression",
-}
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """A world. Counts of images are totals; the knobs are explained in :data:`KNOBS`.
+    """A world. Counts of images are totals; :mod:`~delfjax.world.challenges` explains the knobs.
 
     Attributes:
         seed: of everything.

@@ -23,7 +23,8 @@ from delfjax.datasets.images import ImageError, decode_image
 from delfjax.datasets.world_benchmark import CutLandmarks, load_world, load_world_train
 from delfjax.world import writing as building
 from delfjax.world.census import SPLITS, Census
-from delfjax.world.knobs import KNOBS, PRESETS, WorldConfig, world_config
+from delfjax.world.challenges import KNOBS
+from delfjax.world.knobs import PRESETS, WorldConfig, world_config
 from delfjax.world.reading import World, correspondences, open_world
 from delfjax.world.rendering import MAX_SOLIDS, render, render_truth, tile_lists
 from delfjax.world.solids import WorldError, corners
