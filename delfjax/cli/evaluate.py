@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -19,27 +19,31 @@ from delfjax.cli.options import (
     require_one,
     require_writable,
 )
-from delfjax.config import override, preset
-from delfjax.datasets.catalogue import open_dataset
-from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
 
-# Failures that are printed one by one; the JSON has all.
+if TYPE_CHECKING:
+    from delfjax.pipeline.one_system import DatasetEvaluation
+
+# Failures that are printed one by one; the JSON file has them all.
 _SHOWN_FAILURES = 20
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the whole system on a labelled folder or a dataset by name, by votes and by inliers, as
-    its protocol says."""
+    """Score a system on a labelled folder or a dataset, by votes and by inliers.
+
+    A dataset is scored by its published protocols.
+
+    Features are kept: with other settings of the search nothing is extracted again.
+
+    Example: delfjax evaluate --dataset roxford5k --json scores.json
+    """
 
     folder: Annotated[
         tyro.conf.Positional[Path | None],
         tyro.conf.arg(
-            metavar="FOLDER",
-            help=(
-                "folder with a groundtruth.json, or with a folder for each landmark; not with"
-                " --dataset"
-            ),
+            metavar="[FOLDER]",
+            help="folder with a groundtruth.json, or with one folder for each landmark",
+            help_behavior_hint="(or --dataset)",
         ),
     ] = None
     dataset: DatasetName = ""
@@ -48,27 +52,39 @@ class Evaluate:
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
             name="protocol",
-            metavar="PROTOCOL",
-            help=(
-                "one of the dataset's protocols, e.g. hard of roxford5k; repeatable; default: all"
-                " of them"
-            ),
+            metavar="NAME",
+            help="one of the dataset's protocols, for instance hard of roxford5k",
+            help_behavior_hint="(repeatable; default: all of them)",
         ),
     ] = ()
     json: Annotated[
-        Path | None, tyro.conf.arg(help="write scores, timings, rankings and failures to this file")
+        Path | None,
+        tyro.conf.arg(
+            metavar="FILE",
+            help="file for scores, timings (seconds), rankings and failures",
+            help_behavior_hint="(default: none)",
+        ),
     ] = None
     store: Annotated[
-        Path | None, tyro.conf.arg(help="feature store; by default one in the cache")
+        Path | None,
+        tyro.conf.arg(
+            metavar="DIR",
+            help="feature store to read or fill",
+            help_behavior_hint="(default: one in the cache)",
+        ),
     ] = None
     retry_failed: Annotated[
-        Flag, tyro.conf.arg(help="try images and queries with a recorded failure again")
+        Flag, tyro.conf.arg(help="try images and queries that failed before again")
     ] = False
     preset: Preset = "default"
     overrides: Set = ()
 
     def run(self) -> None:
-        """Evaluate and print one line a score."""
+        """Evaluate and print one line for each score."""
+        from delfjax.config import override, preset
+        from delfjax.datasets.catalogue import open_dataset
+        from delfjax.pipeline.one_system import evaluate_dataset
+
         require_one("labelled folder", self.folder, self.dataset, self.root)
         require_writable("--json", self.json)
         config = override(preset(self.preset), self.overrides)
@@ -88,24 +104,28 @@ class Evaluate:
             self.json.write_text(result.to_json(), encoding="utf-8")
         for line in _scores(result):
             print(line)
-        times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-        print(
-            f"{result.num_images} images, {result.num_failed} failed; {times}; config"
-            f" {result.config_hash}"
-        )
-        failed = [
-            *result.failures.items(),
-            *((f"query {name}", why) for name, why in result.query_failures.items()),
-        ]
-        for name, reason in failed[:_SHOWN_FAILURES]:
-            print(f"failed: {name}: {reason}", file=sys.stderr)
-        if len(failed) > _SHOWN_FAILURES:
-            print(f"failed: {len(failed) - _SHOWN_FAILURES} more", file=sys.stderr)
+        _print_counts(result)
+
+
+def _print_counts(result: DatasetEvaluation) -> None:
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    print(
+        f"{result.num_images} images, {result.num_failed} failed; {times}; config"
+        f" {result.config_hash}"
+    )
+    failed = [
+        *result.failures.items(),
+        *((f"query {name}", why) for name, why in result.query_failures.items()),
+    ]
+    for name, reason in failed[:_SHOWN_FAILURES]:
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if len(failed) > _SHOWN_FAILURES:
+        print(f"failed: {len(failed) - _SHOWN_FAILURES} more", file=sys.stderr)
 
 
 def _scores(result: DatasetEvaluation) -> Iterator[str]:
-    """One line for each tier of a folder, or for each mean of each protocol, the protocol's
-    identifier behind it."""
+    """One line for each tier of a folder, or for each mean of each protocol, which ends with the
+    protocol's identifier."""
     for tier, scores in result.tiers.items():
         yield f"{tier:12s} mAP  votes {scores['votes']:.3f}  inliers {scores['inliers']:.3f}"
     for protocol, stages in result.results.items():

@@ -12,10 +12,6 @@ from typing import Annotated
 import tyro
 
 from delfjax.cli.options import Flag, Preset, Set, UsageError
-from delfjax.config import DelfConfig, MiningConfig, from_dict, override, preset, to_dict
-from delfjax.features.store import FeatureStore
-from delfjax.mining.landmarks import mine_landmarks
-from delfjax.mining.mined_files import open_landmarks, require_replaceable, save_landmarks
 
 _COLUMNS = ("path", "latitude", "longitude")
 _EXTRACTION = ("backbone", "scorer", "features")
@@ -24,26 +20,39 @@ _PREFIX = "mining."
 
 @dataclass(frozen=True)
 class Mine:
-    """Find the landmarks among photos with positions: taken near each other, and matching each
-    other."""
+    """Find landmarks among photos with positions: taken near each other, and matching.
+
+    Example: delfjax mine my.store --positions positions.csv --out landmarks
+    """
 
     store: Annotated[
-        tyro.conf.Positional[Path], tyro.conf.arg(help="feature store made by `delfjax extract`")
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(metavar="STORE", help="feature store made by `delfjax extract`"),
     ]
     positions: Annotated[
-        Path, tyro.conf.arg(help="CSV file with the columns path, latitude, longitude (degrees)")
+        Path,
+        tyro.conf.arg(
+            metavar="FILE", help="CSV file with the columns path, latitude, longitude (degrees)"
+        ),
     ]
     out: Annotated[
-        Path, tyro.conf.arg(help="folder of the result; a result already there is replaced")
+        Path,
+        tyro.conf.arg(metavar="DIR", help="folder for the landmarks; replaces an earlier result"),
     ]
     add: Annotated[
-        Flag, tyro.conf.arg(help="add new photos to the result in --out, comparing no pair twice")
+        Flag,
+        tyro.conf.arg(help="add new photos to the landmarks in --out; compares no pair twice"),
     ] = False
     preset: Preset = "default"
     overrides: Set = ()
 
     def run(self) -> None:
         """Mine and write the landmarks."""
+        from delfjax.config import DelfConfig, MiningConfig, from_dict, override, preset, to_dict
+        from delfjax.features.store import FeatureStore
+        from delfjax.mining.landmarks import mine_landmarks
+        from delfjax.mining.mined_files import open_landmarks, require_replaceable, save_landmarks
+
         require_replaceable(self.out)
         positions = read_positions(self.positions)
         store = FeatureStore.open(self.store)
@@ -57,8 +66,8 @@ class Mine:
         for text in others:
             if text.strip().partition(".")[0] in _EXTRACTION:
                 raise UsageError(
-                    f"--set {text}: decided when {self.store} was made; extract again with that"
-                    " setting"
+                    f"--set {text}: this was fixed when {self.store} was extracted; extract again"
+                    " to change it"
                 )
         base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **store.config})
         config = override(base, others)
@@ -72,8 +81,8 @@ def read_positions(file: Path) -> dict[str, tuple[float, float]]:
     """Latitude and longitude of photos in degrees, NaN where a field is empty, from a CSV file.
 
     Raises:
-        UsageError: the file is missing or no CSV file with these columns, or a line is malformed;
-            the message names it.
+        UsageError: the file is missing or has other columns, or a line is malformed; the message
+            names it.
     """
     positions: dict[str, tuple[float, float]] = {}
     try:
@@ -81,15 +90,15 @@ def read_positions(file: Path) -> dict[str, tuple[float, float]]:
             rows = csv.DictReader(stream)
             if not set(_COLUMNS) <= set(rows.fieldnames or ()):
                 raise UsageError(
-                    f"{file}: columns are {rows.fieldnames or 'missing'}, expected"
+                    f"{file}: columns are {', '.join(rows.fieldnames or ['missing'])}, expected"
                     f" {', '.join(_COLUMNS)}"
                 )
             for row in rows:
                 name, latitude, longitude = (row[column] for column in _COLUMNS)
                 if not name or name in positions:
                     raise UsageError(
-                        f"{file}: line {rows.line_num}: path {name!r} is empty or repeated,"
-                        " expected each once"
+                        f"{file}: line {rows.line_num}: path {name!r} is"
+                        f" {'repeated' if name else 'empty'}, expected one line for each photo"
                     )
                 positions[name] = _degrees(latitude), _degrees(longitude)
     except FileNotFoundError:

@@ -14,14 +14,26 @@ Set = Annotated[
     tyro.conf.arg(
         name="set",
         metavar="FIELD=VALUE",
-        help="change one config field, e.g. features.max_features=500; repeatable",
+        help="change one config field, for instance features.max_features=500",
     ),
 ]
-Preset = Annotated[str, tyro.conf.arg(help="named config: default, fast, ci, paper2017")]
+Preset = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="NAME",
+        help=(
+            "config to start from: default, fast (a third of the time), ci (seconds, for tests) or"
+            " paper2017"
+        ),
+    ),
+]
 DatasetName = Annotated[
     str,
     tyro.conf.arg(
-        name="dataset", metavar="NAME", help="a dataset by name, one of `delfjax datasets list`"
+        name="dataset",
+        metavar="NAME",
+        help="name of a dataset; `delfjax datasets list` has them all",
+        help_behavior_hint="(default: none)",
     ),
 ]
 DatasetRoot = Annotated[
@@ -29,43 +41,53 @@ DatasetRoot = Annotated[
     tyro.conf.arg(
         name="root",
         metavar="DIR",
-        help="folder of the dataset; default: its place under external/ of the data root",
+        help="folder of the dataset",
+        help_behavior_hint="(default: its folder under external/ of the data root)",
     ),
 ]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
 class UsageError(DelfjaxError):
-    """A command line that says nothing that can be done."""
+    """A command line whose options contradict each other or name something unusable."""
 
 
 def require_one(what: str, folder: Path | None, dataset: str, root: Path | None) -> None:
-    """Refuse both of a folder and a dataset, neither, or the root of no dataset.
+    """Require either a folder or a dataset, and a dataset wherever there is a root.
 
     Args:
-        what: what the folder holds, as the command line calls it.
-        folder: what was given for it.
-        dataset: name of the dataset; empty when none was named.
-        root: its folder.
+        what: what the folder holds, as the command's help calls it.
+        folder: the folder named on the command line.
+        dataset: the dataset named on the command line, or an empty string.
+        root: the dataset's folder named on the command line.
 
     Raises:
-        UsageError: it cannot be told what is meant.
+        UsageError: both or neither of ``folder`` and ``dataset``, or a ``root`` on its own.
     """
     if folder is not None and dataset:
-        raise UsageError(f"{folder} and --dataset {dataset}: name a {what} or a dataset, not both")
+        raise UsageError(f"{folder} and --dataset {dataset}: give a {what} or a dataset, not both")
     if folder is None and not dataset:
-        raise UsageError(f"nothing to work on; name a {what}, or a dataset with --dataset NAME")
+        raise UsageError(f"no input: give a {what}, or a dataset with --dataset NAME")
     if root is not None and not dataset:
-        raise UsageError(f"--root {root}: say which dataset lies there, with --dataset NAME")
+        raise UsageError(f"--root {root}: name the dataset in this folder with --dataset NAME")
 
 
 def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:
-    """Refuse a file that could not be written before the work is done that would fill it."""
+    """Check an output file before the work that would fill it.
+
+    Args:
+        option: the option that named the file.
+        file: the file; ``None`` passes.
+        suffixes: endings that are accepted, in lower case; any when empty.
+
+    Raises:
+        UsageError: another ending, a folder of that name, or no folder to write it into.
+    """
     if file is None:
         return
     if suffixes and file.suffix.lower() not in suffixes:
-        raise UsageError(f"{option} {file}: the name must end in {', '.join(suffixes)}")
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise UsageError(
-            f"{option} {file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}"
-        )
+        raise UsageError(f"{option} {file}: the file name must end in {' or '.join(suffixes)}")
+    if file.is_dir():
+        raise UsageError(f"{option} {file}: is a folder, expected a file")
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"{option} {file}: its folder does not exist")

@@ -6,12 +6,10 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
 
-from delfjax import plots
 from delfjax.cli.options import (
     DatasetName,
     DatasetRoot,
@@ -22,18 +20,15 @@ from delfjax.cli.options import (
     require_one,
     require_writable,
 )
-from delfjax.config import DelfConfig, from_dict, override, preset, to_dict
-from delfjax.datasets.catalogue import open_dataset
-from delfjax.datasets.images import decode_image
-from delfjax.datasets.photo_folder import PhotoFolder, scan_folder
-from delfjax.features.dataset_loop import extract_dataset
-from delfjax.features.extractor import Extractor
-from delfjax.features.store import FeatureStore
-from delfjax.models.delf import load_delf
-from delfjax.pipeline.one_system import default_store
-from delfjax.retrieval.local_index import LocalIndex, build_index, open_index, require_replaceable
-from delfjax.retrieval.search import RankedList, VerifiedMatches, match_pair, search
-from delfjax.types import ImageFeatures
+
+if TYPE_CHECKING:
+    from delfjax.config import DelfConfig
+    from delfjax.datasets.photo_folder import PhotoFolder
+    from delfjax.features.extractor import Extractor
+    from delfjax.features.store import FeatureStore
+    from delfjax.retrieval.local_index import LocalIndex
+    from delfjax.retrieval.search import RankedList, VerifiedMatches
+    from delfjax.types import ImageFeatures
 
 _SOURCE = "source.json"
 # Longer side of a photo in a figure, pixels.
@@ -72,6 +67,10 @@ class Extract:
 
     def run(self) -> None:
         """Extract, then say what could not be read."""
+        from delfjax.config import override, preset
+        from delfjax.features.dataset_loop import extract_dataset
+        from delfjax.features.store import FeatureStore
+
         require_one("folder of photos", self.photos, self.dataset, self.root)
         config = override(preset(self.preset), self.overrides)
         photos, store = self._dataset(config) if self.photos is None else self._folder(self.photos)
@@ -86,6 +85,8 @@ class Extract:
             print(f"store: {store}", file=sys.stderr)
 
     def _folder(self, folder: Path) -> tuple[PhotoFolder, Path]:
+        from delfjax.datasets.photo_folder import scan_folder
+
         if self.store is None:
             raise UsageError(
                 f"{folder}: --store is missing; say where the features of this folder are to be"
@@ -97,6 +98,10 @@ class Extract:
         return photos, self.store
 
     def _dataset(self, config: DelfConfig) -> tuple[PhotoFolder, Path]:
+        from delfjax.datasets.catalogue import open_dataset
+        from delfjax.datasets.photo_folder import PhotoFolder
+        from delfjax.pipeline.one_system import default_store
+
         dataset = open_dataset(self.dataset, self.root)
         return PhotoFolder(dataset.root, tuple(dataset.database)), self.store or default_store(
             dataset, config
@@ -123,6 +128,8 @@ class Index:
 
     def run(self) -> None:
         """Build and write the index."""
+        from delfjax.retrieval.local_index import build_index, require_replaceable
+
         require_one("feature store", self.store, self.dataset, self.root)
         require_replaceable(self.out)
         store, config, photos = self._dataset() if self.store is None else self._given(self.store)
@@ -136,6 +143,9 @@ class Index:
         )
 
     def _given(self, place: Path) -> tuple[FeatureStore, DelfConfig, str]:
+        from delfjax.config import DelfConfig, from_dict, override, preset, to_dict
+        from delfjax.features.store import FeatureStore
+
         store = FeatureStore.open(place)
         base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **store.config})
         _refuse_extraction_overrides(self.overrides, f"the store {place}")
@@ -143,6 +153,11 @@ class Index:
 
     def _dataset(self) -> tuple[FeatureStore, DelfConfig, str]:
         """The store of a dataset is told by the preset and the settings it was extracted with."""
+        from delfjax.config import override, preset
+        from delfjax.datasets.catalogue import open_dataset
+        from delfjax.features.store import FeatureStore
+        from delfjax.pipeline.one_system import default_store
+
         config = override(preset(self.preset), self.overrides)
         dataset = open_dataset(self.dataset, self.root)
         store = FeatureStore.open(default_store(dataset, config), config=config.extraction())
@@ -166,6 +181,10 @@ class Search:
 
     def run(self) -> None:
         """Search and print the ranked list."""
+        from delfjax.config import override
+        from delfjax.retrieval.local_index import open_index
+        from delfjax.retrieval.search import search
+
         require_writable("--figure", self.figure, _PICTURES)
         index = open_index(self.index)
         _refuse_extraction_overrides(
@@ -202,6 +221,9 @@ class Match:
 
     def run(self) -> None:
         """Match and print what was found."""
+        from delfjax.config import override, preset
+        from delfjax.retrieval.search import match_pair
+
         require_writable("--figure", self.figure, _PICTURES)
         config = override(preset(self.preset), self.overrides)
         extractor = _extractor(config)
@@ -223,10 +245,15 @@ class Match:
 
 
 def _extractor(config: DelfConfig) -> Extractor:
+    from delfjax.features.extractor import Extractor
+    from delfjax.models.delf import load_delf
+
     return Extractor(config, load_delf(config))
 
 
 def _features(extractor: Extractor, path: Path) -> ImageFeatures:
+    from delfjax.datasets.images import decode_image
+
     return extractor.dispatch([decode_image(path, max_side=extractor.max_side)]).result()[0]
 
 
@@ -275,6 +302,8 @@ def _print_table(results: list[dict[str, Any]]) -> None:
 
 
 def _match_json(found: VerifiedMatches) -> dict[str, Any]:
+    import numpy as np
+
     return {
         "putative": len(found.inlier),
         "inliers": int(found.inlier.sum()),
@@ -287,6 +316,9 @@ def _match_json(found: VerifiedMatches) -> dict[str, Any]:
 def _ranked_figure(
     index: LocalIndex, query: Path, results: list[dict[str, Any]], file: Path
 ) -> None:
+    from delfjax import plots
+    from delfjax.datasets.images import decode_image
+
     root = Path(index.photos)
     if not index.photos or not root.is_dir():
         raise UsageError(
@@ -311,6 +343,11 @@ def _ranked_figure(
 
 
 def _match_figure(first: Path, second: Path, found: VerifiedMatches, file: Path) -> None:
+    import numpy as np
+
+    from delfjax import plots
+    from delfjax.datasets.images import decode_image
+
     images = [decode_image(path, max_side=_FIGURE_SIDE) for path in (first, second)]
     keypoints = [
         (points + 0.5) * (np.array(image.pixels.shape[:2]) / np.array(image.original_size)) - 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,42 +9,68 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import DatasetRoot, Set, UsageError, require_writable
-from delfjax.config import DelfConfig, override, to_dict
-from delfjax.datasets.catalogue import open_dataset
+from delfjax.cli.options import DatasetRoot, UsageError, require_writable
 
 _BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a stage on labelled photos: descriptors first (finetune), then attention, or delg; the
-    same command resumes."""
+    """Train one stage on labelled photos: descriptors, attention, or DELG.
+
+    The preset names the stage; fine-tune descriptors before their attention.
+
+    The same command resumes an interrupted training.
+
+    Example: delfjax train world_train --out attention.safetensors --set steps=500
+    """
 
     dataset: Annotated[
-        tyro.conf.Positional[str], tyro.conf.arg(help="a dataset with labels, e.g. world_train")
+        tyro.conf.Positional[str],
+        tyro.conf.arg(
+            metavar="DATASET", help="name of a dataset whose photos have labels, e.g. world_train"
+        ),
     ]
     out: Annotated[
         Path,
         tyro.conf.arg(
-            help=".safetensors file to write; checkpoints and metrics go into a folder beside it"
+            metavar="FILE",
+            help=".safetensors file to write; checkpoints and metrics go to a folder beside it",
         ),
     ]
     preset: Annotated[
-        str, tyro.conf.arg(help="quick_ or paper_, and finetune, attention or delg")
+        str,
+        tyro.conf.arg(
+            metavar="NAME",
+            help=(
+                "quick_finetune, quick_attention or quick_delg (minutes on two cores), or"
+                " paper_finetune, paper_attention or paper_delg (the papers' sizes)"
+            ),
+        ),
     ] = "quick_attention"
     root: DatasetRoot = None
-    seed: Annotated[int, tyro.conf.arg(help="of everything drawn at random")] = 0
-    overrides: Set = ()
+    seed: Annotated[int, tyro.conf.arg(help="seed of all random choices")] = 0
+    overrides: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            name="set",
+            metavar="FIELD=VALUE",
+            help=(
+                "change one field of the training, for instance steps=500, or of the backbone, for"
+                " instance backbone.weights=FILE"
+            ),
+        ),
+    ] = ()
 
     def run(self) -> None:
         """Train, and write what was learnt."""
+        from delfjax.config import DelfConfig, override, to_dict
+        from delfjax.datasets.catalogue import open_dataset
+        from delfjax.training.config import training_preset
+        from delfjax.training.stages import save_trained, train_stage
+
         require_writable("--out", self.out, (".safetensors",))
-        # Optimiser and checkpoints take seconds to import, which no other command has a use for.
-        training, stages = (
-            importlib.import_module(f"delfjax.training.{name}") for name in ("config", "stages")
-        )
-        chosen = training.training_preset(self.preset)
+        chosen = training_preset(self.preset)
         own = [text for text in self.overrides if not text.strip().startswith(_BACKBONE)]
         config = override(chosen, own)
         whole = override(DelfConfig(), [text for text in self.overrides if text not in own])
@@ -54,7 +79,7 @@ class Train:
             raise UsageError(
                 f"{folder}: is a file, expected a folder for the checkpoints of {self.out}"
             )
-        report = stages.train_stage(
+        report = train_stage(
             open_dataset(self.dataset, self.root),
             backbone=whole.backbone,
             config=config,
@@ -68,12 +93,12 @@ class Train:
             "seed": self.seed,
             "validation": scores,
         }
-        stages.save_trained(self.out, report, backbone=whole.backbone, about=about)
+        save_trained(self.out, report, backbone=whole.backbone, about=about)
         for path, reason in report.failures.items():
             print(f"failed: {path}: {reason}", file=sys.stderr)
         print(
-            f"train: {report.steps} steps, {report.resumed_at} of them before,"
-            f" {report.images_per_second:.0f} images/s; of the photos held out"
-            f" {scores['accuracy']:.1%} are named right (step {report.best_step}); {self.out}",
+            f"train: {report.steps} steps, {report.resumed_at} of them earlier,"
+            f" {report.images_per_second:.0f} images/s; validation accuracy"
+            f" {scores['accuracy']:.1%} at step {report.best_step}; wrote {self.out}",
             file=sys.stderr,
         )

@@ -10,31 +10,32 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import Preset, Set, require_writable
-from delfjax.config import DelfConfig, override, preset
-from delfjax.features.export import export_system
-from delfjax.models.delf import architecture
-from delfjax.models.foreign.delf_release import import_published
-from delfjax.models.foreign.importing import (
-    import_efficientnet_lite0,
-    import_torchvision_resnet,
-    read_tensors,
-)
-from delfjax.models.foreign.tf_checkpoints import is_tf_checkpoint
-from delfjax.models.model_files import card, record_scores
-from delfjax.models.tensors import named_shapes
-from delfjax.models.weights import WeightsError, load_weights, save_weights, shipped_attention
+from delfjax.cli.groups import Group
+from delfjax.cli.options import Preset, Set, UsageError, require_writable
+
+_SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """List the tensors of a weight file (.pth of either layout, .safetensors, TensorFlow's) without
-    running anything in it."""
+    """List the tensors of a weight file without running any code in it.
 
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="weight file")]
+    Example: delfjax weights inspect resnet50.pth
+    """
+
+    file: Annotated[
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(
+            metavar="FILE",
+            help=".pth (zip or legacy), .safetensors, or a TensorFlow SavedModel or checkpoint",
+        ),
+    ]
 
     def run(self) -> None:
-        """Print name, shape and type of every tensor."""
+        """Print name, type and shape of every tensor."""
+        from delfjax.models.foreign.importing import read_tensors
+        from delfjax.models.weights import load_weights
+
         tensors = read_tensors(self.file)
         if self.file.with_suffix(".json").is_file():
             print(json.dumps(load_weights(self.file)[1], indent=1))
@@ -48,38 +49,67 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a checkpoint to our safetensors and JSON: a backbone with torchvision's (or the
-    embedded EfficientNet's) names, or a whole DELF or DELG of TensorFlow's, which `--set
-    model=FILE` then means on every command."""
+    """Convert a PyTorch or TensorFlow checkpoint to safetensors and JSON.
+
+    A backbone has the tensor names of torchvision or of efficientnet_lite0_pytorch.
+
+    TensorFlow's DELF or DELG becomes a model file, for `--set model=FILE`.
+
+    Example: delfjax weights convert delf/model --pca delf/pca --out d.safetensors
+    """
 
     file: Annotated[
         tyro.conf.Positional[Path],
         tyro.conf.arg(
-            help=(
-                ".pth of either layout, .safetensors, or a SavedModel or checkpoint of TensorFlow's"
-            )
+            metavar="FILE",
+            help=".pth (zip or legacy), .safetensors, or a TensorFlow SavedModel or checkpoint",
         ),
     ]
     out: Annotated[
-        Path, tyro.conf.arg(help=".safetensors file to write; a .json appears beside it")
+        Path,
+        tyro.conf.arg(
+            metavar="FILE", help=".safetensors file to write; its .json appears beside it"
+        ),
     ]
     pca: Annotated[
         tuple[Path, ...],
         tyro.conf.arg(
-            help="of TensorFlow's DELF: folder or .datum files of its PCA; --set reduction.dim=N"
+            metavar="PATH ...",
+            help=(
+                "folder or .datum files of the PCA of TensorFlow's DELF; --set reduction.dim=N"
+                " says how many dimensions to keep"
+            ),
+            help_behavior_hint="(default: none)",
         ),
     ] = ()
     overrides: Set = ()
 
     def run(self) -> None:
         """Convert, or list every name that does not fit."""
+        from delfjax.models.foreign.delf_release import import_published
+        from delfjax.models.foreign.tf_checkpoints import is_tf_checkpoint
+        from delfjax.models.model_files import card
+
         if is_tf_checkpoint(self.file):
-            require_writable("--out", self.out, (".safetensors",))
+            require_writable("--out", self.out, (_SAFETENSORS,))
             import_published(self.out, self.file, pca=self.pca, overrides=self.overrides)
             print("\n".join(card(self.out)))
             return
         if self.pca:
-            raise WeightsError("--pca goes with a checkpoint of TensorFlow's alone")
+            raise UsageError(f"--pca: {self.file} is no TensorFlow checkpoint, whose PCA it is for")
+        self._convert_backbone()
+
+    def _convert_backbone(self) -> None:
+        from delfjax.config import DelfConfig, override
+        from delfjax.models.delf import architecture
+        from delfjax.models.foreign.importing import (
+            import_efficientnet_lite0,
+            import_torchvision_resnet,
+            read_tensors,
+        )
+        from delfjax.models.tensors import named_shapes
+        from delfjax.models.weights import save_weights
+
         backbone = override(DelfConfig(), self.overrides).backbone
         expected = named_shapes(architecture(backbone))
         convert = (
@@ -99,22 +129,32 @@ class Convert:
 
 @dataclass(frozen=True)
 class Export:
-    """Put a whole system into one file, which `--set model=FILE` then means on every command and in
-    every notebook."""
+    """Write a whole system into one model file, for `--set model=FILE`.
+
+    Example: delfjax weights export mine.safetensors --store my.store
+    """
 
     out: Annotated[
         tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE", help=".safetensors file to write")
     ]
     store: Annotated[
         Path | None,
-        tyro.conf.arg(help="features that this very system extracted, to fit the reduction on"),
+        tyro.conf.arg(
+            metavar="DIR",
+            help="feature store extracted with this very config, to fit the reduction on",
+            help_behavior_hint="(default: none, no reduction in the file)",
+        ),
     ] = None
     preset: Preset = "default"
     overrides: Set = ()
 
     def run(self) -> None:
         """Write the file, then print its card."""
-        require_writable("FILE", self.out, (".safetensors",))
+        from delfjax.config import override, preset
+        from delfjax.features.export import export_system
+        from delfjax.models.model_files import card
+
+        require_writable("FILE", self.out, (_SAFETENSORS,))
         config = override(preset(self.preset), self.overrides)
         export_system(self.out, config, store=self.store)
         print("\n".join(card(self.out)))
@@ -122,52 +162,63 @@ class Export:
 
 @dataclass(frozen=True)
 class Record:
-    """Put scores on the card of a weight file."""
+    """Add scores to the card of a weight file.
 
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="weight file of ours")]
+    Example: delfjax weights record mine.safetensors scores.json
+    """
+
+    file: Annotated[
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(metavar="FILE", help=".safetensors file written by delfjax"),
+    ]
     scores: Annotated[
         tyro.conf.Positional[tuple[Path, ...]],
         tyro.conf.arg(
-            metavar="JSON", help="what `delfjax evaluate --json` wrote when it used the file"
+            metavar="JSON ...",
+            help="files written by `delfjax evaluate --json` with this weight file",
         ),
     ]
 
     def run(self) -> None:
         """Write the file anew, then print its card."""
+        from delfjax.models.model_files import card, record_scores
+
         record_scores(self.file, self.scores)
         print("\n".join(card(self.file)))
 
 
 @dataclass(frozen=True)
 class Card:
-    """Say what a weight file is, what it was trained on, and how it scored."""
+    """Show what a weight file is, what it was trained on, and how it scored.
+
+    Example: delfjax weights card landmark_world
+    """
 
     file: Annotated[
         tyro.conf.Positional[str],
-        tyro.conf.arg(help="weight file, or the name of one that comes with the suite"),
+        tyro.conf.arg(
+            metavar="FILE", help="weight file, or the name of one that ships with delfjax"
+        ),
     ]
 
     def run(self) -> None:
         """Print the card."""
-        own = Path(self.file).suffix == ".safetensors"
+        from delfjax.models.model_files import card
+        from delfjax.models.weights import shipped_attention
+
+        own = Path(self.file).suffix == _SAFETENSORS
         print("\n".join(card(self.file if own else shipped_attention(self.file))))
 
 
-Weights = (
-    Annotated[Inspect, tyro.conf.subcommand("inspect")]
-    | Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Record, tyro.conf.subcommand("record")]
-    | Annotated[Card, tyro.conf.subcommand("card")]
+WEIGHTS = Group(
+    about="Inspect, convert, export and describe weight files.",
+    sections={
+        "commands": {
+            "inspect": Inspect,
+            "convert": Convert,
+            "export": Export,
+            "record": Record,
+            "card": Card,
+        }
+    },
 )
-
-
-@dataclass(frozen=True)
-class WeightsCommand:
-    """Look into weight files, convert foreign ones, or put a whole system into one."""
-
-    action: tyro.conf.OmitSubcommandPrefixes[Weights]
-
-    def run(self) -> None:
-        """Run the action."""
-        self.action.run()

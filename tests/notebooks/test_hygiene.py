@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 from papermill.inspection import inspect_notebook
 
 from delfjax import paths
+from delfjax.cli import main
 from delfjax.suite.running import notebook_rules as hygiene
 from delfjax.suite.running.notebook_rules import Kind, notebooks
 from delfjax.suite.reporting.reproduction import plan
@@ -183,14 +184,32 @@ def test_notebooks_are_selected_by_how_their_names_begin() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["tidy"], ["check", "47"]])
 def test_bad_usage_ends_in_one_line_and_exit_code_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert hygiene.main(arguments) == 1
+    assert main(["notebooks", *arguments]) == 1
     said = capsys.readouterr()
     assert not said.out
     assert said.err.startswith("delfjax: ")
     assert said.err.count("\n") == 1
 
 
+def test_a_file_is_checked_and_fixed_by_its_path(
+    tmp_path: Path, experiment: NotebookNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment.metadata["kernelspec"]["name"] = "somebody's"
+    other = tmp_path / WHOLE.name
+    other.write_text(nbformat.writes(experiment), encoding="utf-8")
+    assert main(["notebooks", "check", str(other)]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{WHOLE.name}: is not normalised; run fix\n"
+    assert said.err == "delfjax: breaches of the house rules: 1, listed above\n"
+    assert main(["notebooks", "fix", str(other)]) == 0
+    assert capsys.readouterr().out == f"{WHOLE.name}: normalised\n"
+    assert main(["notebooks", "check", str(other)]) == 0
+    other.write_text("{", encoding="utf-8")
+    assert main(["notebooks", "fix", str(other)]) == 1
+    assert f"{other}: no notebook" in capsys.readouterr().err
+
+
 def test_checking_the_suite_ends_with_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:
-    assert hygiene.main(["check"]) == 0
+    assert main(["notebooks", "check"]) == 0
     assert capsys.readouterr().out == f"{len(NOTEBOOKS)} notebooks obey the rules\n"
     assert paths.repository_root() == ROOT

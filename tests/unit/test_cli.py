@@ -8,20 +8,29 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import delfjax
+from delfjax import cli, config
 from delfjax.cli import main
+from delfjax.cli.groups import Command, Group, parse
 from delfjax.config import config_hash, override, preset
 from delfjax.datasets.catalogue import dataset_names
 from delfjax.features.store import StoreWriter
 from delfjax.retrieval.local_index import open_index
+from delfjax.suite import settings
+from delfjax.training import config as training_config
 from delfjax.types import ImageFeatures, LocalFeatures
+from delfjax.world import knobs
 from tests.unit.datasets import miniatures
 from tests.unit.datasets.fetch.file_server import serving
 
+ROOT = Path(__file__).resolve().parents[2]
+# Words after `delfjax`, in the order of its help.
 COMMANDS = [
     "",
     "extract",
@@ -30,21 +39,50 @@ COMMANDS = [
     "match",
     "evaluate",
     "mine",
-    "train",
-    "run",
-    "sweep",
-    "compare",
-    "report",
-    "weights",
-    "weights inspect",
-    "weights convert",
     "datasets",
     "datasets list",
     "datasets render",
     "datasets fetch",
     "datasets verify",
     "datasets summary",
+    "train",
+    "weights",
+    "weights inspect",
+    "weights convert",
+    "weights export",
+    "weights record",
+    "weights card",
+    "run",
+    "sweep",
+    "compare",
+    "report",
+    "reproduce",
+    "regression",
+    "regression check",
+    "regression accept",
+    "notebooks",
+    "notebooks check",
+    "notebooks fix",
 ]
+# Imported before a command runs, each would cost the help a tenth of a second or seconds.
+HEAVY = {
+    *("jax", "flax", "optax", "orbax", "faiss", "numpy", "scipy", "pandas", "pyarrow", "PIL"),
+    *("skimage", "matplotlib", "pydantic", "yaml", "nbformat", "papermill", "dask"),
+}
+
+
+def leaves(group: Group = cli.COMMANDS, words: str = "") -> Iterator[tuple[str, type[Command]]]:
+    """Every command that is no group, with its words after `delfjax`."""
+    for name, member in group.members.items():
+        if isinstance(member, Group):
+            yield from leaves(member, f"{words}{name} ")
+        else:
+            yield f"{words}{name}", member
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    groups = {"", "datasets", "weights", "regression", "notebooks"}
+    assert [name for name, _ in leaves()] == [name for name in COMMANDS if name not in groups]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -53,7 +91,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
         main([*command.split(), "--help"])
     said = capsys.readouterr()
     assert stop.value.code == 0 and said.err == ""
-    assert said.out.startswith("usage: delfjax") or "usage: delfjax" in said.out
+    assert said.out.startswith(f"usage: delfjax {command}".strip())
     # Commands that take a config name the option that changes it.
     takes_config = command in {
         "extract",
@@ -64,9 +102,58 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], comma
         "mine",
         "train",
         "weights convert",
+        "weights export",
     }
     assert ("--set FIELD=VALUE" in said.out) == takes_config
     assert ("--set NAME=VALUE" in said.out) == (command == "run")
+
+
+def test_the_examples_in_the_help_are_command_lines_that_exist() -> None:
+    examples = {}
+    for words, command in leaves():
+        for line in re.findall(r"^ *Example: delfjax (.*)$", command.__doc__ or "", re.MULTILINE):
+            examples[words] = parse(line.split(), cli.COMMANDS, prog="delfjax")
+            assert isinstance(examples[words], command) and len(line) < 72
+    assert {words.partition(" ")[0] for words in examples} >= {"evaluate", "datasets", "weights"}
+
+
+def test_help_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    """Written out there, since reading them would mean importing what they configure."""
+    named = {
+        "evaluate": config.PRESETS,
+        "train": training_config.PRESETS,
+        "datasets render": knobs.PRESETS,
+        "run": settings.PRESETS,
+        "reproduce": settings.PRESETS,
+    }
+    for command, presets in named.items():
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        said = set(re.findall(r"\w+", capsys.readouterr().out))
+        assert presets and set(presets) <= said, command
+
+
+def test_help_waits_for_nothing_that_a_command_imports_when_it_runs() -> None:
+    script = f"""
+import contextlib, io, pkgutil, sys
+import delfjax.cli
+for module in pkgutil.iter_modules(delfjax.cli.__path__, "delfjax.cli."):
+    __import__(module.name)
+for command in {COMMANDS!r}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        delfjax.cli.main([*command.split(), "--help"])
+    assert said.getvalue().startswith("usage: delfjax"), command
+print({HEAVY!r} & sys.modules.keys())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "set()\n", done.stdout + done.stderr
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"delfjax {delfjax.__version__}\n"
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +203,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         (
             "",
             (
-                "Missing subcommand.*extract, index, search, match, evaluate, mine, train, run,"
-                " sweep, compare, report, weights"
+                "no command given; there are: extract, index, search, match, evaluate, mine,"
+                " datasets, train, weights, run, sweep, compare, report, reproduce, regression,"
+                " notebooks$"
             ),
         ),
-        ("look", "look"),
-        ("weights", "inspect, convert"),
-        ("train world_train --out a.pth", "--out a.pth: the name must end in .safetensors"),
+        ("look", "command 'look' is unknown; .*there are: extract, index"),
+        ("serch", "command 'serch' is unknown; did you mean 'search'"),
+        ("weights", "no command given; there are: inspect, convert"),
+        ("train world_train --out a.pth", "--out a.pth: the file name must end in .safetensors"),
         (
             "train world_train --out a.safetensors --preset quick",
             "training preset 'quick' is unknown; did you mean 'quick_",
@@ -131,8 +220,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
             "train world_train --out a.safetensors --set step=3",
             "config field 'step' does not exist; did you mean 'steps'",
         ),
-        ("weights look", "look"),
-        ("datasets", "list, render, fetch, verify, summary"),
+        ("weights look", "command 'look' is unknown; there are: inspect"),
+        ("datasets", "no command given; there are: list, render, fetch, verify, summary"),
+        ("regression chek", "command 'chek' is unknown; did you mean 'check'"),
+        ("regression check 47", "no notebook is called '47'; there are: 00_start_here"),
+        ("reproduce --preset quik", "preset 'quik' is unknown; did you mean 'quick'"),
+        ("run 30 --set seed", "--set seed: expected NAME=VALUE"),
+        ("sweep training --workers 0", "--workers 0: expected at least 1"),
         ("datasets summary oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
         (
             "datasets verify oxford5k --root nowhere",
@@ -145,7 +239,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ),
         ("datasets render --set landmarks=2.5", "landmarks is 2.5, expected a whole number"),
         ("datasets render --set clutter=2", "clutter is 2.0, expected a number from 0 to 1"),
-        ("datasets render --set clutter", "--set clutter: expected KNOB=NUMBER, there is no ="),
+        ("datasets render --set clutter", "--set clutter: expected KNOB=NUMBER, for instance"),
         ("datasets render --set clutter=much", "--set clutter=much: expected KNOB=NUMBER"),
         ("datasets verify folder", "'folder' has no place of its own; say which folder"),
         ("datasets fetch oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
@@ -158,40 +252,44 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
             "datasets fetch oxford5k --from nowhere",
             "--from nowhere: neither a folder nor an address",
         ),
-        ("datasets summary --root here", "--root here: say which dataset lies there"),
+        ("datasets summary --root here", "--root here: name the dataset in this folder"),
         (
             "extract",
-            "nothing to work on; name a folder of photos, or a dataset with --dataset NAME",
+            "no input: give a folder of photos, or a dataset with --dataset NAME",
         ),
         ("extract photos", "photos: --store is missing"),
         (
             "extract photos --dataset oxford5k",
-            "photos and --dataset oxford5k: name a folder of photos or a dataset, not both",
+            "photos and --dataset oxford5k: give a folder of photos or a dataset, not both",
         ),
         (
             "extract photos --store s --root r",
-            "--root r: say which dataset lies there, with --dataset NAME",
+            "--root r: name the dataset in this folder with --dataset NAME",
         ),
         ("extract --dataset oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
         ("index store", "--out"),
-        ("index --out i", "nothing to work on; name a feature store, or a dataset"),
+        ("index --out i", "no input: give a feature store, or a dataset"),
         (
             "index store --dataset paris6k --out i",
-            "store and --dataset paris6k: name a feature store or a dataset, not both",
+            "store and --dataset paris6k: give a feature store or a dataset, not both",
         ),
-        ("evaluate", "nothing to work on; name a labelled folder, or a dataset"),
+        ("evaluate", "no input: give a labelled folder, or a dataset"),
         (
             "evaluate photos --dataset paris6k",
-            "photos and --dataset paris6k: name a labelled folder or a dataset, not both",
+            "photos and --dataset paris6k: give a labelled folder or a dataset, not both",
         ),
         (
             "evaluate --dataset oxford5k --root nowhere",
             "nowhere: no such folder; oxford5k comes from",
         ),
         ("evaluate --dataset folder", "'folder' has no place of its own; say which folder"),
-        ("match one.jpg", "second photo"),
-        ("match one.jpg two.jpg --colour", "--colour"),
-        ("search index query.jpg --top many", "--top.*many"),
+        (
+            "match one.jpg",
+            r"Missing from delfjax match: .*second photo.*; see `delfjax match --help`",
+        ),
+        ("match one.jpg two.jpg --colour", "Unrecognized options: --colour; see"),
+        ("extract --sotre s", "--sotre.*did you mean --store"),
+        ("search index query.jpg --top many", "--top: expected a whole number, got 'many'"),
         (
             "match one.jpg two.jpg --preset slow",
             "preset 'slow' is unknown; there are: default, fast, ci, paper2017",
@@ -293,7 +391,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
         ["match", "a.jpg", "b.jpg", "--figure"],
     ):
         assert "its folder does not exist" in refused(capsys, *command, away)
-        assert "must end in .png, .pdf, .svg" in refused(capsys, *command, tmp_path / "ranked.txt")
+        assert "must end in .png or .pdf or .svg" in refused(
+            capsys, *command, tmp_path / "ranked.txt"
+        )
     assert "its folder does not exist" in refused(
         capsys, "evaluate", tmp_path, "--json", tmp_path / "x" / "e.json"
     )
@@ -311,14 +411,6 @@ def test_an_evaluation_without_ground_truth_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert "groundtruth.json" in refused(capsys, "evaluate", tmp_path)
-
-
-def test_a_command_for_photos_does_not_wait_for_the_import_of_what_executes_notebooks() -> None:
-    script = "import sys, delfjax.cli; print({'papermill', 'nbformat'} & sys.modules.keys())"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "set()\n"
 
 
 def test_the_list_of_datasets_says_what_has_vanished_and_what_is_unknown(
@@ -395,7 +487,7 @@ def test_files_that_could_not_be_fetched_are_listed_and_the_others_are_there(
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"), [(None, "say --yes if that is meant"), ("n", "nothing was fetched")]
+    ("answer", "said"), [(None, "--yes confirms the download"), ("n", "nothing was downloaded")]
 )
 def test_tens_of_gigabytes_are_not_fetched_without_being_agreed_to(
     capsys: pytest.CaptureFixture[str],
@@ -440,8 +532,8 @@ def test_verifying_a_copy_names_what_is_missing_and_what_differs(
         re.MULTILINE,
     )
     assert re.search(
-        r"not a complete copy of roxford5k: 1 images unusable, 5 counts differ: database, queries,"
-        r" easy",
+        r"not a complete copy of roxford5k; unusable images: 1; counts that differ: database,"
+        r" queries, easy",
         said.err,
     )
 
@@ -451,7 +543,7 @@ def test_a_folder_of_photos_verifies_when_all_its_images_open(
 ) -> None:
     root = miniatures.write("folder", tmp_path)
     assert main(["datasets", "verify", "folder", "--root", str(root), "--decode"]) == 0
-    assert "11 images looked at, 0 unusable" in capsys.readouterr().err
+    assert "11 images checked, 0 unusable" in capsys.readouterr().err
     (root / "bridge" / "a.jpg").write_bytes(miniatures.WEB_PAGE)
     assert main(["datasets", "verify", "folder", "--root", str(root), "--decode"]) == 1
     assert "bridge/a.jpg: not an image" in capsys.readouterr().out

@@ -1,9 +1,8 @@
-"""Results and figures of the smallest preset against those that were accepted: ``python -m
-delfjax.suite.reporting.regression``.
+"""Results and figures of the smallest preset against those that were accepted.
 
-``check`` lists what has moved further than its tolerance; ``accept`` makes the runs of today the
-expected ones, for a change that was meant. Expected results lie in
-``data/fixtures/expected/<experiment>/``: one file of values with their tolerances, where a
+``delfjax regression check`` lists what has moved further than its tolerance; ``delfjax regression
+accept`` makes the runs of today the expected ones, for a change that was meant. Expected results
+lie in ``data/fixtures/expected/<experiment>/``: one file of values with their tolerances, where a
 tolerance can be edited by hand, and a thumbnail of each figure.
 """
 
@@ -11,8 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from skimage.io import imread, imsave
 from skimage.transform import resize
 
 from delfjax import paths
-from delfjax.errors import DelfjaxError
 from delfjax.suite.running.notebook_rules import Kind, kind_of, read_notebook, select
 from delfjax.suite.running.runner import prepare
 from delfjax.suite.runs.folders import FinishedRun, RunError, open_run
@@ -39,6 +36,23 @@ _WIDTH, _BLUR = 320, 0.012
 # serifs, 0.16 for a bar that is 5 % shorter, 0.23 for one that is 10 % shorter.
 PICTURE_TOLERANCE = 0.15
 _VALUES, _PRESET = "expected.json", "ci"
+
+
+def ci_runs(names: Sequence[str]) -> list[FinishedRun]:
+    """Finished runs of the smallest preset, in reading order.
+
+    Args:
+        names: of experiments, each by how it begins; all of them where there are none.
+
+    Raises:
+        RunError: a name that fits no notebook, or an experiment without a finished run.
+    """
+    experiments = [
+        notebook
+        for notebook in select(names)
+        if kind_of(read_notebook(notebook)) == Kind.EXPERIMENT
+    ]
+    return [open_run(prepare(notebook, {"preset": _PRESET}).path) for notebook in experiments]
 
 
 def drift(run: FinishedRun, folder: Path) -> list[str]:
@@ -131,36 +145,6 @@ def picture_difference(
     return float(blurred.max())
 
 
-def main(arguments: list[str]) -> int:
-    """Check or accept; the exit code is 0, or 1 with one line for each thing that is wrong."""
-    action, names = (arguments or [""])[0], arguments[1:]
-    try:
-        if action not in ("check", "accept"):
-            raise RunError(f"action {action!r} is unknown; there are: check, accept")
-        runs = [open_run(path) for path in _run_paths(names)]
-        if action == "accept":
-            for run in runs:
-                accept(run, expected_folder(run.experiment))
-                print(f"{run.experiment}: {run.hash} is expected from now on")
-            return 0
-        lines = [
-            f"{run.experiment}: {line}"
-            for run in runs
-            for line in drift(run, expected_folder(run.experiment))
-        ]
-    except DelfjaxError as error:
-        print(f"delfjax: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(lines) or f"{len(runs)} experiments are as expected")
-    return int(bool(lines))
-
-
-def _run_paths(names: list[str]) -> Iterator[Path]:
-    for notebook in select(names):
-        if kind_of(read_notebook(notebook)) == Kind.EXPERIMENT:
-            yield prepare(notebook, {"preset": _PRESET}).path
-
-
 def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every plain value of nested ones, with its dotted name."""
     if isinstance(values, dict | list):
@@ -192,11 +176,4 @@ def _picture(path: Path) -> Float[np.ndarray, "h w"]:
 
 
 def _remedy(experiment: str) -> str:
-    return (
-        f"`python -m delfjax.suite.reporting.regression accept {experiment}` makes today's run the"
-        " expected one"
-    )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    return f"`delfjax regression accept {experiment}` makes today's run the expected one"

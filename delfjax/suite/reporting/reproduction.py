@@ -1,14 +1,12 @@
-"""Run every notebook headlessly and build the report: ``python -m
-delfjax.suite.reporting.reproduction [--preset quick]``.
+"""Run every notebook without a browser and build the report: ``delfjax reproduce``.
 
-Runs that this very commit has finished are kept, so that a reproduction which was stopped goes on.
-Where there is no accelerator, notebooks that have nothing to do with each other run side by side:
-one alone leaves a third of two cores idle.
+Runs that this very commit has finished are kept, so that the same command resumes a reproduction
+that was stopped. Where there is no accelerator, notebooks that have nothing to do with each other
+run side by side: one alone leaves a third of two cores idle.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,7 +17,6 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from delfjax.config import require_known
-from delfjax.errors import DelfjaxError
 from delfjax.suite.reporting.report import build_report
 from delfjax.suite.running.notebook_rules import Kind, notebooks, parameter_defaults, read_notebook
 from delfjax.suite.running.runner import Job, prepare
@@ -108,28 +105,3 @@ def _is_current(job: Job) -> bool:
         return False
     made_by, now = open_run(job.path).provenance["git"], git_state()
     return now is not None and not now["dirty"] and made_by == now
-
-
-def main(arguments: list[str]) -> int:
-    """Run the suite; the exit code is 0, or 1 with one line on standard error."""
-    preset = (
-        arguments[1]
-        if arguments[:1] == ["--preset"] and len(arguments) == 2
-        else "quick"
-        if not arguments
-        else ""
-    )
-    try:
-        report = reproduce(preset)
-    except DelfjaxError as error:
-        print(f"delfjax: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("delfjax: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    print(f"report: {report}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -1,5 +1,4 @@
-"""What a notebook of the suite may look like: ``python -m delfjax.suite.running.notebook_rules
-fix|check [FILE …]``.
+"""What a notebook of the suite may look like: the rules of ``delfjax notebooks check | fix``.
 
 ``fix`` strips what running leaves behind (outputs, execution counts, metadata of editors) and names
 the cells by their place; ``check`` lists every rule that a notebook breaks. A *tour* has no
@@ -12,8 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from delfjax import paths
-from delfjax.errors import DelfjaxError
 from delfjax.suite.runs.folders import RunError
 
 LONGEST_CELL = 15
@@ -151,60 +148,48 @@ def violations(notebook: NotebookNode) -> list[str]:
 
 
 def fix(path: Path) -> bool:
-    """Normalise the file; says whether anything changed."""
-    before = path.read_text(encoding="utf-8")
-    after = text(normalised(nbformat.reads(before, as_version=4)))
-    if after != before:
+    """Normalise the file; says whether anything changed.
+
+    Raises:
+        RunError: it holds no notebook.
+    """
+    after = text(normalised(read_notebook(path)))
+    changed = after != path.read_text(encoding="utf-8")
+    if changed:
         path.write_text(after, encoding="utf-8")
-    return after != before
+    return changed
 
 
 def check(path: Path) -> list[str]:
-    """Every rule that the notebook in the file breaks."""
-    content = path.read_text(encoding="utf-8")
-    notebook = nbformat.reads(content, as_version=4)
+    """Every rule that the notebook in the file breaks.
+
+    Raises:
+        RunError: it holds no notebook.
+    """
+    notebook = read_notebook(path)
     found = violations(notebook)
     # Key order and indentation as well: else the next `fix` would show up as a change.
-    return found if found or content == text(notebook) else ["is not normalised; run fix"]
+    written = path.read_text(encoding="utf-8")
+    return found if found or written == text(notebook) else ["is not normalised; run fix"]
 
 
-def select(names: list[str]) -> list[Path]:
-    """The notebooks of the suite whose name begins with one of ``names``; all of them when there is
-    none.
+def select(names: Sequence[str]) -> list[Path]:
+    """The notebooks of the suite whose names begin with one of ``names``, in reading order, and
+    the files among ``names``; the whole suite where there are none.
 
     Raises:
         RunError: a name that fits no notebook.
     """
     known = notebooks()
-    for name in names:
+    files = [Path(name) for name in names if Path(name).is_file()]
+    beginnings = tuple(name for name in names if Path(name) not in files)
+    for name in beginnings:
         if not any(path.name.startswith(name) for path in known):
             raise RunError(
                 f"no notebook is called {name!r}; there are:"
                 f" {', '.join(path.name for path in known)}"
             )
-    return [path for path in known if not names or path.name.startswith(tuple(names))]
-
-
-def main(arguments: list[str]) -> int:
-    """Run ``fix`` or ``check``; the exit code is 0, or 1 with one line for each thing that is
-    wrong."""
-    action, names = (arguments or [""])[0], arguments[1:]
-    try:
-        if action not in ("fix", "check"):
-            raise RunError(f"action {action!r} is unknown; there are: fix, check")
-        chosen = select(names)
-    except DelfjaxError as error:
-        print(f"delfjax: {error}", file=sys.stderr)
-        return 1
-    if action == "fix":
-        print(
-            "\n".join(f"{path.name}: normalised" for path in chosen if fix(path))
-            or "nothing to fix"
-        )
-        return 0
-    broken = [f"{path.name}: {line}" for path in chosen for line in check(path)]
-    print("\n".join(broken) or f"{len(chosen)} notebooks obey the rules")
-    return int(bool(broken))
+    return [path for path in known if not names or path.name.startswith(beginnings)] + files
 
 
 def _title(notebook: NotebookNode) -> Iterator[str]:
@@ -296,7 +281,3 @@ def _plain_asserts(cell: NotebookNode) -> Iterator[str]:
     for node in ast.parse(cell.source).body:
         if not isinstance(node, ast.Assert) or node.msg is None:
             yield f"the checks hold {ast.unparse(node)[:60]!r}, which is no assert with a message"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
