@@ -64,7 +64,7 @@ test-slow: env  ## the exhaustive tests, over an hour: 300 images, a sweep kille
 	$(BIN)/python -m pytest -n 2 -m slow tests
 
 reproduce: $(RUNTIME)  ## run every notebook (preset quick), then build the report; both land in data/runs
-	$(BIN)/python -m delfjax.suite.reporting.reproduction
+	"$(BIN)/delfjax" reproduce
 
 # The kernel "Python 3" of this environment goes before one that a user has installed under the same name; JupyterLab refuses
 # to run as root, as one does in a container, unless told that it may.
