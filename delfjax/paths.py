@@ -1,13 +1,18 @@
 """Where data lives. The only room that reads the environment.
 
-``DELFJAX_DATA`` moves the data root; otherwise it is ``data/`` of the checkout, or ``delfjax-data``
-in the current folder when the library was installed without its checkout.
+``DELFJAX_DATA`` moves the data root; otherwise it is ``data/`` of the checkout. Where the library
+was installed without its checkout, datasets and runs go into ``delfjax-data`` of the current
+folder, where their owner sees them, and the cache goes where the system keeps caches: compiled
+programs serve every folder of photos, and ``delfjax match`` leaves nothing behind where it was
+called.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+import platformdirs
 
 
 def repository_root() -> Path | None:
@@ -17,17 +22,14 @@ def repository_root() -> Path | None:
 
 
 def data_root() -> Path:
-    """Root of everything the suite reads and writes."""
-    moved = os.environ.get("DELFJAX_DATA")
-    if moved:
-        return Path(moved).expanduser().resolve()
-    root = repository_root()
-    return root / "data" if root is not None else Path.cwd() / "delfjax-data"
+    """Root of the datasets, the runs and, unless the library was installed without its checkout,
+    the cache."""
+    return _chosen_root() or Path.cwd() / "delfjax-data"
 
 
 def shipped_weights() -> Path:
-    """Folder of the weights that come with the suite, wherever the data root was moved to."""
-    return (repository_root() or Path.cwd()) / "data" / "weights"
+    """Folder of the weights that come with the library, wherever the data root was moved to."""
+    return Path(__file__).resolve().parent / "models" / "shipped"
 
 
 def runs_root() -> Path:
@@ -37,7 +39,8 @@ def runs_root() -> Path:
 
 def cache_root() -> Path:
     """Folder of what can be computed again: stores of `evaluate`, compiled programs."""
-    return data_root() / "cache"
+    root = _chosen_root()
+    return root / "cache" if root is not None else platformdirs.user_cache_path("delfjax")
 
 
 def compilation_cache() -> Path:
@@ -48,6 +51,15 @@ def compilation_cache() -> Path:
 def program_cache() -> Path:
     """Folder of programs that are traced but not yet compiled."""
     return cache_root() / "programs"
+
+
+def _chosen_root() -> Path | None:
+    """The data root that the environment or the checkout decides, if either does."""
+    moved = os.environ.get("DELFJAX_DATA")
+    if moved:
+        return Path(moved).expanduser().resolve()
+    root = repository_root()
+    return root / "data" if root is not None else None
 
 
 def replace_file(file: Path, content: bytes, *, suffix: str = ".partial") -> None:

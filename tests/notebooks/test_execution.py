@@ -98,7 +98,7 @@ def _run_with_papermill(notebook: Path, executed: dict[Path, tuple[Job, float]],
 @pytest.mark.timeout(600)
 def test_a_library_with_two_axes_swapped_fails_a_notebook(tmp_path: Path) -> None:
     """The suite's checks are its own: in a copy, rows and columns of the selected cells change places."""
-    for name in ("delfjax", "notebooks", "data/weights"):
+    for name in ("delfjax", "notebooks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     place = tmp_path / "delfjax" / "ops" / "selection.py"

@@ -1,5 +1,5 @@
 """Where data lives: moved by one variable, otherwise in the checkout, otherwise in the current
-folder."""
+folder, the cache with its user."""
 
 from __future__ import annotations
 
@@ -47,6 +47,32 @@ def test_an_installed_package_keeps_data_in_the_current_folder(
     monkeypatch.chdir(tmp_path)
     assert paths.repository_root() is None
     assert paths.data_root() == tmp_path / "delfjax-data"
+    assert paths.runs_root().is_relative_to(paths.data_root())
+
+
+def test_an_installed_package_keeps_its_cache_with_its_user_and_not_in_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.delenv("DELFJAX_DATA", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "delfjax" / "paths.py"))
+    monkeypatch.chdir(tmp_path / "photos")
+    assert paths.cache_root().is_relative_to(tmp_path / "home")
+    assert paths.cache_root().name == "delfjax"
+    assert paths.compilation_cache().is_relative_to(paths.cache_root())
+    monkeypatch.setenv("DELFJAX_DATA", str(tmp_path / "elsewhere"))
+    assert paths.cache_root() == tmp_path / "elsewhere" / "cache"
+
+
+def test_the_weights_that_ship_lie_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the data root was moved to, and whatever the current folder is."""
+    monkeypatch.setenv("DELFJAX_DATA", "elsewhere")
+    package = Path(paths.__file__).parent
+    assert paths.shipped_weights().is_relative_to(package)
+    names = {file.name for file in paths.shipped_weights().iterdir()}
+    assert names == {"landmark_world.json", "landmark_world.safetensors"}
 
 
 def test_a_file_is_replaced_whole_or_stays_as_it_was(
