@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-import delfjax
+from delfjax import __version__
 from delfjax.errors import DelfjaxError
 
 # Answers after which the same question may be answered differently later.
@@ -449,7 +449,7 @@ def _open(
         StatusError: an answer that will stay the same.
         _PassingError: one that may not.
     """
-    always = {"User-Agent": f"delfjax/{delfjax.__version__}", "Accept-Encoding": "identity"}
+    always = {"User-Agent": f"delfjax/{__version__}", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=always | headers, method=method)
     try:
         answer: http.client.HTTPResponse = _opener().open(request, timeout=patience.timeout_s)
