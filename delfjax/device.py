@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,17 @@ class CompilationCount:
 
 def use_compilation_cache() -> None:
     """Keep every compiled program on disk, so that a second process compiles none, wherever the
-    cache was moved to."""
+    cache was moved to; where that folder cannot be made, warn and go on without."""
     folder = paths.compilation_cache()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"{folder}: {error.strerror}, so every process compiles again; set DELFJAX_DATA to a"
+            " folder that can be written",
+            stacklevel=2,
+        )
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # XLA's own caches lie in folders whose paths would be part of every program's key: another
     # path, and all is compiled again.

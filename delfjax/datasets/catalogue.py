@@ -367,7 +367,7 @@ def present_datasets() -> tuple[str, ...]:
     )
 
 
-def open_dataset(name: str, root: Path | None = None) -> RetrievalDataset:
+def open_dataset(name: str, root: str | Path | None = None) -> RetrievalDataset:
     """Read a dataset's lists and ground truth; its images are not opened.
 
     Args:

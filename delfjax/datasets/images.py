@@ -119,7 +119,7 @@ class _Source:
     orientation: int
 
 
-def decode_image(path: Path, *, max_side: int) -> DecodedImage:
+def decode_image(path: str | Path, *, max_side: int) -> DecodedImage:
     """Read an image file; reduce it when its longer side is above ``max_side``, never enlarge it.
 
     * EXIF orientation is applied; of an animation the first frame counts.
@@ -138,7 +138,7 @@ def decode_image(path: Path, *, max_side: int) -> DecodedImage:
         ImageError: the file cannot be read, is not an image of :data:`FORMATS`, is damaged, or is
             above :data:`MAX_PIXELS` or :data:`MAX_BYTES`.
     """
-    data = _read(path)
+    data = _read(Path(path))
     _mute_pillow()
     try:
         image = _open(data)

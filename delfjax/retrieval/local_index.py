@@ -104,12 +104,13 @@ class LocalIndex:
         squared, found = self.vectors.search(np.ascontiguousarray(descriptors, np.float32), count)
         return _group(found, 1 - squared / 2, self.offsets)
 
-    def save(self, path: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the index as a folder, all of it or nothing; an index already there is replaced.
 
         Raises:
             LocalIndexError: something that is not an index is in the way.
         """
+        path = Path(folder)
         require_replaceable(path)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
@@ -185,12 +186,13 @@ def require_replaceable(path: Path) -> None:
         )
 
 
-def open_index(path: Path) -> LocalIndex:
-    """The index in the folder ``path``, its arrays memory-mapped.
+def open_index(folder: str | Path) -> LocalIndex:
+    """The index in ``folder``, its arrays memory-mapped.
 
     Raises:
         LocalIndexError: not an index, of another version, or damaged; the message names the file.
     """
+    path = Path(folder)
     header = _read_header(path)
     for name, digest in header["files"].items():
         if not (path / name).is_file() or _digest(path / name) != digest:

@@ -1,0 +1,479 @@
+"""From photos to answers, in calls that take paths or what an earlier call returned: features of a
+photo, a folder into a store, a store into an index, a search, a match, an evaluation.
+
+These are the verbs of ``import delfjax``, and the commands ``delfjax extract | index | search |
+match`` print what they return. The first call with an extraction config loads its network and
+compiles it; later ones in the same process find it loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+
+from delfjax import device, plots
+from delfjax.config import DelfConfig, from_dict, to_dict
+from delfjax.datasets.benchmark import RetrievalDataset
+from delfjax.datasets.catalogue import open_dataset
+from delfjax.datasets.images import decode_image
+from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
+from delfjax.features.dataset_loop import extract_dataset
+from delfjax.features.extractor import Extractor, PendingBatch
+from delfjax.features.store import FeatureStore
+from delfjax.models.delf import describe_backbone, load_delf
+from delfjax.models.model_files import SCORER, part_digest
+from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
+from delfjax.retrieval import local_index
+from delfjax.retrieval.local_index import LocalIndex, open_index
+from delfjax.retrieval.search import RankedList, VerifiedMatches, match_pair
+from delfjax.retrieval.search import search as rank_images
+from delfjax.types import DelfjaxError, ImageFeatures
+
+# In a store: the folder that the names of its images are relative to.
+_SOURCE = "source.json"
+# Longer side of a photo in a figure, pixels.
+_FIGURE_SIDE = 1024
+# Networks that stay loaded: a session changes between few extraction configs.
+_LOADED_NETWORKS = 4
+
+
+class MissingPhotosError(DelfjaxError):
+    """A figure of photos that are not where they were, or were never given as files."""
+
+
+@dataclass(frozen=True)
+class PhotoMatch(VerifiedMatches):
+    """What two photos have in common: their mutual nearest neighbours, verified geometrically.
+
+    ``print`` says the verdict in one line.
+
+    Attributes:
+        photos: the two files; ``None`` for one that was given as features.
+        min_inliers: inliers from which the photos are said to match.
+    """
+
+    photos: tuple[Path | None, Path | None]
+    min_inliers: int
+
+    @property
+    def match(self) -> bool:
+        """Whether the photos show the same place or thing."""
+        return int(self.inlier.sum()) >= self.min_inliers
+
+    def plot(self) -> plots.Plot:
+        """Both photos, their inliers joined by lines.
+
+        Raises:
+            MissingPhotosError: a photo was given as features.
+            ImageError: a photo can no longer be read.
+        """
+        files = [photo for photo in self.photos if photo is not None]
+        if len(files) < len(self.photos):
+            raise MissingPhotosError(
+                "this match was made from features, which have no pixels; match files, or draw"
+                " with plots.plot_correspondences"
+            )
+        first, second = (decode_image(file, max_side=_FIGURE_SIDE) for file in files)
+        return plots.plot_correspondences(
+            first.pixels,
+            second.pixels,
+            keypoints1_yx=first.shown_yx(self.query_yx),
+            keypoints2_yx=second.shown_yx(self.database_yx),
+            inliers=self.inlier,
+        )
+
+    def __str__(self) -> str:
+        verdict = _verdict(self.match)
+        return f"{verdict}: {self.inlier.sum()} inliers of {len(self.inlier)} putative matches"
+
+
+@dataclass(frozen=True)
+class FoundPhoto:
+    """One photo of a ranked list.
+
+    Attributes:
+        rank: from 1, the best.
+        image: its name in the index, the path under the folder of photos.
+        inliers: correspondences with the query that agree on one transform.
+        votes: putative matches with the query, before verification.
+        match: whether it shows the same place or thing as the query.
+    """
+
+    rank: int
+    image: str
+    inliers: int
+    votes: int
+    match: bool
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """The best photos of an index for one query, best first: a sequence of :class:`FoundPhoto`,
+    which ``print`` shows as a table.
+
+    Attributes:
+        query: the file searched for; ``None`` if it was given as features.
+        photos: what was found.
+        root: folder that the names are relative to; ``None`` if the index does not know it.
+        ranked: every image of the index by its number, with the correspondences of the shortlist.
+    """
+
+    query: Path | None
+    photos: tuple[FoundPhoto, ...]
+    root: Path | None
+    ranked: RankedList = field(repr=False, compare=False)
+
+    def __iter__(self) -> Iterator[FoundPhoto]:
+        return iter(self.photos)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, place: int) -> FoundPhoto:
+        return self.photos[place]
+
+    @property
+    def matches(self) -> tuple[FoundPhoto, ...]:
+        """Those that show the same place or thing as the query."""
+        return tuple(photo for photo in self.photos if photo.match)
+
+    def plot(self) -> plots.Plot:
+        """The query and what was found, in rows; frames tell matches from the rest.
+
+        Raises:
+            MissingPhotosError: the photos of the index are not at hand, or the query was given as
+                features.
+            ImageError: a photo can no longer be read.
+        """
+        if self.root is None or not self.root.is_dir():
+            raise MissingPhotosError(
+                f"the photos of this index are not at {self.root or 'a known place'}"
+            )
+        if self.query is None:
+            raise MissingPhotosError(
+                "the query was given as features, which have no pixels; search for a file"
+            )
+        shown = [
+            plots.RankedImage(
+                decode_image(self.root / photo.image, max_side=_FIGURE_SIDE).pixels,
+                title=photo.image,
+                score=f"{photo.inliers} inliers",
+                verdict=photo.match,
+            )
+            for photo in self.photos
+        ]
+        count = f"{len(self.matches)} of the first {len(self)} results match"
+        query = decode_image(self.query, max_side=_FIGURE_SIDE)
+        return plots.plot_ranked_list(
+            query.pixels, shown, title=count if shown else "nothing is indexed"
+        )
+
+    def __str__(self) -> str:
+        head = f"{'rank':>4s} {'inliers':>7s} {'votes':>6s}  {'verdict':8s} image"
+        rows = (
+            f"{photo.rank:4d} {photo.inliers:7d} {photo.votes:6d}  {_verdict(photo.match):8s}"
+            f" {photo.image}"
+            for photo in self.photos
+        )
+        return "\n".join([head, *rows])
+
+
+def extract_photo(photo: str | Path, *, config: DelfConfig | None = None) -> ImageFeatures:
+    """Local features of one photo, descriptors unreduced.
+
+    Args:
+        photo: an image file.
+        config: its sections ``backbone``, ``scorer`` and ``features`` count; by default those of
+            the default preset.
+
+    Raises:
+        ImageError: the file is missing or no image.
+        WeightsError: the weights of ``config`` are missing or do not fit.
+    """
+    return _features([photo], config or DelfConfig())[0]
+
+
+def extract_folder(
+    folder: str | Path,
+    store: str | Path,
+    *,
+    config: DelfConfig | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> FeatureStore:
+    """Extract every photo under a folder into a store; run again, it resumes and takes only what is
+    new or has changed.
+
+    Args:
+        folder: photos, searched for recursively.
+        store: folder of the store, made when missing.
+        config: how features are extracted; by default the default preset.
+        retry_failed: try photos with a recorded failure again.
+        progress: show a progress bar, which ends with the counts of what was skipped and failed.
+
+    Returns:
+        The features of the photos of this folder; its ``failures()`` says which could not be read.
+
+    Raises:
+        FolderError: the folder is missing, or holds no photo.
+        StoreError: the store is of another config, damaged, or being written.
+        WeightsError: the weights of ``config`` are missing or do not fit.
+    """
+    photos = find_photos(folder)
+    for name, reason in photos.problems:
+        warnings.warn(f"{photos.root}: {name} is left out: {reason}", stacklevel=2)
+    return extract_photos(
+        photos, store, config=config, retry_failed=retry_failed, progress=progress
+    )
+
+
+def find_photos(folder: str | Path) -> PhotoFolder:
+    """The photos under a folder, at least one.
+
+    Raises:
+        FolderError: the folder is missing, cannot be listed, or holds no photo.
+    """
+    photos = scan_folder(Path(folder))
+    if not photos.names:
+        raise FolderError(f"{folder}: no photos in this folder ({photos.ignored} other files)")
+    return photos
+
+
+def extract_photos(
+    photos: PhotoFolder,
+    store: str | Path,
+    *,
+    config: DelfConfig | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> FeatureStore:
+    """:func:`extract_folder` for photos that are listed already, such as the database of a dataset.
+
+    Raises:
+        StoreError: the store is of another config, damaged, or being written.
+        WeightsError: the weights of ``config`` are missing or do not fit.
+    """
+    place = Path(store)
+    extractor = loaded_extractor(config or DelfConfig())
+    extract_dataset(extractor, photos, place, retry_failed=retry_failed, progress=progress)
+    source = {"photos": str(photos.root.resolve())}
+    (place / _SOURCE).write_text(json.dumps(source), encoding="utf-8")
+    return FeatureStore.open(place).subset(photos.names)
+
+
+def open_store(folder: str | Path) -> FeatureStore:
+    """The feature store in ``folder``, for reading.
+
+    Raises:
+        StoreError: no store, of another version, or damaged.
+    """
+    return FeatureStore.open(Path(folder))
+
+
+def stored_config(store: FeatureStore, base: DelfConfig | None = None) -> DelfConfig:
+    """``base``, by default the default preset, with the sections that ``store`` was extracted
+    with."""
+    return from_dict(DelfConfig, {**to_dict(base or DelfConfig()), **store.config})
+
+
+def build_index(
+    store: str | Path | FeatureStore,
+    *,
+    config: DelfConfig | None = None,
+    photos: str | Path | None = None,
+) -> LocalIndex:
+    """Fit the reduction on a store and index its descriptors; ``save`` of the index keeps it.
+
+    Args:
+        store: a store, or its folder.
+        config: the whole system, its extraction that of the store; by default the default preset
+            with the store's extraction.
+        photos: folder that the names of the store are relative to; by default the one that
+            :func:`extract_folder` has recorded.
+
+    Raises:
+        StoreError: there is no store, or it is damaged.
+        LocalIndexError: the store is empty, or was extracted with another config.
+        ReductionError: it holds too few descriptors for ``config.reduction.dim``.
+    """
+    opened = store if isinstance(store, FeatureStore) else open_store(store)
+    return local_index.build_index(
+        opened,
+        config=config or stored_config(opened),
+        photos=_source(opened.path) if photos is None else str(photos),
+    )
+
+
+def search(
+    index: str | Path | LocalIndex,
+    photo: str | Path | ImageFeatures,
+    *,
+    top: int = 10,
+    config: DelfConfig | None = None,
+) -> SearchResults:
+    """Find the photos of an index that show what ``photo`` shows: ranked by verified inliers, ties
+    by votes.
+
+    Args:
+        index: an index, or its folder; opened by :func:`open_index`, it is read only once.
+        photo: an image file, or its features, extracted as the index was.
+        top: how many results are returned.
+        config: its sections ``search`` and ``verification`` count; by default those of the index.
+
+    Raises:
+        LocalIndexError: there is no index, or it is damaged.
+        ImageError: the file is missing or no image.
+        WeightsError: the weights that the index was made with are missing.
+    """
+    opened = index if isinstance(index, LocalIndex) else open_index(index)
+    asked = config or opened.config
+    ranked = rank_images(
+        opened,
+        _features([photo], opened.config)[0],
+        config=asked.search,
+        verification=asked.verification,
+    )
+    found = tuple(
+        FoundPhoto(
+            rank=place + 1,
+            image=opened.names[ranked.images[place]],
+            inliers=int(ranked.inliers[place]),
+            votes=int(ranked.votes[place]),
+            match=int(ranked.inliers[place]) >= asked.verification.min_inliers,
+        )
+        for place in range(min(top, len(ranked.images)))
+    )
+    root = Path(opened.photos) if opened.photos else None
+    return SearchResults(query=_file(photo), photos=found, root=root, ranked=ranked)
+
+
+def match(
+    first: str | Path | ImageFeatures,
+    second: str | Path | ImageFeatures,
+    *,
+    config: DelfConfig | None = None,
+) -> PhotoMatch:
+    """Match two photos and verify the matches geometrically.
+
+    Args:
+        first: an image file, or its features; the transform starts from it.
+        second: the other.
+        config: extraction and verification; by default the default preset. Features must have been
+            extracted with it.
+
+    Raises:
+        ImageError: a file is missing or no image.
+        WeightsError: the weights of ``config`` are missing or do not fit.
+    """
+    used = config or DelfConfig()
+    features = _features([first, second], used)
+    found = match_pair(*features, verification=used.verification, max_side=used.features.max_side)
+    return PhotoMatch(
+        **vars(found),
+        photos=(_file(first), _file(second)),
+        min_inliers=used.verification.min_inliers,
+    )
+
+
+def evaluate(
+    dataset: str | Path | RetrievalDataset,
+    config: DelfConfig | None = None,
+    *,
+    protocols: Sequence[str] = (),
+    store: str | Path | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> DatasetEvaluation:
+    """Score the whole system on a labelled folder or a dataset: extract, index, search, verify.
+
+    Args:
+        dataset: a folder with a ``groundtruth.json`` or with a folder for each landmark, or a
+            benchmark from :func:`~delfjax.datasets.catalogue.open_dataset`.
+        config: the whole system; by default the default preset.
+        protocols: which of the dataset's protocols; all when empty.
+        store: where features are kept; by default in the cache, by dataset and config.
+        retry_failed: try images with a recorded failure again.
+        progress: show progress bars.
+
+    Raises:
+        DatasetError: the folder has no labels, or these are malformed.
+        EvaluationError: the dataset has no queries, or lacks what its protocol judges by.
+        ConfigError: a protocol that it does not have.
+        StoreError: the store is of another config, damaged, or being written.
+        ReductionError: too few features to fit the reduction.
+    """
+    used = config or DelfConfig()
+    opened = dataset if isinstance(dataset, RetrievalDataset) else open_dataset("folder", dataset)
+    return evaluate_dataset(
+        opened,
+        used,
+        protocols=protocols,
+        store=None if store is None else Path(store),
+        retry_failed=retry_failed,
+        extractor=loaded_extractor(used),
+        progress=progress,
+    )
+
+
+def loaded_extractor(config: DelfConfig) -> Extractor:
+    """The extractor of ``config``: loaded once in a process, until its weights change on disk.
+
+    What it compiles is kept for later processes as well, where the data root can be written.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or do not fit.
+    """
+    plain = to_dict(config)
+    # What neither the network nor its programs depend on must not load it again.
+    kept = {name: plain[name] for name in ("backbone", "scorer", "features")}
+    seed = {"seed": config.seed} if "seed" in config.extraction() else {}
+    return _load_extractor(from_dict(DelfConfig, {**kept, **seed}), _weights(config))
+
+
+@lru_cache(maxsize=_LOADED_NETWORKS)
+def _load_extractor(config: DelfConfig, weights: tuple[str, ...]) -> Extractor:
+    """``weights`` tells files of one name apart: a training may have written another."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        device.use_compilation_cache()
+    return Extractor(config, load_delf(config))
+
+
+def _weights(config: DelfConfig) -> tuple[str, ...]:
+    backbone = describe_backbone(config.backbone)["weights"]
+    scorer = config.scorer
+    is_file = scorer.kind == "attention" and Path(scorer.weights).suffix == ".safetensors"
+    return backbone, part_digest(scorer.weights, SCORER) if is_file else scorer.weights
+
+
+def _features(
+    photos: Sequence[str | Path | ImageFeatures], config: DelfConfig
+) -> list[ImageFeatures]:
+    """Features of each photo, those of files extracted side by side."""
+    started = [
+        photo if isinstance(photo, ImageFeatures) else _start(photo, config) for photo in photos
+    ]
+    return [held.result()[0] if isinstance(held, PendingBatch) else held for held in started]
+
+
+def _start(photo: str | Path, config: DelfConfig) -> PendingBatch:
+    image = decode_image(photo, max_side=config.features.max_side)
+    return loaded_extractor(config).dispatch([image])
+
+
+def _file(photo: str | Path | ImageFeatures) -> Path | None:
+    return None if isinstance(photo, ImageFeatures) else Path(photo)
+
+
+def _source(store: Path) -> str:
+    file = store / _SOURCE
+    return str(json.loads(file.read_text(encoding="utf-8"))["photos"]) if file.is_file() else ""
+
+
+def _verdict(match: bool) -> str:
+    return "match" if match else "no match"
