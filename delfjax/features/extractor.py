@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,11 +25,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, PyTree, UInt8
 
 from delfjax import programs
-from delfjax.config import DelfConfig, FeaturesConfig, to_dict
+from delfjax.config import DelfConfig, FeaturesConfig, from_dict, to_dict
 from delfjax.datasets.images import DecodedImage
 from delfjax.device import processors
-from delfjax.models.delf import Delf, dense_features, describe, relevance
+from delfjax.models.delf import (
+    Delf,
+    dense_features,
+    describe,
+    describe_backbone,
+    load_delf,
+    relevance,
+)
 from delfjax.models.layers import FeatureMap
+from delfjax.models.model_files import SCORER, part_digest
 from delfjax.ops import pooling, pyramid, selection
 from delfjax.ops.pyramid import Size
 from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px, to_original_px
@@ -40,6 +49,8 @@ _ACCELERATOR_IN_FLIGHT = 2
 # Images that a CPU computes at a time: each needs memory of its own, and on sixteen cores more are
 # no faster.
 _MOST_THREADS = 8
+# Networks that stay loaded: a session changes between few extraction configs.
+_LOADED_NETWORKS = 4
 
 
 @jax.tree_util.register_dataclass
@@ -248,6 +259,34 @@ class Extractor:
     def _put(self, values: np.ndarray) -> jax.Array:
         placed: jax.Array = jax.device_put(values, self._batch)
         return placed
+
+
+def load_extractor(config: DelfConfig) -> Extractor:
+    """The extractor of ``config``, loaded once in a process, until its weights change on disk.
+
+    Args:
+        config: its sections ``backbone``, ``scorer`` and ``features`` count; configs that differ
+            elsewhere share an extractor.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or do not fit.
+    """
+    plain = to_dict(config)
+    kept = {section: plain[section] for section in ("backbone", "scorer", "features")}
+    seed = {"seed": config.seed} if "seed" in config.extraction() else {}
+    return _loaded(from_dict(DelfConfig, {**kept, **seed}), _weights(config))
+
+
+@lru_cache(maxsize=_LOADED_NETWORKS)
+def _loaded(config: DelfConfig, _weights: tuple[str, ...]) -> Extractor:
+    return Extractor(config, load_delf(config))
+
+
+def _weights(config: DelfConfig) -> tuple[str, ...]:
+    """Digests of weight files: a training may have written others under the same names."""
+    backbone, scorer = describe_backbone(config.backbone)["weights"], config.scorer
+    is_file = scorer.kind == "attention" and Path(scorer.weights).suffix == ".safetensors"
+    return backbone, part_digest(scorer.weights, SCORER) if is_file else scorer.weights
 
 
 def _on_each(

@@ -35,9 +35,8 @@ from delfjax.evaluation.dataset_protocols import (
     scored_queries,
 )
 from delfjax.features.dataset_loop import ExtractionReport, ImageSource, extract_dataset
-from delfjax.features.extractor import Extractor
+from delfjax.features.extractor import Extractor, load_extractor
 from delfjax.features.store import FeatureStore
-from delfjax.models.delf import load_delf
 from delfjax.retrieval.local_index import LocalIndex, build_index
 from delfjax.retrieval.search import search
 from delfjax.types import ImageFeatures
@@ -199,7 +198,7 @@ def evaluate_dataset(
     # Before hours of extraction: a protocol that cannot judge says so.
     make_scorers(dataset, tuple(dataset.database), protocols)
     place = store or default_store(dataset, config)
-    chosen = extractor or Extractor(config, load_delf(config))
+    chosen = extractor or load_extractor(config)
     features, _ = extract_features(
         dataset, chosen, place, retry_failed=retry_failed, progress=progress
     )

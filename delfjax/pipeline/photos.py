@@ -12,7 +12,6 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import jax
@@ -24,10 +23,8 @@ from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.images import decode_image
 from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
-from delfjax.features.extractor import Extractor, PendingBatch
+from delfjax.features.extractor import Extractor, PendingBatch, load_extractor
 from delfjax.features.store import FeatureStore
-from delfjax.models.delf import describe_backbone, load_delf
-from delfjax.models.model_files import SCORER, part_digest
 from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
 from delfjax.retrieval import local_index
 from delfjax.retrieval.local_index import LocalIndex, open_index
@@ -39,8 +36,6 @@ from delfjax.types import DelfjaxError, ImageFeatures
 _SOURCE = "source.json"
 # Longer side of a photo in a figure, pixels.
 _FIGURE_SIDE = 1024
-# Networks that stay loaded: a session changes between few extraction configs.
-_LOADED_NETWORKS = 4
 
 
 class MissingPhotosError(DelfjaxError):
@@ -66,8 +61,11 @@ class PhotoMatch(VerifiedMatches):
         """Whether the photos show the same place or thing."""
         return int(self.inlier.sum()) >= self.min_inliers
 
-    def plot(self) -> plots.Plot:
+    def plot(self, *, title: str = "") -> plots.Plot:
         """Both photos, their inliers joined by lines.
+
+        Args:
+            title: put before the count of inliers.
 
         Raises:
             MissingPhotosError: a photo was given as features.
@@ -86,6 +84,7 @@ class PhotoMatch(VerifiedMatches):
             keypoints1_yx=first.shown_yx(self.query_yx),
             keypoints2_yx=second.shown_yx(self.database_yx),
             inliers=self.inlier,
+            title=title,
         )
 
     def __str__(self) -> str:
@@ -260,7 +259,7 @@ def extract_photos(
         WeightsError: the weights of ``config`` are missing or do not fit.
     """
     place = Path(store)
-    extractor = loaded_extractor(config or DelfConfig())
+    extractor = _extractor(config or DelfConfig())
     extract_dataset(extractor, photos, place, retry_failed=retry_failed, progress=progress)
     source = {"photos": str(photos.root.resolve())}
     (place / _SOURCE).write_text(json.dumps(source), encoding="utf-8")
@@ -410,45 +409,27 @@ def evaluate(
     """
     used = config or DelfConfig()
     opened = dataset if isinstance(dataset, RetrievalDataset) else open_dataset("folder", dataset)
+    _keep_programs()
     return evaluate_dataset(
         opened,
         used,
         protocols=protocols,
         store=None if store is None else Path(store),
         retry_failed=retry_failed,
-        extractor=loaded_extractor(used),
         progress=progress,
     )
 
 
-def loaded_extractor(config: DelfConfig) -> Extractor:
-    """The extractor of ``config``: loaded once in a process, until its weights change on disk.
-
-    What it compiles is kept for later processes as well, where the data root can be written.
-
-    Raises:
-        WeightsError: the weights are missing, damaged, or do not fit.
-    """
-    plain = to_dict(config)
-    # What neither the network nor its programs depend on must not load it again.
-    kept = {name: plain[name] for name in ("backbone", "scorer", "features")}
-    seed = {"seed": config.seed} if "seed" in config.extraction() else {}
-    return _load_extractor(from_dict(DelfConfig, {**kept, **seed}), _weights(config))
+def _extractor(config: DelfConfig) -> Extractor:
+    _keep_programs()
+    return load_extractor(config)
 
 
-@lru_cache(maxsize=_LOADED_NETWORKS)
-def _load_extractor(config: DelfConfig, weights: tuple[str, ...]) -> Extractor:
-    """``weights`` tells files of one name apart: a training may have written another."""
+def _keep_programs() -> None:
+    """Let the next process find what this one compiles, as the commands do; a cache that the caller
+    has chosen stays."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         device.use_compilation_cache()
-    return Extractor(config, load_delf(config))
-
-
-def _weights(config: DelfConfig) -> tuple[str, ...]:
-    backbone = describe_backbone(config.backbone)["weights"]
-    scorer = config.scorer
-    is_file = scorer.kind == "attention" and Path(scorer.weights).suffix == ".safetensors"
-    return backbone, part_digest(scorer.weights, SCORER) if is_file else scorer.weights
 
 
 def _features(
@@ -463,7 +444,7 @@ def _features(
 
 def _start(photo: str | Path, config: DelfConfig) -> PendingBatch:
     image = decode_image(photo, max_side=config.features.max_side)
-    return loaded_extractor(config).dispatch([image])
+    return _extractor(config).dispatch([image])
 
 
 def _file(photo: str | Path | ImageFeatures) -> Path | None:

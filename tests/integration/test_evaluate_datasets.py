@@ -11,23 +11,22 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pytest
 
-from delfjax.cli import main, photos
+from delfjax.cli import main
 from delfjax.config import DelfConfig, override, preset
 from delfjax.datasets.benchmark import RetrievalDataset, crop_name, read_query
 from delfjax.datasets.catalogue import dataset_names, open_dataset
 from delfjax.evaluation import dataset_protocols
 from delfjax.evaluation.dataset_protocols import PROTOCOLS
+from delfjax.features.extractor import load_extractor
 from delfjax.features.store import FeatureStore
-from delfjax.pipeline import one_system as evaluate_dataset
 from delfjax.pipeline.one_system import default_store, query_store
 from delfjax.retrieval.local_index import build_index, open_index
 from delfjax.retrieval.search import search
@@ -135,18 +134,6 @@ def write(name: str, external: Path) -> Path:
         return miniatures.write(name, external)
     miniatures.google_landmarks_v1_located(external / name)
     return external / name
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_extractor() -> Iterator[None]:
-    """All evaluations share one extractor: each would trace its programs anew, which takes longer
-    than all the rest."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(evaluate_dataset, "load_delf", cache(evaluate_dataset.load_delf))
-    patch.setattr(evaluate_dataset, "Extractor", cache(evaluate_dataset.Extractor))
-    patch.setattr(photos, "_extractor", cache(photos._extractor))
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -437,7 +424,7 @@ def test_a_query_with_a_box_is_searched_by_its_crop(evaluate: Evaluate, name: st
     query = found.dataset.queries[0]
     place = default_store(found.dataset, CONFIG)
     assert place.is_dir() and query_store(place).is_dir()
-    extractor = evaluate_dataset.Extractor(CONFIG, evaluate_dataset.load_delf(CONFIG))
+    extractor = load_extractor(CONFIG)
     crop = extractor.dispatch([read_query(found.dataset, 0, max_side=64)]).result()[0]
     stored = FeatureStore.open(query_store(place)).get(crop_name(query))
     assert stored.image_size == crop.image_size == (37, 42) and len(crop.local.scales) > 0

@@ -17,12 +17,13 @@ from flax import nnx
 from delfjax.config import DelfConfig, override
 from delfjax.datasets.images import DecodedImage
 from delfjax.device import count_compilations
-from delfjax.features.extractor import Extractor
+from delfjax.features.extractor import Extractor, load_extractor
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.delf import Delf, load_delf
 from delfjax.models.layers import fold_batch_norm
 from delfjax.models.resnet import ResNet
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
+from delfjax.models.weights import load_weights, save_weights, shipped_attention
 from delfjax.ops import convolution, pyramid
 from delfjax.ops.receptive_field import centres_px, to_original_px
 from delfjax.types import ImageFeatures, LocalFeatures
@@ -186,7 +187,7 @@ import numpy as np
 from delfjax import device
 from delfjax.config import DelfConfig, override
 from delfjax.datasets.images import DecodedImage
-from delfjax.features.extractor import Extractor
+from delfjax.features.extractor import Extractor, load_extractor
 from delfjax.models.delf import load_delf
 device.use_compilation_cache()
 config = override(DelfConfig(), ["features.max_side=176", "features.scales=" + sys.argv[2]])
@@ -233,7 +234,7 @@ import jax
 import numpy as np
 from delfjax.config import DelfConfig, override
 from delfjax.datasets.images import DecodedImage
-from delfjax.features.extractor import Extractor
+from delfjax.features.extractor import Extractor, load_extractor
 from delfjax.models.delf import load_delf
 changes = ["features.max_side=96", "features.max_features=50", "features.scales=[1.0]"]
 config = override(DelfConfig(), changes)
@@ -389,3 +390,17 @@ def test_images_of_different_canvases_cannot_share_a_batch(model: Delf) -> None:
     extractor = Extractor(override(SMALL, ["features.batch_size=2"]), model)
     with pytest.raises(ValueError, match="one canvas"):
         extractor.dispatch([decoded(photo(190, 100, seed=1)), decoded(photo(40, 40, seed=2))])
+
+
+def test_an_extractor_is_loaded_once_until_its_weights_change(tmp_path: Path) -> None:
+    file = tmp_path / "attention.safetensors"
+    tensors, about = load_weights(shipped_attention("landmark_world"))
+    save_weights(file, tensors, about)
+    config = override(SMALL, [f"scorer.weights={file}"])
+    first = load_extractor(config)
+    assert load_extractor(override(config, ["search.neighbours=5", "seed=4"])) is first
+    assert load_extractor(override(config, ["features.max_features=100"])) is not first
+    save_weights(file, {name: 2 * tensor for name, tensor in tensors.items()}, about)
+    assert load_extractor(config) is not first
+    drawn = override(config, ["scorer.weights=random"])
+    assert load_extractor(drawn) is not load_extractor(override(drawn, ["seed=4"]))

@@ -1,0 +1,187 @@
+"""From photos to answers: paths or what is loaded already, the network loaded once, results that
+say and draw what was found."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from delfjax.config import DelfConfig, override, preset
+from delfjax.datasets.images import ImageError
+from delfjax.datasets.photo_folder import FolderError
+from delfjax.device import count_compilations
+from delfjax.features import extractor
+from delfjax.features.store import FeatureStore
+from delfjax.pipeline import photos
+from delfjax.retrieval.local_index import LocalIndex, LocalIndexError
+from tests.unit.datasets import miniatures
+
+CONFIG = override(
+    preset("ci"),
+    [
+        "features.max_side=128",
+        "features.scales=[1.0, 2.0]",
+        "reduction.dim=8",
+        # Of three photos: with more, nearly every feature votes for each of them.
+        "search.neighbours=2",
+        "verification.min_inliers=10",
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, textured_image: np.ndarray) -> Path:
+    """Two views of one photo, and another one; what is not a photo."""
+    root = tmp_path_factory.mktemp("photos") / "album"
+    root.mkdir()
+    noise = np.random.default_rng(2).integers(0, 256, (12, 16, 3), np.uint8).repeat(8, 0)
+    Image.fromarray(textured_image).save(root / "first.png")
+    Image.fromarray(textured_image[:, 16:]).save(root / "second.png")
+    Image.fromarray(noise.repeat(8, 1)).save(root / "third.png")
+    (root / "notes.txt").write_text("x")
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> FeatureStore:
+    place = folder.with_name("store")
+    return photos.extract_folder(folder, place, config=CONFIG, progress=False)
+
+
+@pytest.fixture(scope="module")
+def index(store: FeatureStore) -> LocalIndex:
+    return photos.build_index(store, config=CONFIG)
+
+
+def test_two_views_match_by_the_shift_between_them_and_another_photo_does_not(folder: Path) -> None:
+    pair = photos.match(str(folder / "first.png"), folder / "second.png", config=CONFIG)
+    assert pair.match and pair.photos == (folder / "first.png", folder / "second.png")
+    # A cell of the enlarged photo is 8 pixels.
+    np.testing.assert_allclose(pair.transform, [[1, 0, -16], [0, 1, 0], [0, 0, 1]], atol=2)
+    inliers = int(pair.inlier.sum())
+    assert str(pair) == f"match: {inliers} inliers of {len(pair.inlier)} putative matches"
+    other = photos.match(folder / "first.png", folder / "third.png", config=CONFIG)
+    assert not other.match and str(other).startswith("no match: ")
+
+
+def test_a_second_call_loads_no_network_and_compiles_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = folder / "first.png", folder / "second.png"
+    first = photos.match(*pair, config=CONFIG)
+    monkeypatch.delattr(extractor, "load_delf")
+    stricter = override(CONFIG, ["verification.min_inliers=1000", "seed=3"])
+    with count_compilations() as count:
+        again = photos.match(*pair, config=CONFIG)
+        refused = photos.match(*pair, config=stricter)
+    assert count.programs == 0
+    np.testing.assert_array_equal(again.inlier, first.inlier)
+    assert again.match and not refused.match
+
+
+def test_features_stand_for_their_photo_but_have_no_pixels_to_draw(folder: Path) -> None:
+    features = photos.extract_photo(folder / "first.png", config=CONFIG)
+    pair = photos.match(features, folder / "second.png", config=CONFIG)
+    files = photos.match(folder / "first.png", folder / "second.png", config=CONFIG)
+    np.testing.assert_array_equal(pair.query_yx, files.query_yx)
+    np.testing.assert_array_equal(pair.inlier, files.inlier)
+    assert isinstance(files.plot(title="two views"), Figure)
+    with pytest.raises(photos.MissingPhotosError, match="made from features"):
+        pair.plot()
+
+
+def test_a_folder_is_extracted_once_and_what_is_new_is_added(folder: Path, tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    (album / "a.png").write_bytes((folder / "first.png").read_bytes())
+    first = photos.extract_folder(album, tmp_path / "store", config=CONFIG, progress=False)
+    shards = {file: file.stat().st_mtime_ns for file in first.path.glob("*.arrow")}
+    (album / "b.png").write_bytes((folder / "third.png").read_bytes())
+    (album / "c.png").write_bytes(b"no image")
+    second = photos.extract_folder(str(album), str(first.path), config=CONFIG, progress=False)
+    assert first.names == ("a.png",) and second.names == ("a.png", "b.png")
+    assert list(second.failures()) == ["c.png"]
+    assert shards.items() <= {f: f.stat().st_mtime_ns for f in first.path.glob("*.arrow")}.items()
+    assert photos.open_store(str(first.path)).names == second.names
+
+
+def test_what_cannot_be_listed_of_a_folder_is_warned_of(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes((folder / "first.png").read_bytes())
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"")
+    with pytest.warns(UserWarning, match="is left out: file name is not valid UTF-8"):
+        held = photos.extract_folder(tmp_path, tmp_path / ".store", config=CONFIG, progress=False)
+    assert held.names == ("a.png",)
+
+
+def test_a_folder_without_photos_and_a_file_that_is_none_are_refused(folder: Path) -> None:
+    with pytest.raises(FolderError, match="no photos in this folder \\(1 other files\\)"):
+        photos.extract_folder(miniature_without_photos(folder), folder / "never")
+    assert not (folder / "never").exists()
+    with pytest.raises(ImageError, match="notes.txt: not an image"):
+        photos.extract_photo(folder / "notes.txt", config=CONFIG)
+
+
+def miniature_without_photos(folder: Path) -> Path:
+    empty = folder.with_name("empty")
+    empty.mkdir(exist_ok=True)
+    (empty / "notes.txt").write_text("x")
+    return empty
+
+
+def test_an_index_takes_the_extraction_of_its_store_and_knows_where_the_photos_are(
+    store: FeatureStore, index: LocalIndex, folder: Path
+) -> None:
+    known = photos.build_index(store.path)
+    assert known.config == replace(
+        DelfConfig(), backbone=CONFIG.backbone, scorer=CONFIG.scorer, features=CONFIG.features
+    )
+    assert known.photos == index.photos == str(folder)
+    assert photos.build_index(store, config=CONFIG, photos="elsewhere").photos == "elsewhere"
+    with pytest.raises(LocalIndexError, match="extracted with config"):
+        photos.build_index(store, config=DelfConfig())
+
+
+def test_a_search_ranks_names_and_says_which_match(
+    index: LocalIndex, store: FeatureStore, folder: Path, tmp_path: Path
+) -> None:
+    found = photos.search(index, folder / "first.png")
+    assert [photo.image for photo in found] == ["first.png", "second.png", "third.png"]
+    assert [photo.rank for photo in found] == [1, 2, 3] and len(found) == 3
+    assert found.matches == (found[0], found[1]) and found[0].inliers > found[2].inliers
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["rank", "inliers", "votes", "verdict", "image"] and len(lines) == 4
+    assert lines[3].endswith(" no match third.png")
+    index.save(str(tmp_path / "index"))
+    assert photos.search(str(tmp_path / "index"), str(folder / "first.png")) == found
+    assert photos.search(index, store.get("first.png")).photos == found.photos
+    stricter = override(CONFIG, ["verification.min_inliers=1000"])
+    [best] = photos.search(index, folder / "first.png", top=1, config=stricter)
+    assert best == replace(found[0], match=False)
+
+
+def test_a_search_draws_what_it_found_as_long_as_the_photos_are_there(
+    index: LocalIndex, store: FeatureStore, folder: Path
+) -> None:
+    found = photos.search(index, folder / "first.png")
+    figure = found.plot()
+    assert figure.get_suptitle() == "2 of the first 3 results match"
+    moved = replace(found, root=folder / "gone")
+    with pytest.raises(photos.MissingPhotosError, match="are not at .*gone"):
+        moved.plot()
+    with pytest.raises(photos.MissingPhotosError, match="are not at a known place"):
+        replace(found, root=None).plot()
+    with pytest.raises(photos.MissingPhotosError, match="query was given as features"):
+        photos.search(index, store.get("first.png")).plot()
+
+
+def test_a_labelled_folder_is_scored(tmp_path: Path) -> None:
+    root = miniatures.write("folder", tmp_path)
+    scores = photos.evaluate(str(root), CONFIG, store=tmp_path / "store", progress=False)
+    assert scores.tiers and all(0 <= tier["inliers"] <= 1 for tier in scores.tiers.values())
+    assert scores.num_images == len(photos.open_store(tmp_path / "store"))
