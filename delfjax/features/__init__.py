@@ -1,2 +1,9 @@
 """From images to stored features: the compiled extractor, the feature store and the resumable loop
-over a dataset."""
+over a dataset.
+
+``__init__.pyi`` lists the names that notebooks import from here; each is loaded when it is used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -131,6 +131,16 @@ def test_code_that_belongs_elsewhere_is_found(experiment: NotebookNode, source: 
     assert any(complaint in line for line in hygiene.violations(experiment))
 
 
+def test_more_than_eight_import_statements_of_the_library_are_found(experiment: NotebookNode) -> None:
+    [imports] = [cell for cell in experiment.cells if "from delfjax import" in cell.source]
+    imports.source = "\n".join(
+        ["import numpy", "import delfjax", *(f"from delfjax.suite import name{i}, other{i}" for i in range(7))]
+    )
+    assert not any("import statements" in line for line in hygiene.violations(experiment))
+    imports.source += "\nfrom delfjax.suite import (\n    one,\n    more\n)"
+    assert any("has 9 import statements of delfjax" in line for line in hygiene.violations(experiment))
+
+
 @pytest.mark.parametrize("source", ['preset: str = "ci"', "seed = 1 + 1", "seed = other = 1", "", "print(1)"])
 def test_parameters_that_papermill_cannot_set_are_found(experiment: NotebookNode, source: str) -> None:
     _cell(experiment, "parameters").source = source

@@ -26,12 +26,15 @@ from delfjax import paths
 from delfjax.suite.runs.folders import RunError
 
 LONGEST_CELL = 15
+# Import statements of this library in one notebook: more say where things lie, not what is used.
+MOST_IMPORTS = 8
 # Characters of a cell's title in a progress bar.
 _TITLE = 60
 # What the last cell of an experiment says.
 _FINISH = "run.finish("
 # What the first cell says, in this order.
 HEADINGS = ("Question", "Reads", "Writes", "Paper section", "Time", "Expect")
+_LIBRARY = "delfjax"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _LANGUAGE = {"name": "python"}
 _NEW: dict[str, Callable[..., NotebookNode]] = {
@@ -144,7 +147,13 @@ def text(notebook: NotebookNode) -> str:
 def violations(notebook: NotebookNode) -> list[str]:
     """Every rule that the notebook breaks, one line each."""
     found = [] if text(normalised(notebook)) == text(notebook) else ["is not normalised; run fix"]
-    return [*found, *_title(notebook), *_order(notebook), *_cells(notebook)]
+    return [
+        *found,
+        *_title(notebook),
+        *_order(notebook),
+        *_cells(notebook),
+        *_library_imports(notebook),
+    ]
 
 
 def fix(path: Path) -> bool:
@@ -251,6 +260,25 @@ def _code(cell: NotebookNode) -> Iterator[str]:
             isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_path(node.value)
         ):
             yield f"writes the path {node.value!r}; paths are resolved in the library"
+
+
+def _library_imports(notebook: NotebookNode) -> Iterator[str]:
+    """Each statement counts once, however many names it imports."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    statements = [
+        node for source in code if not _SHELL.search(source) for node in ast.parse(source).body
+    ]
+    modules = [
+        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in statements
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    count = sum(str(module).partition(".")[0] == _LIBRARY for module in modules)
+    if count > MOST_IMPORTS:
+        yield (
+            f"has {count} import statements of {_LIBRARY}, at most {MOST_IMPORTS} are allowed; take"
+            f" names from {_LIBRARY} itself, {_LIBRARY}.suite and the other rooms that offer theirs"
+        )
 
 
 def _is_path(value: str) -> bool:
