@@ -10,6 +10,8 @@ INSTALLED := $(VENV)/.installed
 TEST_DATA := $(CURDIR)/data/cache/pytest
 NBVAL_DATA := $(CURDIR)/data/cache/nbval
 MYPY := $(BIN)/mypy --strict delfjax
+# Modules and notebooks alike.
+RUFF := $(BIN)/ruff check . && $(BIN)/ruff format --check delfjax tests notebooks
 NBVAL = $(BIN)/python -m pytest -p delfjax.suite.running.notebook_schema --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
 
 # Dozens of processes import the same modules: where the environment forbids to write bytecode, as in many a container, each would
@@ -43,7 +45,7 @@ $(INSTALLED): pyproject.toml
 	$(call install,[dev])
 
 lint: env  ## ruff and mypy --strict
-	$(BIN)/ruff check .
+	$(RUFF)
 	$(MYPY)
 
 # Processes side by side: threads of OpenMP that wait must not take the processors from those that work. Kernels are forked from
@@ -52,7 +54,7 @@ test: export OMP_WAIT_POLICY ?= PASSIVE
 test: export JUPYTER_DEFAULT_PROVISIONER_NAME ?= delfjax-forked
 test: env  ## everything that must hold: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
-	$(BIN)/ruff check .
+	$(RUFF)
 	@# mypy has one processor for half a minute: it goes beside the tests.
 	$(MYPY) & types=$$!; $(BIN)/python -m pytest -p no:nbval -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests; tests=$$?; wait $$types && exit $$tests
 	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA) && ln -s $(TEST_DATA)/delfjax-data/cache $(NBVAL_DATA)/cache

@@ -120,7 +120,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def require_config(path: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuse a store extracted with another config; the error names the first field that differs."""
+    """Refuse a store extracted with another config; the error names the first differing field."""
     if config_hash(stored) == config_hash(asked):
         return
     ours, theirs = _flat(stored), _flat(asked)

@@ -2,9 +2,10 @@
 
 ``fix`` strips what running leaves behind (outputs, execution counts, metadata of editors) and names
 the cells by their place; ``check`` lists every rule that a notebook breaks. A *tour* has no
-parameters and writes nothing; an *experiment* has one cell of parameters, one of checks, and
-finishes a run with its last cell of code; a *report* has parameters and checks and reads finished
-runs.
+parameters and writes nothing; an *experiment* has one cell of parameters, then checks in one cell
+or in several that follow each other, and finishes a run with its last cell of code; a *report* has
+parameters and checks and reads finished runs. How the code is laid out is left to ruff, which
+formats notebooks as it formats modules.
 """
 
 from __future__ import annotations
@@ -225,12 +226,15 @@ def _order(notebook: NotebookNode) -> Iterator[str]:
         yield "the imports do not follow the parameters"
     checks = [number for number, cell in enumerate(code) if "checks" in tags(cell)]
     finish = [number for number, cell in enumerate(code) if _FINISH in cell.source]
-    if len(checks) != 1:
-        yield f"has {len(checks)} cells tagged 'checks', one is needed"
-    elif kind == Kind.EXPERIMENT and not finish == [checks[0] + 1] == [len(code) - 1]:
+    if not checks:
+        yield "has no cell tagged 'checks', at least one is needed"
+    elif checks != list(range(checks[0], checks[-1] + 1)):
+        yield "the cells tagged 'checks' do not follow each other"
+    elif kind == Kind.EXPERIMENT and not finish == [checks[-1] + 1] == [len(code) - 1]:
         yield "the run is not finished once, right after the checks, by the last cell of code"
     else:
-        yield from _plain_asserts(code[checks[0]])
+        for number in checks:
+            yield from _plain_asserts(code[number])
 
 
 def _cells(notebook: NotebookNode) -> Iterator[str]:
