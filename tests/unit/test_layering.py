@@ -66,6 +66,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "pytest": (),
     "hypothesis": (),
     "yaml": ("suite/",),
+    "jinja2": ("suite/reporting/",),
 }
 
 # Stubs count: lazily loaded packages import whatever theirs name.

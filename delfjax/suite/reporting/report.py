@@ -4,6 +4,8 @@ for each experiment.
 Nothing is trained or extracted, and the page loads nothing: style, script and pictures are inside.
 Every number stands beside the hash of its run, and the last table says which command makes that
 run.
+
+This module gathers plain values; the Jinja templates beside it lay them out, and escape every one.
 """
 
 from __future__ import annotations
@@ -11,18 +13,17 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from delfjax import __version__, paths
 from delfjax.suite.reporting import poster
-from delfjax.suite.reporting.poster import Ours, PosterCell, PosterTable
+from delfjax.suite.reporting.poster import PosterCell
 from delfjax.suite.running.notebook_rules import HEADINGS, notebooks, read_notebook
 from delfjax.suite.runs.comparison import (
     MAIN_METRICS,
@@ -37,38 +38,154 @@ from delfjax.suite.runs.comparison import (
 )
 from delfjax.suite.runs.folders import FinishedRun, RunError
 
-_INTRODUCTION = """<p>delfjax is an implementation of DELF (attentive deep local features, ICCV 2017) in JAX. Numbers on grey,
-<span class="published">in italics</span>, are <b>published</b> ones. All others were measured here: each stands beside the hash
-of its run, which leads to the command that makes it again.</p>
-"""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _UNKNOWN = "not known"
-# How a cell with a number begins.
-_NUMBER = '<td class="number"'
+# Whether our runs are in the order that the poster claims.
+_VERDICTS = {
+    None: "Not known yet: not all four variants were run.",
+    True: "Yes.",
+    False: "No.",
+}
+
+
+@dataclass(frozen=True)
+class RunLink:
+    """A run as the page names it.
+
+    Attributes:
+        text: its hash, or what is known of a run that is not on the page.
+        anchor: name of the row with its command; empty where there is none.
+    """
+
+    text: str
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a table.
+
+    Attributes:
+        text: what it shows.
+        sorts_as: the number behind ``text`` with all of its digits; empty where it is none.
+        runs: runs to link to.
+        command: a command line, in pieces that are never broken.
+        row_of: anchor that the links to a run lead to, where this cell is their goal.
+    """
+
+    text: str = ""
+    sorts_as: str = ""
+    runs: tuple[RunLink, ...] = ()
+    command: tuple[str, ...] = ()
+    row_of: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The heading of a column: its name, in pieces between which a line may break, and whether it
+    holds numbers."""
+
+    pieces: tuple[str, ...]
+    numeric: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under their headings."""
+
+    headings: tuple[Heading, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A published number and ours.
+
+    Attributes:
+        published: as printed.
+        ours: as printed; says that there is none where ``run`` is missing.
+        run: where ours comes from.
+        reasons: why there is none.
+        letters: the same, as letters of the list below the table.
+    """
+
+    published: str
+    ours: str
+    run: RunLink | None = None
+    reasons: str = ""
+    letters: str = ""
+
+
+@dataclass(frozen=True)
+class PosterPart:
+    """A table of the poster: row by row a pair for each column, and what its letters stand for."""
+
+    title: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Pair, ...]], ...]
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its title; ``source`` is a ``data:`` address that holds all of it."""
+
+    title: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ExperimentPart:
+    """What the page shows of an experiment.
+
+    Attributes:
+        name: that of its notebook.
+        question: what the notebook asks; empty where it is none of the suite.
+        count: how many runs there are, in words.
+        runs: settings that differ and main results of each run.
+        seeds: means over seeds, where some settings were run with several.
+        latest: the run that figures and results are of.
+        figures: its pictures.
+        results: all of its results.
+        problems: one line for each picture that is left out.
+    """
+
+    name: str
+    question: str
+    count: str
+    runs: Table
+    seeds: Table | None
+    latest: RunLink
+    figures: tuple[Figure, ...]
+    results: Table
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page is made from.
+    """Everything on the page.
 
     Attributes:
-        runs: experiment → its finished runs, the latest last.
-        problems: one line for each run or picture that is left out.
-        anchors: path of a run → name of its row in the table of commands.
+        facts: name → text; what the runs were made with.
+        poster: the poster's tables.
+        verdict: whether our runs confirm the poster's claim.
+        experiments: one part for each experiment that has a finished run.
+        left_out: one line for each run or picture that could not be read.
+        commands: the command behind each run, where there is any.
     """
 
-    runs: Mapping[str, Sequence[FinishedRun]]
-    problems: list[str] = field(default_factory=list)
-    anchors: Mapping[Path, str] = field(default_factory=dict)
+    facts: tuple[tuple[str, str], ...]
+    poster: tuple[PosterPart, ...]
+    verdict: str
+    experiments: tuple[ExperimentPart, ...]
+    left_out: tuple[str, ...]
+    commands: Table | None
 
-    @property
-    def all_runs(self) -> list[FinishedRun]:
-        """Every finished run, experiment by experiment."""
-        return [run for runs in self.runs.values() for run in runs]
 
-    def link(self, run: FinishedRun) -> str:
-        """The hash of a run, linked to its command."""
-        return f'<a class="run" href="#{self.anchors[run.path]}">{escape(run.hash)}</a>'
+Links = Mapping[Path, RunLink]
+Runs = Mapping[str, Sequence[FinishedRun]]
 
 
 def build_report(out: Path | None = None) -> Path:
@@ -94,259 +211,184 @@ def build_report(out: Path | None = None) -> Path:
 
 def page_text() -> str:
     """The page as it is written."""
-    runs, problems = poster.gathered_runs()
-    places = (run.path for members in runs.values() for run in members)
-    page = Page(runs, problems, {path: f"run-{place}" for place, path in enumerate(places, 1)})
-    sections = {"Poster": _poster_section(page)}
-    sections |= {experiment: _experiment_section(page, experiment) for experiment in runs}
-    # After the others: a picture that cannot be read is found on the way.
-    sections |= {"Left out": _left_out(page.problems)} if page.problems else {}
-    sections |= {"Commands": _commands_section(page)} if runs else {}
-    ids = {title: f"section-{place}" for place, title in enumerate(sections, 1)}
-    return Template(_asset("report.html")).substitute(
-        style=_asset("report.css"),
-        script=_asset("report.js"),
-        header=_header(page),
-        contents=" ".join(f'<a href="#{ids[title]}">{escape(title)}</a>' for title in sections),
-        sections="\n".join(
-            f'<section id="{ids[title]}">\n{body}\n</section>' for title, body in sections.items()
+    templates = Environment(
+        loader=PackageLoader("delfjax.suite.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("page.html").render(page=_page())
+
+
+def _page() -> Page:
+    runs, damaged = poster.gathered_runs()
+    members = [run for of in runs.values() for run in of]
+    links = {run.path: RunLink(run.hash, f"run-{place}") for place, run in enumerate(members, 1)}
+    experiments = tuple(_experiment(name, of, links) for name, of in runs.items())
+    unreadable = [problem for part in experiments for problem in part.problems]
+    return Page(
+        facts=_facts(runs),
+        poster=tuple(_poster_part(table, runs, links) for table in poster.poster_tables()),
+        verdict=_VERDICTS[poster.attention_helps_more(runs)],
+        experiments=experiments,
+        # Without the folder of the runs, which is of this machine.
+        left_out=tuple(
+            line.replace(f"{paths.runs_root()}/", "") for line in (*damaged, *unreadable)
         ),
+        commands=_commands(members, links) if members else None,
     )
 
 
-def _asset(name: str) -> str:
-    return (
-        resources.files("delfjax.suite.reporting")
-        .joinpath("assets", name)
-        .read_text(encoding="utf-8")
-    )
-
-
-def _header(page: Page) -> str:
-    runs = page.all_runs
-    found = f"{_counted(len(runs), 'finished run')} of {_counted(len(page.runs), 'experiment')}"
+def _facts(runs: Runs) -> tuple[tuple[str, str], ...]:
+    members = [run for of in runs.values() for run in of]
+    found = f"{_counted(len(members), 'finished run')} of {_counted(len(runs), 'experiment')}"
     facts = {
-        "Built": (
-            f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by delfjax {__version__}, from {found} and"
-            " nothing else"
-        ),
-        "Devices": _each(run.provenance.get("device") for run in runs),
-        "Commits": _each(_commit(run) for run in runs),
-        "Versions": _each(version for run in runs for version in _versions(run)),
+        "Built": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by delfjax {__version__} from {found}",
+        "Devices": _each(run.provenance.get("device") for run in members),
+        "Commits": _each(_commit(run) for run in members),
+        "Versions": _each(version for run in members for version in _versions(run)),
     }
-    said = "".join(
-        f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text
-    )
-    none = (
-        "<p><b>There is no finished run yet.</b> This makes the first ones: <code>make"
-        " reproduce</code></p>"
-    )
-    return f"{_INTRODUCTION}<dl>{said}</dl>{'' if runs else none}"
+    return tuple((name, text) for name, text in facts.items() if text)
 
 
-def _poster_section(page: Page) -> str:
-    tables = [_poster_table(page, table) for table in poster.poster_tables()]
-    holds = poster.attention_helps_more(page.runs)
-    verdict = "open, not all four variants were run" if holds is None else "yes" if holds else "no"
-    return "\n".join(
-        [
-            "<h2>The poster’s tables, published beside ours</h2>",
-            *tables,
-            f"<p>Do our runs bear that order out? <b>{verdict}</b>.</p>",
-        ]
-    )
-
-
-def _poster_table(page: Page, table: PosterTable) -> str:
+def _poster_part(table: poster.PosterTable, runs: Runs, links: Links) -> PosterPart:
     grid = table.grid()
     letters: dict[str, str] = {}
-    columns = list(next(iter(grid.values())))
-    rows = []
-    for name, cells in grid.items():
-        pairs = "".join(_published_and_ours(page, cells[column], letters) for column in columns)
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>{pairs}</tr>')
-    top = "".join(f'<th class="pair" colspan="2">{escape(column)}</th>' for column in columns)
-    below = '<th class="published">published</th><th>ours</th>' * len(columns)
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in letters)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    corner = "Dataset" if table.rows == "dataset" else "System"
-    return (
-        f"<h3>{escape(table.title)}</h3>"
-        '<div class="wide"><table class="poster"><thead><tr><th'
-        f' rowspan="2">{corner}</th>{top}</tr><tr>{below}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-        + (
-            f'<p class="note">Not run, because:</p><ol class="note" type="a">{reasons}</ol>'
-            if reasons
-            else ""
-        )
-        + f'<ul class="note">{notes}</ul>'
+    rows = tuple(
+        (name, tuple(_pair(cell, runs, links, letters) for cell in cells.values()))
+        for name, cells in grid.items()
+    )
+    return PosterPart(
+        title=table.title,
+        corner=table.rows.capitalize(),
+        columns=tuple(next(iter(grid.values()))),
+        rows=rows,
+        reasons=tuple(letters),
+        notes=table.notes,
     )
 
 
-def _published_and_ours(page: Page, cell: PosterCell, letters: dict[str, str]) -> str:
-    found: Ours = poster.ours(cell, page.runs)
+def _pair(cell: PosterCell, runs: Runs, links: Links, letters: dict[str, str]) -> Pair:
+    """The letters of reasons that were not met before are added to ``letters``."""
+    published = poster.shown(cell.published)
+    found = poster.ours(cell, runs)
     if found.run is None:
         marks = poster.letters_of(found.reasons, letters)
-        beside = (
-            f'<td class="missing" title="{escape("; ".join(found.reasons))}">{poster.NOT_RUN}'
-            f" <sup>{marks}</sup></td>"
-        )
-    else:
-        beside = f"<td><b>{escape(poster.shown(found.value))}</b> {page.link(found.run)}</td>"
-    return f'<td class="published">{escape(poster.shown(cell.published))}</td>{beside}'
+        return Pair(published, poster.NOT_RUN, reasons="; ".join(found.reasons), letters=marks)
+    return Pair(published, poster.shown(found.value), links[found.run.path])
 
 
-def _experiment_section(page: Page, experiment: str) -> str:
-    runs = page.runs[experiment]
+def _experiment(name: str, runs: Sequence[FinishedRun], links: Links) -> ExperimentPart:
     latest = runs[-1]
-    question = _question(experiment)
-    parts = [f"<h2>{escape(experiment)}</h2>", f"<p>{escape(question)}</p>" if question else ""]
-    parts += [f"<h3>{_counted(len(runs), 'run')}, the latest last</h3>", _runs_table(page, runs)]
-    seeds = {
-        values: {run.config.get("seed") for run in members}
-        for values, members in groups(runs).items()
-    }
-    if any(len(different) > 1 for different in seeds.values()):
-        parts += [
-            "<h3>Means over seeds, with 95 % bootstrap intervals</h3>",
-            _seeds_table(page, runs),
-        ]
-    parts += [_figure(page, latest, path) for path in latest.figures]
-    rows = [[_cell(name), _cell(value)] for name, value in flat(latest.results).items()]
-    whole = _table(["result", "value"], rows)
-    parts.append(
-        f"<details><summary>All {len(rows)} results of the latest run,"
-        f" {escape(latest.hash)}</summary>"
+    seeds = [{run.config.get("seed") for run in members} for members in groups(runs).values()]
+    pictures = {path: _figure(path) for path in latest.figures}
+    results = [(_cell(of), _cell(value)) for of, value in flat(latest.results).items()]
+    return ExperimentPart(
+        name=name,
+        question=_question(name),
+        count=_counted(len(runs), "run"),
+        runs=_runs_table(runs, links),
+        seeds=_seeds_table(runs, links) if max(map(len, seeds)) > 1 else None,
+        latest=links[latest.path],
+        figures=tuple(figure for figure in pictures.values() if figure is not None),
+        results=_table(["result", "value"], results),
+        problems=tuple(
+            f"{path}: not a picture that can be read"
+            for path, figure in pictures.items()
+            if figure is None
+        ),
     )
-    parts.append(f"<p>Run {page.link(latest)}</p>{whole}</details>")
-    return "\n".join(parts)
 
 
-def _runs_table(page: Page, runs: Sequence[FinishedRun]) -> str:
-    fields, shown = varying(runs), metrics(runs)[:MAIN_METRICS]
+def _runs_table(runs: Sequence[FinishedRun], links: Links) -> Table:
+    fields = varying(runs)
+    shown = metrics(runs)[:MAIN_METRICS]
     rows = []
     for run in runs:
-        settings, results = flat(run.config), flat(run.results)
+        settings = flat(run.config)
+        results = flat(run.results)
         values = [settings.get(name) for name in fields] + [results.get(name) for name in shown]
-        rows.append(
-            [
-                f"<td>{page.link(run)}</td>",
-                *map(_cell, values),
-                _cell(run.provenance.get("seconds")),
-            ]
-        )
+        seconds = run.provenance.get("seconds")
+        rows.append((Cell(runs=(links[run.path],)), *map(_cell, values), _cell(seconds)))
     return _table(["run", *fields, *shown, "seconds"], rows)
 
 
-def _seeds_table(page: Page, runs: Sequence[FinishedRun]) -> str:
-    fields, shown = group_fields(runs), metrics(runs)[:MAIN_METRICS]
+def _seeds_table(runs: Sequence[FinishedRun], links: Links) -> Table:
+    fields = group_fields(runs)
+    shown = metrics(runs)[:MAIN_METRICS]
     rows = []
     for values, members in groups(runs).items():
         table = summary(members)
-        links = " ".join(page.link(run) for run in members)
+        of = Cell(runs=tuple(links[run.path] for run in members))
         for row in table[table["metric"].isin(shown)].to_dict("records"):
-            interval = (
-                "one seed" if row["seeds"] < 2 else f"{number(row['low'])} to {number(row['high'])}"
+            interval = f"{number(row['low'])} to {number(row['high'])}"
+            said = (
+                label(fields, values),
+                row["metric"],
+                row["mean"],
+                row["std"],
+                interval if row["seeds"] > 1 else "one seed",
+                row["seeds"],
             )
-            rows.append(
-                [
-                    _cell(label(fields, values)),
-                    _cell(row["metric"]),
-                    _cell(row["mean"]),
-                    _cell(row["std"]),
-                    _cell(interval),
-                    _cell(row["seeds"]),
-                    f"<td>{links}</td>",
-                ]
-            )
+            rows.append((*map(_cell, said), of))
     return _table(["settings", "result", "mean", "std", "interval", "seeds", "runs"], rows)
 
 
-def _figure(page: Page, run: FinishedRun, path: Path) -> str:
-    title = path.stem.replace("_", " ").capitalize()
+def _figure(path: Path) -> Figure | None:
+    """The picture in a file; ``None`` where it cannot be read or is no PNG."""
     try:
         data = path.read_bytes()
-    except OSError as error:
-        data = str(error.strerror).encode()
+    except OSError:
+        return None
     if not data.startswith(_PNG):
-        page.problems.append(f"{path}: not a picture that can be read")
-        return ""
-    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    caption = (
-        f'{escape(title)} <span class="count">{escape(run.experiment)}, run {page.link(run)}</span>'
-    )
-    return (
-        f'<figure><figcaption>{caption}</figcaption><img loading="lazy" alt="{escape(title)}"'
-        f' src="{source}"></figure>'
-    )
+        return None
+    title = path.stem.replace("_", " ").capitalize()
+    return Figure(title, f"data:image/png;base64,{base64.b64encode(data).decode()}")
 
 
-def _commands_section(page: Page) -> str:
+def _commands(runs: Sequence[FinishedRun], links: Links) -> Table:
+    places = {f"{run.experiment}/{run.hash}": links[run.path] for run in runs}
     rows = []
-    for run in page.all_runs:
+    for run in runs:
         origin = run.provenance
         finished = str(origin["finished"]).replace("T", " ").removesuffix("+00:00")
+        program, *options = str(origin.get("command", _UNKNOWN)).split(" --")
+        read = map(str, origin.get("upstream", {}).values())
         rows.append(
-            [
-                f'<td id="{page.anchors[run.path]}"><code>{escape(run.hash)}</code></td>',
-                f"<td>{_command(str(origin.get('command', _UNKNOWN)))}</td>",
+            (
+                Cell(run.hash, row_of=links[run.path].anchor),
+                Cell(command=(program, *(f"--{option}" for option in options))),
                 _cell(_commit(run)),
                 _cell(origin.get("device")),
                 _cell(origin.get("seconds")),
                 _cell(finished),
-                (
-                    f"<td>{' '.join(_upstream(page, str(place)) for place in origin.get('upstream', {}).values())}</td>"
-                ),
-            ]
+                Cell(runs=tuple(places.get(place, RunLink(place)) for place in read)),
+            )
         )
     headings = ["run", "command", "commit", "device", "seconds", "finished (UTC)", "reads"]
-    return "<h2>Which command makes which run</h2>" + _table(headings, rows)
+    return _table(headings, rows)
 
 
-def _command(text: str) -> str:
-    """A command that breaks between its options, never within one."""
-    program, *options = text.split(" --")
-    words = [program, *(f"--{option}" for option in options)]
-    return f"<code>{' '.join(f'<span>{escape(word)}</span>' for word in words)}</code>"
-
-
-def _upstream(page: Page, place: str) -> str:
-    known = {f"{run.experiment}/{run.hash}": run for run in page.all_runs}
-    return page.link(known[place]) if place in known else f"<code>{escape(place)}</code>"
-
-
-def _left_out(problems: Sequence[str]) -> str:
-    # Without the folder of the runs, which is of this machine.
-    lines = (line.replace(f"{paths.runs_root()}/", "") for line in problems)
-    return f"<h2>Left out</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML already, under headings that are not; numbers stand to the
-    right."""
-    right = [any(row[place].startswith(_NUMBER) for row in rows) for place in range(len(headings))]
-    # A long dotted name may break after a dot, a number may not.
-    names = [re.sub(r"([._])(?!\d)", r"\1<wbr>", escape(name)) for name in headings]
-    top = "".join(
-        f"<th{' class=number' if to else ''}>{name}</th>"
-        for name, to in zip(names, right, strict=True)
+def _table(names: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> Table:
+    """A table under headings; a long dotted name may break after a dot, a number may not."""
+    headings = tuple(
+        Heading(
+            pieces=tuple(re.split(r"(?<=[._])(?!\d)", name)),
+            numeric=any(row[place].sorts_as for row in rows),
+        )
+        for place, name in enumerate(names)
     )
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    kind = ' class="sortable"' if len(rows) > 1 else ""
-    return (
-        "<div"
-        f' class="wide"><table{kind}><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-    )
+    return Table(headings, tuple(rows))
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Cell:
+    """A plain value; what is missing, or no number at all, is left empty."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "<td></td>"
+        return Cell()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"<td>{escape(str(value))}</td>"
-    text = str(value) if isinstance(value, int) else number(value)
-    return f'{_NUMBER} data-value="{value!r}">{text}</td>'
+        return Cell(str(value))
+    return Cell(str(value) if isinstance(value, int) else number(value), sorts_as=repr(value))
 
 
 def _question(experiment: str) -> str:
@@ -365,7 +407,7 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _each(values: Any) -> str:
+def _each(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
 

@@ -38,6 +38,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.rows: list[list[str]] = []
         self.text = ""
@@ -47,6 +48,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.tags.append(tag)
         if tag not in _VOID:
             self.open.append(tag)
         if tag == "tr":
@@ -170,6 +172,29 @@ def test_names_and_values_are_escaped_wherever_they_stand() -> None:
     assert "<img" not in text and 'onerror="' not in text
     assert bad in unescape(text).replace("<wbr>", "")
     Page(text)
+
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def test_a_script_in_a_name_a_setting_a_result_or_an_error_is_shown_as_text() -> None:
+    """Wherever it comes from: only the script of the page itself is one."""
+    # What names a folder or a file cannot hold a slash.
+    name = "<script>alert(1)"
+    runs = []
+    for photo in (SCRIPT, "other"):
+        run = start_run(f"10_{name}", {"seed": 0, "photo": photo}, parameters={"photo": photo})
+        run.save_figure("scores", plots.plot_stage_times({"search": 1.0}))
+        runs.append(run.finish({"found": SCRIPT, SCRIPT: 1.0}))
+        (run.path / "figures" / "scores.png").rename(run.path / "figures" / f"{name}.png")
+    broken = made(f"20_{name}", {"map": 0.5})
+    (broken.path / "results.json").write_text("{")
+    parsed = page()
+    assert [tag for tag in parsed.tags if tag == "script"] == ["script"]
+    assert f"20_{name}/{broken.hash}: damaged" in parsed.text
+    assert f"delfjax run '10_{name}'" in parsed.text and f"{name} 10_{name}, run" in parsed.text
+    assert parsed.row("found", SCRIPT) and parsed.row(SCRIPT, "1")
+    assert parsed.row(runs[0].hash, SCRIPT, "1")
 
 
 def test_a_damaged_run_is_left_out_and_named_without_the_path_of_this_machine(
