@@ -1,11 +1,15 @@
-"""The landmark world: photographs of landmarks that do not exist, with everything about them
-exactly known.
+"""The landmark world: photographs of landmarks that do not exist, and the exact truth about them.
 
 A deterministic renderer casts rays at textured solids: monuments in families that look alike, the
-houses and trees around them, people and vehicles before them, under any sky. Each challenge of
-instance retrieval is a knob (:mod:`~delfjax.world.challenges`). ``knobs`` says how large and
-hard a world is, ``census`` what is in it, ``photography`` how a photograph comes about,
-``rendering`` makes it, ``writing`` writes all of them, ``reading`` reads them.
+houses and trees around them, the people and vehicles in front of them, under any sky. Each
+challenge of instance retrieval is a knob (:mod:`~delfjax.world.challenges`).
+
+- :mod:`~delfjax.world.knobs`: how large and how hard a world is.
+- :mod:`~delfjax.world.census`: which landmarks it has, where they stand, which photographs show
+  them. The landmarks come from :mod:`~delfjax.world.landmark_grammar`.
+- :mod:`~delfjax.world.photography`: the place, time, camera and surroundings of one photograph.
+- :mod:`~delfjax.world.rendering`: a scene becomes pixels, or the exact truth about each pixel.
+- :mod:`~delfjax.world.writing` and :mod:`~delfjax.world.reading`: a world on disk.
 
 ``__init__.pyi`` lists the names that notebooks import from here; each is loaded when it is used.
 """

@@ -1,9 +1,9 @@
-"""Who lives in a world: its landmarks, where they stand, and every photograph there is of them,
-before any is taken.
+"""The census of a world: its landmarks, where they stand, and the list of its photographs.
 
-Landmarks are numbered: those that are searched for, then those for training, then strangers, which
-are only seen by distractors and by queries without a match. Half of the strangers belong to
-families of landmarks that are searched for: they look like one and are another.
+Everything follows from the configuration, before anything is rendered. Landmarks are numbered:
+first the targets, which queries search for; then those for training; then the strangers, which
+appear only in distractors and in queries without a match. Half of the strangers belong to families
+of targets: they look like a target but are another landmark.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from functools import lru_cache
 import numpy as np
 
 from delfjax.rng import named_generator
-from delfjax.world.architecture import Landmark, make_landmark
 from delfjax.world.knobs import WorldConfig
+from delfjax.world.landmark_grammar import Landmark, make_landmark
 from delfjax.world.photography import Shot, Site, take_shot
 
 SPLITS = ("train", "database", "query", "distractor", "no_match")
 # Photographs in a folder.
 FOLDER_SIZE = 1000
-# Share of the landmarks that have another one beside them.
+# Share of the landmarks that have a second landmark beside them.
 _PAIRED = 0.2
-# Share of distractors and of queries without a match that show a street and no landmark at all.
+# Share of distractors, and of queries without a match, that show a street without any landmark.
 _STREETS = 0.5
-# Strangers there are for each photograph of one.
+# Strangers per photograph of a stranger.
 _STRANGERS_PER_PHOTO = 0.5
 _KM_PER_DEGREE = 111.2
 # Cities are far apart; the landmarks of one are within walking distance.
@@ -37,13 +37,13 @@ _CITY_RADIUS_KM = 3.0
 
 @dataclass(frozen=True)
 class Frame:
-    """One photograph to be taken.
+    """The entry of one photograph in the census.
 
     Attributes:
-        number: its position among all photographs of the world.
+        number: position among all photographs of the world.
         split: one of :data:`SPLITS`.
-        index: its position in its split.
-        landmark: number of the landmark it is taken of; −1 for a street.
+        index: position within the split.
+        landmark: number of the landmark that is photographed; negative for a street.
     """
 
     number: int
@@ -53,99 +53,110 @@ class Frame:
 
     @property
     def path(self) -> str:
-        """Where it lies under the root of the world."""
+        """Path of the file, relative to the root of the world."""
         return f"{self.split}/{self.index // FOLDER_SIZE:03d}/{self.index:07d}.jpg"
 
 
 @dataclass(frozen=True)
 class Place:
-    """A landmark on the globe: latitude and longitude in degrees, and the compass direction it
-    faces in radians."""
+    """A landmark on the globe.
+
+    Attributes:
+        latitude: degrees.
+        longitude: degrees.
+        facing: compass direction the landmark faces, radians clockwise from north.
+    """
 
     latitude: float
     longitude: float
     facing: float
 
     def moved(self, east_m: float, north_m: float) -> tuple[float, float]:
-        """Latitude and longitude of a point some metres away, degrees."""
+        """Latitude and longitude, degrees, of the point so many metres east and north of here."""
         latitude = self.latitude + north_m / 1000 / _KM_PER_DEGREE
-        return latitude, self.longitude + east_m / 1000 / _KM_PER_DEGREE / math.cos(
-            math.radians(self.latitude)
-        )
+        shrinking = math.cos(math.radians(self.latitude))
+        return latitude, self.longitude + east_m / 1000 / _KM_PER_DEGREE / shrinking
 
 
 class Census:
     """The landmarks of a world and its photographs.
 
     Args:
-        config: of the world.
+        config: configuration of the world.
+
+    Attributes:
+        config: configuration of the world.
+        strangers: number of landmarks that are neither searched for nor trained on.
     """
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
-        seen = config.distractors + config.no_match
-        self.strangers = (
-            max(math.ceil(seen * (1 - _STREETS) * _STRANGERS_PER_PHOTO), 2) if seen else 0
-        )
+        photos = config.distractors + config.no_match
+        strangers = math.ceil(photos * (1 - _STREETS) * _STRANGERS_PER_PHOTO)
+        self.strangers = max(strangers, 2) if photos else 0
         self.landmark = lru_cache(maxsize=512)(self._landmark)
 
     @property
     def landmark_count(self) -> int:
-        """All landmarks, strangers included."""
+        """Number of landmarks, strangers included."""
         return self.config.landmarks + self.config.train_landmarks + self.strangers
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        """Photographs ``start`` … ``stop`` − 1, in order."""
-        for number in range(
-            start, self.frame_count if stop is None else min(stop, self.frame_count)
-        ):
+        """Photographs ``start`` to ``stop`` − 1 in order; without ``stop``, to the last."""
+        end = self.frame_count if stop is None else min(stop, self.frame_count)
+        for number in range(start, end):
             yield self.frame(number)
 
     @property
     def frame_count(self) -> int:
-        """How many photographs there are."""
+        """Number of photographs."""
         return sum(count for _, count in self._splits())
 
     def frame(self, number: int) -> Frame:
-        """Photograph ``number``."""
+        """Photograph ``number``.
+
+        Raises:
+            IndexError: the world has fewer photographs.
+        """
         index = number
         for split, count in self._splits():
             if index < count:
                 return Frame(number, split, index, self._subject(split, index))
             index -= count
-        raise IndexError(f"photograph {number} of {self.frame_count}")
+        raise IndexError(f"photograph {number}: the world has {self.frame_count}, numbered from 0")
 
     def family(self, number: int) -> int:
-        """Family of a landmark."""
+        """Number of the family of a landmark."""
         config = self.config
-        searched = math.ceil(config.landmarks / config.family_size)
+        targeted = math.ceil(config.landmarks / config.family_size)
         trained = math.ceil(config.train_landmarks / config.family_size)
         if number < config.landmarks:
             return number // config.family_size
         if number < config.landmarks + config.train_landmarks:
-            return searched + (number - config.landmarks) // config.family_size
+            return targeted + (number - config.landmarks) // config.family_size
         stranger = number - config.landmarks - config.train_landmarks
-        # Every other stranger looks like a landmark that is searched for.
-        return stranger // 2 % searched if stranger % 2 == 0 else searched + trained + stranger // 2
+        # Every other stranger looks like a target.
+        if stranger % 2 == 0:
+            return stranger // 2 % targeted
+        return targeted + trained + stranger // 2
 
     def place(self, number: int) -> Place:
-        """Where on the globe a landmark stands."""
+        """Where a landmark stands on the globe."""
         first = self._partner(number)
         if first is not None and first < number:
-            # The second of a pair stands where the first says.
+            # The first landmark of a pair decides where the second stands.
             host = self.place(first)
             dx, dy = self.neighbour_at(first)
-            # The landmark's −y points to `facing`, its −x a quarter turn clockwise from there.
+            # The landmark's −y points along `facing`, its −x a quarter turn clockwise from there.
             cosine, sine = math.cos(host.facing), math.sin(host.facing)
             latitude, longitude = host.moved(-dx * cosine - dy * sine, dx * sine - dy * cosine)
             return Place(latitude, longitude, host.facing)
         city = named_generator(self.config.seed, f"city {self._city(number)}")
-        latitude, longitude = (
-            math.degrees(math.asin(city.uniform(-0.6, 0.85))),
-            city.uniform(-180, 180),
-        )
+        latitude = math.degrees(math.asin(city.uniform(-0.6, 0.85)))
+        longitude = city.uniform(-180, 180)
         rng = named_generator(self.config.seed, f"place {number}")
-        away, direction = _CITY_RADIUS_KM * math.sqrt(rng.uniform()), rng.uniform(0, 2 * math.pi)
+        away = _CITY_RADIUS_KM * math.sqrt(rng.uniform())
+        direction = rng.uniform(0, 2 * math.pi)
         centre = Place(latitude, longitude, 0.0)
         latitude, longitude = centre.moved(
             1000 * away * math.sin(direction), 1000 * away * math.cos(direction)
@@ -153,7 +164,7 @@ class Census:
         return Place(latitude, longitude, float(rng.uniform(0, 2 * math.pi)))
 
     def site(self, number: int) -> Site:
-        """What stands where landmark ``number`` is photographed; a street for −1 and below."""
+        """The site of landmark ``number``; a street without landmarks for negative numbers."""
         if number < 0:
             rng = named_generator(self.config.seed, f"street {number}")
             return Site(None, None, (0.0, 0.0), float(rng.uniform(0, 2 * math.pi)), number)
@@ -167,7 +178,11 @@ class Census:
         return Site(self.landmark(number), self.landmark(partner), at, facing, first)
 
     def neighbour_at(self, first: int) -> tuple[float, float]:
-        """Where the neighbour of ``first`` stands in the frame of ``first``, metres."""
+        """Position of the neighbour of ``first`` in the frame of ``first``, metres.
+
+        Raises:
+            ValueError: ``first`` has no neighbour.
+        """
         second = self._partner(first)
         if second is None:
             raise ValueError(f"landmark {first} has no neighbour")
@@ -176,21 +191,17 @@ class Census:
         return float(apart * rng.choice((-1, 1))), float(rng.uniform(-2, 10))
 
     def shot(self, frame: Frame, attempt: int = 0) -> tuple[Site, Shot]:
-        """Take a photograph; another ``attempt`` is another photograph of the same subject."""
+        """Site and shot of a photograph; each ``attempt`` is another shot of the same subject."""
         site = self.site(frame.landmark)
         rng = named_generator(self.config.seed, f"{frame.split} {frame.index} {attempt}")
         return site, take_shot(site, self.config, rng)
 
     def shown(self, frame: Frame) -> tuple[int, ...]:
-        """Numbers of the landmarks of the site, owner 1 first."""
-        partner = None if frame.landmark < 0 else self._partner(frame.landmark)
-        return (
-            ()
-            if frame.landmark < 0
-            else (frame.landmark,)
-            if partner is None
-            else (frame.landmark, partner)
-        )
+        """Numbers of the landmarks at the site of a photograph: owner 1, then owner 2."""
+        if frame.landmark < 0:
+            return ()
+        partner = self._partner(frame.landmark)
+        return (frame.landmark,) if partner is None else (frame.landmark, partner)
 
     def _splits(self) -> tuple[tuple[str, int], ...]:
         c = self.config
@@ -207,8 +218,8 @@ class Census:
             return config.landmarks + index % config.train_landmarks
         if split in ("database", "query"):
             return index % config.landmarks
-        # Distractors, then queries without a match: streets and strangers by turns; no stranger is
-        # in both.
+        # Distractors and queries without a match show streets and strangers in turn; no stranger
+        # appears in both splits.
         if index % 2 < 2 * _STREETS - 0.5:
             return -1 - index - (config.distractors if split == "no_match" else 0)
         half = self.strangers // 2
@@ -217,8 +228,10 @@ class Census:
         return first + (own if split == "distractor" else min(half + own, self.strangers - 1))
 
     def _partner(self, number: int) -> int | None:
-        """The landmark beside ``number``, of another family but the same purpose; ``None`` for
-        most."""
+        """The landmark beside ``number``, or ``None``, as for most landmarks.
+
+        The two of a pair are of different families, and both are targets or both for training.
+        """
         config = self.config
         for start, count in ((0, config.landmarks), (config.landmarks, config.train_landmarks)):
             if not start <= number < start + count:
@@ -233,23 +246,25 @@ class Census:
         return None
 
     def _city(self, number: int) -> int:
-        """City of a landmark. Those of a family stand in different ones, and no city has landmarks
-        of two purposes.
+        """Number of the city of a landmark.
 
-        So a landmark in the right city is the right landmark but for unlike ones, and nothing near
-        a stranger or a street is in the database: what a query without a match retrieves is wrong
-        by its position as well.
+        The members of a family stand in different cities, so that of the look-alikes only the right
+        one is in the right city. Targets, training landmarks and strangers never share a city, so
+        that no target stands near a stranger or a street: whatever a query without a match
+        retrieves is wrong by its position too.
         """
-        config, first = self.config, 0
+        config = self.config
+        first = 0
         for count in (config.landmarks, config.train_landmarks, max(self.strangers, 1)):
             cities = math.ceil(count / _LANDMARKS_PER_CITY)
             if number < count:
                 return first + number % cities
-            first, number = first + cities, number - count
-        raise IndexError(f"landmark {number} past the last")
+            first += cities
+            number -= count
+        raise IndexError(f"landmark {number} past the last of the world")
 
     def street(self, rng: np.random.Generator) -> Place:
-        """A place in a city of strangers."""
+        """A random place in a city of strangers."""
         known = self.config.landmarks + self.config.train_landmarks
         return self.place(known + int(rng.integers(max(self.strangers, 1))))
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# What each knob turns from 0 (none) to 1 (as hard as photographs get).
+# Each from 0 (absent) to 1 (as hard as photographs get), and what it varies.
 KNOBS: Mapping[str, str] = {
-    "scale": "spread of the distance: near and far views of the same landmark",
-    "occlusion": "people, vehicles, trees and boughs before the landmark",
-    "clutter": "houses and trees around it, more of the picture than the landmark itself",
-    "likeness": "members of a family that look alike",
-    "viewpoint": "spread of the direction a landmark is seen from",
+    "scale": "spread of the distance: near and far views of one landmark",
+    "occlusion": "people, vehicles, trees and boughs in front of the landmark",
+    "clutter": "houses and trees around the landmark, filling more of the picture than it does",
+    "likeness": "how alike the landmarks of a family look",
+    "viewpoint": "spread of the direction from which a landmark is seen",
     "tilt": "cameras not held level",
     "framing": "landmarks partly outside the picture",
     "weather": "clouds, haze, low sun and night",

@@ -1,4 +1,4 @@
-"""How large and how hard a world is: one frozen record, and three presets."""
+"""The configuration of a world: how large and how hard it is, and three presets."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from delfjax.world.solids import WorldError
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """A world. Counts of images are totals; :mod:`~delfjax.world.challenges` explains the knobs.
+    """The size of a world, and its knobs, which :mod:`~delfjax.world.challenges` explains.
 
     Attributes:
-        seed: of everything.
-        landmarks: that are searched for.
-        family_size: members of a family that look alike.
-        train_landmarks: for training alone; none of them, and none of their families, is searched
-            for.
-        train_views: photographs of each of these.
-        database_views: photographs in the database of each landmark that is searched for.
-        query_views: queries of each.
-        distractors: photographs in the database that show none of them: streets, and other
+        seed: the seed of everything random.
+        landmarks: number of targets, the landmarks that queries search for.
+        family_size: landmarks in a family of look-alikes.
+        train_landmarks: number of landmarks for training. No query searches for them or for a
+            member of their families.
+        train_views: photographs of each training landmark.
+        database_views: photographs of each target in the database.
+        query_views: queries of each target.
+        distractors: photographs in the database that show no target, in all: streets and other
             landmarks.
-        no_match: queries that show nothing that is in the database: streets, and other landmarks.
-        image_side: longer side of a photograph, pixels; the shorter is three quarters of it.
+        no_match: queries that show nothing of the database, in all: streets and other landmarks.
+        image_side: longer side of a photograph, pixels, a multiple of 128; the shorter side is
+            three quarters of it.
+
+    Raises:
+        WorldError: a value is out of range.
     """
 
     seed: int = 0
@@ -55,24 +59,24 @@ class WorldConfig:
         for name in KNOBS:
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise WorldError(f"world: {name} is {value}, expected a number from 0 to 1")
+                raise WorldError(f"world: {name} is {value}; expected a number from 0 to 1")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 1 if field.name in ("family_size", "landmarks") else 0
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                raise WorldError(f"world: {field.name} is {value}, expected at least {least}")
+                raise WorldError(f"world: {field.name} is {value}; expected at least {least}")
         if self.image_side % 128:
             raise WorldError(
-                f"world: image_side is {self.image_side}, expected a multiple of 128 pixels"
+                f"world: image_side is {self.image_side}; expected a multiple of 128 pixels"
             )
 
     def plain(self) -> dict[str, Any]:
-        """Plain values that decide every byte of the world."""
+        """The fields as plain values, which together decide every byte of the world."""
         return dataclasses.asdict(self)
 
 
 PRESETS: Mapping[str, WorldConfig] = {
-    # Seconds.
+    # Takes seconds.
     "ci": WorldConfig(
         landmarks=8,
         family_size=2,
@@ -83,9 +87,9 @@ PRESETS: Mapping[str, WorldConfig] = {
         distractors=8,
         no_match=4,
     ),
-    # Minutes: about 1,500 photographs.
+    # Takes minutes: about 1,500 photographs.
     "quick": WorldConfig(),
-    # A hundred thousand photographs and more, in hours; sharded and resumable.
+    # Takes hours: more than 100,000 photographs, written in resumable parts.
     "full": WorldConfig(
         landmarks=1500,
         family_size=5,
@@ -104,16 +108,15 @@ def world_config(preset: str, **changes: Any) -> WorldConfig:
     """A preset with some of its fields changed.
 
     Raises:
-        ConfigError: no such preset or field; the nearest is named.
-        WorldError: a value that is out of range.
+        ConfigError: there is no such preset or field; the message suggests the nearest name.
+        WorldError: a value is of the wrong type or out of range.
     """
     require_known("world preset", preset, PRESETS)
+    fields = [field.name for field in dataclasses.fields(WorldConfig)]
     for name, value in changes.items():
-        require_known(
-            "world field", name, [field.name for field in dataclasses.fields(WorldConfig)]
-        )
+        require_known("world field", name, fields)
         if name not in KNOBS and not isinstance(value, int):
-            raise WorldError(f"world: {name} is {value}, expected a whole number")
+            raise WorldError(f"world: {name} is {value}; expected a whole number")
     typed: dict[str, Any] = {
         name: float(value) if name in KNOBS else value for name, value in changes.items()
     }

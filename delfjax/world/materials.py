@@ -1,12 +1,12 @@
 """Procedural surfaces: masonry, windows, ornaments, tiles, leaves, stains, the ground and the sky.
 
-Every pattern is a function of the surface coordinates of a solid and of its seed, so that a
-landmark looks the same from everywhere. Colours are linear RGB. Patterns fade out where a pixel is
-too large for them (``footprint``, metres), as they do in a photograph.
+A pattern depends only on the surface coordinates and the seed of a solid, so a landmark looks the
+same from everywhere. Colours are linear RGB. Patterns fade out where a pixel is too large to show
+them (``footprint``, metres), as they do in a photograph.
 
-What a pattern does to all three channels, factors and shares, is computed by a conditional
-(:func:`_where_any`): nothing where no ray of a tile has the pattern, and once where one has. XLA
-would repeat for each channel whatever else they share.
+The factors and shares by which a pattern changes a colour are the same for all three channels. They
+are computed inside a conditional (:func:`_where_any`), which skips a tile whose rays never meet the
+pattern and otherwise computes them once; without it, XLA would repeat shared work for each channel.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ T = TypeVar("T")
 # Width of joints and frames, metres.
 _JOINT_M = 0.03
 _FRAME_M = 0.12
-# How deep reliefs look: displacement of the light's and the dark's edge, metres.
+# Apparent depth of reliefs: by how much their lit and their dark edges are displaced, metres.
 _RELIEF_M = 0.05
 _GLASS = (0.035, 0.045, 0.06)
 _LAMP = (1.0, 0.72, 0.38)
 
 
 class Shading(NamedTuple):
-    """How a surface answers light, per ray.
+    """How a surface responds to light, per ray.
 
     Attributes:
-        albedo: share of the light it scatters.
-        mirror: share of the sky it mirrors.
-        glow: light of its own.
+        albedo: share of the light that it scatters.
+        mirror: share of the sky that it mirrors.
+        glow: light that it emits.
     """
 
     albedo: RGB
@@ -52,14 +52,14 @@ class Shading(NamedTuple):
 def shade(
     rows: Float32[Array, "n c"], surface: Surface, footprint: Array, sun: Vector, darkness: Array
 ) -> Shading:
-    """Surface of solids.
+    """Shade the surfaces of solids.
 
     Args:
-        rows: the solid each ray has met.
-        surface: where.
-        footprint: size of a pixel there, metres.
-        sun: direction towards the sun, whose side of a relief is bright.
-        darkness: 0 by day, 1 at night, when windows are lit.
+        rows: for each ray, the row of the table of solids that it meets.
+        surface: where each ray meets it.
+        footprint: size of a pixel on the surface, metres.
+        sun: unit vector towards the sun, which lights one side of a relief.
+        darkness: 0 by day, 1 at night, when some windows are lit.
     """
 
     def get(name: str) -> Array:
@@ -106,15 +106,15 @@ def shade(
 def ground_albedo(
     x: Array, y: Array, footprint: Array, ground: Float32[Array, " g"], *, seen: Bool[Array, ""]
 ) -> RGB:
-    """The ground at ``(x, y)``, metres.
+    """Albedo of the ground: a square around the origin, and the land beyond it.
 
     Args:
-        x: to the east.
-        y: to the north.
-        footprint: size of a pixel there, metres.
-        ground: colour (3), second colour (3), size of slabs in metres (0: none), radius of the
-            square in metres, seed.
-        seen: whether it is asked for; the answer means nothing otherwise.
+        x: metres to the east of the origin.
+        y: metres to the north of the origin.
+        footprint: size of a pixel on the ground, metres.
+        ground: colour of the square (3) and of the land (3), size of its slabs in metres (0 for no
+            slabs), radius of the square in metres, seed.
+        seen: whether any ray meets the ground; if not, the result is meaningless.
     """
     slab, radius, seed = ground[6], ground[7], ground[8]
 
@@ -144,21 +144,21 @@ def ground_albedo(
 def sky_colour(
     direction: Vector, sun: Vector, sky: Float32[Array, " k"], *, seen: Bool[Array, ""]
 ) -> RGB:
-    """The sky, with clouds and the hills and roofs on the horizon, along unit directions.
+    """Colour of the sky in the given directions, with clouds, and hills and roofs on the horizon.
 
     Args:
         direction: unit vectors.
-        sun: unit vector.
-        sky: zenith colour (3), horizon colour (3), cloud cover, cloud seed, glow of the sun, hills
-            colour (3).
-        seen: whether it is asked for; the answer means nothing otherwise.
+        sun: unit vector towards the sun.
+        sky: zenith colour (3), horizon colour (3), cloud cover, seed, glow of the sun, colour of
+            the hills (3).
+        seen: whether any ray meets the sky; if not, the result is meaningless.
     """
     x, y, z = direction
     seed = sky[7]
 
     def pattern() -> tuple[Array, ...]:
         up = jnp.clip(z, 0.0, 1.0)
-        # Clouds on a plane far above; those near the horizon are seen flat.
+        # Clouds lie on a plane far above; near the horizon they are foreshortened.
         reach = 1 / (up + 0.12)
         cx, cy = x * reach * 1.3, y * reach * 1.3
         veil = plane_noise(cx, cy, seed) * 0.55 + plane_noise(cx * 2.3, cy * 2.3, seed + 1.0) * 0.3
@@ -174,7 +174,7 @@ def sky_colour(
             * 0.03
         )
         skyline = jnp.clip((jnp.maximum(far, roofs) - z) * 300.0, 0.0, 1.0)
-        # Close to the horizon the gradient is steep.
+        # The gradient is steep close to the horizon.
         return jnp.sqrt(up), cover * 0.9, bright, halo, skyline
 
     share, cover, bright, halo, skyline = _where(seen, pattern, x, (0.0, 0.0, 0.0, 0.0, 0.0))
@@ -186,22 +186,28 @@ def sky_colour(
 
 
 def _where(seen: Array, pattern: Callable[[], T], like: Array, plain: PyTree) -> T:
-    """What ``pattern`` gives if it is ``seen``, once for all channels; else ``plain`` values, in
-    arrays ``like`` its own."""
-    given: T = jax.lax.cond(
+    """Compute ``pattern`` if it is ``seen``.
+
+    Args:
+        seen: whether to compute it.
+        pattern: returns arrays shaped as ``like``.
+        like: an array of the shape and type of the results.
+        plain: scalars to fill the results with otherwise, in the structure of the pattern's result.
+    """
+    result: T = jax.lax.cond(
         seen, pattern, lambda: jax.tree.map(partial(jnp.full_like, like), plain)
     )
-    return given
+    return result
 
 
 def _where_any(amount: Array, pattern: Callable[[], T], plain: PyTree) -> T:
-    """What ``pattern`` gives if any ray of the tile has an ``amount`` of it; else ``plain``
-    values."""
+    """Compute ``pattern`` if any ray of the tile has an ``amount`` of it above zero; otherwise fill
+    with ``plain`` values."""
     return _where(jnp.any(amount > 0), pattern, amount, plain)
 
 
 def _stripes(rows: Array, v: Array, strength: Array) -> Array:
-    """Bands of another stone: its share."""
+    """Share of the second stone, which is laid in horizontal bands."""
     zero = jnp.zeros_like(v)
     stripe = (
         hashed(v / rows[:, COLUMN["stripe_m"]], zero, zero, rows[:, COLUMN["seed"]] + 3.0) > 0.55
@@ -212,8 +218,7 @@ def _stripes(rows: Array, v: Array, strength: Array) -> Array:
 def _masonry(
     rows: Array, surface: Surface, strength: Array, footprint: Array
 ) -> tuple[Array, Array]:
-    """Blocks in courses, every other course shifted by half a block: the tone of each, and the
-    share of the joints."""
+    """Tone of the blocks and share of the joints; every other course is shifted by half a block."""
     course, block, seed = (rows[:, COLUMN[name]] for name in ("course_m", "block_m", "seed"))
     u, v = surface.u, surface.v
     row = jnp.floor(v / course)
@@ -227,7 +232,7 @@ def _masonry(
 
 
 def _stains(strength: Array, u: Array, v: Array, seed: Array) -> Array:
-    """Clouds of dirt, and streaks from above: what they leave of the light."""
+    """Factor by which clouds of dirt, and streaks running down, darken a surface."""
     dirt = (
         plane_noise(u * 0.9, v * 0.35, seed + 11.0) * 0.6
         + plane_noise(u * 3.7, v * 0.5, seed + 12.0) * 0.4
@@ -236,8 +241,12 @@ def _stains(strength: Array, u: Array, v: Array, seed: Array) -> Array:
 
 
 def _ornaments(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> tuple[Array, Array]:
-    """Friezes and the large motif of a face, carved: the share of the accent; bright towards the
-    sun, dark on the other side."""
+    """Carved friezes and the large motif of a face.
+
+    Returns:
+        Share of the accent colour, and the factor by which the relief is brighter towards the sun
+        and darker on the other side.
+    """
     along = sun[0] * -surface.normal[1] + sun[1] * surface.normal[0]
     on_wall = surface.side.astype(jnp.float32)
     here = _motifs(rows, surface.u, surface.v, surface, footprint) * on_wall
@@ -251,13 +260,14 @@ def _ornaments(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> 
 
 
 def _motifs(rows: Array, u: Array, v: Array, surface: Surface, footprint: Array) -> Array:
-    """Friezes, and the large motif of a face before them: how much of the accent shows."""
+    """Share of the accent colour in the friezes and in the large motif of a face, which covers
+    them."""
 
     def get(name: str) -> Array:
         return rows[:, COLUMN[name]]
 
     size, storey, seed = get("ornament_m"), jnp.maximum(get("storey_m"), 0.1), get("seed")
-    # A frieze at the foot of every storey; three motifs by turns.
+    # A frieze at the foot of every storey, of three motifs in turn.
     offset = v - jnp.round(v / storey) * storey
     along, number = _cell(u, size)
     band = (jnp.abs(offset) < 0.5 * size) & (v > 0.3 * storey)
@@ -275,8 +285,8 @@ def _motifs(rows: Array, u: Array, v: Array, surface: Surface, footprint: Array)
 
 
 def _motif(x: Array, y: Array, seed: Array) -> Array:
-    """A figure in the disc of radius 1: petals, rings and a core whose numbers and phases are drawn
-    from ``seed``."""
+    """A figure in the unit disc: petals, a ring, rays and a core, whose counts, sizes and phases
+    follow from ``seed``."""
     zero, edge = jnp.zeros_like(x), 0.05
     drawn = [
         part for stream in (1.0, 2.0) for part in parts_of(hashed(zero + stream, zero, zero, seed))
@@ -297,8 +307,17 @@ def _motif(x: Array, y: Array, seed: Array) -> Array:
 
 
 class _Windows(NamedTuple):
-    """What windows do to a wall: factors of its light and of the glass, shares of frames, bars and
-    glass, and what the glass mirrors and, lit at night, sends."""
+    """What windows do to a wall, per ray.
+
+    Attributes:
+        shadow: factor of the wall's colour where a frame shades it.
+        frame: share of the frame.
+        tone: factor of the colour of the glass.
+        bars: share of the glazing bars in the opening.
+        glass: share of the opening, bars included.
+        mirror: share of the sky that the glass mirrors.
+        lit: light that the glass emits at night.
+    """
 
     shadow: Array
     frame: Array
@@ -336,8 +355,11 @@ def _windows(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> _W
     there = exists.astype(jnp.float32)
 
     def inside(dx: Array | float, dy: Array | float) -> Array:
-        """Signed distance to the opening, metres, positive within: an upright rectangle with a
-        round head."""
+        """Signed distance to the edge of the opening, metres, positive inside.
+
+        The opening is an upright rectangle with a head that may be round. ``dx`` and ``dy`` are
+        added to the point.
+        """
         px, py = jnp.abs(x + dx), y + dy
         radius = half_w * get("arched")
         straight = half_h - radius
@@ -353,7 +375,7 @@ def _windows(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> _W
     glass = _step(opening, edge)
     framed = _step(opening + _FRAME_M, edge)
     along = sun[0] * -surface.normal[1] + sun[1] * surface.normal[0]
-    # The reveal throws a shadow on the glass, the frame one on the wall.
+    # The reveal casts a shadow on the glass, and the frame on the wall.
     recess = glass * (1 - _step(inside(along * 0.25, 0.25 * sun[2]), edge))
     drop = _step(inside(-along * 0.2, 0.2 * sun[2]) + _FRAME_M, edge) * (1 - framed)
     draw = hashed(axis, floor, surface.face.astype(jnp.float32), get("seed") + 31.0)
@@ -374,7 +396,7 @@ def _windows(rows: Array, surface: Surface, footprint: Array, sun: Vector) -> _W
 
 
 def _roof(rows: Array, u: Array, v: Array, footprint: Array) -> Array:
-    """Rows of rounded tiles: the tone of each."""
+    """Tone of rounded tiles laid in rows."""
     seed = rows[:, COLUMN["seed"]]
     row = jnp.floor(v / 0.35)
     shifted = u / 0.3 + 0.5 * (row - 2 * jnp.floor(row / 2))
@@ -387,7 +409,7 @@ def _roof(rows: Array, u: Array, v: Array, footprint: Array) -> Array:
 
 
 def _foliage(rows: Array, surface: Surface) -> Array:
-    """Tone of leaves: clumps lighter outside and above, darker within."""
+    """Tone of leaves: clumps with lighter leaves among darker ones."""
     x, y, z = surface.local
     size, seed = jnp.maximum(rows[:, COLUMN["hole_pitch_m"]], 0.05), rows[:, COLUMN["seed"]]
     clump = value_noise(x / size, y / size, z / size, seed)
@@ -398,24 +420,24 @@ def _foliage(rows: Array, surface: Surface) -> Array:
 
 
 def _cell(coordinate: Array, size: Array) -> tuple[Array, Array]:
-    """Position in a row of cells as (−0.5 … 0.5, number of the cell)."""
+    """Position within a cell of a row, from −0.5 to 0.5, and the number of the cell."""
     number = jnp.floor(coordinate / size)
     return coordinate / size - number - 0.5, number
 
 
 def _line(coordinate: Array, period: Array, width: float, footprint: Array) -> Array:
-    """1 on lines ``period`` apart and ``width`` wide, with soft edges."""
+    """1 on lines ``width`` wide and ``period`` apart, 0 between them, with soft edges."""
     offset = jnp.abs(coordinate - jnp.round(coordinate / period) * period)
     return _step(0.5 * width + 0.25 * footprint - offset, 0.5 * width + 0.5 * footprint)
 
 
 def _step(value: Array, edge: Array | float) -> Array:
-    """0 below −edge/2, 1 above edge/2, linear between."""
+    """0 below −``edge`` / 2, 1 above ``edge`` / 2, linear in between."""
     return jnp.clip(value / edge + 0.5, 0.0, 1.0)
 
 
 def _seen(size: Array | float, footprint: Array) -> Array:
-    """How much of a pattern of ``size`` is left in pixels of ``footprint``."""
+    """How much of a pattern of ``size`` metres shows in pixels of ``footprint`` metres, 0 to 1."""
     return jnp.clip(1.6 - 1.2 * footprint / size, 0.0, 1.0)
 
 

@@ -1,6 +1,6 @@
 """Hashes and smooth noise on lattices: the randomness of surfaces, the same on every device.
 
-Integer arithmetic alone decides the random numbers; only their interpolation is floating point.
+The random numbers come from integer arithmetic alone; only their interpolation is floating point.
 Values lie in [0, 1).
 """
 
@@ -28,7 +28,7 @@ def hashed(x: Array, y: Array, z: Array, seed: Array) -> Float32[Array, "*rays"]
 
 
 def parts_of(number: Array) -> tuple[Array, ...]:
-    """Four numbers in [0, 1) of six bits each from one that :func:`hashed` gave."""
+    """Split a number from :func:`hashed` into four numbers in [0, 1) of six bits each."""
     bits = (number * jnp.float32(2**24)).astype(jnp.int32)
     return tuple(
         ((bits >> jnp.int32(6 * k)) & jnp.int32(63)).astype(jnp.float32) / 64.0 for k in range(4)
@@ -36,8 +36,8 @@ def parts_of(number: Array) -> tuple[Array, ...]:
 
 
 def value_noise(x: Array, y: Array, z: Array, seed: Array) -> Float32[Array, "*rays"]:
-    """Smooth noise in three dimensions: hashed lattice values, interpolated; features are one unit
-    wide."""
+    """Smooth noise in three dimensions, with features one unit wide: interpolated hashes of the
+    lattice points."""
     cell = tuple(jnp.floor(c) for c in (x, y, z))
     fraction = tuple(_smooth(c - f) for c, f in zip((x, y, z), cell, strict=True))
     layers = []
@@ -52,7 +52,7 @@ def value_noise(x: Array, y: Array, z: Array, seed: Array) -> Float32[Array, "*r
 
 
 def plane_noise(x: Array, y: Array, seed: Array) -> Float32[Array, "*rays"]:
-    """Smooth noise in two dimensions."""
+    """Smooth noise in two dimensions, with features one unit wide."""
     left, lower = jnp.floor(x), jnp.floor(y)
     across, up = _smooth(x - left), _smooth(y - lower)
     zero = jnp.zeros_like(left)

@@ -1,7 +1,7 @@
 """How a photograph comes about: a place, a time, a camera, and what happens to stand in the way.
 
-Everything is drawn from one generator for each photograph, so that any of them can be made again
-alone. The landmark stands at the origin; the camera is to its south, give or take the spread of
+Each photograph draws everything from a generator of its own, so that it can be made again without
+the others. The landmark stands at the origin; the camera is south of it, within the spread of the
 viewpoints.
 """
 
@@ -15,22 +15,25 @@ import numpy as np
 
 from delfjax.rng import named_generator
 from delfjax.world import surroundings
-from delfjax.world.architecture import Landmark
 from delfjax.world.knobs import WorldConfig
+from delfjax.world.landmark_grammar import Landmark
 from delfjax.world.rendering import MAX_SOLIDS, Camera, Film, Ground, Light, Scene, look_at
 from delfjax.world.solids import Solid, placed
 
-# Share of the picture's height that a landmark takes when the spread of the scale is 0.
+# Share of the picture's height that a landmark takes at scale 0.
 _NOMINAL_SHARE = 0.72
-# Limits of the octaves by which that share is changed at scale 1: from 0.3 to 2.2 times.
+# Octaves by which that share varies at scale 1: a factor of 0.3 to 2.2.
 _OCTAVES = (-1.75, 1.15)
-# Angle of view of the short side of a normal lens, radians.
+# Angle of view of a normal lens along the short side of the picture, radians.
 _FIELD_OF_VIEW = math.radians(40)
+# Height of a camera held at eye level.
 _EYE_M = 1.65
-# Standard deviations at full spread.
-_VIEWPOINT_RAD, _TILT_RAD = math.radians(55), math.radians(12)
-# Nobody photographs a landmark from its back.
+# Standard deviations at viewpoint 1 and at tilt 1.
+_VIEWPOINT_RAD = math.radians(55)
+_TILT_RAD = math.radians(12)
+# Nobody photographs a landmark from behind.
 _WIDEST_RAD = math.radians(85)
+# Linear RGB of the ground, and the size of its slabs in metres (0 for none).
 _GROUNDS: tuple[tuple[tuple[float, float, float], float], ...] = (
     ((0.34, 0.31, 0.27), 1.2),
     ((0.26, 0.25, 0.24), 0.6),
@@ -42,13 +45,14 @@ _GROUNDS: tuple[tuple[tuple[float, float, float], float], ...] = (
 
 @dataclass(frozen=True)
 class Site:
-    """Where a landmark stands.
+    """Where a photograph is taken.
 
     Attributes:
-        landmark: the landmark itself; ``None`` for a street without one.
-        neighbour: another landmark that stands beside it, placed in the frame of the first.
+        landmark: the landmark at the origin; ``None`` for a street without one.
+        neighbour: a second landmark beside it; ``None`` for most sites.
+        neighbour_at: position of the neighbour in the frame of the landmark, metres.
         facing: compass direction that the landmark faces, radians clockwise from north.
-        number: of the site, for what is drawn once for all its photographs.
+        number: number of the site, which names what all its photographs share.
     """
 
     landmark: Landmark | None
@@ -63,13 +67,14 @@ class Shot:
     """A photograph before it is rendered.
 
     Attributes:
-        scene: what is seen, and how.
+        scene: what the camera sees, and how.
         hour: local time of day.
-        azimuth_rad: direction of the camera from the front of the landmark, to the east positive.
-        distance_m: to the landmark.
+        azimuth_rad: direction from the landmark to the camera, measured from the landmark's front,
+            positive to the east.
+        distance_m: distance from the camera to the landmark.
         height_share: height or breadth of the landmark as a share of the picture's height.
-        roll_rad: tilt of the camera.
-        quality: of the JPEG.
+        roll_rad: rotation of the camera about its axis.
+        quality: JPEG quality.
     """
 
     scene: Scene
@@ -85,10 +90,11 @@ def take_shot(site: Site, config: WorldConfig, rng: np.random.Generator) -> Shot
     """Choose time, camera and surroundings for a photograph of ``site``.
 
     Args:
-        site: where.
-        config: how hard it is.
+        site: where the photograph is taken.
+        config: configuration of the world, with its knobs.
         rng: decides everything that the site leaves open.
     """
+    # A street is framed as if a landmark of this size stood in it.
     radius, height = (site.landmark.radius, site.landmark.height) if site.landmark else (9.0, 12.0)
     upright = rng.uniform() < (0.6 if height > 1.8 * radius else 0.15)
     short = config.image_side * 3 // 4
@@ -97,13 +103,14 @@ def take_shot(site: Site, config: WorldConfig, rng: np.random.Generator) -> Shot
         np.clip(rng.normal(0, _VIEWPOINT_RAD * config.viewpoint), -_WIDEST_RAD, _WIDEST_RAD)
     )
     share = _NOMINAL_SHARE * 2 ** (config.scale * rng.uniform(*_OCTAVES))
-    # What has to fit: the height, or the breadth of a broad one.
+    # The height has to fit; of a broad landmark, the breadth.
     extent = max(height, 1.5 * radius * size[0] / size[1])
     focal = short / 2 / math.tan(_FIELD_OF_VIEW / 2)
     distance = focal * extent / (share * size[0])
     nearest = radius + 4.0
     if distance < nearest:
-        focal, distance = focal * nearest / distance, nearest
+        focal = focal * nearest / distance
+        distance = nearest
     raised = rng.uniform(2.0, 0.6 * height) if rng.uniform() < 0.2 else _EYE_M
     position = (distance * math.sin(azimuth), -distance * math.cos(azimuth), float(raised))
     target = _target(rng, config, radius=radius, height=height, share=share)
@@ -113,9 +120,8 @@ def take_shot(site: Site, config: WorldConfig, rng: np.random.Generator) -> Shot
     ground_rng = named_generator(config.seed, f"site {site.number} ground")
     near, slab = _GROUNDS[int(ground_rng.integers(len(_GROUNDS)))]
     far, _ = _GROUNDS[int(ground_rng.integers(len(_GROUNDS)))]
-    ground = Ground(
-        near, far, slab, radius + float(ground_rng.uniform(6, 25)), int(ground_rng.integers(60_000))
-    )
+    square_radius = radius + float(ground_rng.uniform(6, 25))
+    ground = Ground(near, far, slab, square_radius, int(ground_rng.integers(60_000)))
     solids = _contents(site, camera, config, rng, radius=radius)
     film, quality = _film(rng, config, light)
     scene = Scene(tuple(solids), camera, light, ground, film)
@@ -123,7 +129,7 @@ def take_shot(site: Site, config: WorldConfig, rng: np.random.Generator) -> Shot
 
 
 def landmark_solids(site: Site) -> list[Solid]:
-    """The landmarks of a site: owner 1, and owner 2 for its neighbour."""
+    """Solids of the landmarks of a site: owner 1 is its landmark, owner 2 the neighbour."""
     solids = placed(site.landmark.solids, owner=1) if site.landmark else []
     if site.neighbour:
         solids += placed(site.neighbour.solids, at=(*site.neighbour_at, 0.0), owner=2)
@@ -133,8 +139,11 @@ def landmark_solids(site: Site) -> list[Solid]:
 def _target(
     rng: np.random.Generator, config: WorldConfig, *, radius: float, height: float, share: float
 ) -> tuple[float, float, float]:
-    """What the camera looks at: the middle of the landmark; a part of it from near; beside it when
-    badly framed."""
+    """The point the camera looks at, metres.
+
+    It is the middle of the landmark; in close views a detail of it; in badly framed ones a point
+    beside it.
+    """
     detail = min(max(share - 0.6, 0.0), 1.0)
     stray = config.framing * (0.35 + 0.9 * max(0.5 - share, 0.0))
     across = rng.uniform(-1, 1) * radius * (0.6 * detail + stray)
@@ -145,7 +154,10 @@ def _target(
 def _contents(
     site: Site, camera: Camera, config: WorldConfig, rng: np.random.Generator, *, radius: float
 ) -> list[Solid]:
-    """Landmarks, surroundings and whatever stands in the way, the most important first."""
+    """Solids of the landmarks, of their surroundings, and of what stands in the way.
+
+    At most :data:`~delfjax.world.rendering.MAX_SOLIDS`, in this order: the last are left out.
+    """
     solids = landmark_solids(site)
     groups: list[list[Solid]] = []
     houses = round(config.clutter * 9) if site.landmark else 9
@@ -158,10 +170,11 @@ def _contents(
     ]
     for make, mean in scattered:
         for _ in range(int(rng.poisson(mean))):
-            angle, away = rng.uniform(-0.25, 1.25) * math.pi, radius + rng.uniform(3, 18)
+            angle = rng.uniform(-0.25, 1.25) * math.pi
+            away = radius + rng.uniform(3, 18)
             at = (away * math.cos(angle), away * math.sin(angle), 0.0)
             groups.append(placed(make(rng), at=at, yaw=rng.uniform(0, 2 * math.pi)))
-    # None of these may stand on a neighbour or between the camera and the landmark.
+    # Surroundings may stand neither on a landmark nor between the camera and the landmark.
     keep_off = [(0.0, 0.0, 0.8 * radius)]
     if site.neighbour:
         keep_off.append((*site.neighbour_at, site.neighbour.radius))
@@ -176,14 +189,20 @@ def _contents(
 def _clear(
     group: Sequence[Solid], camera: Camera, keep_off: Sequence[tuple[float, float, float]]
 ) -> bool:
-    """Whether a group stands neither on a landmark nor in the line of sight to the first."""
+    """Whether a group of solids keeps off the landmarks and out of the line of sight.
+
+    Args:
+        group: solids of one object.
+        camera: the camera, which looks towards the origin.
+        keep_off: circles on the ground ``(x, y, radius)``, metres.
+    """
     x, y = np.mean([s.base[:2] for s in group], axis=0)
     size = max(max(s.half) for s in group)
     if any(math.hypot(x - cx, y - cy) < r + size for cx, cy, r in keep_off):
         return False
     cx, cy = float(camera.position[0]), float(camera.position[1])
     length = math.hypot(cx, cy)
-    # Position along the line from the landmark to the camera, and distance from it.
+    # Position along the line from the landmark to the camera, and distance from that line.
     along = (x * cx + y * cy) / length
     aside = abs(x * cy - y * cx) / length
     between = 0 < along < length + size + 3
@@ -193,8 +212,11 @@ def _clear(
 def _in_the_way(
     camera: Camera, config: WorldConfig, rng: np.random.Generator, *, radius: float
 ) -> list[list[Solid]]:
-    """People, vehicles, trees and boughs between the camera and the landmark, where the camera sees
-    them."""
+    """People, vehicles, trees, lamps and boughs in view between the camera and the landmark.
+
+    Returns:
+        The solids of each object.
+    """
     groups: list[list[Solid]] = []
     forward = camera.rotation[2].copy()
     forward[2] = 0.0
@@ -236,17 +258,22 @@ def _in_the_way(
 
 
 def _light(rng: np.random.Generator, config: WorldConfig, *, facing: float) -> tuple[float, Light]:
-    """Hour, sun, sky and haze."""
+    """Hour of day, and the sun, sky and haze at that hour.
+
+    Args:
+        rng: decides the hour and the weather.
+        config: configuration of the world.
+        facing: compass direction that the landmark faces, radians clockwise from north.
+    """
     night = rng.uniform() < 0.14 * config.weather
     spread = 1.5 + 5.3 * config.weather
-    hour = (
-        float(rng.uniform(20.5, 23.0))
-        if night
-        else float(np.clip(13 + rng.uniform(-spread, spread), 6.6, 19.6))
-    )
-    elevation = (
-        math.radians(58) * math.sin(math.pi * (hour - 6) / 14) if not night else math.radians(35)
-    )
+    if night:
+        hour = float(rng.uniform(20.5, 23.0))
+        # The moon's.
+        elevation = math.radians(35)
+    else:
+        hour = float(np.clip(13 + rng.uniform(-spread, spread), 6.6, 19.6))
+        elevation = math.radians(58) * math.sin(math.pi * (hour - 6) / 14)
     azimuth = math.radians(90 + (hour - 6) * 13) - facing + math.pi
     sun = (
         math.cos(elevation) * math.sin(azimuth),
@@ -255,6 +282,7 @@ def _light(rng: np.random.Generator, config: WorldConfig, *, facing: float) -> t
     )
     clouds = float(rng.uniform(0.05, 0.3 + 0.65 * config.weather))
     overcast = min(max((clouds - 0.55) / 0.4, 0.0), 1.0)
+    # Close to 1 while the sun is low.
     low = math.exp(-math.degrees(elevation) / 9)
     warm = np.array([1.0, 1.0 - 0.38 * low, 1.0 - 0.72 * low])
     sunlight = 2.6 * (1 - 0.92 * overcast) * (1 - 0.55 * low) * warm
@@ -292,33 +320,25 @@ def _light(rng: np.random.Generator, config: WorldConfig, *, facing: float) -> t
 
 
 def _film(rng: np.random.Generator, config: WorldConfig, light: Light) -> tuple[Film, int]:
-    """What camera and file format do to the light, and the quality of the JPEG."""
+    """What the camera does to the light, and the JPEG quality."""
     hard = config.film
     bright = float(np.mean(light.sunlight)) * 0.3 + float(np.mean(light.skylight)) * 0.75
-    exposure = (
-        0.85 / bright * 2 ** float(rng.normal(0, 0.6 * hard)) * (0.5 if light.darkness else 1.0)
-    )
+    exposure = 0.85 / bright * 2 ** float(rng.normal(0, 0.6 * hard))
+    if light.darkness:
+        exposure *= 0.5
     white = _rgb(1 + 0.14 * hard * rng.normal(size=3))
     soft = rng.uniform() < 0.2 * hard
     blur = float(rng.uniform(1.0, 1.8) if soft else rng.uniform(0.35, 0.7))
     motion = (0.0, 0.0)
     if rng.uniform() < 0.16 * hard:
-        length, angle = rng.uniform(2, 5), rng.uniform(0, math.pi)
+        length = rng.uniform(2, 5)
+        angle = rng.uniform(0, math.pi)
         motion = (float(length * math.sin(angle)), float(length * math.cos(angle)))
     noise = float(rng.uniform(0.5, 1.0 + 6 * hard) + (4 if light.darkness else 0))
     quality = int(rng.integers(round(92 - 45 * hard), 94))
-    return (
-        Film(
-            exposure,
-            white,
-            blur,
-            motion,
-            noise,
-            float(rng.uniform(0, 0.35)),
-            int(rng.integers(2**31)),
-        ),
-        quality,
-    )
+    vignette = float(rng.uniform(0, 0.35))
+    film = Film(exposure, white, blur, motion, noise, vignette, int(rng.integers(2**31)))
+    return film, quality
 
 
 def _rgb(colour: np.ndarray) -> tuple[float, float, float]:

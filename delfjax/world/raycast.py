@@ -1,9 +1,9 @@
-"""Where rays meet solids, in closed form: the visible surface of a tile of pixels, and what lies in
-shadow.
+"""Intersections of rays and solids in closed form: the visible surfaces of a tile, and the shadows.
 
-Solids come as a table (:data:`~delfjax.world.solids.COLUMNS`). Loops run over the solids that may
-show in a tile, each step over all its rays: one register-wide operation after another, nothing
-gathered until the nearest is known. Vectors are triples of arrays; lengths are metres.
+Solids come as a table (:data:`~delfjax.world.solids.COLUMNS`). The loops run over the solids that
+may show in a tile, and each step handles all rays of the tile at once, in vector-wide operations;
+properties of a solid are gathered per ray only once the nearest is known. Vectors are triples of
+arrays; lengths are metres.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from jaxtyping import Array, Bool, Float32, Int32
 from delfjax.world.noise import value_noise
 from delfjax.world.solids import COLUMN, Hole
 
-# A hit nearer than this is the surface the ray starts from, metres.
+# A hit nearer than this is taken for the surface where the ray starts, metres.
 NEAREST_M = 1e-3
+# Length of a ray that meets nothing.
 FAR = 1e9
-# Denominators are kept this far from zero: a ray along a face then meets it at FAR or not at all.
+# Denominators are kept this far from zero: a ray along a face misses it, or meets it far away.
 _TINY = 1e-9
 
 Vector = tuple[Array, Array, Array]
 
 
 class Surface(NamedTuple):
-    """What rays of one solid each see, per ray.
+    """The point of a solid that each ray meets.
 
     Attributes:
-        local: point in the frame of the solid, metres.
-        normal: unit outward normal in the frame of the world.
-        u: along the surface, metres from the middle of the face.
-        v: up the surface, metres from the base.
-        width: of the face, metres.
-        side: whether the face is upright, as walls are.
-        face: number of the face, 0 … 5.
+        local: the point in the frame of the solid, metres.
+        normal: unit normal in the frame of the world, on the side the ray comes from.
+        u: coordinate along the surface, metres from the middle of the face.
+        v: coordinate up the surface, metres from the base.
+        width: width of the face, metres.
+        side: whether the face is a side, as walls are, rather than a top or a bottom.
+        face: number of the face, 0 to 5.
     """
 
     local: Vector
@@ -51,14 +52,13 @@ class Surface(NamedTuple):
 
 
 class SeenFromSun(NamedTuple):
-    """What the sun sees: of many solids that may throw a shadow on a tile most are soon seen not
-    to.
+    """Bounds of the solids as seen from the sun, which soon rule out most solids as casters.
 
     Attributes:
-        axes: of the sun's frame in the world, rows: two across its light, and the direction towards
-            it.
-        outlines: of each solid along those axes, metres: lowest and highest along the first, lowest
-            and highest along the second, highest along the third.
+        axes: axes of the sun's frame in the world, as rows: two across the light, then the one
+            towards the sun.
+        outlines: bounds of each solid along those axes, metres: lowest and highest along the first,
+            lowest and highest along the second, highest along the third.
     """
 
     axes: Float32[Array | np.ndarray, "3 3"]
@@ -72,18 +72,18 @@ def nearest(
     origin: Vector,
     direction: Vector,
 ) -> tuple[Float32[Array, " n"], Int32[Array, " n"], Bool[Array, "owners n"]]:
-    """The first solid each ray meets.
+    """The first solid that each ray meets.
 
     Args:
         solids: table of all solids.
-        numbers: rows of the table that may be met.
-        count: how many of ``numbers`` count.
-        origin: where the rays start: one point, or one for each ray.
-        direction: of each ray; lengths along a ray are in units of its length.
+        numbers: rows of the table to test; the rest is padding.
+        count: length of ``numbers`` without its padding.
+        origin: start of the rays: one point, or one for each ray.
+        direction: direction of each ray; lengths along a ray are in units of this vector's length.
 
     Returns:
         Length to the hit (:data:`FAR` where there is none), row of the solid (−1 where there is
-        none), and whether owner 1 and owner 2 lie anywhere on the ray, hidden or not.
+        none), and whether the ray passes through a solid of owner 1 and of owner 2, even if hidden.
     """
     rays = direction[0].shape
 
@@ -114,15 +114,15 @@ def shadowed(
     *,
     asked: Bool[Array, " n"],
 ) -> Bool[Array, " n"]:
-    """Whether anything lies between each point and the sun.
+    """Whether a solid lies between each point and the sun.
 
     Args:
         solids: table of all solids.
-        numbers: rows of the table that may throw a shadow.
-        count: how many of ``numbers`` count.
+        numbers: rows of the table that may cast a shadow; the rest is padding.
+        count: length of ``numbers`` without its padding.
         points: one for each ray.
-        sun: where it is, and what it sees of each solid.
-        asked: points that the answer is asked for; it means nothing for the others.
+        sun: its direction, and the bounds of each solid as seen from it.
+        asked: which points to answer for; the result is meaningless for the others.
     """
     across, up, towards = (
         row[0] * points[0] + row[1] * points[1] + row[2] * points[2] for row in sun.axes
@@ -153,7 +153,7 @@ def shadowed(
 
 
 def surface_at(rows: Float32[Array, "n c"], point: Vector, direction: Vector) -> Surface:
-    """The surface at ``point``, given the row of the table that each ray has met."""
+    """The surface at ``point``, given the row of the table of the solid that each ray meets."""
 
     def get(name: str) -> Array:
         return rows[:, COLUMN[name]]
@@ -161,7 +161,7 @@ def surface_at(rows: Float32[Array, "n c"], point: Vector, direction: Vector) ->
     cosine, sine, height, hx, hy = get("cos"), get("sin"), get("height"), get("hx"), get("hy")
     x, y, z = local = _to_local(point, (get("x"), get("y"), get("z")), cosine, sine)
     lean_x, lean_y = hx * get("taper_x") / height, hy * get("taper_y") / height
-    # Boxes: the face whose plane is nearest. Planes are listed +x, −x, +y, −y, top, bottom.
+    # Boxes: the face with the nearest plane. Planes are in the order +x, −x, +y, −y, top, bottom.
     slack = jnp.stack(
         [
             hx - lean_x * z - x,
@@ -187,10 +187,10 @@ def surface_at(rows: Float32[Array, "n c"], point: Vector, direction: Vector) ->
         jnp.where(on_top | on_bottom, y, z),
         2 * jnp.where(on_x, hy, hx),
     )
-    # Frusta and ellipsoids: the cap where the point lies on it, the mantle elsewhere.
+    # Frusta and ellipsoids: the flat cap where the point lies on it, the curved side elsewhere.
     is_frustum = get("shape") == 1.0
     is_box = get("shape") == 0.0
-    # The cap of a dome is its lower end; a cylinder shows its upper one.
+    # The cap of a dome is its lower end; that of a frustum is its upper end.
     cap_z = jnp.where(is_frustum, height, get("cut") * height)
     on_cap = jnp.abs(z - cap_z) < 2e-3 + 1e-4 * height
     on_floor = is_frustum & (jnp.abs(z) < 2e-3)
@@ -224,8 +224,14 @@ def surface_at(rows: Float32[Array, "n c"], point: Vector, direction: Vector) ->
 
 
 def leaf_gaps(local: Vector, size: Array, share: Array, seed: Array) -> Bool[Array, " n"]:
-    """Where foliage lets one see through: clumps of leaves of ``size`` metres, ``share`` of them
-    missing."""
+    """Which points of foliage are gaps between the leaves.
+
+    Args:
+        local: points in the frame of the solid, metres.
+        size: size of a clump of leaves, metres.
+        share: threshold of the noise, in [0, 1]: the larger, the more gaps.
+        seed: seed of the foliage.
+    """
     scale = 1 / size
     clumps = value_noise(local[0] * scale, local[1] * scale, local[2] * scale, seed)
     fine = value_noise(
@@ -235,7 +241,7 @@ def leaf_gaps(local: Vector, size: Array, share: Array, seed: Array) -> Bool[Arr
 
 
 def _meet(solid: Float32[Array, " c"], origin: Vector, direction: Vector) -> Float32[Array, " n"]:
-    """Length along each ray to ``solid``, :data:`FAR` where it is missed."""
+    """Length along each ray to ``solid``; :data:`FAR` where the ray misses it."""
 
     def get(name: str) -> Array:
         return solid[COLUMN[name]]
@@ -277,7 +283,7 @@ def _meet_box(solid: Array, start: Vector, along: Vector) -> Array:
 
         def closed(length: Array) -> Array:
             px, py, pz = x + length * dx, y + length * dy, z + length * dz
-            # Openings go through the faces that look along y, the wide ones of a wall.
+            # Openings go through the faces that look along y, which are the wide ones of a wall.
             through = jnp.abs(jnp.abs(py) - (hy - lean_y * pz)) < 1e-2
             return ~(through & (opened == float(Hole.ARCHES)) & _in_arch(px, pz, 2 * hx, solid))
 
@@ -292,8 +298,7 @@ def _meet_box(solid: Array, start: Vector, along: Vector) -> Array:
 
 
 def _in_arch(u: Array, v: Array, width: Array, solid: Array) -> Array:
-    """Whether a point of a wall lies in one of its arched openings, evenly spread over
-    ``width``."""
+    """Whether a point of a wall lies in an arched opening; these are spread over ``width``."""
     pitch = width / jnp.maximum(jnp.round(width / solid[COLUMN["hole_pitch_m"]]), 1.0)
     across = u + width / 2
     offset = across - (jnp.floor(across / pitch) + 0.5) * pitch
@@ -371,6 +376,6 @@ def _to_local(point: Vector, base: Vector, cosine: Array, sine: Array) -> Vector
 
 
 def _turned(vector: Vector, cosine: Array, sine: Array) -> Vector:
-    """A vector of the world in a frame turned about the vertical."""
+    """A vector of the world, in a frame that is turned about the vertical."""
     x, y, z = vector
     return cosine * x + sine * y, cosine * y - sine * x, z

@@ -1,4 +1,4 @@
-"""Read a finished world back, with everything that is known exactly about its photographs."""
+"""Read a finished world: its photographs, and the exact truth about each of them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,12 @@ from delfjax.world.census import Census, Frame
 from delfjax.world.photography import Site
 from delfjax.world.rendering import Scene, Truth, render_truth
 from delfjax.world.solids import WorldError
-from delfjax.world.writing import (
-    MANIFEST,
-    SCHEMA,
-    read_config,
-)
+from delfjax.world.writing import MANIFEST, SCHEMA, read_config
 
-# A point is seen in another view when what that view sees there is no nearer than this, as a share
-# of the depth …
+# A point counts as seen in a second view if its depth there agrees with the depth of the surface at
+# that pixel, to within twice the sum of a share of the depth …
 _DEPTH_SHARE = 2e-3
-# … plus this, metres.
+# … and a constant, metres.
 _DEPTH_M = 0.02
 
 
@@ -36,7 +32,8 @@ class World:
     Attributes:
         root: its folder.
         census: its landmarks and photographs.
-        manifest: one row for each photograph, columns as in :data:`~.building.SCHEMA`.
+        manifest: one row for each photograph, with the columns of
+            :data:`~delfjax.world.writing.SCHEMA`.
     """
 
     root: Path
@@ -45,15 +42,15 @@ class World:
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        """Photographs in the order of the manifest."""
+        """Paths of the photographs, relative to the root, in the order of the manifest."""
         return tuple(self.manifest["path"].to_pylist())
 
     def frame(self, row: int) -> Frame:
-        """The photograph in ``row`` of the manifest."""
+        """The census entry of the photograph in ``row`` of the manifest."""
         return self.census.frame(row)
 
     def scene(self, row: int) -> tuple[Site, Scene]:
-        """What the photograph in ``row`` shows, to be rendered again."""
+        """The site and the scene of the photograph in ``row``, to render it again."""
         site, shot = self.census.shot(self.frame(row), int(self.manifest["attempt"][row].as_py()))
         return site, shot.scene
 
@@ -62,7 +59,7 @@ class World:
         return render_truth(self.scene(row)[1])
 
     def mask(self, row: int) -> Bool[np.ndarray, "h w"]:
-        """Pixels of the photograph in ``row`` that show a landmark."""
+        """Which pixels of the photograph in ``row`` show a landmark."""
         return self.truth(row).owner > 0
 
     def rows(self, split: str) -> Int64[np.ndarray, " n"]:
@@ -76,7 +73,7 @@ class TrueCorrespondences:
 
     Attributes:
         first_yx: pixel centres of the first photograph.
-        second_yx: where the second sees the same points, pixels.
+        second_yx: positions of the same points in the second photograph, pixels.
     """
 
     first_yx: Float[np.ndarray, "n 2"]
@@ -87,13 +84,15 @@ def open_world(root: Path) -> World:
     """Open a finished world.
 
     Raises:
-        WorldError: there is no world in ``root``, it is of another version, not finished, or its
+        WorldError: there is no world in ``root``, it is not finished or of another version, or its
             manifest is damaged.
     """
     config = read_config(root)
     file = root / MANIFEST
     if not file.is_file():
-        raise WorldError(f"{root}: the world is not finished; the command that began it goes on")
+        raise WorldError(
+            f"{root}: the world is not finished; repeat the command that renders it, and it resumes"
+        )
     try:
         manifest = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
@@ -101,21 +100,24 @@ def open_world(root: Path) -> World:
             f"{file}: not a parquet file ({str(error).splitlines()[0]:.100})"
         ) from None
     if not manifest.schema.equals(SCHEMA):
-        raise WorldError(f"{file}: other columns than those of a world")
+        raise WorldError(
+            f"{file}: not the manifest of a world; expected the columns {', '.join(SCHEMA.names)}"
+        )
     return World(root, Census(config), manifest)
 
 
 def correspondences(world: World, first: int, second: int) -> TrueCorrespondences:
-    """Exact correspondences between two photographs of the same landmark: every pixel centre of the
-    first is tried.
+    """Exact correspondences between two photographs of the same landmark.
+
+    Every pixel centre of the first photograph is tried.
 
     Args:
         world: the world.
-        first: row of the manifest.
-        second: another row.
+        first: row of the first photograph in the manifest.
+        second: row of the second photograph.
 
     Returns:
-        None where the photographs have no landmark in common.
+        The correspondences; empty if the photographs have no landmark in common.
     """
     site1, scene1 = world.scene(first)
     site2, scene2 = world.scene(second)
@@ -138,7 +140,7 @@ def correspondences(world: World, first: int, second: int) -> TrueCorrespondence
 
 
 def _standing(site: Site) -> list[tuple[int, int, np.ndarray]]:
-    """Owner, number and position of the landmarks of a site."""
+    """Owner, number and position (metres) of each landmark of a site."""
     standing = [] if site.landmark is None else [(1, site.landmark.number, np.zeros(3))]
     if site.neighbour is not None:
         standing.append((2, site.neighbour.number, np.array((*site.neighbour_at, 0.0))))
@@ -146,7 +148,7 @@ def _standing(site: Site) -> list[tuple[int, int, np.ndarray]]:
 
 
 def _sees(truth: Truth, yx: np.ndarray, depth: np.ndarray, owner: int) -> np.ndarray:
-    """Which points, at ``yx`` pixels and ``depth`` metres, a photograph sees."""
+    """Which points of ``owner``, projected to ``yx`` at ``depth`` metres, a photograph sees."""
     rows, columns = truth.owner.shape
     inside = (
         (depth > 0)

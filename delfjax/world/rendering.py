@@ -1,13 +1,13 @@
 """The compiled renderer: a scene becomes a photograph, or the exact truth about each of its pixels.
 
-Images are rendered in square tiles, one after another, each with the solids that may show in it:
-the host finds these by projecting corners (:func:`tile_lists`). One program serves every scene of a
-size. A scene is rendered on one device, always by the same program: the bytes do not depend on how
-many devices share the work.
+Images are rendered in square tiles, one after another. Each tile tests only the solids that may
+show in it, which the host finds by projecting their corners (:func:`tile_lists`). One program
+serves all scenes of one image size. A scene is always rendered by the same program on one device,
+so the bytes do not depend on how many devices share the work.
 
-Frames: the world is x east, y north, z up, metres. The camera looks along its third axis, its first
-    points to the right of the image, its second down. Pixels are ``(y, x)`` with centres at
-    integers.
+Frames: the world has x to the east, y to the north and z up, in metres. The camera looks along its
+third axis; its first axis points to the right of the image and its second down. Pixels are
+``(y, x)`` with centres at integers.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from delfjax.world.materials import RGB, ground_albedo, shade, sky_colour
 from delfjax.world.raycast import FAR, SeenFromSun, Vector, nearest, shadowed, surface_at
 from delfjax.world.solids import COLUMN, COLUMNS, Solid, WorldError, corners, table
 
-# Side of a tile, pixels; images are whole numbers of tiles.
+# Side of a tile, pixels; the sides of an image are multiples of it.
 TILE_PX = 32
-# Most solids in a scene: fixed, so that one program serves all of them.
+# Most solids in a scene; fixed, so that one program serves all scenes.
 MAX_SOLIDS = 320
-# Points nearer to the camera than this are treated as if they covered the whole image, metres.
+# A solid with a point nearer to the camera than this counts as covering the whole image, metres.
 _CLIP_M = 0.3
-# Rays of a pixel, as offsets from its centre in pixels (rotated grid, which smooths near-vertical
-# and near-level edges).
+# Rays of a pixel, as offsets from its centre in pixels: a rotated grid, which smooths edges
+# near the vertical and the horizontal.
 _SAMPLES_YX = ((-0.375, -0.125), (-0.125, 0.375), (0.375, 0.125), (0.125, -0.375))
-# Outlines of solids are drawn this much too large, metres: single precision is not exact.
+# Margin around the outlines of solids, metres, because single precision is not exact.
 _SLACK_M = 0.05
 # Shadow rays start this far from the surface, metres.
 _LIFT_M = 0.02
@@ -50,9 +50,9 @@ class Camera:
 
     Attributes:
         position: in the world, metres.
-        rotation: rows are the camera's axes (right, down, forward) in the world.
+        rotation: the camera's axes (right, down, forward) in the world, as rows.
         focal_px: focal length, pixels.
-        size: rows and columns, pixels.
+        size: rows and columns of the image, pixels.
     """
 
     position: Float[np.ndarray, 3]
@@ -63,8 +63,12 @@ class Camera:
     def project(
         self, points: Float[np.ndarray, "*n 3"]
     ) -> tuple[Float[np.ndarray, "*n 2"], Float[np.ndarray, "*n"]]:
-        """``(y, x)`` pixels of points of the world, and their depths along the optical axis, metres
-        (negative behind)."""
+        """Project points of the world, metres.
+
+        Returns:
+            ``(y, x)`` in pixels, and depth along the optical axis in metres, negative behind the
+            camera.
+        """
         seen = (points - self.position) @ self.rotation.T
         depth = seen[..., 2]
         safe = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
@@ -77,17 +81,17 @@ class Light:
     """Time of day and weather. Colours are linear RGB.
 
     Attributes:
-        sun: direction towards the sun (or the moon), unit vector.
-        sunlight: its colour and strength.
-        skylight: light from everywhere.
-        zenith: colour of the sky above.
-        horizon: colour of the sky low down, and of the haze.
-        hills: colour of what stands on the horizon.
+        sun: unit vector towards the sun, or at night towards the moon.
+        sunlight: colour and strength of its light.
+        skylight: colour and strength of the light from the whole sky.
+        zenith: colour of the sky overhead.
+        horizon: colour of the sky near the horizon, and of the haze.
+        hills: colour of the hills and roofs on the horizon.
         clouds: share of the sky that is clouded.
-        halo: glow around the sun.
+        halo: strength of the glow around the sun.
         visibility_m: distance at which 63 % of the light is scattered away.
         darkness: 0 by day, 1 at night.
-        seed: of the clouds and the horizon.
+        seed: seed of the clouds and the horizon.
     """
 
     sun: tuple[float, float, float]
@@ -105,8 +109,15 @@ class Light:
 
 @dataclass(frozen=True)
 class Ground:
-    """The square before a landmark and the land around it; fields as in
-    :func:`~.materials.ground_albedo`."""
+    """The square in front of a landmark, and the land around it.
+
+    Attributes:
+        near: colour of the square, linear RGB.
+        far: colour of the land, linear RGB.
+        slab_m: size of the slabs of the square; 0 for no slabs.
+        radius_m: radius of the square about the landmark.
+        seed: seed of the pattern.
+    """
 
     near: tuple[float, float, float]
     far: tuple[float, float, float]
@@ -117,16 +128,16 @@ class Ground:
 
 @dataclass(frozen=True)
 class Film:
-    """What the camera makes of the light.
+    """How the camera turns light into an image.
 
     Attributes:
-        exposure: factor.
-        white: colour cast.
+        exposure: factor applied to the light.
+        white: factor of each channel, a colour cast.
         blur_px: standard deviation of the defocus, pixels.
         motion_yx_px: movement during the exposure, pixels.
-        noise: standard deviation of the noise at middle grey, of 255 levels.
-        vignette: darkening of the corners.
-        seed: of the noise.
+        noise: standard deviation of the noise, grey levels out of 255.
+        vignette: strength of the darkening towards the corners, from 0 to 1.
+        seed: seed of the noise.
     """
 
     exposure: float = 1.0
@@ -140,7 +151,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a photograph shows, and how."""
+    """Everything that decides a photograph: its content, its light and its camera."""
 
     solids: tuple[Solid, ...]
     camera: Camera
@@ -150,12 +161,12 @@ class Scene:
 
 
 class Photograph(NamedTuple):
-    """What is rendered.
+    """A rendered photograph.
 
     Attributes:
         image: RGB.
-        owner: which landmark is visible in a pixel (1, 2), 0 for anything else.
-        present: whether landmark 1, and landmark 2, lies behind a pixel, hidden or not.
+        owner: the landmark visible in a pixel (1 or 2); 0 for anything else.
+        present: whether landmark 1 and landmark 2 lie behind a pixel, even if hidden.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -167,10 +178,10 @@ class Truth(NamedTuple):
     """What each pixel centre sees.
 
     Attributes:
-        owner: the landmark (1, 2), 0 for anything else.
-        solid: number of the solid in the scene, −1 for ground and sky.
-        depth: along the optical axis, metres; infinite for the sky.
-        points: in the world, metres; NaN for the sky.
+        owner: the landmark (1 or 2); 0 for anything else.
+        solid: number of the solid in the scene; −1 for ground and sky.
+        depth: depth along the optical axis, metres; infinite for the sky.
+        points: the point seen, in the world, metres; NaN for the sky.
     """
 
     owner: UInt8[np.ndarray, "h w"]
@@ -183,11 +194,12 @@ def render(scene: Scene, *, device: jax.Device | None = None) -> Photograph:
     """Photograph a scene.
 
     Args:
-        scene: what to photograph; its image is whole tiles of :data:`TILE_PX` pixels.
-        device: where; the first local device otherwise.
+        scene: what to photograph; the sides of its image are multiples of :data:`TILE_PX` pixels.
+        device: the device to render on; by default the first local device.
 
     Raises:
-        WorldError: more than :data:`MAX_SOLIDS` solids, or a size that is not whole tiles.
+        WorldError: the scene has more than :data:`MAX_SOLIDS` solids, or a side of its image is not
+            a multiple of :data:`TILE_PX`.
     """
     packed = _pack(scene, device=device, shadows=True)
     light, owner, present = _PHOTOGRAPH(packed)
@@ -202,7 +214,7 @@ def render_truth(scene: Scene, *, device: jax.Device | None = None) -> Truth:
     """What each pixel centre of a scene sees.
 
     Raises:
-        WorldError: as :func:`render`.
+        WorldError: as in :func:`render`.
     """
     packed = _pack(scene, device=device, shadows=False)
     return Truth(
@@ -219,16 +231,16 @@ def tile_lists(
     *,
     showing: Bool[np.ndarray, " n"] | None = None,
 ) -> tuple[Int32[np.ndarray, "tiles m"], Int32[np.ndarray, " tiles"]]:
-    """For each tile, which convex shapes may show in it, given points whose hull holds each of
-    them.
+    """Which convex shapes may show in each tile.
 
     Args:
-        shapes: ``k`` points of each shape, metres.
-        camera: that sees them.
-        showing: which of them count; all of them otherwise.
+        shapes: ``k`` points of each shape whose convex hull contains it, metres.
+        camera: the camera that sees them.
+        showing: which shapes to list; by default all.
 
     Returns:
-        Numbers of the shapes, padded to :data:`MAX_SOLIDS`, and how many count.
+        For each tile, the numbers of the shapes, padded to :data:`MAX_SOLIDS`, and how many of
+        these are not padding.
     """
     rows, columns = camera.size[0] // TILE_PX, camera.size[1] // TILE_PX
     positions, depth = camera.project(shapes)
@@ -251,8 +263,12 @@ def tile_lists(
 def seen_from_sun(
     boxes: Float[np.ndarray, "n 8 3"], sun: tuple[float, float, float]
 ) -> SeenFromSun:
-    """Outlines of solids, given the corners of a box around each, along axes of which the third is
-    the direction to the sun."""
+    """Bounds of solids as seen from the sun.
+
+    Args:
+        boxes: corners of a bounding box of each solid, metres.
+        sun: unit vector towards the sun.
+    """
     towards = np.array(sun)
     across = np.cross(towards, np.eye(3)[np.argmin(np.abs(towards))])
     across = across / np.linalg.norm(across)
@@ -293,10 +309,10 @@ class _Packed(NamedTuple):
 def _pack(scene: Scene, *, device: jax.Device | None, shadows: bool) -> _Packed:
     solids, camera, light, film = scene.solids, scene.camera, scene.light, scene.film
     if len(solids) > MAX_SOLIDS:
-        raise WorldError(f"a scene of {len(solids)} solids, at most {MAX_SOLIDS} are rendered")
+        raise WorldError(f"a scene has {len(solids)} solids; at most {MAX_SOLIDS} can be rendered")
     if camera.size[0] % TILE_PX or camera.size[1] % TILE_PX:
         raise WorldError(
-            f"image size {camera.size}: rows and columns must be multiples of {TILE_PX}"
+            f"the image size is {camera.size}; rows and columns must be multiples of {TILE_PX}"
         )
     rows = np.zeros((MAX_SOLIDS, len(COLUMNS)), np.float32)
     rows[: len(solids)] = table(solids)
@@ -352,7 +368,7 @@ def _pack(scene: Scene, *, device: jax.Device | None, shadows: bool) -> _Packed:
         *(np.asarray(value, np.float32) for value in floats),
         np.asarray(film.seed % 2**31, np.int32),
     )
-    # Always a definite device: what is left to choose would be compiled a second time.
+    # Always name the device: arrays without one would compile the program a second time.
     place = jax.local_devices()[0] if device is None else device
     return _Packed._make(jax.device_put(value, place) for value in values)
 
@@ -360,7 +376,7 @@ def _pack(scene: Scene, *, device: jax.Device | None, shadows: bool) -> _Packed:
 def _swept(
     boxes: Float[np.ndarray, "n 8 3"], sun: tuple[float, float, float]
 ) -> Float[np.ndarray, "n 16 3"]:
-    """Corners of each box and where their shadows fall on the ground."""
+    """Corners of each box, and the points where their shadows fall on the ground, metres."""
     heights = boxes[..., 2:]
     shadow = boxes - np.array(sun) * heights / max(sun[2], 1e-3)
     return np.concatenate([boxes, shadow], axis=1)
@@ -420,15 +436,15 @@ def _truth(scene: _Packed) -> tuple[Array, Array, Array, Array]:
 
 
 def _assembled(tiles: Array | np.ndarray, size: tuple[int, int]) -> Array | np.ndarray:
-    """Tiles in one image, on the device or on the host as they come."""
+    """Tiles put together into one image, on the device or on the host, where the tiles are."""
     rows, columns = size[0] // TILE_PX, size[1] // TILE_PX
     grid = tiles.reshape(rows, columns, TILE_PX, TILE_PX, *tiles.shape[3:])
     return grid.swapaxes(1, 2).reshape(*size, *tiles.shape[3:])
 
 
 def _rays(scene: _Packed, tile: Array, offsets_yx: Array) -> tuple[Vector, Array]:
-    """Unit rays of a tile (samples × rows × columns, flat), and the factor from length to depth, as
-    its inverse."""
+    """Unit rays of a tile (samples × rows × columns, flat), and the ratio of length to depth along
+    each."""
     side = jnp.arange(TILE_PX, dtype=jnp.float32)
     top, left = (
         scene.tiles_yx[tile, 0] - scene.centre_yx[0],
@@ -479,8 +495,16 @@ def _see(
 def _surface_light(
     scene: _Packed, tile: Array, row: Array, reach: Array, direction: Vector, nothing: Array
 ) -> tuple[RGB, Array]:
-    """Light that comes from solids (``row`` of the table) and from the ground (row −1), and the
-    owner of what is seen; of rays that meet ``nothing``, anything."""
+    """Light from what each ray meets, and its owner.
+
+    Args:
+        scene: the scene.
+        tile: number of the tile.
+        row: row of the solid in the table; −1 for the ground.
+        reach: length of each ray.
+        direction: unit direction of each ray.
+        nothing: rays that meet neither a solid nor the ground; their result is meaningless.
+    """
     sun = _components(scene.sun.axes[2])
     x, y, z = (o + reach * d for o, d in zip(_components(scene.position), direction, strict=True))
     solid = row >= 0
@@ -489,8 +513,8 @@ def _surface_light(
     nx, ny, nz = surface.normal
     nx, ny, nz = jnp.where(solid, nx, 0.0), jnp.where(solid, ny, 0.0), jnp.where(solid, nz, 1.0)
     facing = jnp.abs(nx * direction[0] + ny * direction[1] + nz * direction[2])
-    # A pixel seen at a slant covers more of the surface; its geometric mean is what textures fade
-    # by.
+    # A pixel covers more of a surface that is seen at a slant. Textures fade by the geometric mean
+    # of its two extents.
     footprint = reach / scene.focal_px / jnp.sqrt(jnp.maximum(facing, 0.02))
     shading = shade(rows, surface, footprint, sun, scene.darkness)
     level = ground_albedo(x, y, footprint, scene.ground, seen=~jnp.all(solid))
@@ -501,8 +525,8 @@ def _surface_light(
         scene.solids, scene.casting[tile], scene.casting_count[tile], lifted, scene.sun, asked=asked
     )
     direct = jnp.maximum(towards, 0.0) * (1 - dark.astype(jnp.float32))
-    # Less of the sky is seen from below, and near the ground; a little light comes back from the
-    # ground.
+    # Surfaces that face down or lie near the ground see less of the sky, and the ground reflects a
+    # little light back.
     open_sky = (0.55 + 0.45 * nz) * (0.6 + 0.4 * jnp.clip(z / 1.5, 0.0, 1.0))
     back = jnp.maximum(0.5 - 0.5 * nz, 0.0) * 0.12
     mirror = jnp.where(solid, shading.mirror, 0.0) * (0.25 + 0.75 * (1 - facing) ** 3)
@@ -531,7 +555,7 @@ def _surface_light(
 
 def _ground_length(height: Array, down: Array) -> Array:
     length = -height / jnp.where(jnp.abs(down) < 1e-6, -1e-6, down)
-    # The plane ends where the hills begin.
+    # The ground ends where the hills begin.
     return jnp.where((down < -1e-6) & (length < 4000.0), length, FAR)
 
 
@@ -549,8 +573,8 @@ def _develop(
     shaded = (
         blurred * (1 - vignette * 0.5 * (y * y + x * x))[..., None] * (white * exposure)[None, None]
     )
-    # A curve like that of film, dark in the shadows and soft in the lights; then the gamma of sRGB,
-    # about.
+    # A film-like curve, dark in the shadows and soft in the highlights, then about the gamma of
+    # sRGB.
     toned = shaded * (2.51 * shaded + 0.03) / (shaded * (2.43 * shaded + 0.59) + 0.14)
     encoded = jnp.clip(toned, 0.0, 1.0) ** (1 / 2.2)
     grain = jax.random.normal(jax.random.key(noise_seed), encoded.shape, jnp.float32)
@@ -570,8 +594,8 @@ def _film(size: tuple[int, int]) -> StoredProgram:
 
 
 def _blurred(light: Array, sigma: Array, motion_yx: Array) -> Array:
-    """Convolution with a Gaussian stretched along the movement: separable passes, then shifts along
-    it."""
+    """``light`` blurred by a Gaussian and along a movement: separable passes, then the mean of
+    shifts."""
     offsets = jnp.arange(-_BLUR_REACH, _BLUR_REACH + 1, dtype=jnp.float32)
     weights = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 0.05)) ** 2)
     weights = weights / weights.sum()
@@ -618,8 +642,15 @@ def look_at(
     focal_px: float,
     size: tuple[int, int],
 ) -> Camera:
-    """A camera at ``position`` that looks at ``target``, turned about its axis by ``roll`` radians
-    (clockwise picture)."""
+    """A camera at ``position`` that looks at ``target``.
+
+    Args:
+        position: metres.
+        target: metres.
+        roll: clockwise rotation of the camera about its optical axis, radians.
+        focal_px: focal length, pixels.
+        size: rows and columns of the image, pixels.
+    """
     forward = np.array(target) - np.array(position)
     forward = forward / np.linalg.norm(forward)
     right = np.cross(forward, (0.0, 0.0, 1.0))

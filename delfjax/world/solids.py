@@ -1,8 +1,8 @@
-"""What the world is made of: upright solids with a procedural material, on the host.
+"""What the world is made of: upright solids with procedural materials, described on the host.
 
-The frame is right-handed: x to the east, y to the north, z up, metres. A solid stands on its base
-centre and is turned about the vertical alone, which is enough for architecture and keeps every
-intersection in closed form.
+The frame is right-handed: x to the east, y to the north, z up, in metres. A solid stands on the
+centre of its base and turns only about the vertical, which is enough for architecture and keeps
+every intersection in closed form.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ Point = tuple[Real, Real, Real]
 
 
 class WorldError(DelfjaxError):
-    """The world cannot be made or read as asked; the message names the file or value and the
-    remedy."""
+    """A world cannot be made or read; the message names the file or value and the remedy."""
 
 
 class Shape(IntEnum):
     """Kinds of solids.
 
-    ``BOX``: sides may lean inwards, by ``taper`` of the half width over the whole height: (0, 0) is
-        a cuboid, (1, 1) a pyramid, (1, 0) a gable roof whose ridge runs along y. ``FRUSTUM``:
-        elliptic, ``taper[0]`` as for boxes: 0 is a cylinder, 1 a cone. ``ELLIPSOID``: centred on
-        its base; ``cut`` × height is where it is cut off below: −1 is whole, 0 a dome.
+    ``BOX``
+        Its sides may lean inwards, by ``taper`` times the half width over the whole height: (0, 0)
+        is a cuboid, (1, 1) a pyramid, (1, 0) a gable roof whose ridge runs along y.
+    ``FRUSTUM``
+        Elliptic, with ``taper[0]`` as for boxes: 0 is a cylinder, 1 a cone.
+    ``ELLIPSOID``
+        Centred on its base, cut off below ``cut`` times its height: −1 is whole, 0 is a dome.
     """
 
     BOX = 0
@@ -44,8 +46,7 @@ class Shape(IntEnum):
 
 
 class Hole(IntEnum):
-    """What is cut out of a surface: nothing, a row of arched openings, or the gaps between
-    leaves."""
+    """What is cut out of a surface: nothing, a row of arched openings, or gaps between leaves."""
 
     NONE = 0
     ARCHES = 1
@@ -54,36 +55,38 @@ class Hole(IntEnum):
 
 @dataclass(frozen=True)
 class Material:
-    """A surface. Colours are linear RGB; lengths metres; shares and strengths between 0 and 1; 0
-    turns a pattern off.
+    """The look of a surface.
+
+    Colours are linear RGB, lengths are metres, shares and strengths lie between 0 and 1. A strength
+    of 0 turns a pattern off.
 
     Attributes:
-        base: of the wall.
-        second: of joints, frames and every other stripe.
-        accent: of ornaments.
-        masonry: strength of blocks laid in courses.
+        base: colour of the wall.
+        second: colour of joints and stripes.
+        accent: colour of ornaments and window frames.
+        masonry: strength of the blocks, which are laid in courses.
         course_m: height of a course.
         block_m: width of a block.
-        window_pitch_m: from one window axis to the next, about; 0 for a wall without windows.
-        storey_m: height of a storey, about.
-        window_width: share of the pitch.
-        window_height: share of the storey.
-        arched: how round the heads of the windows are.
-        ornament: strength of the friezes and panels whose motif is drawn from ``seed``.
-        ornament_m: size of one motif.
-        stripes: strength of horizontal bands drawn from ``seed``.
-        stripe_m: their height.
-        rosette_m: radius of one large motif in the middle of each face.
-        rosette_height: its centre, as a share of the height.
+        window_pitch_m: approximate distance between window axes; 0 for a wall without windows.
+        storey_m: approximate height of a storey.
+        window_width: width of a window as a share of the pitch.
+        window_height: height of a window as a share of the storey.
+        arched: roundness of the heads of the windows.
+        ornament: strength of the friezes, whose motifs follow from ``seed``.
+        ornament_m: size of a motif of a frieze.
+        stripes: strength of the horizontal stripes, whose order follows from ``seed``.
+        stripe_m: height of a stripe.
+        rosette_m: radius of the large motif in the middle of each face; 0 for none.
+        rosette_height: height of its centre as a share of the solid's height.
         roof: strength of a pattern of tiles.
         foliage: 1 for leaves.
         grime: strength of stains.
-        gloss: how much a window or surface mirrors the sky.
+        gloss: share of the sky that the surface mirrors.
         hole: what is cut out.
-        hole_pitch_m: from one opening to the next, or size of a leaf.
-        hole_width: share of the pitch that is open, or of a leafy surface that has gaps.
-        hole_height_m: from the base to the top of an opening.
-        seed: of everything drawn at random on the surface.
+        hole_pitch_m: distance between openings, or size of a clump of leaves.
+        hole_width: width of an opening as a share of the pitch, or share of gaps between leaves.
+        hole_height_m: height of an opening, from the base to its top.
+        seed: seed of everything random on the surface.
     """
 
     base: Colour = (0.5, 0.48, 0.44)
@@ -128,7 +131,7 @@ class Solid:
         yaw: rotation about the vertical, counter-clockwise from above, radians.
         cut: where an ellipsoid is cut off, as a share of its height.
         owner: 0 for surroundings; 1, 2, … for the landmarks of a scene.
-        casts: whether it throws a shadow.
+        casts: whether it casts a shadow.
     """
 
     shape: Shape
@@ -143,7 +146,7 @@ class Solid:
     casts: bool = True
 
 
-# Columns of a table of solids, in this order; the renderer reads them by name.
+# Columns of a table of solids, in order; the renderer looks them up by name.
 GEOMETRY_COLUMNS = (
     "shape",
     "x",
@@ -174,7 +177,7 @@ COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 
 
 def box(base: Point, size: Point, material: Material, **more: Any) -> Solid:
-    """A box of ``size`` (width, depth, height) on ``base``; ``more`` as the fields of
+    """A box of ``size`` (width, depth, height) on ``base``; ``more`` sets other fields of
     :class:`Solid`."""
     return dataclasses.replace(
         Solid(Shape.BOX, base, (size[0] / 2, size[1] / 2), size[2], material), **more
@@ -182,21 +185,21 @@ def box(base: Point, size: Point, material: Material, **more: Any) -> Solid:
 
 
 def round_tower(base: Point, radius: Real, height: Real, material: Material, **more: Any) -> Solid:
-    """A cylinder, or a cone with ``taper=(1, 0)``; ``more`` as the fields of :class:`Solid`."""
+    """A cylinder, or a cone with ``taper=(1, 0)``; ``more`` sets other fields."""
     return dataclasses.replace(
         Solid(Shape.FRUSTUM, base, (radius, radius), height, material), **more
     )
 
 
 def dome(base: Point, radius: Real, height: Real, material: Material, **more: Any) -> Solid:
-    """The upper half of an ellipsoid; ``more`` as the fields of :class:`Solid`."""
+    """The upper half of an ellipsoid on ``base``; ``more`` sets other fields of :class:`Solid`."""
     return dataclasses.replace(
         Solid(Shape.ELLIPSOID, base, (radius, radius), height, material, cut=0.0), **more
     )
 
 
 def ball(centre: Point, radii: Point, material: Material, **more: Any) -> Solid:
-    """A whole ellipsoid about ``centre``; ``more`` as the fields of :class:`Solid`."""
+    """A whole ellipsoid about ``centre``; ``more`` sets other fields of :class:`Solid`."""
     return dataclasses.replace(
         Solid(Shape.ELLIPSOID, centre, (radii[0], radii[1]), radii[2], material), **more
     )
@@ -209,7 +212,10 @@ def placed(
     yaw: float = 0.0,
     owner: int | None = None,
 ) -> list[Solid]:
-    """The same solids turned about the origin by ``yaw`` radians, then moved by ``at``."""
+    """The solids turned about the origin by ``yaw`` radians, then moved by ``at``.
+
+    An ``owner`` replaces that of every solid.
+    """
     cosine, sine = math.cos(yaw), math.sin(yaw)
     moved = []
     for solid in solids:
@@ -224,13 +230,13 @@ def placed(
 
 
 def table(solids: Sequence[Solid]) -> Float32[np.ndarray, "n columns"]:
-    """One row for each solid, columns as in :data:`COLUMNS`."""
+    """The solids as a table: one row each, with the columns :data:`COLUMNS`."""
     rows = [_row(solid) for solid in solids]
     return np.array(rows, np.float32).reshape(len(rows), len(COLUMNS))
 
 
 def corners(solids: Sequence[Solid]) -> Float[np.ndarray, "n 8 3"]:
-    """Corners of a box around each solid, metres."""
+    """Corners of a bounding box of each solid, metres."""
     rows = [
         (*s.base, *s.half, s.height, math.cos(s.yaw), math.sin(s.yaw), _bottom(s)) for s in solids
     ]
@@ -246,7 +252,7 @@ def corners(solids: Sequence[Solid]) -> Float[np.ndarray, "n 8 3"]:
 
 
 def _bottom(solid: Solid) -> float:
-    """Lowest point of a solid above its base centre."""
+    """Height of the lowest point of a solid above its base centre, metres; negative below it."""
     return solid.cut * solid.height if solid.shape == Shape.ELLIPSOID else 0.0
 
 
@@ -265,5 +271,5 @@ def _row(solid: Solid) -> list[float]:
     )
     colours = [channel for name in _COLOUR_FIELDS for channel in getattr(material, name)]
     plain = [getattr(material, name) for name in _PLAIN_FIELDS]
-    # Single precision holds these seeds, and what is added to them, exactly.
+    # Small enough for single precision to hold the seeds, and offsets added to them, exactly.
     return [float(value) for value in (*geometry, *colours, *plain, material.seed % 65_521)]

@@ -1,8 +1,7 @@
-"""What stands around landmarks and before them: houses, trees, people, vehicles, lamps. None of it
-tells a place.
+"""What stands around landmarks and in front of them: houses, trees, people, vehicles, lamps.
 
-Everything is drawn from one common stock, the same for all landmarks, so that only a landmark
-itself identifies a photograph. Frame: the thing stands at the origin, metres.
+All landmarks draw from one common stock, so that nothing but a landmark identifies a photograph.
+Each object stands at the origin; lengths are metres.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ import numpy as np
 from delfjax.rng import named_generator
 from delfjax.world.solids import Colour, Hole, Material, Real, Solid, ball, box, placed, round_tower
 
-# How many designs of houses there are in a world: few enough that the same one shows beside many
-# landmarks.
+# Designs of houses in a world: few enough for each to appear beside many landmarks.
 HOUSE_DESIGNS = 40
 
 _PLASTERS: tuple[Colour, ...] = (
@@ -60,7 +58,7 @@ _CARS: tuple[Colour, ...] = (
     (0.10, 0.24, 0.14),
     (0.62, 0.45, 0.05),
 )
-# The last is autumn.
+# The last colour is autumnal.
 _LEAVES: tuple[Colour, ...] = (
     (0.10, 0.19, 0.04),
     (0.16, 0.22, 0.05),
@@ -73,9 +71,16 @@ _BARK = Material(base=(0.13, 0.09, 0.06), grime=0.6)
 
 
 def house(design: int, *, seed: int) -> list[Solid]:
-    """One of :data:`HOUSE_DESIGNS` houses of the stock, its front to the south."""
+    """A house of the stock, with its front to the south.
+
+    Args:
+        design: number of the design, below :data:`HOUSE_DESIGNS`.
+        seed: seed of the world.
+    """
     rng = named_generator(seed, f"house {design}")
-    width, depth, floors = rng.uniform(7, 14), rng.uniform(8, 11), int(rng.integers(2, 6))
+    width = rng.uniform(7, 14)
+    depth = rng.uniform(8, 11)
+    floors = int(rng.integers(2, 6))
     storey = rng.uniform(2.8, 3.4)
     height = floors * storey
     wall = Material(
@@ -97,22 +102,14 @@ def house(design: int, *, seed: int) -> list[Solid]:
     parts = [box((0, 0, 0), (width, depth, height), wall)]
     if rng.uniform() < 0.75:
         taper = (0.0, 1.0) if rng.uniform() < 0.6 else (1.0, 0.0)
-        parts.append(
-            box(
-                (0, 0, height), (width + 0.5, depth + 0.5, rng.uniform(2.5, 4.5)), roof, taper=taper
-            )
-        )
+        size = (width + 0.5, depth + 0.5, rng.uniform(2.5, 4.5))
+        parts.append(box((0, 0, height), size, roof, taper=taper))
         parts.append(box((rng.uniform(-0.3, 0.3) * width, 1.0, height), (0.9, 0.9, 4.6), wall))
     else:
-        parts.append(
-            box(
-                (0, 0, height),
-                (width + 0.3, depth + 0.3, 0.5),
-                dataclasses.replace(wall, window_pitch_m=0.0),
-            )
-        )
+        cornice = dataclasses.replace(wall, window_pitch_m=0.0)
+        parts.append(box((0, 0, height), (width + 0.3, depth + 0.3, 0.5), cornice))
     if rng.uniform() < 0.5:
-        # A shop: dark glass and an awning.
+        # A shop, with dark glass and an awning.
         awning = Material(
             base=_pick(rng, _CLOTHES), second=(0.7, 0.7, 0.68), stripes=0.0, grime=0.1
         )
@@ -128,23 +125,20 @@ def tree(rng: np.random.Generator) -> list[Solid]:
     height = rng.uniform(5, 12)
     leaves = _leaves(rng, rng.uniform(0.28, 0.5))
     trunk = round_tower((0, 0, 0), 0.03 * height, 0.55 * height, _BARK, taper=(0.4, 0.0))
-    kind = rng.uniform()
-    if kind < 0.2:
-        shape = [ball((0, 0, 0.55 * height), (0.11 * height, 0.11 * height, 0.45 * height), leaves)]
-        return [trunk, *shape]
+    if rng.uniform() < 0.2:
+        cone = (0.11 * height, 0.11 * height, 0.45 * height)
+        return [trunk, ball((0, 0, 0.55 * height), cone, leaves)]
     crown = [ball((0, 0, 0.68 * height), (0.27 * height, 0.27 * height, 0.3 * height), leaves)]
     for _ in range(int(rng.integers(2, 4))):
-        angle, size = rng.uniform(0, 2 * math.pi), rng.uniform(0.14, 0.2) * height
+        angle = rng.uniform(0, 2 * math.pi)
+        size = rng.uniform(0.14, 0.2) * height
         centre = (
             0.2 * height * math.cos(angle),
             0.2 * height * math.sin(angle),
             rng.uniform(0.52, 0.78) * height,
         )
-        crown.append(
-            ball(
-                centre, (size, size, 0.9 * size), dataclasses.replace(leaves, seed=leaves.seed + 1)
-            )
-        )
+        other_leaves = dataclasses.replace(leaves, seed=leaves.seed + 1)
+        crown.append(ball(centre, (size, size, 0.9 * size), other_leaves))
     return [trunk, *crown]
 
 
@@ -155,7 +149,7 @@ def bush(rng: np.random.Generator) -> list[Solid]:
 
 
 def person(rng: np.random.Generator) -> list[Solid]:
-    """Somebody standing or walking."""
+    """A person, standing or walking."""
     tall = rng.normal(1.72, 0.09)
     top, bottom = _cloth(rng), _cloth(rng)
     skin = Material(base=_pick(rng, _SKINS), grime=0.0)
@@ -182,7 +176,7 @@ def person(rng: np.random.Generator) -> list[Solid]:
 
 
 def vehicle(rng: np.random.Generator) -> list[Solid]:
-    """A car, or a bus that hides more; its long side to the south."""
+    """A car, or a bus, which hides more; its long side faces south."""
     paint = Material(base=_pick(rng, _CARS), gloss=0.25, grime=0.1)
     if rng.uniform() < 0.25:
         glazed = dataclasses.replace(
@@ -206,7 +200,8 @@ def vehicle(rng: np.random.Generator) -> list[Solid]:
             box((-0.2, 0, 0.92), (2.5, 1.6, 0.52), cabin, taper=(0.3, 0.14)),
             box((-0.2, 0, 1.42), (1.8, 1.4, 0.07), paint),
         ]
-        wheels, half = [(x, 0.33) for x in (-1.3, 1.3)], 0.85
+        wheels = [(x, 0.33) for x in (-1.3, 1.3)]
+        half = 0.85
     tyres = [ball((x, s * half, r), (r, 0.12, r), _RUBBER) for x, r in wheels for s in (-1, 1)]
     return [*body, *tyres]
 
@@ -224,7 +219,7 @@ def lamp(rng: np.random.Generator) -> list[Solid]:
 
 
 def bough(rng: np.random.Generator) -> list[Solid]:
-    """Leaves of a near tree that hang into the picture, about the origin."""
+    """Leaves of a nearby tree that hang into the picture, centred on the origin."""
     leaves = dataclasses.replace(_leaves(rng, rng.uniform(0.42, 0.52)), hole_pitch_m=0.11)
     offsets = rng.normal(0.0, 0.45, (3, 3))
     return [
@@ -236,8 +231,15 @@ def bough(rng: np.random.Generator) -> list[Solid]:
 def house_around(
     rng: np.random.Generator, place: int, places: int, *, radius: Real, seed: int
 ) -> list[Solid]:
-    """A house behind or beside a landmark of ``radius`` metres, facing it, on one of ``places``
-    from east to west."""
+    """A house behind or beside a landmark, facing it.
+
+    Args:
+        rng: decides the design and the exact position.
+        place: which of the ``places`` the house takes, counted from east to west.
+        places: how many houses share the half circle around the landmark.
+        radius: radius of the landmark, metres.
+        seed: seed of the world.
+    """
     angle = math.pi * ((place + rng.uniform(0.2, 0.8)) / places * 1.24 - 0.12)
     away = radius + rng.uniform(8, 22)
     at = (away * math.cos(angle), away * math.sin(angle) * 0.9 + 6, 0.0)

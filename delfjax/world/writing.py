@@ -1,9 +1,8 @@
-"""Write a world to disk: photographs as JPEG, one manifest in parquet, nothing lost when it is
-interrupted.
+"""Write a world to disk: photographs as JPEG, and one manifest in parquet.
 
-Photographs are taken in parts of a few hundred; a part counts once its rows are on disk. A world is
-finished when ``manifest.parquet`` is there. Same configuration, same bytes: however many workers
-and devices there are.
+Photographs are taken in parts of 200. A part is done once its rows are on disk; an interrupted call
+loses only the part it was working on. A world is finished when ``manifest.parquet`` exists. The
+same configuration gives the same bytes, for any number of workers and devices.
 """
 
 from __future__ import annotations
@@ -37,19 +36,21 @@ from delfjax.world.solids import WorldError
 
 MANIFEST = "manifest.parquet"
 CONFIG = "world.json"
-# Raised whenever the same configuration gives other bytes.
+# Increased whenever the same configuration would give other bytes.
 VERSION = 2
-# A photograph of a landmark shows it: at least this share of what would be seen of it in the frame
-# with nothing in the way, and this share of the picture.
+# A photograph shows its landmark if at least this share of the landmark within the frame is not
+# hidden, and if the landmark covers at least this share of the picture.
 VISIBLE_SHARE, PICTURE_SHARE = 0.25, 0.01
-# Owner of the landmark that a photograph is taken of; other landmarks in it follow.
+# Owner of the landmark that is photographed; the owner of its neighbour follows.
 SUBJECT = 1
-# How often a photograph that fails to do so is taken again.
+# Attempts at a photograph that shows its landmark.
 _ATTEMPTS = 6
+# Photographs in a part.
 _PART = 200
 _PARTS = "parts"
 _LOCK = ".lock"
-# Positions of photographs: noise of a good receiver, and of one between high walls; metres.
+# Standard deviation of the positions of photographs: with good reception, and between high walls
+# (metres), and the share of the latter.
 _GPS_NOISE_M, _GPS_LOST_M, _GPS_LOST_SHARE = 8.0, 250.0, 0.04
 _FIRST_DAY = datetime.datetime(2012, 1, 1)
 
@@ -59,7 +60,7 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("subject", pa.int64()),
         ("attempt", pa.int32()),
-        # Landmarks that show, their visible share and their share of the picture.
+        # The landmarks that show; the share of each that is not hidden; its share of the picture.
         ("landmarks", pa.list_(pa.int64())),
         ("visible", pa.list_(pa.float32())),
         ("covers", pa.list_(pa.float32())),
@@ -80,7 +81,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a call has done: photographs taken, and those that were there before."""
+    """What one call of :func:`build_world` did.
+
+    Attributes:
+        done: photographs it took.
+        skipped: photographs that existed before.
+    """
 
     done: int
     skipped: int
@@ -89,18 +95,18 @@ class BuildReport:
 def build_world(
     root: Path, config: WorldConfig, *, workers: int | None = None, progress: bool = True
 ) -> BuildReport:
-    """Write a world, or go on where an earlier call was stopped.
+    """Write a world, or resume where an earlier call stopped.
 
     Args:
-        root: its folder.
-        config: what it is.
-        workers: photographs taken at a time; the number of processors otherwise. They go to the
-            local devices in turn.
+        root: folder of the world.
+        config: configuration of the world.
+        workers: photographs taken at a time, on the local devices in turn; by default the number of
+            processors.
         progress: whether to show a progress bar.
 
     Raises:
         WorldError: the folder holds another world.
-        OSError: the disk is full; what was written stays, and counts in the next call.
+        OSError: the disk is full; finished parts stay, and the next call resumes after them.
     """
     census = Census(config)
     root.mkdir(parents=True, exist_ok=True)
@@ -154,7 +160,7 @@ def read_config(root: Path) -> WorldConfig:
     """Configuration of the world in ``root``.
 
     Raises:
-        WorldError: there is none, or it was made by another version.
+        WorldError: there is no world, its description is damaged, or another version made it.
     """
     file = root / CONFIG
     try:
@@ -180,8 +186,12 @@ def read_config(root: Path) -> WorldConfig:
 def take(
     census: Census, frame: Frame, *, device: jax.Device | None = None
 ) -> tuple[Shot, Photograph, int]:
-    """Photograph until the subject can be seen; the photograph, how it was taken, and the number of
-    the attempt."""
+    """Take a photograph, again if the subject cannot be seen well enough.
+
+    Returns:
+        The shot, the photograph, and the number of the attempt: the first that shows the subject,
+        or the best of all attempts.
+    """
     best: tuple[float, Shot, Photograph, int] | None = None
     for attempt in range(_ATTEMPTS):
         _, shot = census.shot(frame, attempt)
@@ -199,8 +209,12 @@ def take(
 
 
 def visibility(photograph: Photograph, owner: int) -> tuple[float, float]:
-    """Share of a landmark that is not hidden, of what the frame holds of it, and its share of the
-    picture."""
+    """How well a landmark can be seen.
+
+    Returns:
+        The share of the landmark's pixels within the frame that is not hidden, and the landmark's
+        share of the picture.
+    """
     seen = int((photograph.owner == owner).sum())
     there = int(photograph.present[owner - 1].sum())
     return (seen / there if there else 0.0), seen / photograph.owner.size
@@ -214,7 +228,7 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 
 
 def _photograph(root: Path, census: Census, frame: Frame, device: jax.Device) -> dict[str, Any]:
-    """Take one photograph, write it, and describe it."""
+    """Take one photograph and write it; returns its row of the manifest."""
     shot, photograph, attempt = take(census, frame, device=device)
     target = root / frame.path
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -252,11 +266,12 @@ def _photograph(root: Path, census: Census, frame: Frame, device: jax.Device) ->
 def _where_and_when(
     census: Census, frame: Frame, shot: Shot
 ) -> tuple[float, float, datetime.datetime]:
-    """What the camera notes: its position, with the error of its receiver, and its clock."""
+    """What the camera records: latitude and longitude (degrees) with the error of its receiver, and
+    the time."""
     rng = named_generator(census.config.seed, f"gps {frame.split} {frame.index}")
     place = census.place(frame.landmark) if frame.landmark >= 0 else census.street(rng)
     x, y = shot.scene.camera.position[:2] if frame.landmark >= 0 else rng.uniform(-3000, 3000, 2)
-    # The landmark's −y points to `facing`.
+    # The landmark's −y points along `facing`.
     cosine, sine = math.cos(place.facing), math.sin(place.facing)
     error = rng.normal(0, _GPS_LOST_M if rng.uniform() < _GPS_LOST_SHARE else _GPS_NOISE_M, 2)
     east, north = -x * cosine - y * sine + error[0], x * sine - y * cosine + error[1]

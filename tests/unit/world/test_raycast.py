@@ -1,5 +1,4 @@
-"""Rays meet solids where the definition of the solid says, and surfaces are what they should be
-there."""
+"""Rays meet solids where the solids' definitions say, with the right surface and shadow there."""
 
 from __future__ import annotations
 
@@ -20,8 +19,10 @@ _shadowed = jax.jit(shadowed)
 
 
 def _inside(solid: Solid, points: np.ndarray) -> np.ndarray:
-    """How far inside a solid points are, by its definition: positive inside, 0 on the surface (not
-    a distance)."""
+    """How far points lie inside a solid by its definition: positive inside, 0 on the surface.
+
+    This is not a distance.
+    """
     cosine, sine = np.cos(solid.yaw), np.sin(solid.yaw)
     dx, dy, z = (points - np.array(solid.base)).T
     x, y = cosine * dx + sine * dy, cosine * dy - sine * dx
@@ -57,7 +58,7 @@ SOLIDS = {
 
 
 def _rays(seed: int, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rays from around a solid that mostly meet it."""
+    """Rays that start around a solid and mostly meet it."""
     rng = np.random.default_rng(seed)
     origins = rng.normal(size=(RAYS, 3))
     origins = 8 * origins / np.linalg.norm(origins, axis=1, keepdims=True) + target
@@ -84,25 +85,24 @@ def test_a_ray_stops_where_it_first_enters_the_solid(name: str) -> None:
     length, row, _ = _nearest(jnp.asarray(table([solid])), _columns(origins), _columns(directions))
     length = np.asarray(length, np.float64)
     steps = np.linspace(0, 16, 3201)
-    # The definition, sampled along each ray every 5 mm.
+    # The definition, sampled every 5 mm along each ray.
     within = np.stack([_inside(solid, origins + step * directions) > 0 for step in steps], axis=1)
     first = np.where(within.any(axis=1), steps[within.argmax(axis=1)], np.inf)
     hits = length < FAR
-    assert 0.2 < hits.mean() < 1, "the rays do not test both hits and misses"
-    assert not (np.isfinite(first) & ~hits).any(), "a ray that passes through the solid misses it"
-    # A ray that cuts a corner between two samples is no error: only hits that the samples confirm
-    # are timed.
+    assert 0.2 < hits.mean() < 1, "the rays do not include both hits and misses"
+    assert not (np.isfinite(first) & ~hits).any(), "a ray through the solid was taken for a miss"
+    # A ray may cut a corner between two samples: only hits that the samples confirm are compared.
     both = hits & np.isfinite(first)
     assert np.abs(length[both] - first[both]).max() < 0.006
     assert np.array_equal(np.asarray(row) == 0, hits)
     on_surface = _inside(solid, origins[hits] + length[hits, None] * directions[hits])
-    # A tenth of a millimetre, seen from 8 metres: the square root of a grazing ray loses half of
-    # single precision.
+    # A tenth of a millimetre at a distance of 8 m: for a grazing ray, the square root loses half
+    # the digits of single precision.
     assert np.abs(on_surface).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", SOLIDS)
-def test_the_normal_is_the_direction_in_which_one_leaves_the_solid(name: str) -> None:
+def test_a_step_along_the_normal_leaves_the_solid(name: str) -> None:
     solid = SOLIDS[name]
     origins, directions = _rays(1, np.add(solid.base, (0, 0, solid.height / 3)))
     rows = jnp.asarray(table([solid]))
@@ -114,7 +114,7 @@ def test_the_normal_is_the_direction_in_which_one_leaves_the_solid(name: str) ->
     points, directions = points[hits], directions[hits]
     assert np.abs(np.linalg.norm(normal, axis=1) - 1).max() < 1e-5
     assert ((normal * directions).sum(axis=1) <= 1e-6).all()
-    # Edges belong to two faces; a step outwards of a centimetre decides elsewhere.
+    # Points near an edge may belong to either face, so a few may fail.
     outside = _inside(solid, points + 0.01 * normal) < 0
     inside = _inside(solid, points - 0.01 * normal) > 0
     assert outside.mean() > 0.995
@@ -124,7 +124,7 @@ def test_the_normal_is_the_direction_in_which_one_leaves_the_solid(name: str) ->
 def test_an_arched_opening_lets_rays_through_and_the_wall_beside_it_does_not() -> None:
     wall = Material(hole=Hole.ARCHES, hole_pitch_m=4.0, hole_width=0.5, hole_height_m=3.0)
     solid = Solid(Shape.BOX, (0.0, 0.0, 0.0), (2.0, 0.1), 4.0, wall)
-    # Opening 2 m wide and 3 m high with a round head of radius 1 m: straight up to 2 m.
+    # The opening is 2 m wide and 3 m high: straight up to 2 m, with a round head of radius 1 m.
     yz = np.array(
         [(0.0, 1.0), (0.95, 1.0), (1.05, 1.0), (0.0, 2.95), (0.0, 3.05), (0.8, 2.9), (1.9, 0.5)]
     )
@@ -142,7 +142,7 @@ def test_an_arched_opening_lets_rays_through_and_the_wall_beside_it_does_not() -
     ]
 
 
-def test_the_nearest_of_several_solids_is_seen_and_landmarks_behind_it_are_known() -> None:
+def test_the_nearest_solid_is_seen_and_landmarks_hidden_behind_it_are_reported() -> None:
     front = Solid(Shape.BOX, (0.0, 3.0, 0.0), (1.0, 0.2), 2.0)
     behind = Solid(Shape.BOX, (0.0, 6.0, 0.0), (2.0, 0.2), 4.0, owner=1)
     far = Solid(Shape.BOX, (0.0, 9.0, 0.0), (4.0, 0.2), 8.0, owner=2)
@@ -156,7 +156,7 @@ def test_the_nearest_of_several_solids_is_seen_and_landmarks_behind_it_are_known
     assert np.asarray(length)[0] == pytest.approx(2.8, abs=1e-5)
 
 
-def test_what_stands_between_a_point_and_the_sun_throws_a_shadow() -> None:
+def test_a_solid_between_a_point_and_the_sun_casts_a_shadow() -> None:
     solids = jnp.asarray(
         table([dataclasses.replace(SOLIDS["cuboid"], base=(0.0, 0.0, 0.0), yaw=0.0)])
     )
@@ -172,7 +172,7 @@ def test_what_stands_between_a_point_and_the_sun_throws_a_shadow() -> None:
     assert np.asarray(dark).tolist() == [False, True, False]
 
 
-def test_solids_that_the_sun_sees_aside_are_left_out_and_no_shadow_is_lost(
+def test_ruling_out_casters_by_their_outlines_loses_no_shadow(
     rng: np.random.Generator,
 ) -> None:
     towards = rng.normal(size=3) * (1, 1, 0) + (0, 0, 0.8)
@@ -188,7 +188,7 @@ def test_solids_that_the_sun_sees_aside_are_left_out_and_no_shadow_is_lost(
     numbers, count = jnp.arange(len(solids), dtype=jnp.int32), jnp.int32(len(solids))
     shadows = 0
     for _ in range(20):
-        # Of points close together as those of a tile, half are asked for.
+        # Points close together, like those of a tile; the answer is needed for half of them.
         points = _columns(rng.uniform(-6, 6, 3) * (1, 1, 0) + rng.uniform(0, 1.5, (64, 3)))
         asked = np.arange(64) % 2 == 0
         found, all_of_them = (

@@ -1,5 +1,5 @@
-"""The world: exact where it says so, the same bytes for a seed, whole or not there, and what a
-benchmark needs."""
+"""The world: its truth is exact, a seed fixes its bytes, it is whole or absent, and it serves as a
+benchmark."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 
 from delfjax.config import ConfigError
-from delfjax.datasets.benchmark import DatasetError
 from delfjax.datasets.images import ImageError, decode_image
 from delfjax.datasets.world_benchmark import CutLandmarks, load_world, load_world_train
-from delfjax.world import writing as building
+from delfjax.world import writing
 from delfjax.world.census import SPLITS, Census
 from delfjax.world.challenges import KNOBS
 from delfjax.world.knobs import PRESETS, WorldConfig, world_config
@@ -30,7 +29,7 @@ from delfjax.world.rendering import MAX_SOLIDS, render, render_truth, tile_lists
 from delfjax.world.solids import WorldError, corners
 from delfjax.world.writing import MANIFEST, PICTURE_SHARE, VISIBLE_SHARE, build_world, read_config
 
-# Photographs of 128 × 96 pixels, the same program as for any other size with as many tiles.
+# Photographs of 128 × 96 pixels.
 SMALL = world_config(
     "ci",
     landmarks=4,
@@ -52,7 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def digest(root: Path) -> dict[str, str]:
-    """Every file of a world, and what is in it."""
+    """Path of every file of a world → digest of its bytes."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -60,7 +59,7 @@ def digest(root: Path) -> dict[str, str]:
     }
 
 
-def test_the_same_configuration_gives_the_same_bytes_whatever_the_workers(
+def test_the_same_configuration_gives_the_same_bytes_with_any_number_of_workers(
     world: World, tmp_path: Path
 ) -> None:
     build_world(tmp_path / "again", SMALL, workers=1, progress=False)
@@ -76,12 +75,12 @@ def test_another_seed_gives_other_landmarks_and_other_photographs(world: World) 
     )
 
 
-def test_a_killed_build_goes_on_and_nothing_is_lost(
+def test_a_killed_build_resumes_after_its_last_finished_part(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "_PART", 5)
+    monkeypatch.setattr(writing, "_PART", 5)
     root = tmp_path / "killed"
-    taken = building.take
+    taken = writing.take
     left = 12
 
     def dies(*args: object, **options: object) -> object:
@@ -91,12 +90,12 @@ def test_a_killed_build_goes_on_and_nothing_is_lost(
             raise KeyboardInterrupt
         return taken(*args, **options)
 
-    monkeypatch.setattr(building, "take", dies)
+    monkeypatch.setattr(writing, "take", dies)
     with pytest.raises(KeyboardInterrupt):
         build_world(root, SMALL, workers=1, progress=False)
-    with pytest.raises(DatasetError, match="not finished"):
+    with pytest.raises(WorldError, match="not finished"):
         open_world(root)
-    monkeypatch.setattr(building, "take", taken)
+    monkeypatch.setattr(writing, "take", taken)
     report = build_world(root, SMALL, progress=False)
     assert report.skipped == 10
     assert digest(root) == digest(world.root)
@@ -104,14 +103,15 @@ def test_a_killed_build_goes_on_and_nothing_is_lost(
 
 
 @pytest.mark.slow
-def test_a_build_on_two_devices_that_is_killed_is_finished_on_one_with_the_same_bytes(
+def test_a_build_killed_on_two_devices_is_finished_on_one_with_the_same_bytes(
     world: World, tmp_path: Path
 ) -> None:
     script = (
-        "import sys, json; from pathlib import Path; from delfjax import device;"
-        " device.use_compilation_cache();from delfjax.world.writing import build_world; from"
-        " delfjax.world.knobs import WorldConfig;build_world(Path(sys.argv[1]),"
-        " WorldConfig(**json.loads(sys.argv[2])), progress=False)"
+        "import sys, json; from pathlib import Path;"
+        " from delfjax import device; device.use_compilation_cache();"
+        " from delfjax.world.writing import build_world;"
+        " from delfjax.world.knobs import WorldConfig;"
+        " build_world(Path(sys.argv[1]), WorldConfig(**json.loads(sys.argv[2])), progress=False)"
     )
     root = tmp_path / "dead"
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -125,12 +125,9 @@ def test_a_build_on_two_devices_that_is_killed_is_finished_on_one_with_the_same_
         ):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    whole, written = (
-        digest(world.root),
-        {path.relative_to(root).as_posix() for path in root.rglob("[0-9]*.jpg")},
-    )
-    # Photographs are taken by the devices in turn; those written so far are whole, and those of the
-    # other world.
+    whole = digest(world.root)
+    written = {path.relative_to(root).as_posix() for path in root.rglob("[0-9]*.jpg")}
+    # Both devices took photographs, and those written so far are whole and equal the world's.
     assert {int(name[-11:-4]) % 2 for name in written} == {0, 1}
     assert all(digest(root)[name] == whole[name] for name in written)
     build_world(root, SMALL, progress=False)
@@ -165,7 +162,7 @@ def test_a_folder_holds_one_world(world: World, tmp_path: Path) -> None:
         open_world(tmp_path)
     (tmp_path / "world.json").write_text((world.root / "world.json").read_text())
     (tmp_path / MANIFEST).write_bytes(b"PAR1 no more")
-    with pytest.raises(DatasetError, match="not a parquet file"):
+    with pytest.raises(WorldError, match="not a parquet file"):
         open_world(tmp_path)
 
 
@@ -194,8 +191,7 @@ def test_correspondences_reproject_within_half_a_pixel(world: World) -> None:
             pairs = correspondences(world, int(first), int(second))
             (site1, scene1), (site2, scene2) = world.scene(int(first)), world.scene(int(second))
             assert site1.number == site2.number
-            # Independently: the ray of the second camera through the point it is said to see meets
-            # the first pixel's surface.
+            # The surface point of each first pixel projects onto both of the corresponding pixels.
             seen1 = render_truth(scene1)
             y, x = pairs.first_yx.astype(int).T
             points = seen1.points[y, x].astype(np.float64)
@@ -203,8 +199,8 @@ def test_correspondences_reproject_within_half_a_pixel(world: World) -> None:
                 projected, depth = scene.camera.project(points)
                 assert (depth > 0).all()
                 assert np.abs(projected - where).max(initial=0) < 0.5
-            # Where the second view was rendered, its own surface points come back to the first
-            # within the step of a pixel.
+            # The surface points that the second view sees project back to the pixels of the first,
+            # to within the distance of neighbouring pixels.
             seen2 = render_truth(scene2)
             nearest = np.round(pairs.second_yx).astype(int)
             back, _ = scene1.camera.project(
@@ -217,13 +213,13 @@ def test_correspondences_reproject_within_half_a_pixel(world: World) -> None:
     assert checked > 300
 
 
-def test_every_tile_lists_all_that_shows_in_it(world: World) -> None:
+def test_every_tile_lists_all_solids_that_show_in_it(world: World) -> None:
     _, scene = world.scene(int(world.rows("query")[0]))
     truth = render_truth(scene)
     shapes = corners(scene.solids)
     numbers, counts = tile_lists(shapes, scene.camera)
     assert numbers.shape == ((96 // 32) * (128 // 32), MAX_SOLIDS)
-    # The same picture from lists that leave nothing out.
+    # Lists that leave nothing out give the same picture.
     everywhere = np.tile(np.arange(MAX_SOLIDS, dtype=np.int32), (len(numbers), 1))
     count = np.full(len(counts), len(scene.solids), np.int32)
     with pytest.MonkeyPatch.context() as patch:
@@ -243,7 +239,7 @@ def test_masks_and_shares_say_what_the_photograph_shows(world: World) -> None:
     row = int(world.rows("query")[0])
     mask = world.mask(row)
     covers = world.manifest["covers"][row].as_py()
-    # The manifest counts one of the four rays of a pixel, the mask its centre.
+    # The manifest counts one of the four rays of each pixel, the mask counts its centre.
     assert mask.mean() == pytest.approx(sum(covers), abs=0.02)
 
 
@@ -262,7 +258,7 @@ def test_a_landmark_is_cut_out_of_its_photograph(world: World) -> None:
         height / width, rel=0.02
     )
     inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # In its own size nothing but the surroundings is changed.
+    # At the original size, only the surroundings change.
     same = cuts.read(name, max_side=int(max(height, width))).pixels
     whole = decode_image(world.root / name, max_side=128).pixels[
         rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1
@@ -273,7 +269,7 @@ def test_a_landmark_is_cut_out_of_its_photograph(world: World) -> None:
         cuts.read(other, max_side=200)
 
 
-def test_the_benchmark_asks_for_landmarks_that_training_never_saw(world: World) -> None:
+def test_queries_search_for_landmarks_that_training_never_saw(world: World) -> None:
     dataset, training = load_world(world.root), load_world_train(world.root)
     assert len(dataset.database) == 4 * 3 + 4 and dataset.distractors == 4
     assert len(dataset.queries) == 4 + 2 and len(training.database) == 8
@@ -296,7 +292,7 @@ def test_the_benchmark_asks_for_landmarks_that_training_never_saw(world: World) 
     assert training.landmarks is not None and set(training.landmarks) == {0, 1, 2, 3}
 
 
-def test_answers_show_enough_of_the_landmark(world: World) -> None:
+def test_correct_answers_show_enough_of_the_landmark_and_junk_does_not(world: World) -> None:
     dataset = load_world(world.root)
     place = {path: row for row, path in enumerate(world.paths)}
     for query in dataset.queries:
@@ -309,7 +305,7 @@ def test_answers_show_enough_of_the_landmark(world: World) -> None:
                 assert (visible and covers) == enough
 
 
-def test_positions_are_those_of_the_cameras_within_the_error_of_a_receiver(world: World) -> None:
+def test_recorded_positions_match_the_cameras_within_the_error_of_a_receiver(world: World) -> None:
     for row in map(int, world.rows("database")):
         frame = world.frame(row)
         place = world.census.place(frame.landmark)
@@ -338,7 +334,7 @@ def test_presets_have_their_size_and_disjoint_splits() -> None:
         assert len(set(paths)) == len(paths)
 
 
-def test_the_second_of_a_pair_stands_where_the_first_says() -> None:
+def test_the_two_landmarks_of_a_pair_agree_on_where_they_stand() -> None:
     census = Census(world_config("quick"))
     pairs = [
         (n, census.shown(f)[1])
@@ -378,6 +374,6 @@ def test_a_knob_changes_what_it_is_named_after(knob: str) -> None:
     assert measured[0] < 0.75 * measured[1]
 
 
-def test_a_photograph_lies_on_the_device_it_was_asked_for(world: World) -> None:
+def test_a_photograph_is_the_same_with_and_without_a_named_device(world: World) -> None:
     _, scene = world.scene(0)
     assert np.array_equal(render(scene, device=jax.devices()[0]).image, render(scene).image)
