@@ -1,6 +1,6 @@
-"""Figures from arrays: each function returns a :class:`matplotlib.figure.Figure` and neither shows
-nor saves it.
+"""Figures from arrays.
 
+Each function returns a :class:`matplotlib.figure.Figure`, which it neither shows nor saves.
 :mod:`~delfjax.plots.style` sets colours and sizes, :mod:`~delfjax.plots.photographs` draws on
 photos, :mod:`~delfjax.plots.charts` draws numbers. Nothing here touches the global state of
 ``pyplot``. ``__init__.pyi`` lists the names; matplotlib is loaded by the first that is used.

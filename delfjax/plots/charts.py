@@ -1,4 +1,4 @@
-"""Charts of numbers: counts, trends, intervals, precision and recall."""
+"""Charts of numbers: positions, counts, trends, times, scores, intervals, precision and recall."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from delfjax.plots.style import (
     VERMILLION,
     WIDTH,
     blank_figure,
-    told_apart,
+    with_looks,
 )
 
 
 def plot_positions(groups: Mapping[str, Float[np.ndarray, "_ 2"]], *, title: str) -> Figure:
-    """Positions on the globe, latitude upwards and longitude to the right.
+    """Positions on the globe, with north up and east to the right.
 
     Args:
-        groups: name → ``(latitude, longitude)``, degrees; each has a colour and a mark of its own.
+        groups: name → ``(latitude, longitude)``, degrees; each group has its own colour and marker.
         title: headline.
 
     Raises:
-        ValueError: more groups than there are colours.
+        ValueError: there are more groups than colours.
     """
     figure = blank_figure(title, width=WIDTH, height=0.5 * WIDTH + HEADLINE)
     axes = figure.add_axes((0.07, 0.1, 0.74, 0.78))
     marks = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (PURPLE, "D"))
-    for name, positions, (colour, mark) in told_apart(groups, marks):
+    for name, positions, (colour, mark) in with_looks(groups, marks):
         axes.scatter(
             positions[:, 1],
             positions[:, 0],
@@ -63,19 +63,19 @@ def plot_positions(groups: Mapping[str, Float[np.ndarray, "_ 2"]], *, title: str
 
 
 def plot_counts(groups: Mapping[str, Num[np.ndarray, " _"]], *, title: str, label: str) -> Figure:
-    """How many of something each member of a group has, the most first: a curve for each group.
+    """Counts in descending order, one curve for each group.
 
     Args:
-        groups: name → one count for each member.
+        groups: name → one count for each member of the group.
         title: headline.
-        label: what is counted, beside the axis.
+        label: what is counted, written beside the axis.
 
     Raises:
-        ValueError: more groups than there are colours.
+        ValueError: there are more groups than colours.
     """
     figure = blank_figure(title, width=WIDTH, height=0.4 * WIDTH + HEADLINE)
     axes = figure.add_axes((0.08, 0.14, 0.73, 0.72))
-    for name, counts, colour in told_apart(groups, (BLUE, ORANGE, GREEN, PURPLE)):
+    for name, counts, colour in with_looks(groups, (BLUE, ORANGE, GREEN, PURPLE)):
         axes.step(
             np.arange(1, len(counts) + 1),
             np.sort(counts)[::-1],
@@ -94,21 +94,21 @@ def plot_counts(groups: Mapping[str, Num[np.ndarray, " _"]], *, title: str, labe
 def plot_trends(
     curves: Mapping[str, Mapping[float, float]], *, title: str, xlabel: str, ylabel: str
 ) -> Figure:
-    """A measure against a setting, a line with marks for each curve.
+    """A measure against a setting, one line with markers for each curve.
 
     Args:
-        curves: name → setting → measure, from 0 to 1.
+        curves: name → setting → measure in [0, 1].
         title: headline.
-        xlabel: what is set.
-        ylabel: what is measured.
+        xlabel: name of the setting.
+        ylabel: name of the measure.
 
     Raises:
-        ValueError: more curves than there are colours.
+        ValueError: there are more curves than colours.
     """
     figure = blank_figure(title, width=0.8 * WIDTH, height=0.45 * WIDTH + HEADLINE)
     axes = figure.add_axes((0.09, 0.13, 0.66, 0.75))
     looks = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"), (VERMILLION, "D"), (PURPLE, "v"), (SKY, "P"))
-    for name, curve, (colour, mark) in told_apart(curves, looks):
+    for name, curve, (colour, mark) in with_looks(curves, looks):
         axes.plot(
             list(curve), list(curve.values()), color=colour, marker=mark, linewidth=2, label=name
         )
@@ -122,13 +122,14 @@ def plot_trends(
 
 
 def plot_stage_times(seconds: Mapping[str, float], *, title: str = "") -> Figure:
-    """How long each stage took, one bar each from top to bottom, in the order given.
+    """How long each stage took, one bar for each from top to bottom.
 
     Args:
-        seconds: stage → seconds.
+        seconds: stage → seconds, in the order of the bars.
         title: headline; by default the total.
     """
-    names, values = list(seconds), np.array(list(seconds.values()), dtype=np.float64)
+    names = list(seconds)
+    values = np.array(list(seconds.values()), dtype=np.float64)
     headline = title or f"{_seconds(float(values.sum()))} in all"
     figure = blank_figure(headline, width=0.7 * WIDTH, height=0.36 * len(seconds) + HEADLINE)
     axes = _bar_axes(figure)
@@ -143,16 +144,15 @@ def plot_stage_times(seconds: Mapping[str, float], *, title: str = "") -> Figure
 def plot_tier_scores(
     tiers: Mapping[str, Mapping[str, float]], *, title: str = "Mean average precision"
 ) -> Figure:
-    """Scores of each tier side by side, one bar for each way to rank.
+    """Scores of each tier side by side, one bar for each way of ranking.
 
     Args:
-        tiers: tier → way to rank (for instance votes, inliers) → mean average precision in [0, 1].
+        tiers: tier → way of ranking (such as votes or inliers) → mean average precision in [0, 1].
         title: headline.
     """
     ways = list(dict.fromkeys(way for scores in tiers.values() for way in scores))
-    figure = blank_figure(
-        title, width=max(0.4 * WIDTH, min(WIDTH, 0.55 * len(tiers) * len(ways) + 1.6)), height=3.4
-    )
+    width = max(0.4 * WIDTH, min(WIDTH, 0.55 * len(tiers) * len(ways) + 1.6))
+    figure = blank_figure(title, width=width, height=3.4)
     axes = _bar_axes(figure)
     bar_width = 0.8 / max(1, len(ways))
     for number, way in enumerate(ways):
@@ -173,13 +173,13 @@ def plot_tier_scores(
 def plot_intervals(
     rows: Mapping[str, tuple[float, float, float]], *, title: str = "", label: str = ""
 ) -> Figure:
-    """Means with their intervals, one line for each setting from top to bottom, so that long names
-    can be read.
+    """Means with their intervals, one row for each setting, which leaves room for long names.
 
     Args:
-        rows: setting → mean, lower and upper end of its interval; not a number where there is none.
-        title: headline; by default it counts.
-        label: what the numbers are, below the axis.
+        rows: setting → mean, lower and upper end of its interval, the ends NaN without an interval;
+            drawn from top to bottom.
+        title: headline; by default the number of settings.
+        label: what the numbers are, written below the axis.
     """
     headline = title or f"{len(rows)} setting{'' if len(rows) == 1 else 's'}"
     figure = blank_figure(
@@ -212,19 +212,19 @@ def plot_precision_recall(
     title: str = "Precision and recall",
     label: str = "recall",
 ) -> Figure:
-    """Precision over recall, one line for each system; a line begins where precision is first
-    defined.
+    """Precision against recall, one line for each system.
 
     Args:
-        curves: system → recall (integers where it is a count) and precision in [0, 1], by falling
-            threshold.
+        curves: system → recall and precision in [0, 1], by falling threshold, from the first point
+            where precision is defined. An integer recall is a count.
         title: headline.
-        label: what recall is, below the axis, for instance ``"true positives of all queries"``.
+        label: what recall is, written below the axis, such as ``"true positives of all queries"``.
     """
     figure = blank_figure(title, width=0.7 * WIDTH, height=4.0)
     axes = _bar_axes(figure)
     for number, (name, (recall, precision)) in enumerate(curves.items()):
-        colour, marker = (BLUE, ORANGE, GREEN, PURPLE, SKY)[number % 5], "osD^v"[number % 5]
+        colour = (BLUE, ORANGE, GREEN, PURPLE, SKY)[number % 5]
+        marker = "osD^v"[number % 5]
         axes.plot(
             recall,
             precision,
@@ -238,7 +238,7 @@ def plot_precision_recall(
     axes.locator_params(
         axis="x", integer=all(recall.dtype.kind in "iu" for recall, _ in curves.values())
     )
-    # Fixed ticks, none of them outside the limits, where a label would lie off the canvas.
+    # Fix the ticks and drop those beyond the limit, whose labels would lie off the canvas.
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= axes.get_xlim()[1]])
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_ylim(0, 1.05)
@@ -257,12 +257,12 @@ def plot_against_published(
     *,
     title: str = "",
 ) -> Figure:
-    """Published numbers and ours, one panel for each dataset and one line for each system.
+    """Published and measured scores, one panel for each dataset and one row for each system.
 
     Args:
-        published: system → dataset → mean average precision, percent.
-        measured: the same, of our own runs; possibly empty.
-        title: headline; by default it says how many of the numbers are ours, and their unit.
+        published: system → dataset → published mean average precision, percent.
+        measured: the same for our own runs; may be empty.
+        title: headline; by default the unit and how many numbers are published and measured.
     """
     datasets = list(dict.fromkeys(dataset for scores in published.values() for dataset in scores))
     count = sum(len(scores) for scores in measured.values())
@@ -306,17 +306,15 @@ def plot_against_published(
 
 
 def _seconds(value: float) -> str:
-    return (
-        f"{value:.0f} s"
-        if value >= 100
-        else f"{value:.1f} s"
-        if value >= 1
-        else f"{1000 * value:.0f} ms"
-    )
+    if value >= 100:
+        return f"{value:.0f} s"
+    if value >= 1:
+        return f"{value:.1f} s"
+    return f"{1000 * value:.0f} ms"
 
 
 def _bar_axes(figure: Figure) -> Axes:
-    """Axes of a figure of bars: with numbers on them, bars need neither frame nor ticks."""
+    """Axes for bars, without frame and ticks, since the bars carry their numbers."""
     room = HEADLINE / figure.get_size_inches()[1]
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - room)))
     axes = figure.subplots()

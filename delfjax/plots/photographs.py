@@ -1,4 +1,4 @@
-"""Figures that show photographs: ranked lists, correspondences, attention, keypoints, galleries.
+"""Figures of photographs: ranked lists, correspondences, attention, keypoints, galleries.
 
 Images are RGB ``uint8``; coordinates are ``(y, x)`` pixels, pixel centres at integers.
 """
@@ -41,20 +41,20 @@ from delfjax.plots.style import (
     axes_at,
     blank_figure,
     elided,
-    evenly,
+    evenly_spaced,
 )
 from delfjax.types import Array, LocalFeatures
 
 
 @dataclass(frozen=True)
 class RankedImage:
-    """One entry of a ranked list, ready to be drawn.
+    """One entry of a ranked list, ready to draw.
 
     Attributes:
         image: RGB.
-        title: what it is called, one line.
-        score: what it was ranked by, in words, for instance ``"87 inliers"``.
-        verdict: whether it is right; ``None`` where that is not known.
+        title: its name, on one line.
+        score: the score it was ranked by, with its unit, such as ``"87 inliers"``.
+        verdict: whether it is right; ``None`` if unknown.
     """
 
     image: Photo
@@ -71,22 +71,23 @@ def plot_ranked_list(
     columns: int = 6,
     query_title: str = "query",
 ) -> Figure:
-    """The query, then its results, best first, in rows; frames and marks tell right from wrong.
+    """The query and its results in rows; frames and marks tell right results from wrong ones.
 
     Args:
         query: RGB.
-        results: ranked images, best first; possibly none.
-        title: headline; by default it counts the results, and the right ones where verdicts are
-            known.
-        columns: images in a row, the query included.
+        results: ranked images, best first; may be empty.
+        title: headline; by default the number of results, and of right ones among those judged.
+        columns: images in a row, including the query.
         query_title: name of the query.
     """
     shown = [RankedImage(query, query_title), *results]
-    cells, rows = min(columns, len(shown)), math.ceil(len(shown) / columns)
+    cells = min(columns, len(shown))
+    rows = math.ceil(len(shown) / columns)
     side = (WIDTH - GAP) / columns - GAP
     step = 0.75 * side + 2 * LINE + GAP
-    # Two cells at least: the headline needs the room.
-    width, height = max(2, cells) * (side + GAP) + GAP, rows * step + HEADLINE
+    # At least two cells wide, because the headline needs the room.
+    width = max(2, cells) * (side + GAP) + GAP
+    height = rows * step + HEADLINE
     figure = blank_figure(title or _count_verdicts(results), width=width, height=height)
     for rank, result in enumerate(shown):
         row, column = divmod(rank, columns)
@@ -106,12 +107,11 @@ def plot_ranked_list(
 
 
 def plot_thumbnail(image: Photo, *, verdict: bool | None = None) -> Figure:
-    """A small picture of a photo, with a frame that says whether it is right, as in the ranked
-    list.
+    """A small picture of a photo, with the frame it would have in a ranked list.
 
     Args:
         image: RGB.
-        verdict: whether it is right; ``None`` where that is not known.
+        verdict: whether it is right; ``None`` if unknown.
     """
     width, height = 1.5, 1.125
     figure = blank_figure("", width=width, height=height)
@@ -130,21 +130,19 @@ def plot_correspondences(
     title: str = "",
     max_lines: int = 120,
 ) -> Figure:
-    """Two images at one height, with their inliers joined by lines and the other putative matches
-    faint behind.
+    """Two images at the same height, with their inliers joined by lines.
 
-    A line has the colour of its height in the first image, so that crossing lines stand out and
-    single ones can be followed.
+    The colour of a line follows its height in the first image, so that crossing lines stand out and
+    each line can be followed. The outliers are drawn faintly behind.
 
     Args:
         image1: RGB.
         image2: RGB.
         keypoints1_yx: matched keypoints in the first image, pixels.
-        keypoints2_yx: the same in the second.
+        keypoints2_yx: matched keypoints in the second image, pixels.
         inliers: which matches agree with the verified transform.
-        title: put before the count, for instance the names of the images.
-        max_lines: inliers, and as many of the others, that are drawn; evenly taken from all of
-            them.
+        title: text in front of the counts, such as the names of the images.
+        max_lines: most inliers to draw, and most outliers, each evenly spaced among all of them.
     """
     height = max(image1.shape[0], image2.shape[0])
     factor1, factor2 = height / image1.shape[0], height / image2.shape[0]
@@ -161,7 +159,7 @@ def plot_correspondences(
         extent = (offset, offset + image.shape[1] * factor, height, 0.0)
         axes.imshow(image, extent=extent, interpolation="antialiased")
     axes.set(xlim=(0, width), ylim=(height, 0))
-    # Drawn with the outer edge of the images at 0: pixel centres lie half a pixel in.
+    # The outer edge of the images is drawn at 0, so pixel centres lie half a pixel inside.
     start = (np.asarray(keypoints1_yx, dtype=np.float64)[:, ::-1] + 0.5) * factor1
     end = (np.asarray(keypoints2_yx, dtype=np.float64)[:, ::-1] + 0.5) * factor2 + (left, 0.0)
     _draw_outliers(axes, start[~kept], end[~kept], max_lines=max_lines)
@@ -178,15 +176,15 @@ def plot_attention(
     title: str = "Where the scorer looks",
     label: str = "attention score",
 ) -> Figure:
-    """A photo, and beside it the scores of the feature map laid over it, with their scale.
+    """A photo, and beside it the same photo under a heat map of scores, with a colour bar.
 
     Args:
         image: RGB.
-        scores: one score per cell of the feature map.
-        first_cell_yx: where the centre of cell (0, 0) lies, pixels of ``image``.
+        scores: one score for each cell of the feature map.
+        first_cell_yx: centre of cell (0, 0), pixels of ``image``.
         cell_px: distance between neighbouring cells, pixels of ``image``.
         title: headline.
-        label: what the scores are, beside the colour bar.
+        label: what the scores are, written beside the colour bar.
     """
     height, width = image.shape[:2]
     values = np.asarray(scores, dtype=np.float64)
@@ -213,18 +211,19 @@ def plot_keypoints(
     boxes: int = 5,
     title: str = "",
 ) -> Figure:
-    """The keypoints with the highest scores, larger where they come from a smaller image, and what
-    a few of them see.
+    """The keypoints with the highest scores, and the receptive boxes of a few of them.
+
+    A keypoint is drawn larger the smaller its image scale, that is, the more of the photo it sees.
 
     Args:
         image: RGB.
         features: local features of one image.
-        boxes_yx: their receptive boxes ``(y0, x0, y1, x1)``, pixels of ``image``; none are drawn
-            without.
-        top: keypoints drawn, highest score first.
-        boxes: how many receptive boxes are drawn: the best keypoint of each image scale, best
-            first.
-        title: headline; by default it counts.
+        boxes_yx: receptive boxes of the features, ``(y0, x0, y1, x1)`` in pixels of ``image``; by
+            default no box is drawn.
+        top: most keypoints to draw, highest score first.
+        boxes: most receptive boxes to draw: that of the best keypoint of each image scale, highest
+            score first.
+        title: headline; by default the number of keypoints drawn and in all.
     """
     valid = np.flatnonzero(np.asarray(features.valid))
     scores, scales = np.asarray(features.scores), np.asarray(features.scales)
@@ -254,16 +253,16 @@ def plot_keypoints(
 def plot_gallery(
     photos: Sequence[Photo], captions: Sequence[str], *, title: str, columns: int = 6
 ) -> Figure:
-    """Photos in rows, each in the middle of a square with its caption above.
+    """Photos in rows, each centred in a square with its caption above.
 
     Args:
-        photos: RGB, of any sizes.
+        photos: RGB, of any size.
         captions: one for each photo, short enough for its column.
         title: headline.
         columns: photos in a row.
 
     Raises:
-        ValueError: not as many captions as photos.
+        ValueError: the numbers of photos and captions differ.
     """
     cell = (WIDTH - GAP * (columns + 1)) / columns
     rows = max(1, math.ceil(len(photos) / columns))
@@ -275,7 +274,8 @@ def plot_gallery(
             figure, (GAP + column * (cell + GAP), (rows - 1 - row) * high + GAP, cell, cell)
         )
         axes.imshow(photo)
-        side, (height, width) = max(photo.shape[:2]), photo.shape[:2]
+        height, width = photo.shape[:2]
+        side = max(height, width)
         axes.set_xlim((width - side) / 2 - 0.5, (width + side) / 2 - 0.5)
         axes.set_ylim((height + side) / 2 - 0.5, (height - side) / 2 - 0.5)
         axes.set_axis_off()
@@ -286,20 +286,24 @@ def plot_gallery(
 def _photo_row(
     aspects: Sequence[float], *, title: str, bar: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of photos side by side, as large as fits, with their axes; those of a colour bar
-    come last.
+    """A figure for photos side by side, as large as fits.
 
     Args:
-        aspects: width over height of each photo.
+        aspects: ratio of width to height of each photo.
         title: headline.
-        bar: leave room for a colour bar.
+        bar: whether to leave room for a colour bar.
+
+    Returns:
+        The figure, and the axes of the photos followed by those of the colour bar.
     """
-    gaps, bar_room = GAP * (len(aspects) + 1), 0.75 if bar else 0.0
+    gaps = GAP * (len(aspects) + 1)
+    bar_room = 0.75 if bar else 0.0
     tall = min(TALLEST - HEADLINE - GAP, (WIDTH - gaps - bar_room) / sum(aspects))
     figure = blank_figure(
         title, width=tall * sum(aspects) + gaps + bar_room, height=tall + HEADLINE + GAP
     )
-    axes, left = [], GAP
+    axes = []
+    left = GAP
     for aspect in aspects:
         axes.append(axes_at(figure, (left, GAP, tall * aspect, tall)))
         axes[-1].set_axis_off()
@@ -310,13 +314,12 @@ def _photo_row(
 
 
 def _draw_bar(axes: Axes, coloured: ScalarMappable, *, label: str) -> None:
-    """The colours of ``coloured`` and what they stand for; nothing where there is nothing
-    coloured."""
+    """Draw the colour bar of ``coloured`` into ``axes``; leave them empty if it has no values."""
     values = coloured.get_array()
     if values is None or not values.size:
         axes.set_axis_off()
         return
-    # The same colours, but not translucent as they may be over the photo.
+    # Opaque, although the colours over the photo may be translucent.
     bar = axes.figure.colorbar(ScalarMappable(coloured.norm, coloured.cmap), cax=axes)
     bar.set_label(label, fontsize=TEXT)
     axes.tick_params(labelsize=SMALL, length=2)
@@ -325,13 +328,14 @@ def _draw_bar(axes: Axes, coloured: ScalarMappable, *, label: str) -> None:
 
 def _count_verdicts(results: Sequence[RankedImage]) -> str:
     judged = [result.verdict for result in results if result.verdict is not None]
-    number = f"{len(results)} result{'' if len(results) == 1 else 's'}" if results else "No result"
+    if not results:
+        return "No result"
+    number = f"{len(results)} result{'' if len(results) == 1 else 's'}"
     return f"{number}, {sum(judged)} of {len(judged)} right" if judged else number
 
 
 def _draw_framed(axes: Axes, image: Photo, *, colour: str, headline: str) -> None:
-    """An image in the middle of a cell of four by three, with a coloured frame around it and a
-    headline above."""
+    """Draw an image centred in a 4:3 cell with a coloured frame and a headline above."""
     height, width = image.shape[:2]
     across, up = max(width, height * 4 / 3), max(height, width * 3 / 4)
     axes.imshow(image)
@@ -347,7 +351,7 @@ def _draw_framed(axes: Axes, image: Photo, *, colour: str, headline: str) -> Non
 
 
 def _draw_outliers(axes: Axes, start: np.ndarray, end: np.ndarray, *, max_lines: int) -> None:
-    drawn = evenly(len(start), max_lines)
+    drawn = evenly_spaced(len(start), max_lines)
     lines = np.stack([start[drawn], end[drawn]], axis=1)
     axes.add_collection(
         LineCollection(
@@ -361,7 +365,7 @@ def _draw_outliers(axes: Axes, start: np.ndarray, end: np.ndarray, *, max_lines:
 def _draw_inliers(
     axes: Axes, start: np.ndarray, end: np.ndarray, *, height: float, max_lines: int
 ) -> None:
-    drawn = evenly(len(start), max_lines)
+    drawn = evenly_spaced(len(start), max_lines)
     segments = list(np.stack([start[drawn], end[drawn]], axis=1))
     lines = LineCollection(segments, cmap=LINES, linewidths=1.1, path_effects=SEAM, label="inliers")
     lines.set_array(start[drawn, 1])
@@ -383,8 +387,7 @@ def _draw_inliers(
 
 
 def _draw_boxes(axes: Axes, boxes_yx: np.ndarray, scales: np.ndarray, *, count: int) -> None:
-    """Receptive boxes of the best keypoint of each scale, each with its centre marked; a legend
-    says which scale."""
+    """Draw the receptive box of the best keypoint of each scale, with its centre and a legend."""
     best = np.sort(np.unique(scales, return_index=True)[1])[:count]
     for number, index in enumerate(best):
         y0, x0, y1, x1 = boxes_yx[index]

@@ -1,7 +1,7 @@
-"""How every figure looks: colours, sizes, lettering, and a figure as the bytes of a PNG file.
+"""The look of all figures: colours, sizes and lettering; also figures as the bytes of a PNG file.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; no figure relies on
-colour alone.
+Colour-blind readers can tell the colours apart (Okabe and Ito), and no figure relies on colour
+alone.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.patheffects import Normal, Stroke
 
-# What a group holds, and how it looks.
+# The data of a group, and its look.
 V = TypeVar("V")
 L = TypeVar("L")
-# Rows and columns without names: the images of one figure differ in size.
+# The sides have no names, because the images of one figure differ in size.
 Photo = UInt8[np.ndarray, "_ _ 3"]
-# What the functions return, for annotations elsewhere: matplotlib itself stays in this module.
+# The type of a figure, for annotations in other rooms, which do not import matplotlib.
 Plot = Figure
 # Okabe and Ito 2008, "Color Universal Design".
 BLACK, GREY = "#000000", "#8c8c8c"
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-# Verdict → colour of the frame and the mark that says the same without colour.
+# Verdict → colour of the frame, and a mark that says the same without colour.
 VERDICTS = {True: (BLUE, "✓"), False: (VERMILLION, "✗"), None: (GREY, "")}
-# Width of a figure and height of one that shows photos, inches; 1 200 × 780 pixels, which a laptop
-# shows in full.
+# Greatest width of a figure, and greatest height of one with photos, inches: 1,200 × 780 pixels,
+# which fit a laptop's screen.
 WIDTH, TALLEST = 10.0, 6.5
 _DPI = 120
-# Room for a headline, for a line of text and between images, inches.
+# Room for a headline, for a line of text, and between images, inches.
 HEADLINE, LINE, GAP = 0.42, 0.22, 0.1
+# Sizes of the lettering, points.
 SMALL, TEXT, _TITLE = 9, 10, 12
-# Lines over photos: bright enough for dark ones, with a dark seam for bright ones.
+# Lines over photos are bright, to show on dark photos, with a dark seam, to show on bright ones.
 LINES = LinearSegmentedColormap.from_list("sky to yellow", [SKY, "#56e0b0", YELLOW, ORANGE])
 SEAM = [Stroke(linewidth=2.2, foreground=(0, 0, 0, 0.55)), Normal()]
 
 
 class InlineFigure(Figure):
-    """A figure that a notebook shows as the value of a cell, without ``pyplot`` or a magic
-    command."""
+    """A figure that a notebook shows as a cell's value, without ``pyplot`` or a magic command."""
 
     def _repr_png_(self) -> bytes:
         return png(self)
@@ -60,11 +60,11 @@ def png(figure: Figure) -> bytes:
 
 
 def stacked_png(figures: Sequence[Figure]) -> bytes:
-    """The figures as one PNG file, the first at the top, each at its own size on white."""
+    """The figures as the bytes of one PNG file: stacked, the first on top, on a white ground."""
     pictures = [_rasterised(figure) for figure in figures]
-    sheet = np.full(
-        (sum(map(len, pictures)), max(picture.shape[1] for picture in pictures), 3), 255, np.uint8
-    )
+    height = sum(len(picture) for picture in pictures)
+    width = max(picture.shape[1] for picture in pictures)
+    sheet = np.full((height, width, 3), 255, np.uint8)
     top = 0
     for picture in pictures:
         sheet[top : top + len(picture), : picture.shape[1]] = picture
@@ -75,8 +75,7 @@ def stacked_png(figures: Sequence[Figure]) -> bytes:
 
 
 def blank_figure(title: str, *, width: float, height: float) -> Figure:
-    """An empty figure of that many inches, or as wide as its headline; places in it are fixed, not
-    laid out."""
+    """An empty figure, ``width`` × ``height`` inches or as wide as its headline, without layout."""
     figure = InlineFigure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
     headline = figure.suptitle(
@@ -86,11 +85,15 @@ def blank_figure(title: str, *, width: float, height: float) -> Figure:
     return figure
 
 
-def told_apart(groups: Mapping[str, V], looks: Sequence[L]) -> list[tuple[str, V, L]]:
-    """Each group with its name and a look of its own."""
+def with_looks(groups: Mapping[str, V], looks: Sequence[L]) -> list[tuple[str, V, L]]:
+    """Name, data and look of each group, no two of one look.
+
+    Raises:
+        ValueError: there are more groups than looks.
+    """
     if len(groups) > len(looks):
         raise ValueError(
-            f"{len(groups)} groups, and {len(looks)} looks to tell them apart: {', '.join(groups)}"
+            f"at most {len(looks)} groups can be told apart, got {len(groups)}: {', '.join(groups)}"
         )
     return [
         (name, group, look)
@@ -106,21 +109,19 @@ def _rasterised(figure: Figure) -> Photo:
 
 
 def axes_at(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
-    """Axes at (left, bottom, width, height) inches."""
+    """New axes at ``place``: left, bottom, width and height in inches."""
     width, height = figure.get_size_inches()
     left, bottom, across, up = place
     return figure.add_axes((left / width, bottom / height, across / width, up / height))
 
 
 def elided(name: str, limit: int = 22) -> str:
-    """``name``, or its end where it is too long to stand under an image."""
+    """``name``, or an ellipsis and its end, at most ``limit`` characters to fit under an image."""
     return name if len(name) <= limit else f"…{name[1 - limit :]}"
 
 
-def evenly(count: int, limit: int) -> np.ndarray:
-    """At most ``limit`` of ``count`` indices, evenly taken."""
-    return (
-        np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
-        if count
-        else np.arange(0)
-    )
+def evenly_spaced(count: int, limit: int) -> np.ndarray:
+    """At most ``limit`` evenly spaced indices below ``count``."""
+    if not count:
+        return np.arange(0)
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))

@@ -1,4 +1,4 @@
-"""Figures hold what they claim, are legible, and leave the global state of matplotlib alone."""
+"""Figures show what they claim, are legible, and leave the global state of matplotlib alone."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _drawn(figure: Figure) -> np.ndarray:
 
 
 def _texts(figure: Figure) -> list[str]:
-    # Names of bars become texts when they are drawn.
+    # The names of bars become texts only when they are drawn.
     figure.canvas.draw()
     return [str(text.get_text()) for text in figure.findobj(Text)]
 
@@ -138,11 +138,11 @@ def _photo_axes(figure: Figure) -> list[Axes]:
         ),
     ],
 )
-def test_more_groups_than_can_be_told_apart_are_refused_not_left_out(
+def test_more_groups_than_colours_are_refused_rather_than_left_out(
     draw: Callable[[str], Figure],
 ) -> None:
     with pytest.raises(
-        ValueError, match="7 groups, and [46] looks to tell them apart: a, b, c, d, e, f, g"
+        ValueError, match="at most [46] groups can be told apart, got 7: a, b, c, d, e, f, g"
     ):
         draw("abcdefg")
 
@@ -185,12 +185,12 @@ def test_the_global_state_of_matplotlib_is_left_alone(name: str) -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-def test_a_notebook_shows_a_figure_by_itself() -> None:
+def test_a_notebook_shows_a_figure_as_the_value_of_a_cell() -> None:
     png = FIGURES["stage times"]()._repr_png_()
     assert png.startswith(b"\x89PNG")
 
 
-def test_verdicts_are_told_by_colour_and_by_mark() -> None:
+def test_verdicts_show_by_colour_and_by_mark() -> None:
     figure = plots.plot_ranked_list(WIDE, RESULTS)
     query, right, wrong, unknown = _photo_axes(figure)
     assert [axes.get_title() for axes in (query, right, wrong, unknown)] == [
@@ -204,7 +204,7 @@ def test_verdicts_are_told_by_colour_and_by_mark() -> None:
     assert wrong.get_xlabel() == "…" + RESULTS[1].title[-21:]
 
 
-def test_the_headline_counts_what_is_right() -> None:
+def test_the_headline_counts_the_right_results() -> None:
     assert "3 results, 1 of 2 right" in _texts(plots.plot_ranked_list(WIDE, RESULTS))
     assert "1 result" in _texts(plots.plot_ranked_list(WIDE, RESULTS[2:]))
     assert "No result" in _texts(plots.plot_ranked_list(WIDE, []))
@@ -233,8 +233,7 @@ def test_inliers_are_joined_and_counted_and_outliers_stay_faint() -> None:
 
 
 def test_a_line_ends_at_the_pixel_it_names_in_both_images() -> None:
-    """The images are drawn one height tall, the second at twice its size: ends are found on the
-    images' extents."""
+    """The second image is drawn at twice its size; the ends are compared in each image's extent."""
     small = WIDE[:30, :40]
     figure = plots.plot_correspondences(
         WIDE,
@@ -259,7 +258,7 @@ def test_a_line_ends_at_the_pixel_it_names_in_both_images() -> None:
 
 
 def test_a_figure_is_as_wide_as_its_headline() -> None:
-    title = "What is asked of a picture as narrow as this one, and more than it has room for"
+    title = "A headline that is much longer than a picture as narrow as this one has room for"
     figure = plots.plot_tier_scores({"all": {"inliers": 0.5}}, title=title)
     (headline,) = (text for text in figure.findobj(Text) if text.get_text() == title)
     drawn = headline.get_window_extent()
@@ -267,7 +266,7 @@ def test_a_figure_is_as_wide_as_its_headline() -> None:
     assert figure.get_figwidth() > plots.plot_tier_scores({"all": {"inliers": 0.5}}).get_figwidth()
 
 
-def test_only_so_many_lines_are_drawn_and_the_title_says_so() -> None:
+def test_at_most_max_lines_are_drawn_and_the_title_says_so() -> None:
     points = np.tile(np.linspace(0, 59, 50)[:, None], (1, 2))
     figure = plots.plot_correspondences(
         WIDE,
@@ -293,12 +292,12 @@ def test_the_heat_map_lies_on_the_centres_of_its_cells() -> None:
     assert figure.axes[2].get_ylabel() == "feature norm"
 
 
-def test_the_best_keypoints_are_drawn_with_what_they_see() -> None:
+def test_the_best_keypoints_are_drawn_with_their_receptive_boxes() -> None:
     figure = plots.plot_keypoints(WIDE, FEATURES, boxes_yx=BOXES, top=2)
     axes = figure.axes[0]
     points = next(c for c in axes.collections if isinstance(c, PathCollection))
-    # Highest score first, as (x, y); the slot that is not valid has the highest score of all and
-    # stays out.
+    # As (x, y), highest score first. The slot that is not valid has the highest score of all, but
+    # is left out.
     np.testing.assert_array_equal(points.get_offsets(), [[30, 20], [50, 40]])
     boxes = [patch.get_bbox().bounds for patch in axes.patches if isinstance(patch, Rectangle)]
     assert boxes == [(20.0, 10.0, 20.0, 20.0), (45.0, 35.0, 10.0, 10.0)]
@@ -310,26 +309,26 @@ def test_times_are_written_in_a_unit_that_fits() -> None:
     assert {"12.3 s", "45 ms", "250 s", "262 s in all", "extract", "index", "search"} <= set(texts)
 
 
-def test_a_tier_shows_the_scores_it_has() -> None:
+def test_every_score_of_a_tier_has_a_bar() -> None:
     figure = FIGURES["tier scores"]()
     heights = sorted(round(patch.get_height(), 2) for patch in figure.axes[0].patches)
     assert heights == [0.5, 0.8, 0.9]
     assert {"0.80", "0.90", "0.50", "votes", "inliers", "photo", "pair"} <= set(_texts(figure))
 
 
-def test_a_curve_of_precision_is_drawn_as_given_and_named() -> None:
+def test_precision_curves_are_drawn_as_given_and_named() -> None:
     figure = FIGURES["precision and recall"]()
     lines = {str(line.get_label()): line for line in figure.axes[0].lines}
     for name, (recall, precision) in CURVES.items():
         np.testing.assert_array_equal(
             lines[name].get_xydata(), np.stack([recall, precision], axis=-1)
         )
-    # A count has no fractions on its axis.
+    # The axis of a count has no fractions.
     assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
     assert {"precision", "true positives of all queries", "votes", "inliers"} <= set(_texts(figure))
 
 
-def test_a_thumbnail_says_in_its_frame_what_the_ranked_list_says() -> None:
+def test_the_frame_of_a_thumbnail_shows_the_verdict_as_in_the_ranked_list() -> None:
     figures = {
         verdict: plots.plot_thumbnail(TALL, verdict=verdict) for verdict in (True, False, None)
     }
@@ -361,7 +360,7 @@ def test_every_photo_of_a_gallery_has_its_caption_and_its_proportions() -> None:
     for one, photo in zip(axes, [WIDE, TALL] * 9, strict=True):
         left, right = one.get_xlim()
         low, high = one.get_ylim()
-        # Square cells, photos whole within them.
+        # Cells are square and hold the whole photo.
         assert right - left == low - high == max(photo.shape[:2])
     with pytest.raises(ValueError, match="zip"):
         plots.plot_gallery([WIDE], [], title="One photo, no caption")
