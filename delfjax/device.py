@@ -1,5 +1,4 @@
-"""The processors and devices at hand, the persistent cache of compiled programs, and a count of
-what was compiled."""
+"""Processors, the persistent cache of compiled programs, and a count of compilations."""
 
 from __future__ import annotations
 
@@ -18,15 +17,23 @@ from delfjax import paths
 
 @dataclass
 class CompilationCount:
-    """Programs asked for and, of those, how many had to be compiled because no cache held them."""
+    """How much was compiled.
+
+    Attributes:
+        programs: programs that were requested.
+        compiled: programs among them that had to be compiled, because no cache held them.
+    """
 
     programs: int = 0
     compiled: int = 0
 
 
 def use_compilation_cache() -> None:
-    """Keep every compiled program on disk, so that a second process compiles none, wherever the
-    cache was moved to; where that folder cannot be made, warn and go on without."""
+    """Keep all compiled programs on disk, so that a second process compiles none of them.
+
+    The cache stays valid when its folder is moved. Where the folder cannot be created, a warning
+    says so and nothing is kept.
+    """
     folder = paths.compilation_cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,24 +45,27 @@ def use_compilation_cache() -> None:
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # XLA's own caches lie in folders whose paths would be part of every program's key: another
-    # path, and all is compiled again.
+    # The paths of XLA's own caches would be part of every program's key, so a move of the folder
+    # would invalidate the cache.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def processors() -> set[int]:
-    """The processors that this process may use."""
+    """Numbers of the processors that this process may use."""
     return os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
 
 
 @contextmanager
 def count_compilations() -> Iterator[CompilationCount]:
-    """Count the programs compiled inside the block, over all of JAX."""
+    """Count the programs that JAX compiles inside the block, in any thread.
+
+    The count is complete once the block has ended.
+    """
     count = CompilationCount()
     hits = 0
-    # Several threads compile at a time.
+    # Several threads may compile at the same time.
     lock = threading.Lock()
 
     def on_event(event: str, **_: object) -> None:

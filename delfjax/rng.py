@@ -1,4 +1,4 @@
-"""Named random streams derived from the one seed, so that adding a stream never shifts another."""
+"""Named random streams derived from one seed: a new stream never changes the others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def named_key(seed: int, name: str) -> jax.Array:
-    """JAX key of the stream ``name`` under ``seed``."""
+    """JAX key for the stream ``name`` of ``seed``."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def named_generator(seed: int, name: str) -> np.random.Generator:
-    """NumPy generator of the stream ``name`` under ``seed``."""
+    """NumPy generator for the stream ``name`` of ``seed``."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])

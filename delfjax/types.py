@@ -22,11 +22,11 @@ class LocalFeatures:
     """Local features of one image, or of a batch padded to a common number of features.
 
     Attributes:
-        keypoints_yx: receptive-field centres, pixels of the original image.
-        scales: image scale each feature was computed at (factor applied to the image).
-        scores: attention scores, non-negative, larger is more relevant; zero where not valid.
+        keypoints_yx: centres of the receptive fields, pixels of the original image.
+        scales: image scale of each feature, the factor that was applied to the image.
+        scores: attention scores, not negative, larger is more relevant; zero where not valid.
         descriptors: L2-normalised rows; zero where not valid.
-        valid: which of the ``n`` slots hold a feature. An image without any is legal.
+        valid: which of the ``n`` slots hold a feature; an image may have none.
     """
 
     keypoints_yx: Float[Array, "*batch n 2"]
@@ -39,16 +39,15 @@ class LocalFeatures:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Matches:
-    """Putative correspondences between one query image and ``candidates`` database images, padded
-    to ``m``.
+    """Putative matches of one query image with database images, padded to ``m`` for each.
 
     Attributes:
-        query_yx: keypoints in the query, pixels.
-        database_yx: the matched keypoints in each database image, pixels.
-        query_scales: image scale of the query feature.
-        database_scales: image scale of the database feature.
-        similarity: cosine of the two descriptors.
-        valid: which slots hold a correspondence.
+        query_yx: matched keypoints in the query, pixels.
+        database_yx: matched keypoints in the database images, pixels.
+        query_scales: image scale of each query feature.
+        database_scales: image scale of each database feature.
+        similarity: cosine of the two descriptors of a match.
+        valid: which slots hold a match.
     """
 
     query_yx: Float[Array, "*candidates m 2"]
@@ -65,10 +64,10 @@ class Verification:
     """Outcome of geometric verification.
 
     Attributes:
-        inliers: number of one-to-one correspondences consistent with ``transform``.
-        inlier_mask: which of the ``m`` correspondences those are.
-        transform: maps homogeneous query ``(x, y, 1)`` to database ``(x, y, 1)``; identity where
-            nothing was found.
+        inliers: number of one-to-one matches consistent with ``transform``.
+        inlier_mask: which of the ``m`` matches these are.
+        transform: maps homogeneous query ``(x, y, 1)`` to database ``(x, y, 1)``, pixels; identity
+            if no transform was found.
     """
 
     inliers: Int[Array, "*candidates"]
@@ -78,13 +77,13 @@ class Verification:
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """All that is kept of one image, on the host, without padding.
+    """The features of one image, on the host, without padding.
 
     Attributes:
-        local: local features, every one valid; possibly none.
-        global_descriptor: L2-normalised, when one was asked for.
+        local: local features, all of them valid; may be empty.
+        global_descriptor: L2-normalised; ``None`` if it was not extracted.
         image_size: rows and columns of the original image, pixels.
-        content_hash: digest of the image file's bytes.
+        content_hash: digest of the bytes of the image file.
     """
 
     local: LocalFeatures

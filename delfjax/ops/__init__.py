@@ -1,2 +1,4 @@
-"""Pure jit-able maths: receptive fields, pyramid, convolution, pooling, selection, matching and
-geometry."""
+"""Pure jit-able maths: receptive fields, pyramid, convolution, pooling, selection, geometry.
+
+What exists only because of how XLA compiles for a CPU lies in :mod:`~delfjax.ops.cpu`.
+"""

@@ -1,18 +1,18 @@
-"""Convolutions and the maximum of windows, written the way the platform at hand runs fastest; the
-numbers are the same on all.
+"""Convolutions and the maximum of windows, in the form that is fastest on the platform at hand.
 
-On CPU, XLA's grouped convolution is many times slower than adding shifted copies, and a 1×1
-convolution is fastest as a matrix product. On accelerators the library's own convolution kernels
-win. The choice is made when a program is lowered.
+The results are the same on all platforms. On a CPU, XLA's grouped convolution is many times slower
+than adding shifted copies, and a 1×1 convolution is fastest as a matrix product; on accelerators,
+XLA's own convolution kernels win. The form is chosen when a program is lowered.
 
-Images of different sizes share one canvas. What makes that exact is :func:`zero_outside`: before
-each operation that looks at neighbours, everything outside an image is set to zero, which is the
-zero padding the image would have had alone.
+Images of different sizes share one canvas. :func:`zero_outside` makes that exact: before each
+operation that looks at neighbours, it sets everything outside an image to zero, the zero padding
+that the image would have if it were alone.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterator
 
@@ -22,13 +22,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from delfjax.ops.cpu import winograd
-from delfjax.ops.cpu.products import of_weights, over_images, plain_product
+from delfjax.ops.cpu.products import plain_product, sum_over_images, weight_gradient
 from delfjax.types import Array
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Of a map's gradient, rows that are written out in one piece, and otherwise in pieces of. Measured:
-# maps of 112 rows and more are as fast or faster in pieces, and compile 2 to 4 times faster;
-# smaller ones are slower.
+# The gradient of a depthwise kernel unrolls the rows of a map: in one piece up to _MOST_ROWS rows,
+# otherwise in pieces of _FEW_ROWS. Measured: in pieces, maps of 112 rows and more are as fast or
+# faster and compile 2 to 4 times faster, but smaller maps are slower.
 _MOST_ROWS, _FEW_ROWS = 64, 16
 
 
@@ -71,37 +71,41 @@ def _convolved_forward(
 
 
 def _convolved_backward(
-    stride: int, pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], slope: jax.Array
+    stride: int, pad: tuple[int, int], kept: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The kernel's gradient as a matrix product of what its taps meet: 5 times slower as a
-    convolution."""
+    """Gradients of ``x`` and of the kernel.
+
+    The kernel's is a matrix product over the cells that its taps meet; as a convolution it would be
+    5 times slower.
+    """
     x, kernel = kept
     taps = kernel.shape[0]
     if stride == 1:
-        of_x = _plain_convolved(slope, _turned(kernel), 1, (taps - 1 - pad[0], taps - 1 - pad[1]))
+        around = taps - 1 - pad[0], taps - 1 - pad[1]
+        of_x = _plain_convolved(gradient, _transposed_kernel(kernel), 1, around)
     else:
-        of_x = _sent_back(
-            lambda i, j: plain_product(slope, kernel[i, j].T), x.shape, taps, stride, pad[0]
+        of_x = _sum_over_windows(
+            lambda i, j: plain_product(gradient, kernel[i, j].T), x.shape, taps, stride, pad[0]
         )
-    # Cells behind the last that a tap meets are met by none.
-    used = [(size - 1) * stride + taps for size in slope.shape[1:3]]
+    # Leave out the cells behind the last window, which no tap meets.
+    used = [(size - 1) * stride + taps for size in gradient.shape[1:3]]
     padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))[:, : used[0], : used[1]]
 
-    def of_taps(x: jax.Array, slope: jax.Array) -> jax.Array:
+    def of_taps(x: jax.Array, gradient: jax.Array) -> jax.Array:
         met = jnp.concatenate([part for _, _, part in _shifted(x, taps, stride)], axis=-1)
-        return of_weights(jax.lax.optimization_barrier(met), slope).reshape(kernel.shape)
+        return weight_gradient(jax.lax.optimization_barrier(met), gradient).reshape(kernel.shape)
 
-    return of_x, over_images(of_taps, padded, slope, shape=kernel.shape).astype(kernel.dtype)
+    return of_x, sum_over_images(of_taps, padded, gradient, shape=kernel.shape).astype(kernel.dtype)
 
 
 _convolved.defvjp(_convolved_forward, _convolved_backward)
 
 
-def _turned(kernel: jax.Array) -> jax.Array:
-    """A kernel that takes slopes back: its taps in reverse order, each transposed.
+def _transposed_kernel(kernel: jax.Array) -> jax.Array:
+    """The kernel that carries gradients back: the taps in reverse order, each transposed.
 
-    Tap by tap: a transposed kernel is folded into the convolution, which in a loop is then 10 times
-    slower.
+    It is built tap by tap, because XLA would fold a transposition of the whole kernel into the
+    convolution, which is then 10 times slower inside a loop.
     """
     taps, _, channels, outputs = kernel.shape
     flat = kernel.reshape(-1, channels, outputs)
@@ -113,8 +117,14 @@ def _turned(kernel: jax.Array) -> jax.Array:
 def maximum(
     x: Float[Array, "b h w c"], *, taps: int, stride: int, pad: tuple[int, int]
 ) -> Float[jax.Array, "b h2 w2 c"]:
-    """Largest value of each ``taps`` × ``taps`` window; ``pad`` rows and columns before and after
-    each axis never win."""
+    """Largest value of each ``taps`` × ``taps`` window.
+
+    Args:
+        x: maps.
+        taps: rows and columns of a window.
+        stride: cells from one window to the next.
+        pad: rows and columns of padding before and after each axis, which is never the largest.
+    """
     result: jax.Array = jax.lax.platform_dependent(
         jnp.asarray(x),
         cpu=lambda x: _largest(x, taps, stride, pad),
@@ -136,8 +146,10 @@ _largest = jax.custom_vjp(_plain_largest, nondiff_argnums=(1, 2, 3))
 def _largest_forward(
     x: jax.Array, taps: int, stride: int, pad: tuple[int, int]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The largest, and the number of the tap that met it: the first where several are as large. Of
-    ``x``, its shape is kept."""
+    """The largest values; for the gradient, the tap that met each, the first among equals.
+
+    ``x`` is kept for its shape only.
+    """
     padded = jnp.pad(x, ((0, 0), pad, pad, (0, 0)), constant_values=-jnp.inf)
     parts = (part for _, _, part in _shifted(padded, taps, stride))
     largest = next(parts)
@@ -153,15 +165,18 @@ def _largest_backward(
     stride: int,
     pad: tuple[int, int],
     kept: tuple[jax.Array, jax.Array],
-    slope: jax.Array,
+    gradient: jax.Array,
 ) -> tuple[jax.Array]:
-    """Left to itself, XLA searches every window once more, with the place of each cell beside its
-    value: 10 times slower."""
+    """Gradient of ``x``, which goes to the cell that won each window.
+
+    XLA's own gradient searches every window again, carrying the place of each cell beside its
+    value, and is 10 times slower.
+    """
     winner, x = kept
-    nothing = jnp.zeros((), slope.dtype)
+    nothing = jnp.zeros((), gradient.dtype)
     return (
-        _sent_back(
-            lambda i, j: jnp.where(winner == i * taps + j, slope, nothing),
+        _sum_over_windows(
+            lambda i, j: jnp.where(winner == i * taps + j, gradient, nothing),
             x.shape,
             taps,
             stride,
@@ -173,22 +188,22 @@ def _largest_backward(
 _largest.defvjp(_largest_forward, _largest_backward)
 
 
-def _sent_back(
+def _sum_over_windows(
     term: Callable[[int, int], jax.Array],
     shape: tuple[int, ...],
     taps: int,
     stride: int,
     before: int,
 ) -> jax.Array:
-    """What windows send back to the cells that they looked at: for each cell, the sum over the
-    windows that met it.
+    """For each cell, the sum of what the windows that meet it send back.
 
-    Cells that lie a stride apart are met by the same taps: each of these grids is summed by itself,
-    without a zero in between.
+    Cells that lie one stride apart meet the same taps. The grid of these cells is summed by itself,
+    without zeros in between.
 
     Args:
-        term: what tap ``(i, j)`` of each window sends back, ``[b, h2, w2, c]``.
-        shape: ``[b, h, w, c]`` of the cells.
+        term: given ``i`` and ``j``, what tap ``(i, j)`` of each window sends back,
+            ``[b, h2, w2, c]``.
+        shape: shape of the cells, ``[b, h, w, c]``.
         taps: rows and columns of a window.
         stride: cells from one window to the next; at most ``taps``.
         before: rows and columns of padding before the first cell.
@@ -196,7 +211,7 @@ def _sent_back(
     height, width = ((size + stride - 1) // stride for size in shape[1:3])
 
     def met(phase: int) -> list[tuple[int, int]]:
-        """Taps that meet cell ``stride · q + phase``, and of which window, less ``q``."""
+        """Taps that meet cell ``stride · q + phase``, each with its window's number minus ``q``."""
         return [
             (tap, (phase + before - tap) // stride)
             for tap in range((phase + before) % stride, taps, stride)
@@ -262,8 +277,7 @@ def _shift_and_add(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _shifted(x: jax.Array, taps: int, stride: int) -> Iterator[tuple[int, int, jax.Array]]:
-    """For each tap of a kernel, the cells of ``x`` (rows, columns and channels last) that it
-    meets."""
+    """For each tap ``(i, j)`` of a kernel, the cells of ``x`` that it meets, ``[…, h2, w2, c]``."""
     last_row, last_column = ((size - taps) // stride * stride for size in x.shape[-3:-1])
     for i in range(taps):
         for j in range(taps):
@@ -277,50 +291,52 @@ def _shift_and_add_forward(
 
 
 def _shift_and_add_backward(
-    stride: int, kept: tuple[jax.Array, jax.Array], slope: jax.Array
+    stride: int, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Left to itself, JAX pads a copy for each shift and strides through memory for each tap: 7
-    times slower."""
+    """Gradients of ``x`` and of the kernel.
+
+    JAX's own gradient pads a copy for each shift and strides through memory for each tap, and is 7
+    times slower.
+    """
     x, kernel = kept
     taps = kernel.shape[0]
-    beyond = [x.shape[axis] - (slope.shape[axis] - 1) * stride - 1 for axis in (1, 2)]
+    beyond = [x.shape[axis] - (gradient.shape[axis] - 1) * stride - 1 for axis in (1, 2)]
     around = [(taps - 1, rest, stride - 1) for rest in beyond]
-    spread = jax.lax.pad(slope, jnp.zeros((), slope.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+    spread = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *around, (0, 0, 0)))
 
-    images, rows, columns, channels = slope.shape
-    # A piece at a time stays in the processor's cache; its rows are written out, and hundreds of
-    # them would take long to compile.
+    images, rows, columns, channels = gradient.shape
+    # One piece stays in the processor's cache. Its rows are unrolled, and hundreds of them would
+    # take long to compile.
     piece = rows if rows <= _MOST_ROWS else _FEW_ROWS
-    pieces = -(-rows // piece)
+    pieces = math.ceil(rows / piece)
     reach = (piece - 1) * stride + taps
-    x = jnp.pad(
-        x, ((0, 0), (0, max(0, (pieces - 1) * piece * stride + reach - x.shape[1])), (0, 0), (0, 0))
-    )
-    whole = jnp.pad(slope, ((0, 0), (0, pieces * piece - rows), (0, 0), (0, 0)))
+    missing = max(0, (pieces - 1) * piece * stride + reach - x.shape[1])
+    x = jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    whole = jnp.pad(gradient, ((0, 0), (0, pieces * piece - rows), (0, 0), (0, 0)))
 
     def of_taps(above: jax.Array) -> jax.Array:
-        """Of a kernel's row of taps, which ``above`` others precede; one program for all rows
-        compiles as many times faster."""
+        """Gradient of the kernel's row of taps below ``above`` others, ``[taps, c]``.
+
+        One program serves all rows of taps, which divides the compile time by their number.
+        """
 
         def add_piece(
             total: tuple[jax.Array, ...], number: jax.Array
         ) -> tuple[tuple[jax.Array, ...], None]:
             image, first = number // pieces, number % pieces * piece
             met = _rows(x, image, first * stride + above, reach - taps + 1)[::stride]
-            its_slope = _rows(whole, image, first, piece)
+            its_gradient = _rows(whole, image, first, piece)
             parts = [met[:, j : j + (columns - 1) * stride + 1 : stride] for j in range(taps)]
             products = (
-                functools.reduce(operator.add, (part[row] * its_slope[row] for row in range(piece)))
+                functools.reduce(
+                    operator.add, (part[row] * its_gradient[row] for row in range(piece))
+                )
                 for part in parts
             )
-            return (
-                tuple(
-                    old + new.astype(old.dtype) for old, new in zip(total, products, strict=True)
-                ),
-                None,
-            )
+            added = (old + new.astype(old.dtype) for old, new in zip(total, products, strict=True))
+            return tuple(added), None
 
-        # Columns are summed at the end.
+        # The sum over the columns comes last.
         start = tuple(jnp.zeros((columns, channels), jnp.float32) for _ in range(taps))
         totals, _ = jax.lax.scan(add_piece, start, jnp.arange(images * pieces, dtype=jnp.int32))
         return jnp.stack(totals).sum(axis=1)
@@ -330,7 +346,7 @@ def _shift_and_add_backward(
 
 
 def _rows(x: jax.Array, image: jax.Array, first: jax.Array, count: int) -> jax.Array:
-    """``count`` rows of one image, ``[count, w, c]``."""
+    """``count`` rows of one image from the ``first``, ``[count, w, c]``."""
     start = (image, first, jnp.zeros((), first.dtype), jnp.zeros((), first.dtype))
     return jax.lax.dynamic_slice(x, start, (1, count, *x.shape[2:]))[0]
 
@@ -347,7 +363,7 @@ def inside(
         extent: rows and columns of each image, cells.
         height: rows of the canvas.
         width: columns of the canvas.
-        before: rows and columns the canvas has been padded with before the image.
+        before: rows and columns of padding in front of the image.
     """
     rows = jnp.arange(height) - before
     columns = jnp.arange(width) - before

@@ -1,16 +1,16 @@
-"""Robust fit of an affine map or a homography to the putative correspondences of one pair of
-images.
+"""Robust fit of an affine map or a homography to the putative matches of one pair of images.
 
-Points are complex numbers ``x + iy`` in units of the inlier threshold, so that a residual below one
-is an inlier's. An affine map is ``q = offset + linear·(p − centre) + antilinear·conj(p − centre)``.
-Without its antilinear part it is a similarity; its singular values are ``|linear| ± |antilinear|``,
-its determinant their product, its rotation the angle of ``linear``; and its least-squares fit has a
-closed form that stays well posed for two points, or points on a line.
+Points are complex numbers ``x + iy`` in units of the inlier threshold, so an inlier has a residual
+of at most one. An affine map is ``q = offset + linear·(p − centre) + antilinear·conj(p − centre)``.
+In this form, a map without an antilinear part is a similarity; the singular values are ``|linear| ±
+|antilinear|``, the determinant is their product, and the rotation is the angle of ``linear``; and
+the least-squares fit has a closed form that stays well posed for two points and for points on a
+line.
 
-Nothing is drawn at random. Hypotheses are similarities through ordered pairs of correspondences,
-and through single ones whose features tell the scale; all are scored on all correspondences, the
-best refitted, the best of those judged by one-to-one inliers. Every function is pure and works on
-one pair of images: ``vmap`` makes a shortlist of it.
+The fit is deterministic. The hypotheses are similarities, through ordered pairs of correspondences
+and through single correspondences at the scale of their features. All are scored on all
+correspondences; the best are refitted, and the best of those compete by one-to-one inliers. Every
+function is pure and works on one pair of images; ``vmap`` extends it to a shortlist.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int
 
-# Correspondences per step of the loops that score and that fit: both run over correspondences and
-# never store a table of hypotheses by correspondences. Unrolled scoring is five times faster on a
-# CPU than one fused reduction of that table, and sums of products as a matrix product ten times
-# faster than unrolled.
+# Correspondences per step of the loops that score and fit. Looping over correspondences avoids a
+# table of hypotheses by correspondences. On a CPU, unrolled scoring is five times faster than one
+# fused reduction of that table, and for the fits a matrix product is ten times faster than unrolled
+# sums.
 SCORE_BLOCK, FIT_BLOCK = 16, 128
 
-# Standard deviations of the priors that keep fits to few points well posed. Measured on pairs with
-# 13 true inliers or more: a ridge from none to thrice this one changed the share of them kept by
-# less than 0.001; with nine, by 0.01. Noise of an inlier in thresholds; stretch and perspective
-# have no unit.
+# Standard deviations of the priors that keep fits to few points well posed: noise of an inlier in
+# thresholds, stretch and perspective without a unit. Measured: on pairs with 13 true inliers or
+# more, a ridge between zero and three times this one changed the share of inliers kept by less than
+# 0.001; with nine, by 0.01.
 _NOISE, _STRETCH, _PERSPECTIVE = 0.25, 0.2, 0.3
 _TINY = 1e-6
 
-# All digits of float32: accelerators drop half of them by default.
+# In full float32 precision; by default, accelerators drop half the digits.
 _product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PointPairs:
-    """Putative correspondences of one pair of images, the most similar first, valid ones before the
-    padding.
+    """Putative matches of one pair of images, the most similar first, followed by padding.
 
     Attributes:
         source: query points, ``x + iy``, thresholds.
         target: database points, ``x + iy``, thresholds.
-        enlargement: target size over source size, as the two features' scales have it.
+        enlargement: ratio of target size to source size, from the scales of the two features.
         weight: one over the number of correspondences that share an end point; zero where not
             valid.
         valid: which slots hold a correspondence.
-        source_id: equal for correspondences that share their query point; in ``[0, m)``.
-        target_id: equal for correspondences that share their database point; in ``[0, m)``.
+        source_id: number of the query point in ``[0, m)``, the same for correspondences that share
+            it.
+        target_id: number of the database point in ``[0, m)``, likewise.
     """
 
     source: Complex[Array, " m"]
@@ -81,7 +81,7 @@ class Affine:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Limits:
-    """What a transform may do before it counts as degenerate.
+    """Limits beyond which a transform is rejected as degenerate.
 
     Attributes:
         scale: largest enlargement or reduction in any direction.
@@ -98,8 +98,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is tried: static numbers of a compiled program. Meanings and sources:
-    ``VerificationConfig``."""
+    """How much to try, as static numbers of a compiled program.
+
+    Meanings and sources are in :class:`~delfjax.config.VerificationConfig`.
+    """
 
     model: Literal["affine", "homography"]
     pairs: int
@@ -113,11 +115,11 @@ class Effort:
 def robust_fit(
     points: PointPairs, limits: Limits, *, effort: Effort
 ) -> tuple[Bool[Array, " m"], Float[Array, "3 3"]]:
-    """The transform with most one-to-one inliers among those tried.
+    """The transform with the most one-to-one inliers among those tried.
 
     Returns:
-        The inliers, and the transform of homogeneous ``(x, y, 1)``, thresholds. Without an
-        acceptable one: no inlier, identity.
+        Which correspondences are inliers, and the transform of homogeneous ``(x, y, 1)`` in
+        thresholds. If no transform is acceptable: no inliers, and the identity.
     """
     maps, possible = hypotheses(points, limits, pairs=effort.pairs, rotations=effort.rotations)
     score = jnp.where(possible, support(maps, points, effort.tolerances[0]), -1.0)
@@ -127,30 +129,36 @@ def robust_fit(
         possible & allowed(maps.linear, maps.antilinear, limits), support(maps, points, 1.0), -1.0
     )
     maps, possible = _best(maps, score, effort.finalists)
-    # Wide again: a fit that caught part of the inliers reaches the rest.
+    # Start with wide tolerances again: a fit to part of the inliers then reaches the rest.
     matrices = as_matrices(_refits(maps, points, (*effort.tolerances, *[1.0] * effort.final_fits)))
     if effort.model == "homography":
         refine = partial(
             refine_homography, points=points, wide=effort.tolerances, fits=effort.final_fits
         )
-        bent = jax.vmap(refine)(matrices)
-        matrices, possible = (
-            jnp.concatenate([bent, matrices]),
-            jnp.concatenate([possible, possible]),
-        )
+        homographies = jax.vmap(refine)(matrices)
+        matrices = jnp.concatenate([homographies, matrices])
+        possible = jnp.concatenate([possible, possible])
     return _choose(matrices, possible, points, limits)
 
 
 def hypotheses(
     points: PointPairs, limits: Limits, *, pairs: int, rotations: tuple[float, ...]
 ) -> tuple[Affine, Bool[Array, " h"]]:
-    """Similarities through pairs of correspondences and through single ones, and which of them are
-    acceptable.
+    """Similarities through pairs of correspondences, then through single correspondences.
 
     Pair ``k`` joins correspondence ``k mod n`` with the one ``1 + k div n`` ranks below it,
-    cyclically: neighbours in similarity first, every correspondence equally often; short lists are
-    exhausted. A single correspondence has the scale of its features and takes each of the
-    ``rotations`` (radians).
+    cyclically. So neighbours in rank come first, every correspondence is used equally often, and
+    short lists are exhausted. A single correspondence takes the scale from its features, and each
+    of the rotations in turn.
+
+    Args:
+        points: the correspondences.
+        limits: what a similarity may do.
+        pairs: number of pairs.
+        rotations: rotations to try with each single correspondence, radians.
+
+    Returns:
+        The similarities, and which of them exist and are acceptable.
     """
     count = jnp.maximum(jnp.sum(points.valid, dtype=jnp.int32), 1)
     step = jnp.arange(pairs, dtype=jnp.int32)
@@ -158,7 +166,7 @@ def hypotheses(
     second = (first + 1 + step // count) % count
     source = points.source[second] - points.source[first]
     target = points.target[second] - points.target[first]
-    # Nearer than a threshold, two points say nothing about scale and rotation.
+    # Two points closer than a threshold say nothing about scale and rotation.
     apart = (jnp.abs(source) > 1.0) & (jnp.abs(target) > 1.0)
     linear = jnp.where(apart, target, 0.0) / jnp.where(apart, source, 1.0)
     turns = jnp.exp(1j * jnp.asarray(rotations, jnp.float32).astype(jnp.complex64))
@@ -181,9 +189,9 @@ def hypotheses(
 def allowed(
     linear: Complex[Array, " h"], antilinear: Complex[Array, " h"], limits: Limits
 ) -> Bool[Array, " h"]:
-    """Which affine maps keep the orientation and stay within the limits of scale, anisotropy and
-    rotation."""
-    largest, smallest = jnp.abs(linear) + jnp.abs(antilinear), jnp.abs(linear) - jnp.abs(antilinear)
+    """Which affine maps keep the orientation and the limits of scale, anisotropy and rotation."""
+    largest = jnp.abs(linear) + jnp.abs(antilinear)
+    smallest = jnp.abs(linear) - jnp.abs(antilinear)
     sized = (smallest * limits.scale >= 1.0) & (largest <= limits.scale)
     return (
         sized
@@ -193,10 +201,10 @@ def allowed(
 
 
 def support(maps: Affine, points: PointPairs, tolerance: float) -> Float[Array, " h"]:
-    """Sum over the correspondences of weight times ``1 − (residual / tolerance)²`` where that is
-    positive.
+    """Score of each map: the sum over correspondences of ``weight · max(0, 1 − (r / tolerance)²)``.
 
-    Source: the truncated quadratic of MSAC (Torr and Zisserman 2000), upside down.
+    ``r`` is the residual; the tolerance is in thresholds. Source: the truncated quadratic of MSAC
+    (Torr and Zisserman 2000), as a score rather than a cost.
     """
     coefficients = _coefficients(maps)
 
@@ -208,9 +216,9 @@ def support(maps: Affine, points: PointPairs, tolerance: float) -> Float[Array, 
             total = total + block[k, 4] * jnp.maximum(0.0, 1.0 - (dx * dx + dy * dy) / tolerance**2)
         return total, None
 
-    return jax.lax.scan(add, jnp.zeros(maps.linear.shape, jnp.float32), _rows(points, SCORE_BLOCK))[
-        0
-    ]
+    start = jnp.zeros(maps.linear.shape, jnp.float32)
+    total: Float[Array, " h"] = jax.lax.scan(add, start, _rows(points, SCORE_BLOCK))[0]
+    return total
 
 
 def _refits(maps: Affine, points: PointPairs, tolerances: tuple[float, ...]) -> Affine:
@@ -225,26 +233,27 @@ def refit(maps: Affine, points: PointPairs, tolerance: float | Float[Array, ""])
     """Weighted least-squares fit of each map to the correspondences within ``tolerance`` of it.
 
     Minimises ``Σ g |q − offset − linear·p' − antilinear·conj(p')|² + ridge·|antilinear|²`` with
-    ``p' = p − centre`` and the terms of ``support`` as ``g``: a similarity is poor far from its
-    points. The ridge, a prior towards similarities, decides only where the points do not. Maps with
-    fewer than two inliers stay as they are.
+    ``p' = p − centre``. The weights ``g`` are the terms of :func:`support`, because a similarity is
+    inaccurate far from its points. The ridge, a prior towards similarities, only decides what the
+    points leave open. Maps with fewer than two inliers stay as they are.
 
     Args:
         maps: current estimates.
         points: the correspondences.
-        tolerance: largest residual, thresholds.
+        tolerance: largest residual of a correspondence that takes part, thresholds.
     """
     g, x, y, xx, xy, yy, u, v, xu, xv, yu, yv = _moments(maps, points, tolerance)
     share = 1.0 / jnp.maximum(g, _TINY)
     mean_x, mean_y = x * share, y * share
-    # Second moments about the means; of target and conj(source), and of target and source.
+    # Second moments about the means: of the source, then of source and target, the latter also as
+    # complex products of the target with conj(source) and with the source.
     xx, xy, yy = xx - x * mean_x, xy - x * mean_y, yy - y * mean_y
     xu, xv, yu, yv = xu - u * mean_x, xv - v * mean_x, yu - u * mean_y, yv - v * mean_y
     straight, mirrored = jax.lax.complex(xu + yv, xv - yu), jax.lax.complex(xu - yv, xv + yu)
     trace, skew = xx + yy, jax.lax.complex(xx - yy, 2.0 * xy)
     ridge = _NOISE**2 / _STRETCH**2
-    # |skew| ≤ trace, so that ridge·trace bounds the determinant from below whatever digits the
-    # difference loses on a line.
+    # |skew| ≤ trace, so ridge·trace bounds the determinant from below, even if the difference loses
+    # its digits, as for points on a line.
     size = jnp.abs(skew)
     determinant = jnp.maximum((trace - size) * (trace + size), 0.0) + ridge * trace
     scale = jax.lax.complex(1.0 / jnp.maximum(determinant, _TINY), jnp.zeros_like(trace))
@@ -255,7 +264,7 @@ def refit(maps: Affine, points: PointPairs, tolerance: float | Float[Array, ""])
         offset=jax.lax.complex(u * share, v * share),
         centre=jax.lax.complex(mean_x, mean_y),
     )
-    # A single point has no trace, and fixes no map.
+    # A single point has a trace of zero and does not determine a map.
     enough = determinant > _TINY
     kept: Affine = jax.tree.map(lambda new, old: jnp.where(enough, new, old), fitted, maps)
     return kept
@@ -264,18 +273,17 @@ def refit(maps: Affine, points: PointPairs, tolerance: float | Float[Array, ""])
 def refine_homography(
     matrix: Float[Array, "3 3"], points: PointPairs, *, wide: tuple[float, ...], fits: int
 ) -> Float[Array, "3 3"]:
-    """Homography by Gauss–Newton on the residuals in the target, over inliers chosen anew before
-    each step.
+    """Homography by Gauss–Newton on the residuals in the target.
 
-    Source coordinates are centred on the inliers and scaled to a mean square of one, so that the
-    two perspective parameters are the relative change of scale across the inliers. Source: Hartley
-    1997 (normalisation).
+    The inliers are chosen anew before each step. Source coordinates are centred on them and scaled
+    to a mean square of one, so that the two perspective parameters are the relative change of scale
+    across the inliers. Source: Hartley 1997 (normalisation).
 
     Args:
-        matrix: where to start, usually an affine map.
+        matrix: start, usually an affine map.
         points: the correspondences.
         wide: tolerances of the first steps, thresholds.
-        fits: steps with a tolerance of one after those.
+        fits: number of further steps, with a tolerance of one threshold.
     """
     inside = _inside(_project(matrix, points)[0], points, 1.0)
     share = inside / jnp.maximum(jnp.sum(inside), 1.0)
@@ -295,7 +303,7 @@ def refine_homography(
     centred = replace(
         points, source=jax.lax.complex((x - middle_x) / radius, (y - middle_y) / radius)
     )
-    # Wider at first: an affine map holds only the middle of a plane seen in perspective.
+    # Wider at first, because an affine map fits only the middle of a plane seen in perspective.
     tolerances = jnp.asarray([*wide, *[1.0] * fits], jnp.float32)
     refined: Float[Array, "3 3"] = jax.lax.scan(
         lambda current, tolerance: (_gauss_newton(current, centred, tolerance), None),
@@ -308,20 +316,19 @@ def refine_homography(
 def one_to_one(
     residual2: Float[Array, " m"], inside: Bool[Array, " m"], points: PointPairs
 ) -> Bool[Array, " m"]:
-    """Correspondences left when each point of either image is used once, the smallest residual
-    first.
+    """Inliers that remain if each point of either image is used at most once.
 
-    Equal residuals go to the more similar correspondence. Equals the greedy choice along sorted
-    residuals.
+    This is the greedy choice by growing residual; of equal residuals, the more similar
+    correspondence wins.
 
     Args:
-        residual2: squared residuals, thresholds²; below one where ``inside``.
+        residual2: squared residuals, thresholds²; at most one where ``inside``.
         inside: correspondences to choose from.
-        points: whose end points are shared.
+        points: the correspondences, which may share end points.
     """
     slots = residual2.shape[0]
     index_bits = (slots - 1).bit_length()
-    # One integer orders by residual, then by rank: unique, so that a choice never ties.
+    # One integer orders by residual, then by rank; it is unique, so no choice ever ties.
     steps = (jnp.clip(residual2, 0.0, 1.0) * float(2 ** (30 - index_bits) - 1)).astype(jnp.int32)
     key = (steps << index_bits) | jnp.arange(slots, dtype=jnp.int32)
     never = jnp.iinfo(jnp.int32).max
@@ -344,7 +351,7 @@ def one_to_one(
 
 
 def as_matrices(maps: Affine) -> Float[Array, "h 3 3"]:
-    """The maps as matrices of homogeneous ``(x, y, 1)``."""
+    """The maps as matrices that act on homogeneous ``(x, y, 1)``."""
     a, b, c, d, e, f = _coefficients(maps)
     zero, one = jnp.zeros_like(a), jnp.ones_like(a)
     return jnp.stack([a, b, c, d, e, f, zero, zero, one], axis=-1).reshape(-1, 3, 3)
@@ -353,8 +360,10 @@ def as_matrices(maps: Affine) -> Float[Array, "h 3 3"]:
 def _choose(
     matrices: Float[Array, "h 3 3"], possible: Bool[Array, " h"], points: PointPairs, limits: Limits
 ) -> tuple[Bool[Array, " m"], Float[Array, "3 3"]]:
-    """The acceptable transform with most one-to-one inliers, and those; ties by the mean squared
-    residual."""
+    """The acceptable transform with the most one-to-one inliers, and which these are.
+
+    Ties go to the smaller mean squared residual.
+    """
 
     def judge(
         matrix: Float[Array, "3 3"], exists: Bool[Array, ""]
@@ -381,12 +390,11 @@ def _sane(
     points: PointPairs,
     limits: Limits,
 ) -> Bool[Array, ""]:
-    """Whether a transform is within the limits all over its inliers, and these spread in two
-    directions in both images.
+    """Whether a transform is within the limits and its inliers spread in two directions.
 
-    The denominator is linear in the source: positive at all inliers, no horizon crosses their hull.
-    The anisotropy and the rotation are those at the inliers' centre; the scale is held to its
-    limits at every inlier.
+    The inliers must spread in both images. The scale is checked at every inlier, the anisotropy and
+    the rotation at their centre. The denominator is linear in the source: if it is positive at all
+    inliers, no horizon crosses their hull.
     """
     share = jnp.where(kept, 1.0 / jnp.maximum(jnp.sum(kept, dtype=jnp.float32), 1.0), 0.0)
     narrow = jnp.minimum(_narrowest(points.source, share), _narrowest(points.target, share))
@@ -398,7 +406,7 @@ def _sane(
     slope = (matrix[:2, :2] - (mapped[:2] / mapped[2])[:, None] * matrix[2:, :2]) / mapped[2]
     linear = jax.lax.complex(slope[0, 0] + slope[1, 1], slope[1, 0] - slope[0, 1]) / 2
     antilinear = jax.lax.complex(slope[0, 0] - slope[1, 1], slope[1, 0] + slope[0, 1]) / 2
-    # The area a homography gives to a unit square is det H / denominator³.
+    # A homography maps a unit square to the area det H / denominator³.
     area = jnp.linalg.det(matrix) / jnp.maximum(denominator, _TINY) ** 3
     sized = (denominator > 0.0) & (area * limits.scale**2 >= 1.0) & (area <= limits.scale**2)
     central: Bool[Array, ""] = allowed(linear[None], antilinear[None], limits)[0] & (
@@ -408,7 +416,7 @@ def _sane(
 
 
 def _narrowest(at: Complex[Array, " m"], share: Float[Array, " m"]) -> Float[Array, ""]:
-    """Smallest variance along any direction of points with weights ``share`` that sum to one."""
+    """Smallest variance of points along any direction; the weights ``share`` sum to one."""
     x, y = at.real, at.imag
     dx, dy = x - jnp.sum(share * x), y - jnp.sum(share * y)
     xx, xy, yy = jnp.sum(share * dx * dx), jnp.sum(share * dx * dy), jnp.sum(share * dy * dy)
@@ -418,7 +426,7 @@ def _narrowest(at: Complex[Array, " m"], share: Float[Array, " m"]) -> Float[Arr
 def _gauss_newton(
     matrix: Float[Array, "3 3"], points: PointPairs, tolerance: Float[Array, ""]
 ) -> Float[Array, "3 3"]:
-    """One step on the eight free parameters, with a prior towards no perspective."""
+    """One Gauss–Newton step on the eight free parameters, with a prior against perspective."""
     matrix = matrix / matrix[2, 2]
     residual2, denominator = _project(matrix, points)
     weight = jnp.where(denominator > _TINY, _inside(residual2, points, tolerance), 0.0)
@@ -430,7 +438,7 @@ def _gauss_newton(
     along_x = jnp.stack([x, y, one, zero, zero, zero, -u * x, -u * y]) / safe[None]
     along_y = jnp.stack([zero, zero, zero, x, y, one, -v * x, -v * y]) / safe[None]
     prior = jnp.zeros(8, jnp.float32).at[6:].set(_NOISE**2 / _PERSPECTIVE**2)
-    # What is left undetermined (fewer than four inliers) stays where it is.
+    # Parameters that fewer than four inliers leave undetermined keep their values.
     normal = (
         _product(along_x * weight[None], along_x.T)
         + _product(along_y * weight[None], along_y.T)
@@ -447,7 +455,7 @@ def _gauss_newton(
 def _project(
     matrix: Float[Array, "3 3"], points: PointPairs
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Squared residuals in the target, thresholds², and the denominators of the projection."""
+    """Squared residuals in the target (thresholds²), and the denominators of the projection."""
     x, y = points.source.real, points.source.imag
     denominator = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
     safe = jnp.where(jnp.abs(denominator) > _TINY, denominator, _TINY)
@@ -459,13 +467,12 @@ def _project(
 def _inside(
     residual2: Float[Array, " m"], points: PointPairs, tolerance: float | Float[Array, ""]
 ) -> Float[Array, " m"]:
-    """Weights of the correspondences within ``tolerance``, zero elsewhere."""
+    """Weights of the correspondences within ``tolerance``; zero for the others."""
     return jnp.where(residual2 <= tolerance**2, points.weight, 0.0)
 
 
 def _rows(points: PointPairs, block: int) -> Float[Array, "steps block 5"]:
-    """Correspondences as rows of (source x, y, target x, y, weight) in blocks, what the loops
-    read."""
+    """Correspondences as rows (source x, y, target x, y, weight), in blocks for the loops."""
     parts = [
         points.source.real,
         points.source.imag,
@@ -477,23 +484,29 @@ def _rows(points: PointPairs, block: int) -> Float[Array, "steps block 5"]:
 
 
 def _best(maps: Affine, score: Float[Array, " h"], count: int) -> tuple[Affine, Bool[Array, " k"]]:
-    """The ``count`` maps of highest score, and which of them have one above zero; equal scores in
-    order."""
+    """The ``count`` maps with the highest scores, and which of the scores are above zero.
+
+    Equal scores keep their order.
+    """
     value, index = jax.lax.top_k(score, min(count, score.shape[0]))
     return jax.tree.map(lambda part: part[index], maps), value > 0.0
 
 
 def _coefficients(maps: Affine) -> tuple[Float[Array, " h"], ...]:
     """``(a, b, c, d, e, f)`` of ``x' = a·x + b·y + c`` and ``y' = d·x + e·y + f``."""
-    a, b = maps.linear.real + maps.antilinear.real, maps.antilinear.imag - maps.linear.imag
-    d, e = maps.linear.imag + maps.antilinear.imag, maps.linear.real - maps.antilinear.real
+    a = maps.linear.real + maps.antilinear.real
+    b = maps.antilinear.imag - maps.linear.imag
+    d = maps.linear.imag + maps.antilinear.imag
+    e = maps.linear.real - maps.antilinear.real
     x, y = maps.centre.real, maps.centre.imag
     return a, b, maps.offset.real - a * x - b * y, d, e, maps.offset.imag - d * x - e * y
 
 
 def _residual(coefficients: Sequence[Array], row: Array) -> tuple[Array, Array]:
-    """Target less mapped source, x and y. ``row`` holds (source x, y, target x, y, …), which
-    broadcast over the maps."""
+    """Target minus mapped source, as x and y.
+
+    ``row`` holds (source x, y, target x, y, …), each of which broadcasts over the maps.
+    """
     a, b, c, d, e, f = coefficients
     return row[2] - (a * row[0] + b * row[1] + c), row[3] - (d * row[0] + e * row[1] + f)
 
@@ -501,8 +514,10 @@ def _residual(coefficients: Sequence[Array], row: Array) -> tuple[Array, Array]:
 def _moments(
     maps: Affine, points: PointPairs, tolerance: float | Float[Array, ""]
 ) -> Float[Array, "moments h"]:
-    """Weighted sums over the inliers of each map of 1, x, y, xx, xy, yy, u, v, xu, xv, yu, yv:
-    source (x, y), target (u, v)."""
+    """Weighted sums of 1, x, y, xx, xy, yy, u, v, xu, xv, yu, yv over the inliers of each map.
+
+    The source is (x, y), the target (u, v).
+    """
     coefficients = [coefficient[None] for coefficient in _coefficients(maps)]
     x, y, u, v = points.source.real, points.source.imag, points.target.real, points.target.imag
     monomials = jnp.stack(

@@ -1,4 +1,4 @@
-"""Pooling of a feature map into one global descriptor, over each image's own cells.
+"""Pooling of a feature map into one global descriptor, over the image's own cells only.
 
 Sources: MAC and R-MAC (Tolias et al. 2016: three levels of square regions, 40 % overlap, regions
     L2-normalised and summed); GeM (Radenović et al. 2018: exponent 3).
@@ -15,14 +15,14 @@ _GEM_EXPONENT = 3.0
 _GEM_FLOOR = 1e-6
 _RMAC_LEVELS = 3
 _RMAC_OVERLAP = 0.4
-# Extra regions along the longer side of level 1; six covers an aspect ratio of about 4.6, beyond
-# which overlap falls.
+# Most extra regions along the longer side of level 1. Six keep the overlap up to an aspect ratio of
+# about 4.6; beyond that it falls.
 _RMAC_EXTRA = 6
 RMAC_REGIONS = sum(level * (level + _RMAC_EXTRA) for level in range(1, _RMAC_LEVELS + 1))
 
 
 def l2_normalise(x: Float[jax.Array, "*n d"]) -> Float[jax.Array, "*n d"]:
-    """Rows of unit length; a zero row stays zero."""
+    """Rows scaled to unit length; a row of zeros stays zero."""
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(x.dtype).tiny))
 
@@ -30,7 +30,7 @@ def l2_normalise(x: Float[jax.Array, "*n d"]) -> Float[jax.Array, "*n d"]:
 def generalised_mean(
     x: Float[jax.Array, "b n c"], held: Bool[jax.Array, "b n"]
 ) -> Float[jax.Array, "b c"]:
-    """GeM: ``(mean max(x, ε)^p)^(1/p)`` over the cells that are held."""
+    """GeM: ``(mean max(x, ε)^p)^(1/p)`` over the cells that ``held`` marks."""
     powered = jnp.maximum(x, _GEM_FLOOR) ** _GEM_EXPONENT
     weight = held[..., None].astype(x.dtype)
     cells = jnp.maximum(weight.sum(axis=1), 1)
@@ -38,7 +38,7 @@ def generalised_mean(
 
 
 def maximum(x: Float[jax.Array, "b n c"], held: Bool[jax.Array, "b n"]) -> Float[jax.Array, "b c"]:
-    """MAC: the maximum of each channel over the cells that are held."""
+    """MAC: the maximum of each channel over the cells that ``held`` marks."""
     return jnp.where(held[..., None], x, -jnp.inf).max(axis=1)
 
 
@@ -47,8 +47,14 @@ def regional_maximum(
     cells_yx: Int[jax.Array, "b n 2"],
     regions: Int[jax.Array, "b r 4"],
 ) -> Float[jax.Array, "b c"]:
-    """R-MAC: the sum of the L2-normalised maxima of the ``regions`` (``y0, x0, y1, x1``, end
-    exclusive; empty: 0)."""
+    """R-MAC: the sum of the L2-normalised maxima of regions.
+
+    Args:
+        x: features of the cells.
+        cells_yx: position of each cell on the map.
+        regions: ``y0, x0, y1, x1`` of each region, cells, ends exclusive; an empty region adds
+            nothing.
+    """
 
     def add(total: jax.Array, region: jax.Array) -> tuple[jax.Array, None]:
         held = jnp.all(
@@ -63,8 +69,12 @@ def regional_maximum(
 
 
 def rmac_regions(height: int, width: int) -> Int[np.ndarray, "r 4"]:
-    """The square regions of R-MAC on a map of ``height`` × ``width`` cells, padded with empty
-    regions to a fixed number."""
+    """The square regions of R-MAC on a map of ``height`` × ``width`` cells.
+
+    Returns:
+        ``y0, x0, y1, x1`` of each region, ends exclusive, padded with empty regions to
+        :data:`RMAC_REGIONS`.
+    """
     short, long = min(height, width), max(height, width)
     extra = _extra_regions(short, long)
     regions: list[tuple[int, int, int, int]] = []

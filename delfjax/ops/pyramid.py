@@ -1,9 +1,9 @@
-"""The image pyramid: bilinear resizing of images whose sizes are data, onto canvases whose sizes
-are static.
+"""The image pyramid: bilinear resizing of images of any size onto canvases of a few static sizes.
 
-Half-pixel convention, no antialiasing, sizes ``round(size · scale)``: a resize by ``s`` maps ``p``
-to ``(p + 0.5) · s − 0.5``.
-Source: the TF2 extraction code (bilinear, half-pixel centres); the TF1 release used the legacy
+Resizing by ``s`` maps ``p`` to ``(p + 0.5) · s − 0.5`` (the half-pixel convention), without
+antialiasing. The size of a level is ``round(size · scale)``.
+
+Source: the TF2 extraction code (bilinear, half-pixel centres). The TF1 release used the legacy
     sampling grid (D-01).
 """
 
@@ -17,25 +17,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-# A canvas is a multiple of this many pixels on each side.
+# The sides of a canvas are multiples of this many pixels.
 _MULTIPLE = 16
-# Canvases up to this side come in a square shape alone: they cost little and save programs.
+# Canvases up to this side are always square: they cost little, and it saves programs.
 _SQUARE_UP_TO = 256
-# Shorter side of an oblong canvas over its longer one: the commonest shape of a photograph.
+# Ratio of the shorter to the longer side of an oblong canvas: the most common shape of photographs.
 _OBLONG = 0.75
 
 Size = tuple[int, int]
 
 
 def level_size(size: Size, scale: float) -> Size:
-    """Rows and columns of an image of ``size`` at one level of the pyramid; never below one
-    pixel."""
+    """Rows and columns of one level of the pyramid of an image of ``size``; at least one pixel
+    each."""
     return max(1, math.floor(size[0] * scale + 0.5)), max(1, math.floor(size[1] * scale + 0.5))
 
 
 def canvas_sides(longest: float) -> list[int]:
-    """Longer sides of all canvases for levels up to ``longest`` pixels, a factor √2 apart, largest
-    first."""
+    """Longer sides of all canvases for levels up to ``longest`` pixels, largest first, a factor √2
+    apart."""
     sides: list[int] = []
     side = float(longest)
     while side > _MULTIPLE * 4:
@@ -45,7 +45,8 @@ def canvas_sides(longest: float) -> list[int]:
 
 
 def canvas_for(size: Size, longest: float) -> Size:
-    """The smallest canvas that holds an image of ``size``: landscape, portrait or square."""
+    """Rows and columns of the smallest canvas (landscape, portrait or square) that holds an image
+    of ``size``."""
     side = min(side for side in canvas_sides(longest) if side >= max(size))
     short = _round_up(side * _OBLONG)
     if side <= _SQUARE_UP_TO or min(size) > short:
@@ -54,8 +55,7 @@ def canvas_for(size: Size, longest: float) -> Size:
 
 
 def canvases(max_side: int, scales: Sequence[float]) -> list[Size]:
-    """Every canvas that images of up to ``max_side`` pixels can need: the bound on compiled
-    programs."""
+    """Every canvas that images of up to ``max_side`` pixels can need, one compiled program each."""
     longest = max_side * max(scales)
     shapes: set[Size] = set()
     for side in canvas_sides(longest):
@@ -72,14 +72,17 @@ def resize_onto(
     targets: Int[jax.Array, "b 2"],
     canvas: Size,
 ) -> Float[jax.Array, "b h w 3"]:
-    """Each image, in the upper left corner of ``source``, resized into the upper left corner of
-    ``canvas``.
+    """Resize images from one set of canvases onto another.
 
     Args:
-        source: canvases holding images of ``sizes`` rows and columns.
+        source: canvases, each with an image in its upper left corner.
         sizes: rows and columns of each image.
-        targets: rows and columns after the resize; pixels beyond are unspecified.
-        canvas: static rows and columns of the result.
+        targets: rows and columns of each image after the resize.
+        canvas: rows and columns of the resulting canvases, static.
+
+    Returns:
+        Canvases with the resized images in their upper left corners; pixels beyond the images are
+        unspecified.
     """
 
     def one(image: jax.Array, size: jax.Array, target: jax.Array) -> jax.Array:
@@ -100,7 +103,7 @@ def resize_onto(
 def place(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]], side: int, batch: int
 ) -> UInt8[np.ndarray, "b s s 3"]:
-    """Images in the upper left corners of ``batch`` square canvases; unused canvases are black."""
+    """Place images in the upper left corners of ``batch`` square canvases, otherwise black."""
     canvas = np.zeros((batch, side, side, 3), np.uint8)
     for slot, image in zip(canvas[: len(images)], images, strict=True):
         slot[: image.shape[0], : image.shape[1]] = image
@@ -119,5 +122,5 @@ def _taps(
 
 
 def _round_up(side: float) -> int:
-    # The small slack keeps 1024 · √2 / √2 from becoming 1040.
+    # The slack keeps rounding errors, as in 1024 · √2 / √2, from giving 1040.
     return math.ceil((side - 1e-6) / _MULTIPLE) * _MULTIPLE

@@ -1,9 +1,8 @@
-"""Receptive field of a stack of convolutions and poolings, composed from the layers and never
-copied from a table.
+"""Receptive field of a stack of convolutions and poolings, composed from its layers.
 
-Along one axis a layer is a window: ``kernel`` taps, ``stride``, and ``pad`` zeros before the first
-pixel. Two variants of one network can differ (291/16 for the He et al. ResNet50 at conv4, 267/16
-for the v1.5 layout), which is why it is derived.
+Along one axis a layer is a window: ``kernel`` taps, a ``stride``, and ``pad`` zeros before the
+first pixel. The field is never copied from a table, because variants of one network differ: the
+ResNet50 of He et al. has 291/16 (size/stride) at conv4, the v1.5 layout 267/16.
 """
 
 from __future__ import annotations
@@ -20,7 +19,13 @@ from delfjax.types import Array
 
 @dataclass(frozen=True)
 class Window:
-    """One layer along one axis: window length, stride, and zeros padded before the first pixel."""
+    """One layer along one axis.
+
+    Attributes:
+        kernel: length of the window.
+        stride: pixels from one window to the next.
+        pad: zeros before the first pixel.
+    """
 
     kernel: int
     stride: int = 1
@@ -28,18 +33,18 @@ class Window:
 
     @classmethod
     def centred(cls, kernel: int, stride: int = 1) -> Window:
-        """A window of odd length with as many zeros before as after."""
+        """A window of odd length with equal padding on both sides."""
         return cls(kernel, stride, (kernel - 1) // 2)
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What a cell of the feature map sees of the network's input.
+    """The part of the network's input that a cell of the feature map depends on.
 
     Attributes:
         size: side of the square of input pixels that can influence a cell.
-        stride: input pixels between neighbouring cells.
-        offset: input coordinate of the centre of cell 0's field (pixel centres at integers).
+        stride: distance between the fields of neighbouring cells, input pixels.
+        offset: centre of the field of cell 0, input pixels (pixel centres at integers).
     """
 
     size: int
@@ -48,7 +53,7 @@ class ReceptiveField:
 
 
 def compose(windows: Iterable[Window]) -> ReceptiveField:
-    """Receptive field of layers applied one after the other, first layer first."""
+    """Receptive field of layers applied one after the other, in this order."""
     size, stride, offset = 1, 1, 0.0
     for window in windows:
         size += (window.kernel - 1) * stride
@@ -58,8 +63,7 @@ def compose(windows: Iterable[Window]) -> ReceptiveField:
 
 
 def centres_px(field: ReceptiveField, cells_yx: Int[Array, "*n 2"]) -> Float[jax.Array, "*n 2"]:
-    """Centres of the receptive fields of ``cells_yx``, in pixels of the network's input, ``(y,
-    x)``."""
+    """Centres ``(y, x)`` of the receptive fields of ``cells_yx``, pixels of the network's input."""
     centres: jax.Array = jnp.asarray(cells_yx, jnp.float32) * jnp.float32(
         field.stride
     ) + jnp.float32(field.offset)
@@ -69,8 +73,10 @@ def centres_px(field: ReceptiveField, cells_yx: Int[Array, "*n 2"]) -> Float[jax
 def to_original_px(
     points_yx: Float[Array, "*n 2"], factors_yx: Float[Array, "#*n 2"]
 ) -> Float[jax.Array, "*n 2"]:
-    """Coordinates before a resize by ``factors_yx``, from coordinates after it (pixel centres at
-    integers)."""
+    """Undo a resize by ``factors_yx``: coordinates before it, from coordinates after it.
+
+    Pixel centres are at integers in both frames.
+    """
     original: jax.Array = (jnp.asarray(points_yx) + jnp.float32(0.5)) / factors_yx - jnp.float32(
         0.5
     )
@@ -80,12 +86,13 @@ def to_original_px(
 def boxes_px(
     field: ReceptiveField, centres_yx: Float[Array, "*n 2"], scales: Float[Array, "*n"]
 ) -> Float[jax.Array, "*n 4"]:
-    """Receptive boxes ``(y0, x0, y1, x1)`` in pixels of the original image, edges included.
+    """Receptive boxes ``(y0, x0, y1, x1)`` in pixels of the original image, ends inclusive.
 
     Args:
         field: receptive field at scale 1.
-        centres_yx: centres in pixels of the original image.
-        scales: image scale of each feature; the box is ``size / scale`` wide.
+        centres_yx: centres of the boxes, pixels of the original image.
+        scales: image scale of each feature; a box reaches ``(size − 1) / (2 · scale)`` pixels from
+            its centre.
     """
     half = ((field.size - 1) / 2 / jnp.asarray(scales))[..., None]
     return jnp.concatenate([centres_yx - half, centres_yx + half], axis=-1)

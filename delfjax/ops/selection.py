@@ -1,9 +1,8 @@
-"""Keypoint selection: the highest scores over a level, then over the pyramid, with optional
-suppression of overlaps.
+"""Keypoint selection: top scores of each level, then of the pyramid; optional overlap suppression.
 
 Source: the DELF extraction code (threshold, greedy NMS on receptive boxes, at most
-    ``max_features``). With an overlap limit of 1.0 nothing is suppressed and selection is a plain
-    top-k.
+    ``max_features``). With an overlap limit of 1.0 nothing is suppressed, and the selection is a
+    plain top-k.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+# Score of a slot without a feature.
 _NOTHING = -jnp.inf
 
 
 def numbered_cells(count: int, width: Int[jax.Array, " b"]) -> Int[jax.Array, "b {count} 2"]:
-    """Cells ``(y, x)`` of maps that are read row by row, of ``width`` cells each."""
+    """The first ``count`` cells ``(y, x)`` of maps read row by row, each ``width`` cells wide."""
     index, width = jnp.arange(count, dtype=jnp.int32)[None], width[:, None]
     return jnp.stack([index // width, index % width], axis=-1)
 
@@ -30,10 +30,20 @@ def top_cells(
     *,
     count: int,
 ) -> tuple[Float[jax.Array, "b k"], Int[jax.Array, "b k"], Int[jax.Array, "b k 2"]]:
-    """The ``k = count`` best cells of each image: scores, numbers and cells; score −inf, number 0
-    where there is none."""
+    """The ``k = count`` cells with the highest scores of each image.
+
+    Args:
+        scores: attention score of each cell.
+        inside: which cells may be selected.
+        cells_yx: position of each cell on the map.
+        count: cells to select.
+
+    Returns:
+        Scores, best first, numbers and positions of the cells. Slots beyond the last cell have
+        score −inf and number 0.
+    """
     best, index = jax.lax.top_k(jnp.where(inside, scores, _NOTHING), min(count, scores.shape[1]))
-    # Always k, so that levels of any canvas have one shape and the merge is one program.
+    # Always k slots: levels of all canvases then have one shape, and merging them is one program.
     short = ((0, 0), (0, max(0, count - scores.shape[1])))
     best, index = jnp.pad(best, short, constant_values=_NOTHING), jnp.pad(index, short)
     return best, index, jnp.take_along_axis(cells_yx, index[..., None], axis=1)
@@ -46,14 +56,14 @@ def keep_by_threshold(
     kind: Literal["none", "absolute", "percentile"],
     threshold: float,
 ) -> Bool[jax.Array, "b n"]:
-    """Which of the descending ``scores`` pass the threshold.
+    """Which scores pass the threshold.
 
     Args:
-        scores: sorted, best first, −inf where there is none.
-        cells: cells of the whole pyramid of each image, which a percentile refers to.
+        scores: best first; −inf in slots without a feature.
+        cells: number of cells in the whole pyramid of each image, to which a percentile refers.
         kind: "absolute" keeps ``score ≥ threshold``; "percentile" keeps the scores above that
-            percentile of the image's.
-        threshold: a score, or a percentile in 0–100.
+            percentile of all scores of the image; "none" keeps all.
+        threshold: a score, or a percentile from 0 to 100.
     """
     exists = scores > _NOTHING
     if kind == "absolute":
@@ -67,14 +77,16 @@ def keep_by_threshold(
 def suppress_overlaps(
     boxes: Float[jax.Array, "n 4"], scores: Float[jax.Array, " n"], *, limit: float, count: int
 ) -> Int[jax.Array, " count"]:
-    """Greedy non-maximum suppression: indices of the kept boxes, best first, ``n`` where fewer
-    remain.
+    """Greedy non-maximum suppression.
 
     Args:
-        boxes: ``(y0, x0, y1, x1)``.
-        scores: −inf marks boxes that do not exist.
-        limit: boxes whose intersection over union with a kept one exceeds this are dropped.
-        count: boxes to keep at most.
+        boxes: ``(y0, x0, y1, x1)``, in any unit.
+        scores: score of each box; −inf in slots without a box.
+        limit: largest intersection over union with a box that is already kept.
+        count: most boxes to keep.
+
+    Returns:
+        Indices of the kept boxes, best first, filled up with ``n``.
     """
     areas = _area(boxes)
 
@@ -97,8 +109,6 @@ def _area(boxes: jax.Array) -> jax.Array:
 
 
 def _intersection(box: jax.Array, boxes: jax.Array) -> jax.Array:
-    upper, lower = (
-        jnp.maximum(box[None, :2], boxes[:, :2]),
-        jnp.minimum(box[None, 2:], boxes[:, 2:]),
-    )
+    upper = jnp.maximum(box[None, :2], boxes[:, :2])
+    lower = jnp.minimum(box[None, 2:], boxes[:, 2:])
     return jnp.prod(jnp.maximum(lower - upper, 0.0), axis=-1)

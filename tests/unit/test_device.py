@@ -1,4 +1,4 @@
-"""Counting what is compiled, and the cache that keeps it."""
+"""The count of compilations, and the cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from delfjax import device
 
 
-def test_a_new_program_is_counted_once_and_its_second_call_not_at_all() -> None:
+def test_a_program_is_counted_at_its_first_call_only() -> None:
     @jax.jit
     def fresh(x: jax.Array) -> jax.Array:
         return x * 3 + 0.12345
@@ -36,7 +36,7 @@ def test_nothing_is_counted_after_the_block() -> None:
     assert (count.programs, count.compiled) == (0, 0)
 
 
-def test_blocks_inside_each_other_count_each_for_itself() -> None:
+def test_nested_blocks_count_separately() -> None:
     with device.count_compilations() as outer:
         jax.jit(lambda x: x - 0.11111)(np.ones(7, np.float32)).block_until_ready()
         with device.count_compilations() as inner:
@@ -44,7 +44,7 @@ def test_blocks_inside_each_other_count_each_for_itself() -> None:
     assert (outer.programs, inner.programs) == (2, 1)
 
 
-def test_a_cache_that_was_moved_still_holds_every_program(tmp_path: Path) -> None:
+def test_a_moved_cache_still_holds_every_program(tmp_path: Path) -> None:
     script = (
         "import jax, numpy as np; from delfjax import device; device.use_compilation_cache();"
         "f = jax.jit(lambda x: x * 3 - 0.98765)\n"

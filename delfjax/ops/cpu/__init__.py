@@ -1,2 +1,1 @@
-"""What exists only because of how XLA compiles for a CPU: the same numbers as the plain form,
-faster."""
+"""Operations rewritten for the way XLA compiles for a CPU: the same numbers, but faster."""

@@ -1,5 +1,4 @@
-"""A bound to what XLA fuses on a CPU, where a value that several operations need is computed anew
-for each of them."""
+"""A limit to XLA's fusion on a CPU, which recomputes a shared value for each of its uses."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from delfjax.types import Array
 
 
 def once(x: Float[Array, "*n"]) -> Float[jax.Array, "*n"]:
-    """``x``, computed once and kept, and so its gradient.
+    """``x``, computed once and kept; the same holds for its gradient.
 
-    For sums that blocks add to one after another: left to itself, XLA adds in each block all that
-    was added before it (13 % of a ResNet101's time). Its barrier is gone before it fuses; a call
-    that it may not put in line is not.
+    Meant for the running sum of residual blocks: left to itself, XLA repeats all earlier additions
+    in each block (13 % of a ResNet101's time). XLA removes its own optimisation barrier before it
+    fuses, but it keeps a call that must not be inlined.
     """
     result: jax.Array = jax.lax.platform_dependent(x, cpu=_once, default=lambda x: x)
     return result
@@ -33,4 +32,4 @@ def _once(x: jax.Array) -> jax.Array:
     return same
 
 
-_once.defvjp(lambda x: (_once(x), None), lambda _, slope: (_once(slope),))
+_once.defvjp(lambda x: (_once(x), None), lambda _, gradient: (_once(gradient),))

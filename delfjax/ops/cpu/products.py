@@ -1,5 +1,7 @@
-"""Matrix products over the channels of maps, and biases, written as the platform at hand runs them
-fastest both ways."""
+"""Matrix products over the channels of maps, and biases, fast forwards and backwards.
+
+On a CPU the gradients are written out; elsewhere they are left to JAX.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from jaxtyping import Float
 
 from delfjax.types import Array
 
-# Numbers in float32 of a processor's widest vector.
+# float32 numbers in a processor's widest vector.
 VECTOR = 16
-# Cells of the images that are taken together, at most, unless a single one has more.
+# Most cells of the images that are processed together, unless a single image has more.
 _MOST_CELLS = 1 << 10
 
 
@@ -31,7 +33,7 @@ def pointwise(
 def plain_product(
     x: Float[Array, "b h w c"], kernel: Float[Array, "c d"]
 ) -> Float[jax.Array, "b h w d"]:
-    """1×1 convolution, its gradient left to JAX."""
+    """1×1 convolution, with its gradient left to JAX."""
     return jnp.einsum("bhwc,cd->bhwd", x, kernel)
 
 
@@ -45,62 +47,70 @@ def _product_forward(
 
 
 def _product_backward(
-    kept: tuple[jax.Array, jax.Array], slope: jax.Array
+    kept: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Left to itself, XLA computes what the slope is made of a second time, walking down columns,
-    to transpose it."""
+    """Gradients of ``x`` and of the kernel.
+
+    The barrier keeps XLA from computing the operands a second time, column by column, in order to
+    transpose them.
+    """
     x, kernel = kept
-    x, slope = jax.lax.optimization_barrier((x, slope))
-    return jnp.einsum("bhwd,cd->bhwc", slope, kernel), of_weights(x, slope).astype(kernel.dtype)
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    of_x = jnp.einsum("bhwd,cd->bhwc", gradient, kernel)
+    return of_x, weight_gradient(x, gradient).astype(kernel.dtype)
 
 
 _product.defvjp(_product_forward, _product_backward)
 
 
-def of_weights(
-    met: Float[Array, "b h w c"], slope: Float[Array, "b h w d"]
+def weight_gradient(
+    x: Float[Array, "b h w c"], gradient: Float[Array, "b h w d"]
 ) -> Float[jax.Array, "c d"]:
-    """Gradient of the weights of ``met @ weights``, whose own is ``slope``; in float32.
+    """Gradient of the weights of the product ``x @ weights``, in float32.
 
-    Eigen is up to 2.5 times faster where the one with more columns comes second (XLA hands it the
-    two exchanged), as long as they fill whole vectors.
+    Eigen is up to 2.5 times faster if the operand with more columns comes second (XLA passes it the
+    two in exchanged order) and these columns fill whole vectors.
+
+    Args:
+        x: input of the product.
+        gradient: gradient of the product.
     """
-    inputs, outputs = met.shape[-1], slope.shape[-1]
-    met, slope = met.reshape(-1, inputs), slope.reshape(-1, outputs)
+    inputs, outputs = x.shape[-1], gradient.shape[-1]
+    x, gradient = x.reshape(-1, inputs), gradient.reshape(-1, outputs)
     over_rows = ((0,), (0,)), ((), ())
     product = functools.partial(
         jax.lax.dot_general, dimension_numbers=over_rows, preferred_element_type=jnp.float32
     )
     if inputs > outputs and inputs % VECTOR == 0:
-        # Without the barrier, XLA turns the product around again.
-        turned: jax.Array = jax.lax.optimization_barrier(product(slope, met))
-        return turned.T
-    return product(met, slope)
+        # Without the barrier, XLA exchanges the operands again.
+        exchanged: jax.Array = jax.lax.optimization_barrier(product(gradient, x))
+        return exchanged.T
+    return product(x, gradient)
 
 
-def over_images(
+def sum_over_images(
     function: Callable[[jax.Array, jax.Array], jax.Array],
     x: Float[jax.Array, "b h w c"],
-    slope: Float[jax.Array, "b h2 w2 d"],
+    gradient: Float[jax.Array, "b h2 w2 d"],
     *,
     shape: tuple[int, ...],
 ) -> Float[jax.Array, "*shape"]:
-    """Sum of what ``function`` makes of the images of both, a few at a time: what they fill stays
-    in the processor's cache.
+    """Sum of ``function`` over groups of images small enough to stay in the processor's cache.
 
     Args:
-        function: of some images of ``x`` and theirs of ``slope``; in float32.
-        x: of all images.
-        slope: of all images.
-        shape: of what ``function`` returns.
+        function: takes a group of images of ``x`` and the same images of ``gradient``; returns
+            float32.
+        x: input of an operation, for all images.
+        gradient: gradient of its output, for all images.
+        shape: shape of the result of ``function``.
     """
-    images, rows, columns = slope.shape[:3]
+    images, rows, columns = gradient.shape[:3]
     most = max(1, _MOST_CELLS // (rows * columns))
     together = next(count for count in range(min(images, most), 0, -1) if images % count == 0)
 
     def add_images(total: jax.Array, first: jax.Array) -> tuple[jax.Array, None]:
         return total + function(
-            *(jax.lax.dynamic_slice_in_dim(array, first, together) for array in (x, slope))
+            *(jax.lax.dynamic_slice_in_dim(array, first, together) for array in (x, gradient))
         ), None
 
     total, _ = jax.lax.scan(
@@ -110,7 +120,7 @@ def over_images(
 
 
 def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[jax.Array, "b h w c"]:
-    """``x`` plus one number for each channel."""
+    """``x`` plus one bias for each channel."""
     result: jax.Array = jax.lax.platform_dependent(
         jnp.asarray(x),
         jnp.asarray(bias, x.dtype),
@@ -129,12 +139,14 @@ def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
     return _add_bias(x, bias), None
 
 
-def _add_bias_backward(_: None, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum over all cells as a matrix product: left to itself, XLA walks down each column by
-    itself, in one thread."""
-    rows = slope.reshape(-1, slope.shape[-1])
-    total = jnp.ones((1, len(rows)), slope.dtype) @ rows
-    return slope, total[0]
+def _add_bias_backward(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients of ``x`` and of the bias, whose sum over all cells is a matrix product.
+
+    XLA's own sum walks down one column after another, in one thread.
+    """
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    total = jnp.ones((1, len(rows)), gradient.dtype) @ rows
+    return gradient, total[0]
 
 
 _add_bias.defvjp(_add_bias_forward, _add_bias_backward)

@@ -1,4 +1,4 @@
-"""Convolutions equal SciPy's, however the platform computes them."""
+"""Convolutions equal SciPy's in the form of either platform."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from delfjax.ops import convolution
 from delfjax.ops.cpu import products
 
 
-def _slopes(
+def _gradients(
     function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """Gradients with respect to ``x`` and ``kernel`` of a bent sum of what ``function`` makes of
-    them."""
-    bent = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel) / 10)), argnums=(0, 1))
-    found: tuple[jax.Array, ...] = jax.jit(bent)(x, kernel)
+    """Gradients for ``x`` and ``kernel`` of a nonlinear sum of ``function(x, kernel)``."""
+
+    def total(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(function(x, kernel) / 10))
+
+    found: tuple[jax.Array, ...] = jax.jit(jax.grad(total, argnums=(0, 1)))(x, kernel)
     return found
 
 
@@ -43,21 +45,20 @@ def test_depthwise_equals_scipy_and_the_grouped_convolution(
             for image in x.astype(np.float64)
         ]
     ).transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(
-        ours, expected, atol=1e-5
-    )  # 25 products of float32 of size about one
+    # 25 float32 products of size about one.
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
     np.testing.assert_allclose(grouped, ours, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("taps", "stride", "piece"), [(3, 1, 16), (3, 2, 16), (5, 1, 2), (5, 2, 2)]
 )
-def test_the_gradient_of_depthwise_is_that_of_the_grouped_convolution(
+def test_the_gradient_of_depthwise_equals_that_of_the_grouped_convolution(
     taps: int, stride: int, piece: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "_MOST_ROWS", piece)
     monkeypatch.setattr(convolution, "_FEW_ROWS", piece)
-    # 12 columns: with stride 2, the last one meets no tap.
+    # With stride 2, no tap meets the last of the 12 columns.
     x, kernel = (
         jnp.asarray(rng.normal(size=shape), jnp.float32)
         for shape in ((2, 9, 12, 4), (taps, taps, 4))
@@ -90,7 +91,7 @@ def test_the_gradient_of_depthwise_is_that_of_the_grouped_convolution(
     ],
 )
 @pytest.mark.parametrize(("channels", "outputs"), [(4, 5), (16, 5), (16, 17)])
-def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
+def test_the_gradient_of_a_dense_convolution_equals_that_of_the_plain_one(
     taps: int,
     stride: int,
     pad: tuple[int, int],
@@ -100,7 +101,7 @@ def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
     outputs: int,
 ) -> None:
     rng = np.random.default_rng(0)
-    # 12 columns: with stride 2, the last one may meet no tap.
+    # With stride 2, the last of the 12 columns may meet no tap.
     shapes = (2, 9, 12, channels), (taps, taps, channels, outputs)
     x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
 
@@ -108,7 +109,7 @@ def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
         return convolution._plain_convolved(x, kernel, stride, pad)
 
     found, expected = (
-        _slopes(partial(function, stride=stride, pad=pad), x, kernel)
+        _gradients(partial(function, stride=stride, pad=pad), x, kernel)
         for function in (convolution.dense, plain)
     )
     for ours, theirs in zip(found, expected, strict=True):
@@ -116,7 +117,7 @@ def test_the_gradient_of_a_dense_convolution_is_that_of_the_plain_one(
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=off)
 
 
-def test_the_gradient_of_a_kernel_is_the_sum_over_images_however_many_are_taken_at_a_time(
+def test_the_gradient_of_a_kernel_does_not_depend_on_how_many_images_are_summed_at_a_time(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, kernel = (
@@ -137,7 +138,7 @@ def test_the_gradient_of_a_kernel_is_the_sum_over_images_however_many_are_taken_
 
 
 @pytest.mark.parametrize(("channels", "outputs"), [(32, 5), (33, 5), (5, 32)])
-def test_the_gradient_of_a_product_is_that_of_the_plain_one(
+def test_the_gradient_of_a_product_equals_that_of_the_plain_one(
     channels: int, outputs: int, rng: np.random.Generator
 ) -> None:
     x, kernel = (
@@ -146,7 +147,7 @@ def test_the_gradient_of_a_product_is_that_of_the_plain_one(
     )
 
     found, expected = (
-        _slopes(function, x, kernel) for function in (products.pointwise, products.plain_product)
+        _gradients(function, x, kernel) for function in (products.pointwise, products.plain_product)
     )
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
@@ -157,10 +158,10 @@ def test_the_gradient_of_a_product_is_that_of_the_plain_one(
     ("taps", "stride", "pad"),
     [(3, 2, (1, 1)), (3, 2, (0, 0)), (3, 2, (0, 1)), (2, 2, (0, 0)), (3, 1, (1, 1))],
 )
-def test_the_maximum_of_windows_and_its_gradient_are_those_of_the_plain_one(
+def test_the_maximum_of_windows_and_its_gradient_equal_those_of_the_plain_one(
     taps: int, stride: int, pad: tuple[int, int], height: int, width: int, rng: np.random.Generator
 ) -> None:
-    # Whole numbers, so that many cells are as large as each other: the first has the gradient.
+    # Whole numbers, so that many cells tie: the gradient goes to the first.
     x = jnp.asarray(rng.integers(-3, 4, (2, height, width, 5)), jnp.float32)
 
     def bent(
@@ -168,7 +169,7 @@ def test_the_maximum_of_windows_and_its_gradient_are_those_of_the_plain_one(
     ) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
         def of_x(x: jax.Array) -> tuple[jax.Array, jax.Array]:
             largest = function(x, taps, stride, pad)
-            # Each window has another slope.
+            # Every window has a different gradient.
             return jnp.sum(
                 largest * jnp.arange(1.0, largest.size + 1).reshape(largest.shape)
             ), largest
@@ -178,12 +179,12 @@ def test_the_maximum_of_windows_and_its_gradient_are_those_of_the_plain_one(
     def ours(x: jax.Array, taps: int, stride: int, pad: tuple[int, int]) -> jax.Array:
         return convolution.maximum(x, taps=taps, stride=stride, pad=pad)
 
-    (slope, largest), (plain_slope, plain) = (
+    (gradient, largest), (plain_gradient, plain) = (
         bent(function)(x) for function in (ours, convolution._plain_largest)
     )
     np.testing.assert_array_equal(largest, plain)
     np.testing.assert_array_equal(ours(x, taps, stride, pad), plain)
-    np.testing.assert_array_equal(slope, plain_slope)
+    np.testing.assert_array_equal(gradient, plain_gradient)
 
 
 def test_zero_outside_leaves_the_image_and_clears_the_rest() -> None:

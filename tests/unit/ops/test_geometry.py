@@ -69,13 +69,13 @@ def _one(
     )
 
 
-def test_the_parts_of_an_affine_map_are_its_matrix() -> None:
+def test_an_affine_map_is_converted_to_its_matrix() -> None:
     # (1+2i)(p − 1) + 3·conj(p − 1) + i: x' = 4x − 2y − 4, y' = 2x − 2y − 1.
     matrix = as_matrices(_one(1 + 2j, 3, 1j, 1))[0]
     np.testing.assert_allclose(matrix, [[4, -2, -4], [2, -2, -1], [0, 0, 1]])
 
 
-def test_short_lists_are_exhausted_and_every_pair_is_met_exactly() -> None:
+def test_short_lists_are_exhausted_and_every_pair_is_mapped_exactly() -> None:
     source = np.array([0, 10, 10j, 7 + 9j, -8 + 3j])
     target = np.array([1, 12, 2 + 11j, 9 + 9j, -6 + 1j])
     maps, possible = hypotheses(
@@ -90,7 +90,7 @@ def test_a_single_match_fixes_a_similarity_for_each_rotation() -> None:
     points = _points([3 + 4j], [10 - 2j], enlargement=2.0)
     maps, possible = hypotheses(points, _limits(), pairs=4, rotations=(0.0, np.pi / 6))
     found = np.flatnonzero(np.asarray(possible))
-    # Of the pairs none exists; then come the 64 slots for each rotation.
+    # None of the pairs exists; the 64 slots of each rotation follow.
     np.testing.assert_array_equal(found, [4, 4 + 64])
     np.testing.assert_allclose(
         np.asarray(maps.linear)[found], 2 * np.exp([0, 1j * np.pi / 6]), rtol=1e-6
@@ -98,7 +98,7 @@ def test_a_single_match_fixes_a_similarity_for_each_rotation() -> None:
     np.testing.assert_allclose(_apply(maps, np.array([3 + 4j]))[found, 0], 10 - 2j, rtol=1e-6)
 
 
-def test_points_nearer_than_a_threshold_make_no_hypothesis() -> None:
+def test_points_closer_than_a_threshold_give_no_hypothesis() -> None:
     _, possible = hypotheses(_points([0, 0.9], [0, 5]), _limits(), pairs=4, rotations=())
     assert not np.asarray(possible).any()
 
@@ -119,24 +119,24 @@ def test_points_nearer_than_a_threshold_make_no_hypothesis() -> None:
         (0, 0, False),
     ],
 )
-def test_limits_hold_scale_anisotropy_orientation_and_rotation(
+def test_limits_apply_to_scale_anisotropy_orientation_and_rotation(
     linear: complex, antilinear: complex, fine: bool
 ) -> None:
     one = _one(linear, antilinear)
     assert bool(allowed(one.linear, one.antilinear, _limits())[0]) is fine
 
 
-def test_support_of_the_padding_is_none() -> None:
+def test_padding_adds_no_support() -> None:
     points = _points([0, 5, 10], [0, 5, 10.5])
-    # The identity: two exact matches, one off by half the threshold; the 61 slots at the origin
-    # count nothing.
+    # Under the identity, two matches are exact and one is off by half the threshold; the 61 slots
+    # at the origin do not count.
     assert float(support(_one(1), points, 1.0)[0]) == pytest.approx(2.75)
 
 
 def test_a_refit_to_points_on_a_line_stays_a_similarity() -> None:
     line = list(np.linspace(-10, 10, 9) * (1 + 1j))
     fitted = refit(_one(1.01), _points(line, [1.03 * p for p in line]), 2.0)
-    # Across the line nothing was observed; along it the points are met.
+    # Nothing was observed across the line; along it the points are mapped exactly.
     assert abs(complex(fitted.antilinear[0])) < 1e-3
     np.testing.assert_allclose(_apply(fitted, np.array(line))[0], 1.03 * np.array(line), atol=1e-3)
 
@@ -149,17 +149,16 @@ def test_a_refit_without_two_inliers_changes_nothing() -> None:
         np.testing.assert_array_equal(before, after)
 
 
-def test_of_matches_that_share_a_point_the_nearest_stays_and_ties_go_to_the_more_similar() -> None:
+def test_of_matches_that_share_a_point_the_nearest_wins_and_ties_go_to_the_more_similar() -> None:
     points = _points([0] * 4, [0] * 4)
     slots = points.valid.shape[0]
-    # Matches 0 and 1 share a query point, 1 and 2 a database point; 3 ties with 2 for its query
-    # point.
+    # Matches 0 and 1 share a query point, 1 and 2 a database point; 2 and 3 tie for a query point.
     source_id = jnp.arange(slots, dtype=jnp.int32).at[1].set(0).at[3].set(2)
     target_id = jnp.arange(slots, dtype=jnp.int32).at[2].set(1)
     shared = PointPairs(**{**vars(points), "source_id": source_id, "target_id": target_id})
     residual2 = jnp.ones(slots).at[:4].set(jnp.asarray([0.2, 0.1, 0.5, 0.5]))
     kept = np.flatnonzero(np.asarray(one_to_one(residual2, points.valid, shared)))
-    # 1 beats 0 (query point) and 2 (database point); 3 is left alone with its query point.
+    # 1 beats 0 (query point) and 2 (database point), which leaves 3 its query point.
     np.testing.assert_array_equal(kept, [1, 3])
     kept = np.flatnonzero(
         np.asarray(one_to_one(residual2, points.valid & (jnp.arange(slots) != 1), shared))

@@ -17,12 +17,12 @@ def unit_rows(rng: np.random.Generator, count: int) -> np.ndarray:
     return rows
 
 
-def test_pairs_are_each_others_nearest_and_no_others_are(rng: np.random.Generator) -> None:
+def test_exactly_the_mutual_nearest_neighbours_are_paired(rng: np.random.Generator) -> None:
     first, second = unit_rows(rng, 40), unit_rows(rng, 30)
     nearest, cosine, mutual = MATCH(first, second, np.ones(40, bool), np.ones(30, bool))
     exact = first.astype(np.float64) @ second.astype(np.float64).T
     np.testing.assert_array_equal(nearest, exact.argmax(axis=1))
-    # Six float32 products.
+    # Sums of six float32 products.
     np.testing.assert_allclose(cosine, exact.max(axis=1), atol=1e-6)
     expected = {
         (i, int(j)) for i, j in enumerate(exact.argmax(axis=1)) if exact[:, j].argmax() == i
@@ -34,14 +34,14 @@ def test_pairs_are_each_others_nearest_and_no_others_are(rng: np.random.Generato
 def test_slots_without_a_feature_match_nothing_and_change_nothing(rng: np.random.Generator) -> None:
     first, second = unit_rows(rng, 40), unit_rows(rng, 30)
     valid_first, valid_second = np.arange(40) < 25, np.arange(30) < 20
-    # Padding that would win every comparison.
+    # Padding that would win every comparison if it counted.
     first[25:], second[20:] = second[:15] * 9, first[:10] * 9
     nearest, cosine, mutual = MATCH(first, second, valid_first, valid_second)
     alone = MATCH(first[:25], second[:20], np.ones(25, bool), np.ones(20, bool))
     for ours, theirs in zip((nearest, mutual), (alone[0], alone[2]), strict=True):
         np.testing.assert_array_equal(np.asarray(ours)[:25], theirs)
-    # Matrix products of other shapes add up in another order on some processors: one unit in the
-    # last place.
+    # On some processors, matrix products of different shapes add in different orders, which changes
+    # the last digit.
     np.testing.assert_allclose(np.asarray(cosine)[:25], alone[1], atol=1e-6)
     assert not np.asarray(mutual)[25:].any()
 

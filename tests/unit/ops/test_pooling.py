@@ -13,8 +13,8 @@ EXTENTS = np.array([[9, 13], [6, 4], [1, 1]], np.int32)
 
 @pytest.fixture
 def canvas(rng: np.random.Generator) -> np.ndarray:
-    """Three maps in the corner of a canvas; outside them, values that would win any maximum and
-    shift any mean."""
+    """Three maps in the corners of canvases; the values outside them would spoil any maximum or
+    mean."""
     values = rng.gamma(1.0, size=(3, 9, 13, 8)).astype(np.float32)
     for image, (height, width) in enumerate(EXTENTS):
         values[image, height:] = 1e4
@@ -28,7 +28,7 @@ def own(canvas: np.ndarray, image: int) -> np.ndarray:
 
 
 def cells(canvas: np.ndarray) -> np.ndarray:
-    """Of every map, row by row."""
+    """Cells of every map, row by row."""
     return canvas.reshape(len(canvas), -1, canvas.shape[-1])
 
 
@@ -44,17 +44,17 @@ def test_the_generalised_mean_is_the_cubic_mean_of_the_images_own_cells(canvas: 
     )
     for image in range(3):
         expected = (np.maximum(own(canvas, image), 1e-6) ** 3).mean(axis=(0, 1)) ** (1 / 3)
-        # Up to 117 float32 terms and a cubic root.
+        # Up to 117 float32 terms and a cube root.
         np.testing.assert_allclose(ours[image], expected, rtol=1e-5)
 
 
-def test_values_below_zero_count_as_next_to_nothing_in_the_generalised_mean() -> None:
+def test_values_below_zero_hardly_count_in_the_generalised_mean() -> None:
     values = np.array([[[-5.0], [2.0]]], np.float32)
     ours = jax.jit(pooling.generalised_mean)(values, np.ones((1, 2), bool))
     np.testing.assert_allclose(ours, [[(8 / 2) ** (1 / 3)]], rtol=1e-6)
 
 
-def test_the_maximum_is_that_of_the_images_own_cells(canvas: np.ndarray) -> None:
+def test_the_maximum_is_over_the_images_own_cells(canvas: np.ndarray) -> None:
     ours = np.asarray(jax.jit(pooling.maximum)(cells(canvas), HELD))
     for image in range(3):
         np.testing.assert_array_equal(
@@ -71,7 +71,7 @@ def test_the_regional_maximum_is_the_sum_of_unit_length_maxima(canvas: np.ndarra
             if bottom > top:
                 best = own(canvas, image)[top:bottom, left:right].max(axis=(0, 1))
                 expected += best / np.linalg.norm(best)
-        # Fifty float32 vectors of unit length.
+        # A sum of up to fifty float32 unit vectors.
         np.testing.assert_allclose(ours[image], expected, rtol=1e-5)
 
 
@@ -83,10 +83,10 @@ def test_rows_are_scaled_to_unit_length_and_a_zero_row_stays_zero() -> None:
 
 
 def regions_of(height: int, width: int) -> np.ndarray:
-    """Those that are not padding."""
+    """R-MAC regions without the padding."""
     regions = pooling.rmac_regions(height, width)
     held = regions[:, 2] > regions[:, 0]
-    # All padding stands at the end and is empty.
+    # The padding is empty and comes last.
     assert not held[held.sum() :].any() and not regions[~held].any()
     return regions[held]
 
@@ -122,8 +122,8 @@ def test_neighbours_of_level_one_overlap_by_about_forty_percent(size: tuple[int,
     long = int(size[1] > size[0])
     starts = np.unique(regions[regions[:, 2] - regions[:, 0] == side][:, long])
     overlap = 1 - np.diff(starts) / side
-    # One region more or less moves the overlap of aspect ratios between 4:3 and 4.6 by at most 27
-    # points either way.
+    # At aspect ratios from 4:3 to 4.6, one region more or less changes the overlap by at most 27
+    # percentage points.
     assert len(starts) >= 2 and overlap.min() >= 0.2 and overlap.max() <= 0.7
     assert starts[0] == 0 and starts[-1] == max(size) - side
 
@@ -132,6 +132,6 @@ def test_a_square_map_has_one_four_and_nine_regions() -> None:
     assert len(regions_of(12, 12)) == 1 + 4 + 9
 
 
-def test_regions_are_those_of_the_transposed_map_transposed() -> None:
+def test_transposing_the_map_transposes_its_regions() -> None:
     one, other = regions_of(20, 34), regions_of(34, 20)
     assert {tuple(r) for r in one.tolist()} == {tuple(r) for r in other[:, [1, 0, 3, 2]].tolist()}

@@ -1,4 +1,4 @@
-"""The pyramid: canvases are few and large enough, resizing is bilinear with half-pixel centres."""
+"""The pyramid: few canvases, each level fits one, resizing is bilinear with half-pixel centres."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from delfjax.ops import pyramid
 
 
 @given(height=st.integers(1, 1024), width=st.integers(1, 1024), scale=st.sampled_from(PYRAMID))
-def test_every_level_fits_its_canvas_which_is_one_of_the_set(
-    height: int, width: int, scale: float
-) -> None:
+def test_every_level_fits_a_canvas_of_the_fixed_set(height: int, width: int, scale: float) -> None:
     size = pyramid.level_size((height, width), scale)
     canvas = pyramid.canvas_for(size, 1024 * max(PYRAMID))
     assert canvas[0] >= size[0] and canvas[1] >= size[1]
@@ -26,7 +24,7 @@ def test_every_level_fits_its_canvas_which_is_one_of_the_set(
 
 
 @pytest.mark.parametrize("max_side", [256, 512, 1024, 2048])
-def test_the_canvases_stay_under_forty_programs(max_side: int) -> None:
+def test_the_canvases_need_at_most_forty_programs(max_side: int) -> None:
     assert len(pyramid.canvases(max_side, PYRAMID)) + 1 <= 40
 
 
@@ -48,10 +46,9 @@ def test_resizing_equals_scikit_image(
         0, : target[0], : target[1]
     ]
     expected = resize(image.astype(np.float64), target, order=1, mode="edge", anti_aliasing=False)
-    np.testing.assert_allclose(
-        ours, expected, atol=0.02
-    )  # float32 positions of up to 100 px times 255 grey levels
+    # float32 positions of up to 100 px, times 255 grey levels.
+    np.testing.assert_allclose(ours, expected, atol=0.02)
 
 
-def test_a_level_never_vanishes() -> None:
+def test_a_level_has_at_least_one_pixel_a_side() -> None:
     assert pyramid.level_size((1, 1024), 0.25) == (1, 256)

@@ -1,5 +1,4 @@
-"""The receptive field composed from the layers is the support of the gradient, for every backbone
-and readout."""
+"""The receptive field composed from the layers is the support of the gradient."""
 
 from __future__ import annotations
 
@@ -18,12 +17,12 @@ from delfjax.ops import convolution
 from delfjax.ops.receptive_field import ReceptiveField, Window, boxes_px, compose, to_original_px
 
 
-def test_two_layers_compose_by_hand() -> None:
+def test_two_layers_compose_as_by_hand() -> None:
     assert compose([Window(3, 2, 1), Window(3, 1, 1)]) == ReceptiveField(7, 2, 0.0)
     assert compose([Window(3, 2, 0)]) == ReceptiveField(3, 2, 1.0)
 
 
-def test_positions_survive_a_resize_and_back() -> None:
+def test_positions_survive_a_resize_and_its_inverse() -> None:
     points = np.array([[0.0, 0.0], [10.0, 20.5]], np.float32)
     factors = np.array([[2.0, 0.5]], np.float32)
     resized = (points + 0.5) * factors - 0.5
@@ -32,7 +31,7 @@ def test_positions_survive_a_resize_and_back() -> None:
     )
 
 
-def test_boxes_shrink_as_the_image_grows() -> None:
+def test_boxes_shrink_as_the_scale_grows() -> None:
     boxes = boxes_px(ReceptiveField(291, 32, 0.0), jnp.zeros((2, 2)), jnp.array([1.0, 2.0]))
     np.testing.assert_allclose(boxes, [[-145, -145, 145, 145], [-72.5, -72.5, 72.5, 72.5]])
 
@@ -41,7 +40,7 @@ def test_boxes_shrink_as_the_image_grows() -> None:
 def test_the_gradient_of_a_cell_fills_its_receptive_field(
     output: str, size: int, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The kernels' gradient, which nobody asks for here, would take long to trace.
+    # The gradient of the kernels is not needed here and would take long to trace.
     monkeypatch.setattr(convolution, "_MOST_ROWS", 2)
     monkeypatch.setattr(convolution, "_FEW_ROWS", 2)
     field = compose(abstract(_efficientnet).windows(output))
@@ -56,11 +55,10 @@ def _efficientnet(rngs: nnx.Rngs) -> EfficientNetLite0:
 def assert_gradient_fills(
     build: Callable[[nnx.Rngs], nnx.Module], output: str, field: ReceptiveField
 ) -> None:
-    """Compare the field with where the input gradient of one cell is not zero, along each axis."""
+    """Check along each axis that the input gradient of one cell is nonzero exactly in its field."""
     side = (field.size // field.stride + 4) * field.stride
     shapes = named_shapes(abstract(build))
-    # Averaging kernels on a small positive image: a gradient can only vanish where there is no
-    # path.
+    # Averaging kernels on a small positive image: a gradient vanishes only where no path exists.
     tensors = {
         name: np.full(shape, _averaging(name, shape), np.float32) for name, shape in shapes.items()
     }

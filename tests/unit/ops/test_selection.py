@@ -30,7 +30,7 @@ def _greedy(boxes: np.ndarray, scores: np.ndarray, limit: float, count: int) -> 
 
 
 @pytest.mark.parametrize("limit", [0.1, 0.5, 0.9])
-def test_suppression_equals_its_definition(limit: float, rng: np.random.Generator) -> None:
+def test_suppression_follows_its_definition(limit: float, rng: np.random.Generator) -> None:
     corner = rng.uniform(0, 100, (60, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(10, 60, (60, 2))], axis=1).astype(
         np.float32
@@ -43,7 +43,7 @@ def test_suppression_equals_its_definition(limit: float, rng: np.random.Generato
     assert kept.tolist() == expected + [60] * (20 - len(expected))
 
 
-def test_top_cells_are_the_best_inside_the_image_and_always_k(rng: np.random.Generator) -> None:
+def test_top_cells_are_the_best_inside_the_image_padded_to_k(rng: np.random.Generator) -> None:
     scores = rng.permutation(12)[None].astype(np.float32)
     inside = np.zeros((1, 12), bool)
     inside[0, [0, 1, 2, 4, 5, 6]] = True
@@ -78,7 +78,7 @@ def test_a_percentile_refers_to_all_cells_of_the_image_not_to_the_selected_ones(
     assert np.asarray(kept).tolist() == [[True, True, False, False]]
 
 
-def test_no_threshold_keeps_whatever_exists() -> None:
+def test_without_a_threshold_every_existing_score_is_kept() -> None:
     scores = jnp.array([[1.0, 0.0, -jnp.inf]])
     kept = selection.keep_by_threshold(
         scores, jnp.array([2], jnp.int32), kind="none", threshold=0.0

@@ -1,4 +1,4 @@
-"""What is added block after block is added once, forwards and backwards."""
+"""The running sum of residual blocks is computed once, forwards and backwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _loss(keep: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Ar
 
 
 def _most_read(function: Callable[..., object], x: jax.Array, weights: jax.Array) -> int:
-    """Most arrays that one fused operation of the compiled ``function`` reads."""
+    """The most arrays that any fused operation of the compiled ``function`` reads."""
     program = jax.jit(function).lower(x, weights).compile().as_text()
     return max(
         operands.count("%") for operands in re.findall(r" fusion\(([^)]*)\), kind=kLoop", program)
@@ -33,7 +33,7 @@ def _most_read(function: Callable[..., object], x: jax.Array, weights: jax.Array
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_no_block_adds_what_the_blocks_before_it_have_added(
+def test_no_block_repeats_the_additions_of_the_blocks_before_it(
     back: bool, rng: np.random.Generator
 ) -> None:
     x, weights = (
@@ -47,7 +47,7 @@ def test_no_block_adds_what_the_blocks_before_it_have_added(
     assert _most_read(kept, x, weights) < _BLOCKS <= _most_read(plain, x, weights)
 
 
-def test_a_gradient_passes_as_it_is() -> None:
+def test_a_gradient_passes_unchanged() -> None:
     x = jnp.asarray([[1.0, -2.0], [3.0, 0.5]])
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(once(x) ** 2))(x), 2 * x)
     assert once(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""Minimal filtering equals SciPy's correlation, as exactly as the plain convolution does."""
+"""Minimal filtering equals SciPy's correlation and is as exact as the plain convolution."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _drawn(rng: np.random.Generator, height: int, width: int) -> tuple[jax.Array
 
 @pytest.mark.parametrize(("height", "width"), [(6, 8), (7, 5), (1, 2), (4, 9)])
 @pytest.mark.parametrize("pad", [(1, 1), (0, 2), (2, 0), (2, 2)])
-def test_minimal_filtering_equals_scipy_as_exactly_as_the_plain_convolution(
+def test_minimal_filtering_equals_scipy_and_is_as_exact_as_the_plain_convolution(
     height: int, width: int, pad: tuple[int, int], rng: np.random.Generator
 ) -> None:
     x, kernel = _drawn(rng, height, width)
@@ -39,12 +39,12 @@ def test_minimal_filtering_equals_scipy_as_exactly_as_the_plain_convolution(
         ]
     )
     assert ours.shape == plain.shape == expected.shape
-    # 216 products of size one, of which four are added before.
+    # Sums of 216 products of size about one, with sums of four cells as factors.
     np.testing.assert_allclose(ours, expected, atol=4e-5)
     assert np.abs(ours - expected).mean() < 3 * np.abs(plain - expected).mean() + 1e-7
 
 
-def test_a_convolution_on_a_cpu_is_filtered_minimally_where_that_is_faster(
+def test_a_cpu_uses_minimal_filtering_where_it_is_faster(
     rng: np.random.Generator,
 ) -> None:
     x, kernel = _drawn(rng, 6, 8)
@@ -62,6 +62,8 @@ def test_a_convolution_on_a_cpu_is_filtered_minimally_where_that_is_faster(
         ((3, 3, 16, 16), 1, jnp.bfloat16),
     ],
 )
-def test_other_convolutions_are_not(shape: tuple[int, ...], stride: int, dtype: jnp.dtype) -> None:
+def test_other_convolutions_do_not_fit(
+    shape: tuple[int, ...], stride: int, dtype: jnp.dtype
+) -> None:
     assert not winograd.fits(jnp.zeros(shape, dtype), stride)
     assert winograd.fits(jnp.zeros((3, 3, 16, 16), jnp.float32), 1)
