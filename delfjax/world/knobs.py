@@ -59,15 +59,15 @@ class WorldConfig:
         for name in KNOBS:
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise WorldError(f"world: {name} is {value}; expected a number from 0 to 1")
+                raise WorldError(f"world: {name} is {value}, expected a number from 0 to 1")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 1 if field.name in ("family_size", "landmarks") else 0
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                raise WorldError(f"world: {field.name} is {value}; expected at least {least}")
+                raise WorldError(f"world: {field.name} is {value}, expected at least {least}")
         if self.image_side % 128:
             raise WorldError(
-                f"world: image_side is {self.image_side}; expected a multiple of 128 pixels"
+                f"world: image_side is {self.image_side}, expected a multiple of 128 pixels"
             )
 
     def plain(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def world_config(preset: str, **changes: Any) -> WorldConfig:
     for name, value in changes.items():
         require_known("world field", name, fields)
         if name not in KNOBS and not isinstance(value, int):
-            raise WorldError(f"world: {name} is {value}; expected a whole number")
+            raise WorldError(f"world: {name} is {value}, expected a whole number")
     typed: dict[str, Any] = {
         name: float(value) if name in KNOBS else value for name, value in changes.items()
     }
