@@ -185,9 +185,9 @@ class Verify:
 
     def run(self) -> None:
         """Print counts and problems; an incomplete copy ends in an error."""
-        from delfjax.datasets.benchmark import DatasetError
         from delfjax.datasets.catalogue import dataset_entry, open_dataset
         from delfjax.datasets.checking import verify_dataset
+        from delfjax.datasets.columns import DatasetError
 
         dataset = open_dataset(self.name, self.root)
         check = verify_dataset(dataset, dataset_entry(self.name).expected, decode=self.decode)

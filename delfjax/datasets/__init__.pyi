@@ -1,9 +1,9 @@
-from .benchmark import QueryImages as QueryImages
-from .benchmark import crop_name as crop_name
-from .benchmark import read_query as read_query
 from .catalogue import present_datasets as present_datasets
 from .checking import count_dataset as count_dataset
 from .photo_folder import PhotoFolder as PhotoFolder
 from .photo_folder import scan_folder as scan_folder
+from .query_images import QueryImages as QueryImages
+from .query_images import crop_name as crop_name
+from .query_images import read_query as read_query
 from .skimage_photos import write_photo_set as write_photo_set
 from .world_benchmark import CutLandmarks as CutLandmarks

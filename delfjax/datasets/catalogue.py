@@ -14,7 +14,8 @@ from pathlib import Path
 from delfjax import paths
 from delfjax.config import require_known
 from delfjax.datasets import folder_benchmark as photo_folder
-from delfjax.datasets.benchmark import DatasetError, RetrievalDataset
+from delfjax.datasets.benchmark import RetrievalDataset
+from delfjax.datasets.columns import DatasetError
 from delfjax.datasets.fetch import archives
 from delfjax.datasets.fetch.archives import FileSet
 from delfjax.datasets.published import google_landmarks, holidays, landmarks, revisited

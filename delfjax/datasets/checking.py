@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from delfjax.datasets.benchmark import RetrievalDataset, read_query
+from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.catalogue import Expected
 from delfjax.datasets.images import ImageError, decode_image
+from delfjax.datasets.query_images import read_query
 
 # Images are decoded at this size to see whether they can be, pixels: a JPEG is read whole at any
 # size.

@@ -7,15 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from delfjax.datasets.benchmark import (
-    DatasetError,
-    ImagePaths,
-    IndexSets,
-    RetrievalDataset,
-    grouped_dataset,
-    make_queries,
-    no_queries,
-)
+from delfjax.datasets.benchmark import RetrievalDataset, grouped_dataset, make_queries, no_queries
+from delfjax.datasets.columns import DatasetError, ImagePaths, IndexSets
 from delfjax.datasets.photo_folder import GROUNDTRUTH, load_groundtruth, scan_folder
 
 # Above this many pairs of query and answer a class folder is too large to list each image's

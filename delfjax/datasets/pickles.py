@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from delfjax.datasets.benchmark import DatasetError
+from delfjax.datasets.columns import DatasetError
 
 # Ground truth of the real benchmarks has about a megabyte; larger files are refused, bytes.
 MAX_BYTES = 256 << 20

@@ -13,14 +13,8 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 from PIL import Image
 
-from delfjax.datasets.benchmark import (
-    ImagePaths,
-    IndexSets,
-    RetrievalDataset,
-    make_queries,
-    no_queries,
-    offsets_of,
-)
+from delfjax.datasets.benchmark import RetrievalDataset, make_queries, no_queries
+from delfjax.datasets.columns import ImagePaths, IndexSets, offsets_of
 from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file
 from delfjax.world.census import Census
 from delfjax.world.reading import World, open_world

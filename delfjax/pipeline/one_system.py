@@ -17,15 +17,10 @@ from tqdm.auto import tqdm
 
 from delfjax import paths
 from delfjax.config import DelfConfig, config_hash
-from delfjax.datasets.benchmark import (
-    DatasetQuery,
-    ImagePaths,
-    QueryImages,
-    RetrievalDataset,
-    crop_name,
-    positions,
-)
+from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
+from delfjax.datasets.columns import ImagePaths, positions
 from delfjax.datasets.photo_folder import PhotoFolder
+from delfjax.datasets.query_images import QueryImages, crop_name
 from delfjax.evaluation.dataset_protocols import (
     HEADLINES,
     Answer,

@@ -22,6 +22,7 @@ from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.images import decode_image
 from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
+from delfjax.errors import DelfjaxError
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor, PendingBatch, load_extractor
 from delfjax.features.store import FeatureStore
@@ -30,7 +31,7 @@ from delfjax.retrieval import local_index
 from delfjax.retrieval.local_index import LocalIndex, open_index
 from delfjax.retrieval.search import RankedList, VerifiedMatches, match_pair
 from delfjax.retrieval.search import search as rank_images
-from delfjax.types import DelfjaxError, ImageFeatures
+from delfjax.types import ImageFeatures
 
 # In a store: the folder that the names of its images are relative to.
 _SOURCE = "source.json"

@@ -21,8 +21,9 @@ import pytest
 
 from delfjax.cli import main
 from delfjax.config import DelfConfig, override, preset
-from delfjax.datasets.benchmark import RetrievalDataset, crop_name, read_query
+from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.catalogue import dataset_names, open_dataset
+from delfjax.datasets.query_images import crop_name, read_query
 from delfjax.evaluation import dataset_protocols
 from delfjax.evaluation.dataset_protocols import PROTOCOLS
 from delfjax.features.extractor import load_extractor

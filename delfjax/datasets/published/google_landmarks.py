@@ -25,15 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from delfjax.datasets.benchmark import (
+from delfjax.datasets.benchmark import Queries, RetrievalDataset, make_queries, no_queries
+from delfjax.datasets.columns import (
     DatasetError,
     ImagePaths,
     IndexSets,
-    Queries,
-    RetrievalDataset,
     joined,
-    make_queries,
-    no_queries,
     offsets_of,
     positions,
     require_unique,

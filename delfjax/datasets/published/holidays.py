@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from delfjax.datasets.benchmark import DatasetError, ImagePaths, RetrievalDataset, grouped_dataset
+from delfjax.datasets.benchmark import RetrievalDataset, grouped_dataset
+from delfjax.datasets.columns import DatasetError, ImagePaths
 from delfjax.datasets.published.oxford_paris import images_by_name
 
 _SIX_DIGITS = re.compile(r"\d{6}")

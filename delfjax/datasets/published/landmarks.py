@@ -19,14 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from delfjax.datasets.benchmark import (
-    DatasetError,
-    ImagePaths,
-    RetrievalDataset,
-    no_queries,
-    require_inside,
-    require_unique,
-)
+from delfjax.datasets.benchmark import RetrievalDataset, no_queries
+from delfjax.datasets.columns import DatasetError, ImagePaths, require_inside, require_unique
 
 PARTS = ("train", "val")
 _FOLDERS = (".", "annotations", "annotations_landmarks")

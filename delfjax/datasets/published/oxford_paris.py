@@ -17,17 +17,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from delfjax.datasets.benchmark import (
-    DatasetError,
-    ImagePaths,
-    IndexSets,
-    RetrievalDataset,
-    box_from_xyxy,
-    make_queries,
-    moved_below,
-    with_distractors,
-)
+from delfjax.datasets.benchmark import RetrievalDataset, make_queries, moved_below, with_distractors
+from delfjax.datasets.columns import DatasetError, ImagePaths, IndexSets
 from delfjax.datasets.photo_folder import scan_folder
+from delfjax.datasets.query_images import box_from_xyxy
 
 LABELS = ("good", "ok", "junk")
 # Prefix of the image name in Oxford's query files, from the name of the collection it was drawn

@@ -22,21 +22,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from delfjax.datasets.benchmark import (
+from delfjax.datasets.benchmark import RetrievalDataset, make_queries, moved_below, with_distractors
+from delfjax.datasets.columns import (
     DatasetError,
     ImagePaths,
     IndexSets,
-    RetrievalDataset,
-    box_from_xyxy,
     joined,
-    make_queries,
-    moved_below,
     require_inside,
     require_unique,
-    with_distractors,
 )
 from delfjax.datasets.pickles import read_plain_pickle
 from delfjax.datasets.published.oxford_paris import images_by_name
+from delfjax.datasets.query_images import box_from_xyxy
 
 LABELS = ("easy", "hard", "junk")
 # The images of the revisited datasets are those of the classic ones.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from delfjax.datasets.benchmark import DatasetError
+from delfjax.datasets.columns import DatasetError
 from delfjax.datasets.pickles import read_plain_pickle
 
 PLAIN = {

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from delfjax.config import ConfigError
-from delfjax.datasets.benchmark import (
-    ImagePaths,
-    IndexSets,
-    RetrievalDataset,
-    make_queries,
-    no_queries,
-)
+from delfjax.datasets.benchmark import RetrievalDataset, make_queries, no_queries
+from delfjax.datasets.columns import ImagePaths, IndexSets
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.dataset_protocols import Answer, make_scorers, query_names, scored_queries
 

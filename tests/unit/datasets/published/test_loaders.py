@@ -16,11 +16,13 @@ import pytest
 
 from delfjax import paths
 from delfjax.config import ConfigError
-from delfjax.datasets.benchmark import DatasetError, RetrievalDataset, read_query
+from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.catalogue import CATALOGUE, dataset_names, dataset_root, open_dataset
 from delfjax.datasets.checking import count_dataset, verify_dataset
+from delfjax.datasets.columns import DatasetError
 from delfjax.datasets.images import decode_image
 from delfjax.datasets.published.oxford_paris import PARIS_CORRUPT
+from delfjax.datasets.query_images import read_query
 from delfjax.errors import DelfjaxError
 from tests.unit.datasets import miniatures
 
@@ -469,7 +471,7 @@ WRONG = [
     (
         V2,
         _edit("index/index.csv", "b000000000000004", "b000000000000000"),
-        "index.csv: 'b0+' is there 2 times",
+        "index.csv: 'b0+' occurs 2 times",
     ),
     (
         V2,
@@ -490,7 +492,7 @@ WRONG = [
     (
         f"{V2}_clean",
         _edit("train/train_clean.csv", " a000000000000001", " a000000000000000"),
-        "'a0+' is there 2 times",
+        "'a0+' occurs 2 times",
     ),
     (
         "landmarks_full",
