@@ -50,7 +50,7 @@ class Mine:
         """Mine and write the landmarks."""
         from delfjax.config import DelfConfig, MiningConfig, from_dict, override, preset, to_dict
         from delfjax.features.store import FeatureStore
-        from delfjax.mining.landmarks import mine_landmarks
+        from delfjax.mining.mine import mine_landmarks
         from delfjax.mining.mined_files import open_landmarks, require_replaceable, save_landmarks
 
         require_replaceable(self.out)

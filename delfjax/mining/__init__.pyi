@@ -1,2 +1,2 @@
-from .landmarks import mine_landmarks as mine_landmarks
+from .mine import mine_landmarks as mine_landmarks
 from .mined_files import save_landmarks as save_landmarks

@@ -1,9 +1,8 @@
-"""Mined landmarks on disk: a folder with arrays (npz, without pickle) and, for people and programs,
-JSON.
+"""Mined landmarks on disk: a folder with one JSON file and one file of arrays.
 
-``landmarks.json`` lists every landmark with its centre and photos, and holds the settings;
-``arrays.npz`` holds what adding photos takes. Both are written whole or not at all, and a digest
-ties them together.
+``landmarks.json`` lists every landmark with its centre and photos, for people and programs, and
+holds the settings. ``arrays.npz`` (without pickles) holds what is needed to add photos later. Each
+file is replaced in one step, and the JSON file records a digest of the arrays.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ import numpy as np
 
 from delfjax.config import MiningConfig, VerificationConfig, from_dict, to_dict
 from delfjax.features.reduction import Reduction
-from delfjax.mining.landmarks import MinedLandmarks, MiningError, VisualGraph
+from delfjax.mining.mine import MinedLandmarks, MiningError
+from delfjax.mining.visual_graph import VisualGraph
 from delfjax.paths import replace_file
 
 FORMAT_VERSION = 1
@@ -30,10 +30,10 @@ _OWN = ("positions_deg", "clusters", "landmarks", "centres_deg", "representative
 
 
 def save_landmarks(mined: MinedLandmarks, folder: Path) -> None:
-    """Write a result; one already there is replaced.
+    """Write a result into a folder; an earlier result there is replaced.
 
     Raises:
-        MiningError: something that is no such result is in the way.
+        MiningError: the folder holds something else.
     """
     require_replaceable(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,24 +68,26 @@ def open_landmarks(folder: Path) -> MinedLandmarks:
     """Read a result.
 
     Raises:
-        MiningError: there is none, it is of another version, or damaged.
+        MiningError: the folder holds no result, or one that is damaged or of another version.
     """
     file = folder / _HEADER
     if not file.is_file():
         raise MiningError(
-            f"{folder}: no mined landmarks here ({_HEADER} is missing); make them with `delfjax"
-            " mine`"
+            f"{folder}: no mined landmarks here ({_HEADER} is missing); "
+            "make them with `delfjax mine`"
         )
     try:
         header = json.loads(file.read_text(encoding="utf-8"))
         if header["format"] != _FORMAT or header["version"] != FORMAT_VERSION:
             raise MiningError(
-                f"{file}: version {header['version']!r}, this delfjax reads {FORMAT_VERSION}; mine"
-                " anew"
+                f"{file}: version {header['version']!r}, "
+                f"but this delfjax reads version {FORMAT_VERSION}; mine anew"
             )
         content = (folder / _ARRAYS).read_bytes()
         if hashlib.sha256(content).hexdigest() != header["arrays"]:
-            raise MiningError(f"{folder / _ARRAYS}: damaged (not the recorded digest); mine anew")
+            raise MiningError(
+                f"{folder / _ARRAYS}: damaged (its digest is not the recorded one); mine anew"
+            )
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         graph = VisualGraph(*(arrays[field.name] for field in dataclasses.fields(VisualGraph)))
@@ -105,17 +107,19 @@ def open_landmarks(folder: Path) -> MinedLandmarks:
 
 
 def require_replaceable(folder: Path) -> None:
-    """Refuse to write over anything but nothing, an empty folder or an earlier result.
+    """Refuse a folder that holds anything other than an earlier result.
+
+    A folder that is empty or does not exist yet is accepted.
 
     Raises:
-        MiningError: something else is there.
+        MiningError: the folder holds something else, or is not a folder.
     """
     if folder.is_dir() and (not any(folder.iterdir()) or (folder / _HEADER).is_file()):
         return
     if folder.exists():
         raise MiningError(
-            f"{folder}: is there and holds no mined landmarks, so nothing is written over it; name"
-            " another folder"
+            f"{folder}: exists and holds no mined landmarks, so nothing is written over it; "
+            "name another folder"
         )
 
 

@@ -1,5 +1,4 @@
-"""A tiny world is mined: at once, and in two parts, with the same result; on disk; and from the
-command line."""
+"""A tiny world is mined at once and in two parts, saved and opened, and mined by the command."""
 
 from __future__ import annotations
 
@@ -11,18 +10,18 @@ import pytest
 from delfjax import cli
 from delfjax.config import DelfConfig, FeaturesConfig, MiningConfig, VerificationConfig
 from delfjax.datasets.photo_folder import PhotoFolder
-from delfjax.evaluation.mined_landmarks import score_mining
+from delfjax.evaluation.mining_scores import score_mining
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
-from delfjax.mining.landmarks import MinedLandmarks, MiningError, mine_landmarks
+from delfjax.mining.mine import MinedLandmarks, MiningError, mine_landmarks
 from delfjax.mining.mined_files import open_landmarks, save_landmarks
 from delfjax.models.delf import load_delf
 from delfjax.world.knobs import WorldConfig
 from delfjax.world.reading import World, open_world
 from delfjax.world.writing import build_world
 
-# Features of a world take over a minute to compile and extract.
+# Compiling the extractor and extracting a world takes over a minute.
 pytestmark = pytest.mark.slow
 
 CONFIG = DelfConfig(
@@ -87,10 +86,10 @@ def test_the_landmarks_of_the_world_are_found(world: World, whole: MinedLandmark
 
 
 @pytest.mark.parametrize("step", [2, 3])
-def test_adding_photos_is_mining_all_at_once(
+def test_adding_photos_gives_the_same_as_mining_all_at_once(
     store: FeatureStore, positions: dict[str, tuple[float, float]], whole: MinedLandmarks, step: int
 ) -> None:
-    """The shortlists hold three photos, so that new photos push old ones out of them."""
+    """With three photos to a shortlist, new photos push old ones out."""
     some = {name: place for number, (name, place) in enumerate(positions.items()) if number % step}
     options = {"config": CONFIG, "mining": MINING, "progress": False}
     part = mine_landmarks(store, some, reduction=whole.reduction, **options)
@@ -104,15 +103,15 @@ def test_adding_nothing_compares_nothing(
     whole: MinedLandmarks,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("delfjax.mining.landmarks.verify", None)
-    monkeypatch.setattr("delfjax.mining.landmarks._votes", None)
+    monkeypatch.setattr("delfjax.mining.visual_graph.verify", None)
+    monkeypatch.setattr("delfjax.mining.visual_graph._votes", None)
     _assert_same(
         mine_landmarks(store, positions, config=CONFIG, mining=MINING, known=whole, progress=False),
         whole,
     )
 
 
-def test_what_cannot_be_added_to_is_refused(
+def test_an_earlier_result_that_does_not_fit_is_refused(
     store: FeatureStore, positions: dict[str, tuple[float, float]], whole: MinedLandmarks
 ) -> None:
     first = min(positions)
@@ -129,7 +128,7 @@ def test_what_cannot_be_added_to_is_refused(
         mine_landmarks(store, {**positions, first: (91.0, 0.0)}, **options)
 
 
-def test_a_result_on_disk_is_the_same_and_damage_is_seen(
+def test_a_saved_result_opens_unchanged_and_damage_is_detected(
     tmp_path: Path, whole: MinedLandmarks
 ) -> None:
     save_landmarks(whole, tmp_path / "mined")

@@ -11,7 +11,7 @@ import pytest
 from delfjax.config import ConfigError, DelfConfig, config_hash
 from delfjax.datasets import skimage_photos
 from delfjax.datasets.columns import DatasetError
-from delfjax.evaluation.mined_landmarks import LEAST_PHOTOS
+from delfjax.evaluation.mining_scores import LEAST_PHOTOS
 from delfjax.suite.runs.folders import differences
 from delfjax.suite.settings import (
     PhotoExperiment,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from delfjax.evaluation.average_precision import EvaluationError
-from delfjax.evaluation.mined_landmarks import score_mining
+from delfjax.evaluation.mining_scores import score_mining
 
 
 def test_purity_and_recall_are_those_counted_by_hand() -> None:
@@ -29,7 +29,7 @@ def test_a_landmark_in_pieces_is_not_found() -> None:
     assert (scores.purity, scores.recall, scores.coverage) == (1.0, 0.0, 6 / 7)
 
 
-def test_a_mined_landmark_finds_one_of_those_it_swallows() -> None:
+def test_a_mined_landmark_finds_only_one_of_those_it_swallows() -> None:
     scores = score_mining(np.zeros(10, np.int64), np.repeat([0, 1], 5), [[0]] * 5 + [[1]] * 5)
     assert (scores.purity, scores.recall) == (0.5, 0.5)
 
@@ -46,6 +46,6 @@ def test_nothing_mined_has_no_purity_and_no_recall() -> None:
     assert math.isnan(score_mining(np.empty(0, np.int64), np.empty(0, np.int64), []).recall)
 
 
-def test_other_numbers_of_photos_are_refused() -> None:
+def test_unequal_numbers_of_photos_are_refused() -> None:
     with pytest.raises(EvaluationError, match="2 photos are mined, but 1 lists"):
         score_mining(np.zeros(2, np.int64), np.zeros(2, np.int64), [[0]])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from delfjax.config import MiningConfig
-from delfjax.mining.landmark_graph import landmark_communities, triangle_communities, triangles
+from delfjax.mining.communities import landmark_communities, triangle_communities, triangles
 
 CONFIG = MiningConfig(min_inliers=10, min_photos=3)
 
@@ -24,7 +24,7 @@ def _landmarks(edges: np.ndarray, count: int, inliers: np.ndarray | None = None)
     return landmark_communities(edges, given, count=count, config=CONFIG).tolist()
 
 
-def test_triangles_are_those_of_all_triples(rng: np.random.Generator) -> None:
+def test_triangles_are_those_found_by_trying_all_triples(rng: np.random.Generator) -> None:
     edges = np.array(
         [pair for pair in itertools.combinations(range(25), 2) if rng.uniform() < 0.3], np.int64
     )
@@ -37,7 +37,7 @@ def test_triangles_are_those_of_all_triples(rng: np.random.Generator) -> None:
     assert sorted(triangles(edges, count=25).tolist()) == sorted(expected)
 
 
-def test_a_bridge_joins_no_two_landmarks() -> None:
+def test_a_bridge_does_not_join_two_landmarks() -> None:
     edges = _edges((0, 1, 2), (3, 4, 5, 6), (2, 3))
     assert _landmarks(edges, 7) == [1, 1, 1, 0, 0, 0, 0]
 
@@ -53,7 +53,7 @@ def test_triangles_with_a_common_side_are_one_landmark() -> None:
     assert _landmarks(_edges((0, 1, 2), (1, 2, 3), (2, 3, 4)), 6) == [0, 0, 0, 0, 0, -1]
 
 
-def test_too_few_inliers_are_no_edge() -> None:
+def test_a_pair_with_too_few_inliers_is_not_an_edge() -> None:
     edges = _edges((0, 1, 2))
     assert _landmarks(edges, 3, np.array([10, 10, 9])) == [-1, -1, -1]
 
@@ -63,16 +63,6 @@ def test_a_graph_without_triangles_has_no_landmarks(edges: np.ndarray) -> None:
     assert _landmarks(edges, 3) == [-1, -1, -1]
 
 
-def test_the_largest_landmark_comes_first_and_ties_by_their_first_photo() -> None:
-    assert _landmarks(_edges((0, 1, 2), (3, 4, 5), (6, 7, 8, 9)), 10) == [
-        1,
-        1,
-        1,
-        2,
-        2,
-        2,
-        0,
-        0,
-        0,
-        0,
-    ]
+def test_landmarks_are_ordered_by_size_and_then_by_their_first_photo() -> None:
+    found = _landmarks(_edges((0, 1, 2), (3, 4, 5), (6, 7, 8, 9)), 10)
+    assert found == [1, 1, 1, 2, 2, 2, 0, 0, 0, 0]

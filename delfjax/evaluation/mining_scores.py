@@ -1,10 +1,11 @@
-"""How well mined landmarks agree with the true ones: purity, and recall of landmarks.
+"""How well mined landmarks agree with the true ones: purity, recall and coverage.
 
-Purity is the share of the photos in mined landmarks that show the majority landmark of theirs: the
-true landmark that most of its photos show (ties: the lowest number). A true landmark with enough
-photos is found when some mined landmark has it as its majority and holds at least half of its
-photos; recall is the share of these that are found. So a mined landmark finds one true landmark at
-most, however many it swallows, and a landmark in three pieces is not found.
+The *majority* of a mined landmark is the true landmark that most of its photos show (ties: the
+lowest number). Purity is the share of the photos in mined landmarks that show their majority. A
+true landmark with enough photos is *found* when some mined landmark has it as its majority and
+holds at least half of its photos; recall is the share of them that is found. A mined landmark
+therefore finds at most one true landmark, however many it swallows, and a true landmark split into
+three pieces is not found.
 
 Source: purity as in Manning, Raghavan, Schütze 2008, "Introduction to Information Retrieval", 16.3;
     recall is ours.
@@ -20,8 +21,10 @@ from jaxtyping import Bool, Float, Int, Int64
 
 from delfjax.evaluation.average_precision import EvaluationError
 
-# Photos from which a true landmark counts, and the share of them that finds it. Ours.
-LEAST_PHOTOS, FOUND_SHARE = 5, 0.5
+# A true landmark counts if it has at least this many photos. Source: ours.
+LEAST_PHOTOS = 5
+# Share of its photos that one mined landmark must hold to find it. Source: ours.
+FOUND_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +32,14 @@ class MiningScores:
     """Agreement of mined and true landmarks.
 
     Attributes:
-        purity: share of the photos in mined landmarks that show the majority of theirs; NaN without
-            any.
-        recall: share of the true landmarks with enough photos that are found; NaN without any.
-        coverage: share of the photos of these landmarks that are in a mined landmark that has
-            theirs as its majority.
+        purity: share of the photos in mined landmarks that show their majority; NaN where nothing
+            was mined.
+        recall: share of the counted true landmarks that are found; NaN where none is counted.
+        coverage: share of the photos of counted true landmarks that lie in a mined landmark with
+            theirs as its majority; NaN where none is counted.
         majority: true landmark of each mined one; −1 where its photos show none.
         found: which true landmarks are found.
-        counted: which true landmarks have enough photos.
+        counted: which true landmarks have enough photos to count.
     """
 
     purity: float
@@ -62,22 +65,22 @@ def score_mining(
     subjects: Int[np.ndarray, " photos"],
     shown: Sequence[Sequence[int]],
 ) -> MiningScores:
-    """Compare mined landmarks with the truth.
+    """Compare mined landmarks with the true ones.
 
     Args:
         mined: mined landmark of each photo, from 0; −1 for none.
-        subjects: true landmark that each photo was taken of, from 0; −1 for none. It decides how
-            many photos a landmark has.
-        shown: all true landmarks that each photo shows, from 0: several where they stand side by
-            side.
+        subjects: true landmark that each photo was taken of, from 0; −1 for none. The number of
+            photos of a true landmark is counted by it.
+        shown: all true landmarks that each photo shows, from 0; several where landmarks stand side
+            by side.
 
     Raises:
-        EvaluationError: other numbers of photos.
+        EvaluationError: ``mined`` and ``shown`` differ in length.
     """
     if len(mined) != len(shown):
         raise EvaluationError(
-            f"{len(mined)} photos are mined, but {len(shown)} lists say what they show; give one"
-            " for each"
+            f"{len(mined)} photos are mined, but {len(shown)} lists say what they show; "
+            "expected one list for each photo"
         )
     lengths = np.array([len(one) for one in shown], np.int64)
     photo = np.repeat(np.arange(len(shown)), lengths)
@@ -113,7 +116,7 @@ def score_mining(
 def _table(
     rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"], shape: tuple[int, int]
 ) -> Float[np.ndarray, "rows columns"]:
-    """How often each row meets each column; negative ones are left out."""
+    """How often each pair of row and column occurs; pairs with a negative number are left out."""
     table = np.zeros(shape)
     held = (np.asarray(rows) >= 0) & (np.asarray(columns) >= 0)
     np.add.at(table, (np.asarray(rows)[held], np.asarray(columns)[held]), 1)

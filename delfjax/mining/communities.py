@@ -1,10 +1,9 @@
-"""Communities of a graph of photos: what is one landmark, and where a single photo of two of them
-only seems to join them.
+"""Communities of a graph of photos: each is one landmark, even where single photos show two.
 
-Connected components chain: one photo with two landmarks in it, or one wrong edge, makes them one.
-Here edges belong together when they are sides of the same triangle of three photos that all match
-each other; communities are chains of triangles with common sides. A bridge is in no triangle, and
-triangles that meet in one photo alone stay apart.
+Connected components would chain: a single photo of two landmarks, or a single wrong edge, would
+make them one. Here two edges belong together when they are sides of the same triangle, that is of
+three photos that all match each other. A community is a chain of triangles that share sides. A
+bridge between two landmarks is in no triangle, and triangles that share only one photo stay apart.
 
 Source: Palla et al. 2005, "Uncovering the overlapping community structure of complex networks"
     (cliques of three).
@@ -29,21 +28,22 @@ def landmark_communities(
 ) -> Int64[np.ndarray, " count"]:
     """The landmark that each photo shows.
 
-    A photo in several communities goes to the one that it shares most inliers with; ties go to the
-    earlier one.
+    A photo in several communities goes to the one it shares most inliers with; ties go to the
+    earlier community.
 
     Args:
         pairs: verified pairs ``i < j`` in ascending order.
-        inliers: of each pair.
+        inliers: inliers of each pair.
         count: number of photos.
-        config: inliers of an edge, and photos of a landmark.
+        config: least number of inliers of an edge, and of photos of a landmark.
 
     Returns:
-        Landmark of each photo, the one with most photos first (ties: the one with the lowest
-        photo); −1 for none.
+        Landmark of each photo; −1 for none. Landmarks are numbered from 0 by falling number of
+        photos (ties: by their lowest photo).
     """
     joined = inliers >= config.min_inliers
-    edges, strength = pairs[joined], inliers[joined]
+    edges = pairs[joined]
+    strength = inliers[joined]
     community = triangle_communities(edges, count=count)
     held = community >= 0
     photo = np.concatenate([edges[held, 0], edges[held, 1]])
@@ -58,15 +58,14 @@ def landmark_communities(
 def triangle_communities(
     edges: Int64[np.ndarray, "edges 2"], *, count: int
 ) -> Int64[np.ndarray, " edges"]:
-    """Community of each edge: its own triangles, all triangles that share a side with these, and so
-    on.
+    """Community of each edge: all edges that can be reached through triangles with common sides.
 
     Args:
         edges: ``i < j`` in ascending order, each once.
         count: number of nodes.
 
     Returns:
-        Numbers from 0 in the order of the first edges; −1 for an edge in no triangle.
+        Numbers from 0 in the order of the communities' first edges; −1 for an edge in no triangle.
     """
     sides = triangles(edges, count=count)
     size = len(edges)
@@ -87,16 +86,19 @@ def triangle_communities(
 def triangles(
     edges: Int64[np.ndarray, "edges 2"], *, count: int
 ) -> Int64[np.ndarray, "triangles 3"]:
-    """Numbers of the three edges of each triangle of the graph: those of nodes ``(i, j)``, ``(j,
-    k)``, ``(i, k)``, i < j < k.
+    """The triangles of a graph, each as the numbers of its three edges.
 
     Args:
         edges: ``i < j`` in ascending order, each once.
         count: number of nodes.
+
+    Returns:
+        One row for each triangle of nodes ``i < j < k``: the numbers of its edges ``(i, j)``,
+        ``(j, k)`` and ``(i, k)``.
     """
     starts = np.searchsorted(edges[:, 0], np.arange(count + 1))
     second = edges[:, 1]
-    # From every edge (i, j) on to every edge (j, k): is there one from i to k?
+    # From each edge (i, j) to each edge (j, k): is there an edge (i, k)?
     steps = starts[second + 1] - starts[second]
     lower = np.repeat(np.arange(len(edges)), steps)
     upper = (
@@ -117,15 +119,14 @@ def _summed(
     community: Int64[np.ndarray, " n"],
     inliers: Int64[np.ndarray, " n"],
 ) -> Int64[np.ndarray, "rows 3"]:
-    """Photo, community and inliers between them, one row for each that share an edge."""
+    """Photo, community and the inliers between them, one row for each photo and community."""
     rows, inverse = np.unique(np.stack([photo, community], axis=1), axis=0, return_inverse=True)
     total = np.bincount(inverse.ravel(), weights=inliers, minlength=len(rows)).astype(np.int64)
     return np.concatenate([rows, total[:, None]], axis=1)
 
 
 def _by_size(labels: Int64[np.ndarray, " n"], least: int) -> Int64[np.ndarray, " n"]:
-    """Labels renumbered, the most frequent first; −1 where there are fewer than ``least`` of
-    one."""
+    """Labels renumbered by falling frequency; −1 if one occurs fewer than ``least`` times."""
     held = np.flatnonzero(labels >= 0)
     _, first, inverse, sizes = np.unique(
         labels[held], return_index=True, return_inverse=True, return_counts=True
