@@ -1,18 +1,21 @@
-"""Average precision of one ranked list, and its mean over queries and landmarks, in float64 on the
-host.
+"""Average precision of one ranked list, and its mean over queries and landmarks.
 
-A rank counts from 0. *Junk* is what may be ranked anywhere without reward or penalty (the query
-itself, ambiguous views): it is taken out of the list before ranks are counted.
+Ranks count from 0. *Junk* are the images that may stand anywhere in a ranked list without reward or
+penalty: the query itself, and ambiguous views. :func:`junk_free_ranks` decides what happens to
+them: they are removed before ranks are counted, so the average precision never sees them. Which
+images are junk is up to the protocol (:mod:`delfjax.evaluation.labelled_protocols`).
+
+Everything is computed in float64 on the host.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from delfjax.errors import DelfjaxError
 
@@ -22,60 +25,37 @@ class EvaluationError(DelfjaxError):
 
 
 def junk_free_ranks(
-    ranking: Sequence[Hashable], *, positives: Collection[Hashable], junk: Collection[Hashable]
+    positive: Bool[np.ndarray, " images"], junk: Bool[np.ndarray, " images"]
 ) -> Int[np.ndarray, " hits"]:
-    """Ranks of the positives in ``ranking`` once its junk is taken out.
+    """Ranks of the positives in a ranked list after its junk is removed.
 
     Args:
-        ranking: items, best first; it may leave items out (they are not retrieved), never name one
-            twice.
-        positives: items that answer the query.
-        junk: items that neither count nor take up a rank.
+        positive: for each image of the list, best first, whether it answers the query.
+        junk: whether it is junk, which takes up no rank; no image is both.
 
     Returns:
-        Ranks from 0, ascending, one for each positive retrieved.
-
-    Raises:
-        EvaluationError: an item is ranked twice (a second hit would be paid twice; a repeated miss
-            would push hits down), or is both positive and junk.
+        Ranks from 0, ascending, one for each positive in the list.
     """
-    positive, ignored = frozenset(positives), frozenset(junk)
-    both = positive & ignored
-    if both:
-        raise EvaluationError(
-            f"ground truth: {min(both, key=str)!r} is positive and junk; it may be only one of them"
-        )
-    seen: set[Hashable] = set()
-    ranks: list[int] = []
-    rank = 0
-    for item in ranking:
-        if item in seen:
-            raise EvaluationError(f"ranking: {item!r} appears twice; each item may be ranked once")
-        seen.add(item)
-        if item in ignored:
-            continue
-        if item in positive:
-            ranks.append(rank)
-        rank += 1
-    return np.asarray(ranks, dtype=np.int64)
+    ranks = np.cumsum(~junk) - 1
+    return np.asarray(ranks[positive])
 
 
 def average_precision(positive_ranks: Int[np.ndarray, " hits"], *, num_positives: int) -> float:
     """Area under the precision-recall curve by the trapezoidal rule.
 
-    The positive number ``i`` at rank ``k`` (both from 0) adds ``(p0 + p1) / (2 · num_positives)``,
-    where ``p0 = i / k`` is the precision just before it (1 at the head of the list) and ``p1 = (i +
-    1) / (k + 1)`` the one just after.
+    Positive number ``i`` at rank ``k`` (both from 0) adds ``(p0 + p1) / (2 · num_positives)``,
+    where ``p0 = i / k`` is the precision just before it (1 at the head of the list) and
+    ``p1 = (i + 1) / (k + 1)`` the precision just after.
 
     Args:
         positive_ranks: junk-free ranks of the positives retrieved, from 0, in any order.
-        num_positives: positives in the ground truth; those not retrieved add nothing.
+        num_positives: number of positives in the ground truth; those not retrieved add nothing.
 
     Returns:
-        A number in [0, 1]; NaN without any positive, where precision-recall is undefined.
+        A number in [0, 1]; NaN without positives, where precision and recall are undefined.
 
     Raises:
-        EvaluationError: negative or repeated ranks, or more of them than positives.
+        EvaluationError: a rank is negative or repeated, or there are more ranks than positives.
 
     Source: Philbin et al. 2007, the Oxford Buildings protocol; Radenović et al. 2018 for the NaN.
     """
@@ -91,29 +71,29 @@ def average_precision(positive_ranks: Int[np.ndarray, " hits"], *, num_positives
 def precision_at(
     positive_ranks: Int[np.ndarray, " hits"], *, num_positives: int, cutoffs: Sequence[int]
 ) -> Float[np.ndarray, " cutoffs"]:
-    """Share of positives among the first ranks, counted no further than the last positive.
+    """Share of positives among the first ``k`` ranks, not counting beyond the last positive.
 
-    At a cutoff ``k`` this is the number of positives among the first ``kq`` ranks over ``kq``,
-    where ``kq`` is the smaller of ``k`` and the rank, from 1, of the last positive: with fewer
-    positives than ``k``, a perfect list still scores 1. A positive that was not retrieved stands
-    behind every rank, so that a list gains nothing by being cut short.
+    At a cutoff ``k`` this is the number of positives among the first ``kq`` ranks, divided by
+    ``kq``, where ``kq`` is the smaller of ``k`` and the rank (from 1) of the last positive. So a
+    perfect list scores 1 even if it has fewer positives than ``k``. A positive that was not
+    retrieved counts as standing behind every rank: cutting a list short gains nothing.
 
     Args:
         positive_ranks: junk-free ranks of the positives retrieved, from 0, in any order.
-        num_positives: positives in the ground truth.
-        cutoffs: numbers of ranks looked at, each 1 or more.
+        num_positives: number of positives in the ground truth.
+        cutoffs: the values of ``k``, each 1 or more.
 
     Returns:
-        One number in [0, 1] for each cutoff; NaN without any positive.
+        One number in [0, 1] for each cutoff; NaN without positives.
 
     Raises:
-        EvaluationError: a cutoff below 1, or ranks as :func:`average_precision` refuses them.
+        EvaluationError: a cutoff is below 1, or :func:`average_precision` would refuse the ranks.
 
     Source: Radenović et al. 2018, "Revisiting Oxford and Paris", mP@k.
     """
     ranks = _checked_ranks(positive_ranks, num_positives)
     if any(cutoff < 1 for cutoff in cutoffs):
-        raise EvaluationError(f"cutoffs: got {list(cutoffs)}; each is 1 or more")
+        raise EvaluationError(f"cutoffs: got {list(cutoffs)}, expected numbers of 1 or more")
     reach = np.asarray(cutoffs, dtype=np.int64)
     if num_positives == 0:
         return np.full(reach.shape, math.nan)
@@ -122,39 +102,24 @@ def precision_at(
     return np.searchsorted(ranks, reach) / reach
 
 
-def ranking_average_precision(
-    ranking: Sequence[Hashable], *, positives: Collection[Hashable], junk: Collection[Hashable]
-) -> float:
-    """Trapezoidal average precision of ``ranking``, junk removed; see :func:`junk_free_ranks`.
-
-    Returns:
-        A number in [0, 1]; NaN when ``positives`` is empty.
-
-    Raises:
-        EvaluationError: as :func:`junk_free_ranks`.
-    """
-    ranks = junk_free_ranks(ranking, positives=positives, junk=junk)
-    return average_precision(ranks, num_positives=len(frozenset(positives)))
-
-
 def mean_average_precision_by_landmark(
     precisions: Iterable[float], *, landmarks: Iterable[str], tiers: Iterable[str]
 ) -> dict[str, float]:
-    """Per tier: the mean over a landmark's queries, then the mean of those over the landmarks.
+    """Mean average precision of each tier: over a landmark's queries first, then over landmarks.
 
-    Landmarks with many photographs so weigh no more than others. A query without positives (NaN) is
-    left out, and so are a landmark and a tier of which no query is left.
+    A landmark with many photographs thus weighs no more than any other. A query without positives
+    (NaN) is left out, as is a landmark or tier whose queries are all left out.
 
     Args:
         precisions: average precision of each query, NaN where it has no positives.
         landmarks: landmark of each query.
-        tiers: tier of each query, the group of queries that is reported as one number.
+        tiers: tier of each query, that is the group of queries reported as one number.
 
     Returns:
-        The mean average precision of each tier, in order of first appearance.
+        Tier → mean average precision, in order of first appearance.
 
     Raises:
-        ValueError: the three do not have the same length.
+        ValueError: the arguments differ in length.
     """
     by_landmark: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(
         lambda: defaultdict(list)
@@ -179,6 +144,6 @@ def _checked_ranks(
         )
     if ranks.size > num_positives:
         raise EvaluationError(
-            f"ranks of positives: {ranks.size} retrieved of num_positives={num_positives}"
+            f"ranks of positives: {ranks.size} retrieved, but num_positives={num_positives}"
         )
     return ranks

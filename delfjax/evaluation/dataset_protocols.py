@@ -1,7 +1,9 @@
-"""Which protocols a dataset is scored by, and scores that grow query by query.
+"""Which protocols a dataset is scored by, and scorers that take one query at a time.
 
-A scorer is handed one answer at a time and keeps a few numbers of it, so that the rankings of a
-hundred thousand queries over a million images are never held together.
+A scorer is handed one answer at a time and keeps only a few numbers of it: the rankings of a
+hundred thousand queries over a million images would not fit the memory together. The rules
+themselves are in :mod:`~delfjax.evaluation.labelled_protocols` (average precision with junk),
+:mod:`~delfjax.evaluation.gldv2_protocol` and :mod:`~delfjax.evaluation.landmark_curve`.
 """
 
 from __future__ import annotations
@@ -38,26 +40,26 @@ from delfjax.evaluation.landmark_curve import (
 )
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
-# Ranks of a labelled query that are worth reporting; all are scored.
+# Ranks of a labelled query that are reported; all ranks are scored.
 _LONGEST_RANKING = 1000
-# Google-Landmarks has too many queries to look at more images of each. Source: Weyand et al. 2020;
-# our choice for version 1.
+# Ranks of a query of Google-Landmarks, which has too many queries to look further. Source: Weyand
+# et al. 2020; for version 1, our choice.
 _LONGEST_LIST = CUTOFF
 # Precision at which the poster reads its curves (DELF: about 500 true positives at half).
 _READ_AT = 0.5
-# Tier of the queries of a folder that has none.
+# Tier of the queries of a folder without tiers.
 _ONE_TIER = "all"
-# Usage of the queries that the solutions of Google-Landmarks v2 do not score.
+# Usage of the queries that the solutions of Google-Landmarks v2 leave unscored.
 _IGNORED = "Ignored"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one query; nothing for one that could not be read.
+    """What was found for one query; empty if the query could not be read.
 
     Attributes:
         images: database indices, best first, each once.
-        scores: of each, not rising: votes or inliers; 0 for an image that nothing speaks for.
+        scores: votes or inliers of each, in falling order; 0 for an image without any.
     """
 
     images: Int[np.ndarray, " n"]
@@ -66,19 +68,23 @@ class Answer:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores of one protocol, query by query."""
+    """Scores of one protocol, collected query by query."""
 
     @property
     def longest(self) -> int:
-        """Ranks of an answer that are worth reporting: with those of the labelled images behind
-        them, the score follows."""
+        """Number of ranks of an answer that are reported.
+
+        Together with the ranks of labelled images further down, they determine the score.
+        """
 
     def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
-        """Score the answer to a query called ``name``."""
+        """Score the answer to the query called ``name``."""
 
     def record(self) -> dict[str, Any]:
-        """``protocol``, ``means`` and ``queries`` as JSON can hold them, of all that was added;
-        ``None`` is undefined."""
+        """``protocol``, ``means`` and ``queries`` of everything added, as JSON can hold them.
+
+        ``None`` stands for an undefined score.
+        """
 
 
 class _LabelScorer:
@@ -93,9 +99,10 @@ class _LabelScorer:
         *,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        """``names`` are those that the protocol has for labels of the dataset, where they
-        differ."""
-        self._protocol, self._database, self._label_names = protocol, dataset.database, names or {}
+        """``names`` maps labels of the dataset to those of the protocol, where they differ."""
+        self._protocol = protocol
+        self._database = dataset.database
+        self._label_names = names or {}
         self._rows: dict[str, np.ndarray] = {}
 
     def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
@@ -125,13 +132,13 @@ class _LabelScorer:
 
 
 class _FolderScorer(_LabelScorer):
-    """Average precision, its mean over the queries of a landmark first, then over the landmarks of
-    a tier."""
+    """Average precision, averaged over a landmark's queries first, then over a tier's landmarks."""
 
     def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
         identifier = ProtocolId("folder-by-landmark", "full", "junk-removed", "stable-ties")
         super().__init__(dataset, LabelProtocol(identifier, ("ok",), ("junk",)))
-        self._landmark_names, self._split = dataset.landmark_names, dataset.queries.split
+        self._landmark_names = dataset.landmark_names
+        self._split = dataset.queries.split
         self._landmarks: list[str] = []
         self._tiers: list[str] = []
 
@@ -175,16 +182,15 @@ class _RetrievalScorer:
 
 
 class _RecognitionScorer:
-    """Each query is recognised as the landmark of its best image, as surely as that image
-    scores."""
+    """Each query is recognised as the landmark of its best image, whose score is the confidence."""
 
     longest = _LONGEST_LIST
 
     def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
         if dataset.landmarks is None:
             raise EvaluationError(
-                f"{dataset.name}: the images of the database have no landmarks, so none can be"
-                " recognised"
+                f"{dataset.name}: the images of the database have no landmarks, "
+                "so none can be recognised"
             )
         self._benchmark, self._landmarks = dataset.name, dataset.landmarks
         self._predictions: list[tuple[str, int, float]] = []
@@ -193,7 +199,7 @@ class _RecognitionScorer:
     def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
         """See :class:`Scorer`."""
         self._solution[name] = query.landmarks.tolist()
-        # Nothing is said of a query that no image speaks for.
+        # No prediction is made for a query whose best image has no votes or inliers.
         if answer.scores.size and answer.scores[0] > 0:
             self._predictions.append(
                 (name, int(self._landmarks[answer.images[0]]), float(answer.scores[0]))
@@ -212,25 +218,29 @@ class _RecognitionScorer:
 
 
 class _LandmarkScorer:
-    """Precision and recall by position: of each query, the first hundred images that anything
-    speaks for."""
+    """Precision and recall by position, over each query's first hundred images.
+
+    Images without votes or inliers are left out.
+    """
 
     longest = _LONGEST_LIST
 
     def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
         columns = {
-            "landmark of each image of the database": dataset.landmarks,
-            "position of each image of the database": dataset.gps,
-            "position of each query": dataset.queries.gps,
+            "landmarks of the database images": dataset.landmarks,
+            "positions of the database images": dataset.gps,
+            "positions of the queries": dataset.queries.gps,
         }
         missing = next((what for what, column in columns.items() if column is None), None)
         if dataset.landmarks is None or dataset.gps is None or dataset.queries.gps is None:
             raise EvaluationError(
-                f"{dataset.name}: no {missing}, by which the paper judges and which was never"
-                " published; index.csv may carry them as landmark_id, latitude and longitude,"
-                " test.csv the last two"
+                f"{dataset.name}: the {missing} are missing; the paper's protocol judges by them, "
+                "but they were never published. Put them into the columns landmark_id, latitude "
+                "and longitude of index.csv, and latitude and longitude of test.csv"
             )
-        self._benchmark, self._positions, self._names = dataset.name, dataset.queries.gps, database
+        self._benchmark = dataset.name
+        self._positions = dataset.queries.gps
+        self._names = database
         self._database = _landmark_database(dataset.name, database, dataset.landmarks, dataset.gps)
         self._retrieved: dict[str, ScoredList] = {}
         self._queries_deg: dict[str, tuple[float, float] | None] = {}
@@ -246,8 +256,10 @@ class _LandmarkScorer:
         )
 
     def record(self) -> dict[str, Any]:
-        """The whole curve as well; scores of each query are counts at the threshold of the
-        means."""
+        """As :class:`Scorer`, and the whole curve.
+
+        The scores of a query are its counts at the threshold that the means are read at.
+        """
         curve = landmark_precision_recall(
             self._retrieved,
             queries_deg=self._queries_deg,
@@ -301,7 +313,7 @@ _Maker = Callable[[RetrievalDataset, Sequence[str]], Scorer]
 _REVISITED: Mapping[str, _Maker] = {
     setup: partial(_revisited, setup=setup) for setup in ("easy", "medium", "hard")
 }
-# Dataset → its protocols. A dataset of the catalogue that is not here is a training set.
+# Dataset → its protocols. Datasets of the catalogue that are missing here are training sets.
 PROTOCOLS: Mapping[str, Mapping[str, _Maker]] = {
     "world": {"average-precision": _world, "precision-recall": _LandmarkScorer},
     "oxford5k": {"classic": _classic},
@@ -319,8 +331,8 @@ PROTOCOLS: Mapping[str, Mapping[str, _Maker]] = {
     "google_landmarks_v2_recognition": {"recognition": _RecognitionScorer},
     "folder": {"folder": _FolderScorer},
 }
-# Dataset → the protocol and the mean that stand for it where there is room for one number; of a
-# folder, the mean of its tiers.
+# Dataset → the protocol and the mean to show where there is room for one number only. For a folder
+# it is the mean of its tiers.
 HEADLINES: Mapping[str, tuple[str, str]] = {
     "world": ("average-precision", "mAP"),
     **dict.fromkeys(("oxford5k", "paris6k", "oxford105k", "paris106k"), ("classic", "mAP")),
@@ -339,22 +351,22 @@ def make_scorers(
     """A new scorer for each protocol of a dataset.
 
     Args:
-        dataset: the dataset; its name decides.
-        database: names of its database images, as plain text that is quick to look up.
-        protocols: some of its protocols; all when empty.
+        dataset: the dataset, whose name decides which protocols it has.
+        database: names of its database images, as plain text, which is faster to look up.
+        protocols: which of its protocols; all if empty.
 
     Raises:
-        EvaluationError: the dataset has no queries or no protocol, or lacks what its protocol
-            judges by.
-        ConfigError: a protocol that it does not have; the message has the nearest.
+        EvaluationError: the dataset has no queries or no protocol, or lacks the columns that its
+            protocol needs.
+        ConfigError: the dataset does not have one of ``protocols``; the message suggests the
+            nearest.
     """
     if not len(dataset.queries):
         raise EvaluationError(_without_queries(dataset))
     if dataset.name not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
         raise EvaluationError(
-            f"{dataset.name}: no protocol is known for a dataset of this name; there are those of:"
-            f" {known}"
+            f"{dataset.name}: no protocol is known for a dataset of this name; "
+            f"there are protocols for: {', '.join(PROTOCOLS)}"
         )
     makers = PROTOCOLS[dataset.name]
     for protocol in protocols:
@@ -367,8 +379,7 @@ def make_scorers(
 
 
 def scored_queries(dataset: RetrievalDataset) -> list[int]:
-    """Numbers of the queries that a protocol looks at: all but those whose solution says that they
-    are ignored."""
+    """Numbers of the queries that are scored: all but those a solution marks as ignored."""
     split = dataset.queries.split
     if split is None or not dataset.name.startswith("google_landmarks_v2"):
         return list(range(len(dataset.queries)))
@@ -377,10 +388,10 @@ def scored_queries(dataset: RetrievalDataset) -> list[int]:
 
 
 def query_names(dataset: RetrievalDataset) -> list[str]:
-    """What each query is called in results: its path, and ``#`` and its number where several have
-    that path."""
+    """Name of each query in results: its path, followed by ``#`` and its number if not unique."""
     paths = list(dataset.queries.paths)
-    seen, repeated = set[str](), set[str]()
+    seen: set[str] = set()
+    repeated: set[str] = set()
     for path in paths:
         (repeated if path in seen else seen).add(path)
     return [f"{path}#{number}" if path in repeated else path for number, path in enumerate(paths)]
@@ -388,14 +399,13 @@ def query_names(dataset: RetrievalDataset) -> list[str]:
 
 def _without_queries(dataset: RetrievalDataset) -> str:
     if dataset.name == "folder":
-        wanted = (
-            "a groundtruth.json, or a folder of several images for each landmark, says what answers"
-            " what"
+        return (
+            f"{dataset.root}: no queries, so nothing can be scored; add a groundtruth.json, "
+            "or put the images of each landmark into a folder of their own"
         )
-        return f"{dataset.root}: no queries, so nothing can be scored; {wanted}"
     return (
-        f"{dataset.name}: no queries, so nothing can be scored: it is for training; `extract` and"
-        " `index` take it"
+        f"{dataset.name}: no queries, so nothing can be scored: it is for training; "
+        "`extract` and `index` accept it"
     )
 
 
@@ -410,8 +420,8 @@ def _landmark_database(
     if lost.any():
         number = int(ids[int(np.argmax(lost))])
         raise EvaluationError(
-            f"{name}: no image of landmark {number} has a position; every landmark needs one to be"
-            " judged"
+            f"{name}: no image of landmark {number} has a position, "
+            "which every landmark needs to be scored"
         )
     return LandmarkDatabase(database, landmark, centres)
 

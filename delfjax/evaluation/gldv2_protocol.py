@@ -1,5 +1,4 @@
-"""Google Landmarks Dataset v2: mean average precision of its retrieval task, global average
-precision of its recognition."""
+"""Google Landmarks Dataset v2: mAP@100 of its retrieval task, GAP of its recognition task."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
-# Ranks looked at. Source: Weyand et al. 2020, mAP@100.
+# Number of ranks that are scored. Source: Weyand et al. 2020, mAP@100.
 CUTOFF = 100
 
 
@@ -23,19 +22,17 @@ def retrieval_mean_average_precision(
     cutoff: int = CUTOFF,
     benchmark: str = "gldv2-retrieval",
 ) -> ProtocolResult:
-    """Average precision of each query among its first ``cutoff`` predictions, as the mean
-    ``mAP@100``.
+    """Average precision of each query over its first ``cutoff`` predictions (mean ``mAP@100``).
 
-    It is the sum of the precisions at the ranks of the hits (no trapezoid) over the smaller of
-    ``cutoff`` and the number of relevant images. An image named again takes up a rank and is no
-    second hit; predictions beyond the cutoff are ignored; an image that is not relevant is a miss,
-    whatever its name. A query without predictions scores 0.
+    It is the sum of the precisions at the ranks of the hits (no trapezoid), divided by the smaller
+    of ``cutoff`` and the number of relevant images. An image predicted again takes up a rank but is
+    not a second hit. Predictions beyond the cutoff are ignored. Anything that is not relevant is a
+    miss, even if the index has no image of that name. A query without predictions scores 0.
 
     Args:
         predictions: query → images of the index, best first.
-        solution: query → relevant images of the index; none for a query that is not to be scored
-            ("None" in the solution file, or usage "Ignored"): its score is NaN, with or without
-            predictions.
+        solution: query → relevant images of the index. A query without any is not scored ("None"
+            in the solution file, or usage "Ignored"): its score is NaN, whatever was predicted.
         cutoff: number of ranks, 1 or more.
         benchmark: name of the dataset and split.
 
@@ -43,14 +40,14 @@ def retrieval_mean_average_precision(
         A score for each query of the solution, in its order.
 
     Raises:
-        EvaluationError: predictions for something that is no query of the solution, or a cutoff
-            below 1.
+        EvaluationError: there are predictions for something that is not a query of the solution,
+            or the cutoff is below 1.
 
     Source: Weyand et al. 2020, "Google Landmarks Dataset v2", and the metrics published with the
         dataset.
     """
     if cutoff < 1:
-        raise EvaluationError(f"cutoff: got {cutoff}; 1 or more is needed")
+        raise EvaluationError(f"cutoff: got {cutoff}, expected 1 or more")
     stranger = next((query for query in predictions if query not in solution), None)
     if stranger is not None:
         raise EvaluationError(f"predictions: {stranger!r} is not a query of the solution")
@@ -73,44 +70,46 @@ def global_average_precision(
     ignore_non_landmark: bool = False,
     benchmark: str = "gldv2-recognition",
 ) -> ProtocolResult:
-    """Global average precision (GAP, µAP): all predictions in one list by confidence, as the mean
-    ``GAP``.
+    """Global average precision (GAP, µAP): all predictions ranked in one list by confidence.
 
-    Predictions stand by falling confidence, then by the image's name, then by class. GAP is the sum
-    of the precisions at the ranks of the right ones over the number of test images with a landmark.
-    One prediction for each image is expected: the first of an image in that order may be right,
-    another takes up a rank and is wrong. A test image without a prediction adds nothing.
+    Predictions are ordered by falling confidence, then by the name of their image, then by class.
+    GAP is the sum of the precisions at the ranks of the right predictions, divided by the number of
+    test images that show a landmark. One prediction per image is expected: only the first in that
+    order may be right, any other takes up a rank and is wrong. A test image without a prediction
+    adds nothing.
 
     Args:
         images: test image of each prediction.
         classes: landmark predicted.
-        confidences: comparable between images, larger is surer.
-        solution: test image → its landmarks; none where it shows none, and every prediction for it
-            is wrong.
-        ignore_non_landmark: take predictions for images without a landmark out instead.
+        confidences: larger is more confident; comparable between images.
+        solution: test image → its landmarks; empty for an image that shows none, for which every
+            prediction is wrong.
+        ignore_non_landmark: remove the predictions for such images instead.
         benchmark: name of the dataset and split.
 
     Returns:
-        For each test image of the solution, in its order, the precision at its hit, 0 without one,
-        and NaN where it shows no landmark; their mean is GAP. An image's share depends on the
-        predictions for the others, so that an interval from resampled images is an approximation.
+        For each test image of the solution, in its order, the precision at its hit: 0 without a
+        hit, NaN where it shows no landmark. Their mean is ``GAP``. Because the share of an image
+        depends on the predictions for the others, an interval from resampled images is only
+        approximate.
 
     Raises:
-        EvaluationError: a prediction for something that is no test image, unlike numbers of images,
-            classes and confidences, or a confidence that is no finite number.
+        EvaluationError: a prediction is for something that is not a test image; the numbers of
+            images, classes and confidences differ; or a confidence is not finite.
 
     Source: Weyand et al. 2020; Perronnin, Liu and Renders 2009 for the pooled average precision.
     """
     if not len(images) == len(classes) == len(confidences):
-        given = f"{len(images)} images, {len(classes)} classes, {len(confidences)} confidences"
-        raise EvaluationError(f"predictions: {given}; each has one of all three")
+        raise EvaluationError(
+            f"predictions: {len(images)} images, {len(classes)} classes, "
+            f"{len(confidences)} confidences; expected one of each per prediction"
+        )
     if not np.isfinite(confidences).all():
         place = int(np.argmin(np.isfinite(confidences)))
         raise EvaluationError(
-            f"prediction for {images[place]!r}: confidence {confidences[place]} is no finite number"
+            f"prediction for {images[place]!r}: confidence {confidences[place]} is not finite"
         )
-    # In the order of their names, so that the place of an image is its rank among equal
-    # confidences.
+    # Sorted by name: the position of an image here breaks ties between equal confidences.
     index = pd.Index(sorted(solution), dtype=object)
     codes = np.asarray(index.get_indexer(np.asarray(images, dtype=object)), dtype=np.int64)
     if (codes < 0).any():
@@ -145,9 +144,8 @@ def _average_precision_at(
     if count == 0:
         return float("nan")
     ranked = pd.Series(list(predicted[:cutoff]), dtype=object)
-    hits = ranked.isin(list(relevant)).to_numpy(dtype=bool) & ~ranked.duplicated().to_numpy(
-        dtype=bool
-    )
+    named_before = ranked.duplicated().to_numpy(dtype=bool)
+    hits = ranked.isin(list(relevant)).to_numpy(dtype=bool) & ~named_before
     precisions = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return float(np.sum(precisions[hits]) / min(count, cutoff))
 
@@ -157,7 +155,7 @@ def _right(
     classes: Int[np.ndarray, " predictions"],
     landmarks: Sequence[Collection[int]],
 ) -> Bool[np.ndarray, " predictions"]:
-    """Whether the class is one of the image's landmarks."""
+    """Which predictions name one of their image's landmarks."""
     owner = np.repeat(np.arange(len(landmarks)), [len(known) for known in landmarks])
     shown = np.array([landmark for known in landmarks for landmark in known], dtype=np.int64)
     _, coded = np.unique(np.concatenate([classes, shown]), return_inverse=True)

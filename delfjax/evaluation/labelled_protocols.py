@@ -1,11 +1,11 @@
-"""Oxford and Paris, as published and revisited, and Holidays: average precision over images
-labelled for each query.
+"""Protocols with labelled images: Oxford and Paris, classic and revisited, and Holidays.
 
-The three differ in which labels are positive and which are ignored; :class:`LabelProtocol` says
-that, and :func:`score_rankings` does the rest. The rules are the same for all:
+They differ only in which labels are positive and which are ignored (junk). A
+:class:`LabelProtocol` says that; :func:`score_rankings` does the rest, with
+:func:`~delfjax.evaluation.average_precision.junk_free_ranks` for the ignored images. The rules are
+the same for all protocols:
 
-- every query has a ranking, possibly a cut or empty one; positives left out are positives not
-found;
+- every query has a ranking, which may be cut short or empty; positives left out were not found;
 - a ranking names images of the database, each once; anything else is refused by name;
 - a query without positives scores NaN and is left out of the means.
 """
@@ -20,7 +20,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from delfjax.evaluation.average_precision import EvaluationError, average_precision, precision_at
+from delfjax.evaluation.average_precision import (
+    EvaluationError,
+    average_precision,
+    junk_free_ranks,
+    precision_at,
+)
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
 # Names of images, best first, or their indices in the database.
@@ -34,8 +39,7 @@ _SETUPS = {
 }
 # k of mP@k. Source: ibid.
 _CUTOFFS = (1, 5, 10)
-# Images of one scene share their number but for the last two digits; the first of them is the
-# query.
+# The numbers of images of one scene differ in the last two digits only; 00 is the query.
 _HOLIDAYS_GROUP = 100
 
 _POSITIVE, _IGNORED = 1, 2
@@ -47,8 +51,8 @@ class LabelledQuery:
 
     Attributes:
         name: the query.
-        labels: label → images of the database that carry it for this query; images without a label
-            are negatives.
+        labels: label → database images that carry it for this query; images without a label are
+            negatives.
     """
 
     name: str
@@ -57,13 +61,13 @@ class LabelledQuery:
 
 @dataclass(frozen=True)
 class LabelProtocol:
-    """Which labels answer a query, and which are neither rewarded nor punished.
+    """Which labels answer a query, and which are neither rewarded nor penalised.
 
     Attributes:
-        id: the rules, as they are recorded with the result.
+        id: the rules, as recorded with the result.
         positives: labels of images that answer the query.
-        ignored: labels of images that are taken out of the ranking.
-        cutoffs: numbers of ranks at which the precision is reported as well.
+        ignored: labels of images that are removed from the ranking.
+        cutoffs: values of ``k`` for which mP@k is reported as well.
     """
 
     id: ProtocolId
@@ -78,10 +82,9 @@ class LabelProtocol:
 
 
 def classic_protocol(benchmark: str, *, query: str = "crop") -> LabelProtocol:
-    """Oxford5k, Paris6k and their enlarged versions: good and ok images are positive, junk is
-    removed.
+    """Oxford5k, Paris6k and their enlarged versions: good and ok are positive, junk is removed.
 
-    The query's image is part of the database and one of its positives; it stays in the ranking.
+    The query's image is in the database and among its positives; it stays in the ranking.
 
     Args:
         benchmark: name of the dataset, for instance ``oxford5k`` or ``paris106k``.
@@ -90,7 +93,7 @@ def classic_protocol(benchmark: str, *, query: str = "crop") -> LabelProtocol:
     Raises:
         EvaluationError: as :class:`~delfjax.evaluation.protocol.ProtocolId`.
 
-    Source: Philbin et al. 2007 and 2008; labels ``good``, ``ok`` and ``junk`` of the ground truth
+    Source: Philbin et al. 2007 and 2008; labels ``good``, ``ok`` and ``junk`` of the ground-truth
         files.
     """
     return LabelProtocol(
@@ -99,12 +102,11 @@ def classic_protocol(benchmark: str, *, query: str = "crop") -> LabelProtocol:
 
 
 def holidays_protocol(benchmark: str = "holidays") -> LabelProtocol:
-    """Holidays: the other images of the query's scene are positive, and the query leaves its own
-    ranking.
+    """Holidays: the other images of the query's scene are positive, the query itself is removed.
 
     Args:
-        benchmark: name of the dataset; whether the photos were turned upright by hand belongs into
-            it.
+        benchmark: name of the dataset; it should say whether the photos were turned upright by
+            hand.
 
     Raises:
         EvaluationError: as :class:`~delfjax.evaluation.protocol.ProtocolId`.
@@ -119,17 +121,20 @@ def holidays_protocol(benchmark: str = "holidays") -> LabelProtocol:
 def revisited_protocol(benchmark: str, setup: str, *, query: str = "crop") -> LabelProtocol:
     """Revisited Oxford and Paris: mean average precision and mP@1, mP@5 and mP@10 of one setup.
 
-    Easy: easy images are positive, hard ones ignored. Medium: both are positive. Hard: hard ones
-        are positive, easy ones ignored. Junk is always ignored, and the queries' images are not in
-        the database.
+    - Easy: easy images are positive, hard ones ignored.
+    - Medium: both are positive.
+    - Hard: hard images are positive, easy ones ignored.
+
+    Junk is always ignored. The queries' images are not in the database.
 
     Args:
-        benchmark: ``roxford5k``, ``rparis6k``, or a name of theirs with distractors.
+        benchmark: ``roxford5k`` or ``rparis6k``, or the name of a version with distractors.
         setup: ``easy``, ``medium`` or ``hard``.
         query: ``crop``, as published, or ``full``.
 
     Raises:
-        EvaluationError: another setup, or as :class:`~delfjax.evaluation.protocol.ProtocolId`.
+        EvaluationError: the setup is unknown, or as
+            :class:`~delfjax.evaluation.protocol.ProtocolId`.
 
     Source: Radenović et al. 2018, "Revisiting Oxford and Paris".
     """
@@ -141,26 +146,28 @@ def revisited_protocol(benchmark: str, setup: str, *, query: str = "crop") -> La
 
 
 def holidays_queries(database: Sequence[str]) -> tuple[LabelledQuery, ...]:
-    """The ground truth of Holidays, which is in the numbers of its images: 123400 is a query,
-    123401 and on its positives.
+    """The ground truth of Holidays, read from the numbers that its images are named by.
+
+    Image 123400 is a query; 123401, 123402, … are its positives.
 
     Args:
-        database: names of the images, ``123400.jpg`` or without a suffix, possibly in folders.
+        database: names of the images, with or without a suffix (``123400.jpg``), possibly in
+            folders.
 
     Returns:
-        The queries in the order of their numbers, labelled ``scene`` and ``self``.
+        The queries in the order of their numbers, with labels ``scene`` and ``self``.
 
     Raises:
-        EvaluationError: a name that is no number, two images of one number, or a scene without its
-            query.
+        EvaluationError: a name is not a number, two images have the same number, or a scene lacks
+            its query.
     """
     numbered: dict[int, str] = {}
     for name in database:
         stem = PurePosixPath(name).stem
         if not stem.isdecimal():
             raise EvaluationError(
-                f"database: {name!r} has no number for a name; Holidays calls its images 123400,"
-                " 123401 …"
+                f"database: the name of {name!r} is not a number; "
+                "Holidays names its images 123400, 123401 …"
             )
         if int(stem) in numbered:
             raise EvaluationError(
@@ -169,12 +176,16 @@ def holidays_queries(database: Sequence[str]) -> tuple[LabelledQuery, ...]:
         numbered[int(stem)] = name
     scenes: dict[int, list[str]] = {}
     for number in sorted(numbered):
+        scene = number // _HOLIDAYS_GROUP
         if number % _HOLIDAYS_GROUP == 0:
-            scenes[number // _HOLIDAYS_GROUP] = []
-        elif number // _HOLIDAYS_GROUP not in scenes:
-            raise EvaluationError(f"database: {numbered[number]!r} is of a scene without its query")
+            scenes[scene] = []
+        elif scene not in scenes:
+            raise EvaluationError(
+                f"database: {numbered[number]!r} belongs to a scene whose query, "
+                f"{scene * _HOLIDAYS_GROUP}, is missing"
+            )
         else:
-            scenes[number // _HOLIDAYS_GROUP].append(numbered[number])
+            scenes[scene].append(numbered[number])
     names = {scene: numbered[scene * _HOLIDAYS_GROUP] for scene in scenes}
     return tuple(
         LabelledQuery(names[scene], {"scene": tuple(others), "self": (names[scene],)})
@@ -189,26 +200,24 @@ def score_rankings(
     queries: Sequence[LabelledQuery],
     database: Sequence[str],
 ) -> ProtocolResult:
-    """Score every query: trapezoidal average precision (``mAP``), and ``mP@k`` where the protocol
-    has cutoffs.
+    """Trapezoidal average precision (``mAP``) of every query, and its ``mP@k`` for each cutoff.
 
     Args:
-        rankings: query → images of the database, best first and each at most once, as names or as
-            an array of their indices. A query that failed has an empty one. Images of one score
-            stand in the order of the database
-            (:func:`~delfjax.evaluation.protocol.stable_ranking`); what is given here is taken in
-            the order it has.
+        rankings: query → database images, best first and each at most once, as names or as an
+            array of indices. The order is taken as it is; images of equal score should stand in
+            the order of the database (:func:`~delfjax.evaluation.protocol.stable_ranking`). A
+            query that failed has an empty ranking.
         protocol: what is positive and what is ignored.
         queries: the ground truth.
         database: names of all images that could be ranked.
 
     Returns:
-        A score for each query, in the order of the ground truth; NaN for one without positives.
+        The scores of each query, in the order of the ground truth; NaN for one without positives.
 
     Raises:
-        EvaluationError: a query without a ranking; a ranking of something that is no query, of an
-            image that is not in the database, or with an image twice; a ground truth with a label,
-            an image or a query that does not fit.
+        EvaluationError: a query has no ranking; a ranking is of something other than a query,
+            names an image outside the database, or names an image twice; or the ground truth has
+            a label, an image or a query that does not fit.
 
     Source: the protocols' own; the trapezoid is that of
         :func:`~delfjax.evaluation.average_precision.average_precision`.
@@ -222,7 +231,7 @@ def score_rankings(
     for row, query in zip(table, queries, strict=True):
         if query.name not in rankings:
             raise EvaluationError(
-                f"rankings: none for the query {query.name!r}; one that failed has an empty list"
+                f"rankings: none for the query {query.name!r}; a failed query has an empty ranking"
             )
         labels = {
             label: _indices(sorted(images), index, what=f"query {query.name!r}, label {label!r}")
@@ -244,15 +253,15 @@ def score_ranking(
     labels: Mapping[str, Int[np.ndarray, " _"]],
     database: Sequence[str] | pd.Index,
 ) -> Float[np.ndarray, " scores"]:
-    """Score one query of many, so that their rankings need not be held together.
+    """Score a single query, for callers that do not hold all rankings at once.
 
     Args:
-        ranking: database indices, best first and each at most once; possibly cut or empty.
+        ranking: database indices, best first and each at most once; possibly cut short or empty.
         protocol: what is positive and what is ignored.
         query: its name, for messages.
         labels: label → database indices that carry it.
-        database: names of all images that could be ranked; read for their number and for messages
-            alone.
+        database: names of all images that could be ranked; only their number and, for messages,
+            their names are used.
 
     Returns:
         One number for each of ``protocol.score_names``; NaN without positives.
@@ -261,7 +270,9 @@ def score_ranking(
         EvaluationError: as :func:`score_rankings`.
     """
     roles = _roles(labels, protocol, database, query=query)
-    ranks = _positive_ranks(ranking, roles, database, what=f"ranking of {query!r}")
+    _require_ranked_once(ranking, database, what=f"ranking of {query!r}")
+    ranked = roles[ranking]
+    ranks = junk_free_ranks(ranked == _POSITIVE, ranked == _IGNORED)
     count = int(np.count_nonzero(roles == _POSITIVE))
     precisions = precision_at(ranks, num_positives=count, cutoffs=protocol.cutoffs)
     return np.concatenate([[average_precision(ranks, num_positives=count)], precisions])
@@ -283,12 +294,12 @@ def _roles(
     *,
     query: str,
 ) -> Int[np.ndarray, " database"]:
-    """What each image of the database is to the query: positive, ignored or neither."""
+    """What each database image is to the query: positive, ignored, or (0) neither."""
     unknown = set(labels) - {*protocol.positives, *protocol.ignored}
     if unknown:
         known = ", ".join((*protocol.positives, *protocol.ignored))
         raise EvaluationError(
-            f"query {query!r}: label {min(unknown)!r} is not of {protocol.id}; there are: {known}"
+            f"query {query!r}: {protocol.id} has no label {min(unknown)!r}; there are: {known}"
         )
     roles = np.zeros(len(database), dtype=np.int8)
     for role, names in ((_POSITIVE, protocol.positives), (_IGNORED, protocol.ignored)):
@@ -297,21 +308,17 @@ def _roles(
             both = codes[(roles[codes] != 0) & (roles[codes] != role)]
             if both.size:
                 raise EvaluationError(
-                    f"query {query!r}: {database[both[0]]!r} is positive and ignored; it may be"
-                    " only one"
+                    f"query {query!r}: {database[both[0]]!r} is positive and ignored; "
+                    "expected only one of the two"
                 )
             roles[codes] = role
     return roles
 
 
-def _positive_ranks(
-    codes: Int[np.ndarray, " images"],
-    roles: Int[np.ndarray, " database"],
-    database: Sequence[str] | pd.Index,
-    *,
-    what: str,
-) -> Int[np.ndarray, " hits"]:
-    """Ranks of the positives among the images that are not ignored."""
+def _require_ranked_once(
+    codes: Int[np.ndarray, " images"], database: Sequence[str] | pd.Index, *, what: str
+) -> None:
+    """Refuse a ranking that leaves the database or names an image twice."""
     outside = (codes < 0) | (codes >= len(database))
     if outside.any():
         raise EvaluationError(
@@ -322,17 +329,12 @@ def _positive_ranks(
         raise EvaluationError(
             f"{what}: {database[codes[repeated][0]]!r} appears twice; each image may be ranked once"
         )
-    kinds = roles[codes]
-    ranks = np.cumsum(kinds != _IGNORED) - 1
-    return np.asarray(ranks[kinds == _POSITIVE])
 
 
 def _indices(images: Ranking, index: pd.Index, *, what: str) -> Int[np.ndarray, " images"]:
-    """Places of the images in the database; indices are taken as they are."""
+    """Database indices of the images; indices pass through unchanged."""
     if isinstance(images, np.ndarray) and images.ndim != 1:
-        raise EvaluationError(
-            f"{what}: an array of shape {images.shape}; one row of images is needed"
-        )
+        raise EvaluationError(f"{what}: an array of shape {images.shape}, expected one dimension")
     if isinstance(images, np.ndarray) and images.dtype.kind in "iu":
         return images.astype(np.int64)
     codes = np.asarray(index.get_indexer(np.asarray(images, dtype=object)), dtype=np.int64)

@@ -1,8 +1,8 @@
-"""Precision and recall on Google-Landmarks as the paper measures them: all queries pooled under one
-threshold of score.
+"""Precision and recall on Google-Landmarks as the paper measures them, by position.
 
-An image that is retrieved shows the right landmark when the centre of its landmark lies within 25
-km of where the query was taken. Positions are ``(latitude, longitude)`` in degrees.
+The results of all queries are pooled, and one threshold of the score is swept over them. A
+retrieved image counts as right if the centre of its landmark lies within 25 km of where the query
+was taken. Positions are ``(latitude, longitude)`` in degrees.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from delfjax.datasets.geography import haversine_km, unit_vectors
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.protocol import ProtocolId, ProtocolResult
 
-# Distance within which a landmark is the query's, km. Source: Noh et al. 2017.
+# Distance up to which a landmark counts as the query's, km. Source: Noh et al. 2017.
 RADIUS_KM = 25.0
-# Distances computed at a time: tens of megabytes.
+# Distances computed at a time, which take tens of megabytes.
 _BLOCK = 2**22
 
 
 @dataclass(frozen=True)
 class LandmarkDatabase:
-    """Images with their landmarks, and where the landmarks are.
+    """The images of a database, their landmarks, and the positions of the landmarks.
 
     Attributes:
-        images: names, each once.
+        images: distinct names of the images.
         landmark: landmark of each image, an index into ``centres_deg``; −1 for an image that shows
             none.
         centres_deg: centre of each landmark, latitude and longitude, degrees.
@@ -46,8 +46,8 @@ class ScoredList:
 
     Attributes:
         images: names of images of the database.
-        scores: one for each, larger is better; comparable between queries, for instance numbers of
-            inliers.
+        scores: score of each, larger is better; comparable between queries, for instance numbers
+            of inliers.
     """
 
     images: Sequence[str]
@@ -60,13 +60,12 @@ class CurvePoint:
 
     Attributes:
         threshold: lowest score that counts.
-        retrieved: landmarks retrieved, over all queries.
-        true_positives: those that are right: the paper's recall, a count.
-        precision: ``true_positives / retrieved``; NaN where nothing is retrieved and precision is
-            undefined.
-        recall_rate: ``true_positives`` over the number of queries with a match; NaN where there is
-            none. A query with several landmarks within reach may have several true positives, so
-            that the rate can pass 1.
+        retrieved: number of landmarks retrieved, over all queries.
+        true_positives: number of them that are right; the paper calls this count recall.
+        precision: ``true_positives / retrieved``; NaN where nothing is retrieved.
+        recall_rate: ``true_positives`` divided by the number of queries with a match; NaN if no
+            query has one. It can exceed 1, because a query with several landmarks within reach may
+            have several true positives.
     """
 
     threshold: float
@@ -80,17 +79,18 @@ class CurvePoint:
 class LandmarkCurve:
     """Precision against recall, one point for each score that occurs, highest first.
 
-    Above the highest score nothing is retrieved and precision is undefined: the curve begins at it
-    and has no point at recall zero unless the best-scoring landmarks are all wrong. Without any
-    retrieved image it has no point at all.
+    The curve begins at the highest score: above it nothing is retrieved and precision is undefined.
+    It therefore has no point at recall zero, unless the best-scoring landmarks are all wrong. If
+    nothing was retrieved, it has no point at all.
+
+    An *entry* is a landmark retrieved for a query. Entries are ordered by falling score.
 
     Attributes:
         protocol: the rules.
         queries: names of the queries.
         has_match: which queries have a landmark of the database within reach.
-        entry_query: query of each landmark retrieved, an index into ``queries``; entries stand by
-            falling score.
-        entry_score: best score among the landmark's images.
+        entry_query: query of each entry, an index into ``queries``.
+        entry_score: best score among the landmark's images retrieved for the query.
         entry_correct: whether the landmark is the query's.
     """
 
@@ -103,43 +103,44 @@ class LandmarkCurve:
 
     @property
     def thresholds(self) -> Float[np.ndarray, " points"]:
-        """Scores that occur, falling."""
+        """The scores that occur, in falling order."""
         return np.asarray(self.entry_score[self._ends()])
 
     @property
     def retrieved(self) -> Int[np.ndarray, " points"]:
-        """Landmarks retrieved at each threshold, over all queries."""
+        """Number of landmarks retrieved at each threshold, over all queries."""
         return self._ends() + 1
 
     @property
     def true_positives(self) -> Int[np.ndarray, " points"]:
-        """Recall as the paper counts it: landmarks retrieved that are right."""
+        """Number of retrieved landmarks that are right; the paper calls this count recall."""
         return np.asarray(np.cumsum(self.entry_correct)[self._ends()])
 
     @property
     def precision(self) -> Float[np.ndarray, " points"]:
-        """Share of the landmarks retrieved that are right."""
+        """Share of the retrieved landmarks that are right."""
         return np.asarray(self.true_positives / self.retrieved)
 
     @property
     def recall_rate(self) -> Float[np.ndarray, " points"]:
-        """True positives over the number of queries with a match; NaN where no query has one."""
+        """True positives divided by the number of queries with a match; NaN if no query has one."""
         matched = int(self.has_match.sum())
         return self.true_positives / matched if matched else np.full(self.retrieved.shape, np.nan)
 
     def at(self, threshold: float) -> CurvePoint:
-        """The point of one threshold, of any size."""
+        """The point of any threshold, whether or not a score equals it."""
         count = self._count(threshold)
-        right, matched = int(self.entry_correct[:count].sum()), int(self.has_match.sum())
-        precision, rate = right / count if count else np.nan, right / matched if matched else np.nan
+        right = int(self.entry_correct[:count].sum())
+        matched = int(self.has_match.sum())
+        precision = right / count if count else np.nan
+        rate = right / matched if matched else np.nan
         return CurvePoint(float(threshold), count, right, precision, rate)
 
     def area(self) -> float:
-        """Area under precision against the rate of recall: for each right landmark, the precision
-        at its score.
+        """Area under the curve of precision against the rate of recall.
 
-        Landmarks of one score share the precision that all of them leave. NaN where no query has a
-        match.
+        Each right landmark adds the precision at its score; landmarks of equal score share the
+        precision after all of them. NaN if no query has a match.
         """
         rates, precision = self.recall_rate, self.precision
         if not self.has_match.any():
@@ -147,13 +148,12 @@ class LandmarkCurve:
         return float(np.sum(np.diff(rates, prepend=0.0) * precision))
 
     def last_with(self, precision: float) -> CurvePoint | None:
-        """The point of most true positives at no less than this precision; ``None`` where no point
-        has it."""
+        """The point with most true positives whose precision is at least ``precision``, if any."""
         good = np.flatnonzero(self.precision >= precision)
         return self.at(float(self.thresholds[good[-1]])) if good.size else None
 
     def result_at(self, threshold: float) -> ProtocolResult:
-        """True and false positives of each query at a threshold, for intervals and paired tests."""
+        """Counts of true and false positives of each query, for intervals and paired tests."""
         count = self._count(threshold)
         right = self.entry_correct[:count]
         queries, size = self.entry_query[:count], len(self.queries)
@@ -164,7 +164,7 @@ class LandmarkCurve:
         return ProtocolResult(self.protocol, self.queries, scores)
 
     def _ends(self) -> Int[np.ndarray, " points"]:
-        """Last entry of each score: what ties passes a threshold together."""
+        """Last entry of each score, because entries of equal score pass a threshold together."""
         if not self.entry_score.size:
             return np.zeros(0, dtype=np.int64)
         return np.flatnonzero(np.append(np.diff(self.entry_score) != 0, True))
@@ -179,7 +179,7 @@ def landmark_centres(
     *,
     count: int,
 ) -> Float[np.ndarray, "landmarks 2"]:
-    """Centre of each landmark: the mean direction of the images of it whose position is known.
+    """Centre of each landmark: the mean direction of its images with a known position.
 
     Args:
         landmark: landmark of each image, −1 for none.
@@ -187,7 +187,7 @@ def landmark_centres(
         count: number of landmarks.
 
     Returns:
-        Latitude and longitude, degrees; NaN for a landmark of which no image has a position.
+        Latitude and longitude, degrees; NaN for a landmark without any such image.
     """
     known = (landmark >= 0) & ~np.isnan(positions_deg).any(axis=1)
     points = unit_vectors(positions_deg[known])
@@ -208,25 +208,24 @@ def landmark_precision_recall(
     benchmark: str = "google-landmarks",
     radius_km: float = RADIUS_KM,
 ) -> LandmarkCurve:
-    """Pool what was retrieved for all queries and sweep one threshold of score over it.
+    """Pool the results of all queries and sweep one threshold of the score over them.
 
-    For each query only the best-scoring image of a landmark counts, so that an image named twice
+    For each query only the best-scoring image of a landmark counts; an image retrieved twice
     counts once. An image without a landmark counts by itself and is wrong. A query without a match
-    (no landmark within reach, or no position) adds false positives, and only those, when anything
-    is retrieved for it.
+    (no landmark within reach, or no position) can only add false positives.
 
     Args:
-        retrieved: query → what was retrieved; every query has a list, possibly an empty one.
-        queries_deg: query → where it was taken, latitude and longitude in degrees; ``None`` where
-            it matches nothing.
+        retrieved: query → what was retrieved; a query for which nothing was has an empty list.
+        queries_deg: query → latitude and longitude where it was taken, degrees; ``None`` for a
+            query that matches nothing.
         database: images and landmarks.
-        benchmark: name of the dataset; the radius is added to it in the protocol's identifier.
-        radius_km: how far from the query the centre of its landmark may lie, the end included.
+        benchmark: name of the dataset; the protocol's identifier adds the radius to it.
+        radius_km: largest distance between a query and the centre of its landmark, inclusive.
 
     Raises:
-        EvaluationError: a query without a list, a list of something that is no query, an image that
-            is not in the database, a score that is no finite number, or a database or a position
-            that cannot be.
+        EvaluationError: a query has no list; a list is of something other than a query, names an
+            image outside the database or has a score that is not finite; or the database or a
+            position is invalid.
 
     Source: Noh et al. 2017, "Large-Scale Image Retrieval with Attentive Deep Local Features",
         evaluation.
@@ -237,7 +236,7 @@ def landmark_precision_recall(
     query, image, score = _pooled(retrieved, names, index)
     landmark = database.landmark[image].astype(np.int64)
     count = len(database.centres_deg)
-    # An image that shows none is a landmark of its own, numbered after all others.
+    # An image without a landmark counts as a landmark of its own, numbered after all others.
     kept = _best(query, np.where(landmark < 0, count + image, landmark), score)
     query, landmark, score = query[kept], landmark[kept], score[kept]
     correct = landmark >= 0
@@ -262,14 +261,15 @@ def _checked_database(database: LandmarkDatabase) -> pd.Index:
         )
     if len(database.landmark) != len(index):
         raise EvaluationError(
-            f"database: {len(index)} images and {len(database.landmark)} landmarks of theirs"
+            f"database: {len(index)} images but {len(database.landmark)} landmarks of images, "
+            "expected one for each"
         )
     strange = (database.landmark < -1) | (database.landmark >= len(database.centres_deg))
     if strange.any():
         place = int(np.argmax(strange))
-        known = f"there are {len(database.centres_deg)}, counted from 0, and -1 for none"
         raise EvaluationError(
-            f"database: {index[place]!r} shows landmark {database.landmark[place]}; {known}"
+            f"database: {index[place]!r} shows landmark {database.landmark[place]}; there are "
+            f"{len(database.centres_deg)}, counted from 0, and -1 stands for none"
         )
     _check_degrees(
         database.centres_deg,
@@ -281,7 +281,7 @@ def _checked_database(database: LandmarkDatabase) -> pd.Index:
 def _positions(
     queries_deg: Mapping[str, tuple[float, float] | None],
 ) -> Float[np.ndarray, "queries 2"]:
-    """Positions of the queries; NaN for those without one."""
+    """Positions of the queries; NaN for a query without one."""
     known = {name: position for name, position in queries_deg.items() if position is not None}
     found = np.array(list(known.values()), dtype=np.float64).reshape(-1, 2)
     _check_degrees(found, [f"query {name!r}" for name in known])
@@ -294,17 +294,16 @@ def _check_degrees(positions: Float[np.ndarray, "n 2"], names: Sequence[str]) ->
     outside = ~(np.abs(positions) <= np.array([90.0, 180.0])).all(axis=-1)
     if outside.any():
         place = int(np.argmax(outside))
-        given = tuple(positions[place].tolist())
         raise EvaluationError(
-            f"{names[place]}: position {given}; latitude lies within ±90 and longitude within ±180"
-            " degrees"
+            f"{names[place]}: position {tuple(positions[place].tolist())}, "
+            "expected a latitude within ±90 and a longitude within ±180 degrees"
         )
 
 
 def _pooled(
     retrieved: Mapping[str, ScoredList], names: Sequence[str], index: pd.Index
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """All lists one after the other: query, image and score of each entry."""
+    """Query, image and score of each item of all lists, one list after the other."""
     asked = frozenset(names)
     stranger = next((name for name in retrieved if name not in asked), None)
     missing = next((name for name in names if name not in retrieved), None)
@@ -312,7 +311,7 @@ def _pooled(
         raise EvaluationError(f"retrieved: {stranger!r} is not a query of the ground truth")
     if missing is not None:
         raise EvaluationError(
-            f"retrieved: nothing for the query {missing!r}; one that failed has an empty list"
+            f"retrieved: nothing for the query {missing!r}; a failed query has an empty list"
         )
     images, scores = [], [np.zeros(0)]
     for name in names:
@@ -322,12 +321,12 @@ def _pooled(
         )
         if len(found.scores) != len(codes) or not np.isfinite(found.scores).all():
             raise EvaluationError(
-                f"retrieved for {name!r}: every one of {len(codes)} images needs one finite score"
+                f"retrieved for {name!r}: each of {len(codes)} images needs one finite score"
             )
         if (codes < 0).any():
             raise EvaluationError(
-                f"retrieved for {name!r}: {found.images[int(np.argmin(codes))]!r} is not in the"
-                " database"
+                f"retrieved for {name!r}: "
+                f"{found.images[int(np.argmin(codes))]!r} is not in the database"
             )
         images.append(codes)
         scores.append(found.scores.astype(np.float64))
@@ -338,7 +337,7 @@ def _pooled(
 def _best(
     query: Int[np.ndarray, " n"], group: Int[np.ndarray, " n"], score: Float[np.ndarray, " n"]
 ) -> Int[np.ndarray, " entries"]:
-    """The best-scoring entry of each group of a query, by falling score."""
+    """The best-scoring item of each group of a query, by falling score."""
     order = np.lexsort((-score, group, query))
     begins = np.ones(len(order), dtype=bool)
     begins[1:] = (np.diff(query[order]) != 0) | (np.diff(group[order]) != 0)
@@ -351,14 +350,15 @@ def _within(
     centres: Float[np.ndarray, "landmarks 2"],
     radius_km: float,
 ) -> Bool[np.ndarray, " queries"]:
-    """Which positions have a centre within the radius; none has where the position is not known."""
+    """Which positions have a centre within the radius; never one that is unknown (NaN)."""
     within = np.zeros(len(positions), dtype=bool)
     if not len(centres):
         return within
-    points, step = unit_vectors(centres).T, max(1, _BLOCK // len(centres))
+    points = unit_vectors(centres).T
+    step = max(1, _BLOCK // len(centres))
     for start in range(0, len(positions), step):
         block = positions[start : start + step]
-        # The nearest centre has the largest inner product: one exact distance for each query is
+        # The nearest centre has the largest inner product, so one exact distance per query is
         # enough.
         nearest = np.argmax(unit_vectors(np.nan_to_num(block)) @ points, axis=1)
         within[start : start + step] = haversine_km(block, centres[nearest]) <= radius_km

@@ -1,4 +1,4 @@
-"""Which wrong landmark a descriptor takes a photo for: one that looks alike, or any other."""
+"""How often a descriptor confuses landmarks, and whether with one that looks alike."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from delfjax.evaluation.average_precision import EvaluationError
 
 @dataclass(frozen=True)
 class NearestErrors:
-    """What the nearest other photo of each photo shows.
+    """Errors of the nearest neighbour of each photo among the other photos.
 
     Attributes:
-        rate: share of the photos whose nearest shows another landmark.
-        inside: share of these where it is one of the same family; NaN without any.
+        rate: share of the photos whose nearest neighbour shows another landmark: the errors.
+        inside: share of the errors where that landmark is of the same family; NaN without errors.
         chance: what ``inside`` would be if the wrong photo were drawn at random.
     """
 
@@ -26,8 +26,8 @@ class NearestErrors:
 
     def __str__(self) -> str:
         return (
-            f"{self.rate:.0%} err; of these {self.inside:.0%} take a look-alike, which chance would"
-            f" do in {self.chance:.0%}"
+            f"{self.rate:.0%} of the photos are taken for another landmark, "
+            f"{self.inside:.0%} of them for a look-alike ({self.chance:.0%} by chance)"
         )
 
 
@@ -36,20 +36,20 @@ def nearest_errors(
     landmarks: Int[np.ndarray, " n"],
     families: Int[np.ndarray, " n"],
 ) -> NearestErrors:
-    """Errors of the nearest neighbour under the cosine.
+    """Errors of the nearest neighbour by cosine similarity.
 
     Args:
-        descriptors: one of each photo, of unit length.
-        landmarks: that each photo shows.
-        families: of that landmark: landmarks of one family look alike.
+        descriptors: descriptor of each photo, of unit length.
+        landmarks: landmark that each photo shows.
+        families: family of that landmark; landmarks of one family look alike.
 
     Raises:
-        EvaluationError: all photos show one landmark.
+        EvaluationError: all photos show the same landmark.
     """
     other = landmarks[:, None] != landmarks
     if not other.any():
         raise EvaluationError(
-            "all photos show one landmark: there is no wrong one to take them for"
+            "all photos show one landmark, but errors need photos of at least two"
         )
     cosine = descriptors @ descriptors.T
     np.fill_diagonal(cosine, -np.inf)

@@ -1,8 +1,7 @@
-"""What a score was measured by: the rules of a protocol as one identifier, and a result that
-carries it.
+"""The rules that a score was measured by, as one identifier, and results that carry it.
 
-Two numbers can be compared where their identifiers agree, and not otherwise: cropping the queries
-or removing the junk moves a mean by more than most methods do.
+Two numbers may be compared only if their identifiers agree: cropping the queries or removing the
+junk moves a mean by more than most methods do.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ from jaxtyping import Float, Int
 
 from delfjax.evaluation.average_precision import EvaluationError
 
-# Rule → what it means.
+# Each table: rule → what it means.
 QUERY_RULES = {
     "crop": "the query is its image cut to the box of the ground truth",
     "full": "the query is its whole image",
 }
 JUNK_RULES = {
-    "junk-removed": "images that are to be ignored leave the list before ranks are counted",
-    "self-removed": "the query leaves its own list before ranks are counted",
-    "best-per-landmark": "of the images of one landmark only the best-scoring one of a list counts",
-    "repeats-wrong": "an item named again takes up a rank and is wrong",
+    "junk-removed": "ignored images are removed from the list before ranks are counted",
+    "self-removed": "the query is removed from its own list before ranks are counted",
+    "best-per-landmark": "only the best-scoring image of each landmark in a list counts",
+    "repeats-wrong": "a repeated item takes up a rank and is wrong",
     "non-landmark-wrong": (
-        "predictions for images without a landmark are wrong, and so is a second one for an image"
+        "predictions for images without a landmark are wrong, as is a second one for any image"
     ),
-    "non-landmark-removed": "predictions for images without a landmark are taken out",
+    "non-landmark-removed": "predictions for images without a landmark are removed",
 }
 TIE_RULES = {
-    "stable-ties": "equal scores stand in the order of the database, as stable_ranking leaves them",
-    "threshold-ties": "equal scores pass a threshold together: their order does not matter",
-    "key-ties": "equal scores stand in the order of their image's name, then of their class",
+    "stable-ties": "equal scores keep the order of the database, as in stable_ranking",
+    "threshold-ties": "equal scores pass a threshold together, so their order does not matter",
+    "key-ties": "equal scores are ordered by the name of their image, then by class",
 }
 
 
@@ -44,12 +43,12 @@ class ProtocolId:
 
     Attributes:
         benchmark: dataset and setup, for instance ``roxford5k-hard``.
-        query: what of the query's image is searched with, one of ``QUERY_RULES``.
-        junk: what is taken out or not paid for, one of ``JUNK_RULES``.
+        query: how much of the query's image is searched with, one of ``QUERY_RULES``.
+        junk: what is removed or not rewarded, one of ``JUNK_RULES``.
         ties: how equal scores are ordered, one of ``TIE_RULES``.
 
     Raises:
-        EvaluationError: a rule that is not known, or a benchmark that is empty or holds a slash.
+        EvaluationError: a rule is unknown, or the benchmark is empty or contains a slash.
     """
 
     benchmark: str
@@ -61,13 +60,13 @@ class ProtocolId:
         """Refuse an identifier that could not be read back."""
         if not self.benchmark or "/" in self.benchmark:
             raise EvaluationError(
-                f"protocol: benchmark {self.benchmark!r}; a name without a slash is needed"
+                f"protocol: benchmark {self.benchmark!r}, expected a name without a slash"
             )
         for field, rules in (("query", QUERY_RULES), ("junk", JUNK_RULES), ("ties", TIE_RULES)):
             if getattr(self, field) not in rules:
                 raise EvaluationError(
-                    f"protocol: {field} rule {getattr(self, field)!r}; there are:"
-                    f" {', '.join(rules)}"
+                    f"protocol: {field} rule {getattr(self, field)!r} is unknown; "
+                    f"there are: {', '.join(rules)}"
                 )
 
     def __str__(self) -> str:
@@ -76,15 +75,15 @@ class ProtocolId:
 
     @classmethod
     def parse(cls, text: str) -> ProtocolId:
-        """The protocol that was recorded as ``text``.
+        """The protocol recorded as ``text``.
 
         Raises:
-            EvaluationError: it does not have four parts, or one of them is not known.
+            EvaluationError: the text does not have four parts, or one of them is unknown.
         """
         parts = text.split("/")
         if len(parts) != 4:
             raise EvaluationError(
-                f"protocol: {text!r}; an identifier reads benchmark/query/junk/ties"
+                f"protocol: {text!r}, expected an identifier benchmark/query/junk/ties"
             )
         return cls(*parts)
 
@@ -96,8 +95,8 @@ class ProtocolResult:
     Attributes:
         protocol: the rules.
         queries: names of the queries, in the order of the ground truth.
-        scores: name of a mean (``mAP``, ``mP@10``) → what each query adds to it; NaN where the
-            query has none and is left out of the mean.
+        scores: name of a mean (``mAP``, ``mP@10``) → the score of each query; NaN where it is
+            undefined and the query is left out of the mean.
     """
 
     protocol: ProtocolId
@@ -106,7 +105,7 @@ class ProtocolResult:
 
     @property
     def means(self) -> dict[str, float]:
-        """Means over the queries that have a score; NaN where none has."""
+        """Means over the queries that have a score; NaN if none has."""
         known = {name: values[~np.isnan(values)] for name, values in self.scores.items()}
         return {
             name: float(np.mean(values)) if values.size else float("nan")
@@ -114,17 +113,19 @@ class ProtocolResult:
         }
 
     def scored(self, name: str) -> Float[np.ndarray, " scored"]:
-        """Scores without the queries that have none: what an interval of the mean is drawn from.
+        """The scores that enter a mean, without undefined ones; intervals are drawn from them.
 
         Raises:
-            EvaluationError: no mean is called so.
+            EvaluationError: there is no mean of that name.
         """
         values = self._values(name)
         return np.asarray(values[~np.isnan(values)])
 
     def record(self) -> dict[str, Any]:
-        """The result as JSON can hold it: identifier, means and scores of each query; ``None`` for
-        what is undefined."""
+        """Identifier, means and scores of each query, as JSON can hold them.
+
+        ``None`` stands for an undefined number.
+        """
         return {
             "protocol": str(self.protocol),
             "means": {name: _number(value) for name, value in self.means.items()},
@@ -137,7 +138,7 @@ class ProtocolResult:
     def _values(self, name: str) -> Float[np.ndarray, " queries"]:
         if name not in self.scores:
             raise EvaluationError(
-                f"{self.protocol}: no mean is called {name!r}; there are: {', '.join(self.scores)}"
+                f"{self.protocol}: there is no mean {name!r}; there are: {', '.join(self.scores)}"
             )
         return self.scores[name]
 
@@ -145,21 +146,22 @@ class ProtocolResult:
 def paired_scores(
     first: ProtocolResult, second: ProtocolResult, name: str
 ) -> tuple[Float[np.ndarray, " scored"], Float[np.ndarray, " scored"]]:
-    """Scores of two systems on the same queries, as a paired test takes them; queries without a
-    score are left out.
+    """Scores of two systems on the same queries, as a paired test takes them.
+
+    Queries without a score in either result are left out.
 
     Raises:
-        EvaluationError: the two were measured by different protocols or on different queries, or no
-            mean is called so.
+        EvaluationError: the two were measured by different protocols or on different queries, or
+            there is no mean of that name.
     """
     if first.protocol != second.protocol:
         raise EvaluationError(
-            f"{first.protocol} against {second.protocol}: only results of one protocol can be"
-            " compared"
+            f"{first.protocol} against {second.protocol}: "
+            "only results of one protocol can be compared"
         )
     if first.queries != second.queries:
         raise EvaluationError(
-            f"{first.protocol}: the two results have different queries, or in a different order"
+            f"{first.protocol}: the two results have different queries or orders of queries"
         )
     scores1, scores2 = first._values(name), second._values(name)
     known = ~(np.isnan(scores1) | np.isnan(scores2))
@@ -167,22 +169,20 @@ def paired_scores(
 
 
 def stable_ranking(scores: Float[np.ndarray, " images"]) -> Int[np.ndarray, " images"]:
-    """Indices of images by falling score; equal scores keep the order of the database
-    (``stable-ties``).
+    """Indices of the images by falling score; equal scores keep the order of the database.
 
-    The published evaluations sort with whatever order the sort leaves, so that ties may differ
-    between machines.
+    This is the rule ``stable-ties``. The published evaluations leave ties to their sort, so their
+    results may differ between machines.
 
     Args:
-        scores: one for each image of the database, larger is better.
+        scores: score of each image of the database, larger is better.
 
     Raises:
-        EvaluationError: a score is not a number.
+        EvaluationError: a score is NaN.
     """
     if np.isnan(scores).any():
         raise EvaluationError(
-            f"scores: {int(np.isnan(scores).sum())} are not a number; every image needs one to be"
-            " ranked"
+            f"scores: {int(np.isnan(scores).sum())} are NaN, expected a number for every image"
         )
     return np.argsort(-scores, kind="stable")
 

@@ -1,5 +1,7 @@
-"""How sure a mean is, and whether two systems differ on the same queries: resampling, no assumed
-distribution."""
+"""Intervals of means, and tests whether two systems differ on the same queries.
+
+Both resample the measured scores and assume no distribution.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,10 @@ from jaxtyping import Float, Num
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.rng import named_generator
 
-# Numbers drawn at a time: a hundred thousand queries stay within tens of megabytes.
+# Numbers drawn at a time, which keeps a hundred thousand queries within tens of megabytes.
 _DRAWN = 2**21
-# Sums of the same numbers in another order differ by this share of their size; they count as equal.
+# Sums that differ by less than this share of their size count as equal: the same numbers added in
+# another order differ by rounding.
 _ROUNDING = 1e-12
 
 
@@ -26,29 +29,29 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean.
 
-    With a handful of values (seeds) it is too narrow rather than too wide; of one value it is a
-    point.
+    With a handful of values (seeds) it is too narrow rather than too wide; for a single value it is
+    a point.
 
     Args:
         values: independent measurements.
         confidence: share of such intervals that should hold the true mean, between 0 and 1.
-        samples: resamples drawn.
-        seed: of the resamples.
+        samples: number of resamples drawn, 1 or more.
+        seed: seed of the resampling.
 
     Returns:
         Lower and upper end.
 
     Raises:
-        EvaluationError: no values, one that is not finite, or options that make no interval.
+        EvaluationError: there are no values, one of them is not finite, or an option is out of
+            range.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
     measured = _finite("bootstrap interval", values)
     if not 0 < confidence < 1 or samples < 1:
-        given = f"confidence {confidence}, {samples} samples"
         raise EvaluationError(
-            f"bootstrap interval: {given}; confidence lies between 0 and 1, and samples are 1 or"
-            " more"
+            f"bootstrap interval: confidence {confidence}, {samples} samples; "
+            "expected a confidence between 0 and 1, and 1 sample or more"
         )
     generator = named_generator(seed, "bootstrap")
     size = len(measured)
@@ -68,25 +71,26 @@ def paired_permutation_test(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided probability of a mean difference at least this large if the two systems were
-    exchangeable on each query.
+    """Two-sided p-value of the mean difference between two systems on the same queries.
 
-    The sign of every difference is flipped: in all ways where there are at most ``permutations`` of
-    them (differences of zero, which no flip changes, do not count), otherwise in ``permutations``
-    random ways, of which the observed one is counted as one more, so that p is never zero.
+    It is the probability of a mean difference at least as large if the two systems were
+    exchangeable on each query. To compute it, the signs of the differences are flipped: in every
+    possible way if there are at most ``permutations`` ways (differences of zero, which no flip
+    changes, do not count), otherwise in ``permutations`` random ways. The observed signs count as
+    one more random way, so p is never zero.
 
     Args:
-        first: scores of one system, one for each query.
-        second: scores of the other, for the same queries in the same order.
-        permutations: ways to flip that are tried.
-        seed: of the random ways.
+        first: score of one system on each query.
+        second: score of the other on the same queries, in the same order.
+        permutations: largest number of flips tried, 1 or more.
+        seed: seed of the random flips.
 
     Returns:
-        p in (0, 1]; 1 where the systems never differ.
+        p in (0, 1]; 1 if the systems never differ.
 
     Raises:
-        EvaluationError: no queries, unlike numbers of them, a score that is not finite, or no
-            permutations.
+        EvaluationError: there are no queries, the numbers of scores differ, a score is not finite,
+            or ``permutations`` is below 1.
 
     Source: Smucker, Allan and Carterette 2007, "A Comparison of Statistical Significance Tests for
         Information Retrieval Evaluation"; (b + 1) / (m + 1): Phipson and Smyth 2010.
@@ -94,8 +98,8 @@ def paired_permutation_test(
     scores1, scores2 = _finite("permutation test", first), _finite("permutation test", second)
     if len(scores1) != len(scores2) or permutations < 1:
         raise EvaluationError(
-            f"permutation test: {len(scores1)} against {len(scores2)} scores, {permutations}"
-            " permutations; scores come in pairs, and permutations are 1 or more"
+            f"permutation test: {len(scores1)} against {len(scores2)} scores, "
+            f"{permutations} permutations; expected scores in pairs, and 1 permutation or more"
         )
     flipped = scores2 - scores1
     flipped = flipped[flipped != 0]
@@ -115,15 +119,16 @@ def paired_permutation_test(
 def _finite(what: str, values: Num[np.ndarray, " n"] | Sequence[float]) -> Float[np.ndarray, " n"]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        odd = int((~np.isfinite(array)).sum())
         raise EvaluationError(
-            f"{what}: values of shape {array.shape}; finite numbers in one row are needed, at"
-            " least one"
+            f"{what}: got values of shape {array.shape}, {odd} of them not finite; "
+            "expected one row of finite numbers, at least one"
         )
     return array
 
 
 def _blocks(total: int, width: int) -> Iterator[int]:
-    """Numbers of rows that add up to ``total``, each of at most some millions of numbers."""
+    """Numbers of rows that add up to ``total``, each few enough for ``_DRAWN`` numbers."""
     step = max(1, _DRAWN // width)
     for start in range(0, total, step):
         yield min(step, total - start)

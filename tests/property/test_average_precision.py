@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delfjax.evaluation.average_precision import ranking_average_precision
+from delfjax.evaluation.average_precision import average_precision, junk_free_ranks
 
 # A ranked list as what stands at each rank: a positive, junk or a negative.
 ROLES = st.lists(st.sampled_from("pjn"), min_size=1, max_size=30)
 
 
 def _score(roles: list[str], *, missing: int = 1) -> float:
-    positives = [rank for rank, role in enumerate(roles) if role == "p"]
-    junk = [rank for rank, role in enumerate(roles) if role == "j"]
-    unranked = [-1 - number for number in range(missing)]
-    return ranking_average_precision(range(len(roles)), positives=positives + unranked, junk=junk)
+    """Average precision of a list, where ``missing`` more positives were not retrieved."""
+    listed = np.array(roles, dtype="U1")
+    ranks = junk_free_ranks(listed == "p", listed == "j")
+    return average_precision(ranks, num_positives=roles.count("p") + missing)
 
 
 @given(ROLES)

@@ -1,5 +1,4 @@
-"""What each dataset is scored by: which queries, under which names, and what an answer without
-evidence is worth."""
+"""What each dataset is scored by: which queries, under which names, and by which rules."""
 
 from __future__ import annotations
 
@@ -35,16 +34,57 @@ def _answer(*images: int, scores: tuple[int, ...]) -> Answer:
     return Answer(np.array(images, np.int64), np.array(scores, np.int64))
 
 
-def test_queries_of_one_image_have_names_of_their_own() -> None:
+def test_queries_of_the_same_image_have_distinct_names() -> None:
     assert query_names(_dataset("folder")) == ["q#0", "r", "q#2"]
 
 
-def test_ignored_is_a_usage_of_version_two_and_a_tier_like_others_elsewhere() -> None:
+def test_only_version_two_gives_the_split_ignored_a_meaning() -> None:
     assert scored_queries(_dataset("google_landmarks_v2")) == [0, 2]
     assert scored_queries(_dataset("folder")) == [0, 1, 2]
 
 
-def test_a_query_that_nothing_speaks_for_is_not_recognised() -> None:
+def _folder_record(*answers: Answer) -> dict[str, object]:
+    """Two queries of a tower by day, one of a bridge by day, one of it by night, one of nothing.
+
+    The database is two more photos of the tower, two of the bridge, and one of something else.
+    """
+    dataset = RetrievalDataset(
+        "folder",
+        Path("root"),
+        ImagePaths(["t0", "t1", "b0", "b1", "x"]),
+        make_queries(
+            ImagePaths(["q0", "q1", "q2", "q3", "q4"]),
+            {
+                "ok": IndexSets.of([[0, 1], [0, 1], [2], [2], []]),
+                "junk": IndexSets.of([[3], [], [3], [], [4]]),
+            },
+            landmarks=IndexSets.of([[0], [0], [1], [1], [2]]),
+            split=np.array(["day", "day", "day", "night", "no match"]),
+        ),
+        landmark_names=("tower", "bridge", "nothing"),
+    )
+    scorer = make_scorers(dataset, tuple(dataset.database))["folder"]
+    for name, query, answer in zip(query_names(dataset), dataset.queries, answers, strict=True):
+        scorer.add(name, query, answer)
+    return scorer.record()
+
+
+def test_a_folder_averages_over_the_queries_of_a_landmark_and_then_over_landmarks() -> None:
+    record = _folder_record(
+        _answer(3, 0, 1, 4, scores=(9, 8, 7, 0)),
+        _answer(4, 0, scores=(5, 4)),
+        _answer(4, 2, scores=(3, 2)),
+        _answer(scores=()),
+        _answer(0, scores=(1,)),
+    )
+    # q1: one of two positives at rank 1, (0 + 1/2)/4; q2: its only one at rank 1, (0 + 1/2)/2.
+    by_hand = {"q0": 1.0, "q1": 0.125, "q2": 0.25, "q3": 0.0, "q4": None}
+    assert record["queries"] == {"mAP": by_hand}
+    # The tier of the query without a positive has no mean.
+    assert record["means"] == {"day": (0.5625 + 0.25) / 2, "night": 0.0}
+
+
+def test_a_query_whose_best_image_scores_zero_is_not_recognised() -> None:
     dataset = _dataset("google_landmarks_v2_recognition")
     scorer = make_scorers(dataset, DATABASE)["recognition"]
     scorer.add("q", dataset.queries[0], _answer(2, 0, scores=(0, 0)))
@@ -53,7 +93,7 @@ def test_a_query_that_nothing_speaks_for_is_not_recognised() -> None:
     assert scorer.record()["queries"] == {"GAP": {"q": 0.0, "r": 1.0}}
 
 
-def test_only_what_something_speaks_for_is_on_the_curve() -> None:
+def test_images_that_score_zero_are_not_on_the_curve() -> None:
     dataset = _dataset("google_landmarks_v1")
     scorer = make_scorers(dataset, DATABASE)["precision-recall"]
     scorer.add("q", dataset.queries[0], _answer(2, 0, 1, scores=(9, 8, 0)))
@@ -65,7 +105,7 @@ def test_only_what_something_speaks_for_is_on_the_curve() -> None:
     )
 
 
-def test_a_curve_of_nothing_has_no_threshold() -> None:
+def test_an_empty_curve_has_no_threshold() -> None:
     dataset = _dataset("google_landmarks_v1")
     scorer = make_scorers(dataset, DATABASE)["precision-recall"]
     scorer.add("q", dataset.queries[0], _answer(scores=()))
@@ -77,7 +117,7 @@ def test_a_curve_of_nothing_has_no_threshold() -> None:
     )
 
 
-def test_a_landmark_nobody_knows_the_place_of_is_named() -> None:
+def test_a_landmark_without_any_position_is_named() -> None:
     gps = np.zeros((4, 2))
     gps[3] = np.nan
     with pytest.raises(
@@ -91,10 +131,10 @@ def test_recognition_without_landmarks_is_refused() -> None:
         make_scorers(_dataset("google_landmarks_v2_recognition", landmarks=None), DATABASE)
 
 
-def test_what_has_no_protocol_is_refused() -> None:
+def test_a_dataset_without_a_protocol_is_refused() -> None:
     with pytest.raises(
         EvaluationError,
-        match="mine: no protocol is known for a dataset of this name; there are those of: world",
+        match="mine: no protocol is known for .*; there are protocols for: world",
     ):
         make_scorers(_dataset("mine"), DATABASE)
     with pytest.raises(ConfigError, match="folder: protocol 'hard' is unknown; there are: folder"):

@@ -39,20 +39,20 @@ def test_a_perfect_list_scores_one() -> None:
     assert _one("r1", "r2", relevant=("r1", "r2")) == 1.0
 
 
-def test_precisions_at_hits_are_averaged_over_what_is_relevant() -> None:
+def test_precisions_at_hits_are_averaged_over_the_relevant_images() -> None:
     # Hits at ranks 1 and 3 of three relevant images.
     assert _one("r1", "x", "r2", relevant=("r1", "r2", "r3")) == pytest.approx(
         (1 + 2 / 3) / 3, rel=1e-15
     )
 
 
-def test_a_hit_named_twice_counts_once_and_pushes_later_hits_down() -> None:
+def test_a_repeated_hit_counts_once_and_pushes_later_hits_down() -> None:
     assert _one("r1", "r1", "r2", relevant=("r1", "r2")) == pytest.approx(
         (1 + 2 / 3) / 2, rel=1e-15
     )
 
 
-def test_a_miss_named_twice_takes_up_two_ranks() -> None:
+def test_a_repeated_miss_takes_up_two_ranks() -> None:
     assert _one("x", "x", "r1", relevant=("r1",)) == pytest.approx(1 / 3, rel=1e-15)
 
 
@@ -86,7 +86,7 @@ def test_a_query_that_is_not_in_the_solution_is_an_error() -> None:
         _one(relevant=("r1",), cutoff=0)
 
 
-def test_right_and_sure_predictions_for_every_image_score_one() -> None:
+def test_right_and_confident_predictions_for_every_image_score_one() -> None:
     assert _gap(("a", 7, 0.9), ("b", 9, 0.8), ("c", 7, 0.7), ("none", 7, 0.1)) == 1.0
 
 
@@ -101,7 +101,7 @@ def test_an_image_without_a_prediction_adds_nothing() -> None:
     assert _gap() == 0.0
 
 
-def test_equal_confidences_stand_by_name_and_then_by_class() -> None:
+def test_equal_confidences_are_ordered_by_name_and_then_by_class() -> None:
     # By name: a (wrong), b (right), c (right).
     assert _gap(("c", 7, 0.5), ("b", 8, 0.5), ("a", 1, 0.5)) == pytest.approx(
         (1 / 2 + 2 / 3) / 3, rel=1e-15
@@ -117,7 +117,7 @@ def test_a_second_prediction_for_an_image_takes_up_a_rank_and_is_wrong() -> None
     )
 
 
-def test_shares_stand_in_the_order_of_the_solution_and_average_to_the_score() -> None:
+def test_shares_follow_the_order_of_the_solution_and_average_to_the_score() -> None:
     result = global_average_precision(
         ["c", "a"],
         classes=np.array([7, 7]),

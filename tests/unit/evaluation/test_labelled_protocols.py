@@ -45,7 +45,7 @@ def _of_two(ranking: Sequence[str]) -> float:
     return _score(ranking, query=LabelledQuery("pair", {"good": ["g1"], "ok": ["o1"]}))["mAP"]
 
 
-def test_good_and_ok_images_are_positive_alike() -> None:
+def test_good_and_ok_images_are_equally_positive() -> None:
     assert _score(["o1", "g2", "g1", "x1"]) == {"mAP": 1.0}
 
 
@@ -101,9 +101,9 @@ def test_each_setup_has_its_own_positives_and_ignores_its_own_images(
     assert found["mAP"] == pytest.approx(score, rel=1e-14)
 
 
-def test_precision_at_k_looks_no_further_than_the_last_positive() -> None:
+def test_precision_at_k_does_not_count_beyond_the_last_positive() -> None:
     medium = revisited_protocol("roxford5k", "medium")
-    # Positives at ranks 1, 2 and 5 (from 1): mP@5 sees all five, mP@10 no more than them.
+    # Positives at ranks 1, 2 and 5 (from 1): mP@5 sees all five, mP@10 no more than those.
     found = _score(["g1", "g2", "j1", "x1", "x2", "o1", "x3"], query=REVISITED, protocol=medium)
     assert {name: found[name] for name in ("mP@1", "mP@5", "mP@10")} == {
         "mP@1": 1.0,
@@ -121,7 +121,7 @@ def test_precision_at_k_gains_nothing_from_a_list_cut_short() -> None:
     assert nothing == {"mAP": 0.0, "mP@1": 0.0, "mP@5": 0.0, "mP@10": 0.0}
 
 
-def test_a_query_without_positives_is_not_a_number_and_left_out_of_every_mean() -> None:
+def test_a_query_without_positives_scores_nan_and_is_left_out_of_every_mean() -> None:
     no_easy = LabelledQuery("arch", {"hard": ["o1"], "junk": []})
     result = score_rankings(
         {"tower": ["g1", "x1"], "arch": ["o1"]},
@@ -141,7 +141,7 @@ def _holidays(rankings: Mapping[str, Ranking]) -> ProtocolResult:
     return score_rankings(rankings, protocol=holidays_protocol(), queries=queries, database=SCENES)
 
 
-def test_a_scene_of_holidays_is_in_the_numbers() -> None:
+def test_scenes_of_holidays_are_read_from_the_numbers() -> None:
     first, second = holidays_queries(SCENES)
     assert (first.name, second.name) == ("100000.jpg", "100100.jpg")
     assert first.labels == {"scene": ("100001.jpg", "100002.jpg"), "self": ("100000.jpg",)}
@@ -168,9 +168,12 @@ def test_holidays_needs_every_query() -> None:
 @pytest.mark.parametrize(
     ("database", "message"),
     [
-        (["100000.jpg", "beach.jpg"], "'beach.jpg' has no number"),
+        (["100000.jpg", "beach.jpg"], "the name of 'beach.jpg' is not a number"),
         (["100000.jpg", "a/100000.png"], "'100000.jpg' and 'a/100000.png' have the same number"),
-        (["100000.jpg", "100201.jpg"], "'100201.jpg' is of a scene without its query"),
+        (
+            ["100000.jpg", "100201.jpg"],
+            "'100201.jpg' belongs to a scene whose query, 100200, is",
+        ),
     ],
 )
 def test_a_folder_that_is_not_holidays_is_refused_by_name(
@@ -204,7 +207,7 @@ def test_a_ranking_that_cannot_be_scored_is_refused_by_name(ranking: Ranking, me
     [
         (
             {"good": ["g1"], "bad": ["x1"]},
-            "label 'bad' is not of oxford5k.*; there are: good, ok, junk",
+            "oxford5k.* has no label 'bad'; there are: good, ok, junk",
         ),
         (
             {"good": ["elsewhere"]},
@@ -220,13 +223,13 @@ def test_a_ground_truth_that_does_not_fit_is_refused_by_name(
         _score([], query=LabelledQuery("tower", labels))
 
 
-def test_an_image_may_carry_two_labels_of_one_kind() -> None:
+def test_an_image_may_carry_two_positive_labels() -> None:
     assert (
         _score(["g1"], query=LabelledQuery("tower", {"good": ["g1"], "ok": ["g1"]}))["mAP"] == 1.0
     )
 
 
-def test_names_that_stand_twice_or_nowhere_are_refused() -> None:
+def test_repeated_and_unknown_names_are_refused() -> None:
     with pytest.raises(EvaluationError, match="database: 'g1' appears twice"):
         _score([], database=[*DATABASE, "g1"])
     with pytest.raises(EvaluationError, match="queries: 'tower' appears twice"):

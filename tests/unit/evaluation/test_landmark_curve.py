@@ -70,7 +70,7 @@ def test_equal_scores_pass_the_threshold_together() -> None:
 
 
 @pytest.mark.parametrize("query", ["sea", "indoors"])
-def test_a_query_with_no_match_adds_false_positives_when_anything_is_retrieved(query: str) -> None:
+def test_a_query_without_a_match_can_only_add_false_positives(query: str) -> None:
     alone = _curve(paris=_list(e1=5.0))
     assert alone.precision.tolist() == [1.0]
     more = _curve(paris=_list(e1=5.0), **{query: _list(e1=6.0, d1=4.0)})
@@ -117,7 +117,7 @@ def test_a_landmark_is_right_within_twenty_five_kilometres(away_km: float, right
     assert curve.true_positives.tolist() == [int(right)] and curve.has_match.tolist() == [right]
 
 
-def test_a_landmark_no_image_shows_gives_no_query_a_match() -> None:
+def test_a_landmark_shown_by_no_image_matches_no_query() -> None:
     without = LandmarkDatabase(["d1"], np.array([1]), DATABASE.centres_deg)
     curve = landmark_precision_recall(
         {"paris": _list()}, queries_deg={"paris": EIFFEL}, database=without
@@ -158,7 +158,7 @@ def test_distances_are_those_of_great_circles() -> None:
     ("found", "message"),
     [
         (_list(elsewhere=1.0), "retrieved for 'paris': 'elsewhere' is not in the database"),
-        (_list(e1=math.nan), "every one of 1 images needs one finite score"),
+        (_list(e1=math.nan), "each of 1 images needs one finite score"),
         (ScoredList(["e1"], np.zeros(1)), "retrieved: 'rome' is not a query"),
     ],
 )
@@ -182,10 +182,10 @@ def test_a_query_without_a_list_is_refused_by_name() -> None:
         (["a"], [1], (0.0, 0.0), "'a' shows landmark 1; there are 1, counted from 0"),
         (["a"], [-2], (0.0, 0.0), "'a' shows landmark -2"),
         (["a"], [0], (91.0, 0.0), "centre of landmark 0: position"),
-        (["a"], [0], (0.0, math.nan), "longitude within ±180"),
+        (["a"], [0], (0.0, math.nan), "a longitude within ±180"),
     ],
 )
-def test_a_database_that_cannot_be_is_refused_by_name(
+def test_an_invalid_database_is_refused_by_name(
     images: list[str], landmark: list[int], centre: tuple[float, float], message: str
 ) -> None:
     database = LandmarkDatabase(images, np.array(landmark), np.array([centre]))
@@ -193,7 +193,7 @@ def test_a_database_that_cannot_be_is_refused_by_name(
         landmark_precision_recall({}, queries_deg={}, database=database)
 
 
-def test_a_query_that_is_nowhere_on_earth_is_refused_by_name() -> None:
+def test_a_query_with_an_impossible_position_is_refused_by_name() -> None:
     with pytest.raises(EvaluationError, match="query 'q': position"):
         landmark_precision_recall(
             {"q": _list()}, queries_deg={"q": (2.3, 488.6)}, database=DATABASE
@@ -212,14 +212,14 @@ def test_the_area_is_the_precision_at_each_right_landmark() -> None:
     )
 
 
-def test_the_curve_is_read_at_its_last_point_of_a_precision() -> None:
+def test_the_curve_is_read_at_its_last_point_with_a_given_precision() -> None:
     curve = _curve(paris=_list(e1=9.0, d1=5.0), cologne=_list(d1=7.0, l1=8.0))
     last = curve.last_with(0.6)
     assert last is not None and (last.threshold, last.true_positives) == (7.0, 2)
     assert _curve(sea=_list(e1=3.0)).last_with(0.5) is None and _curve().last_with(0.0) is None
 
 
-def test_the_centre_of_a_landmark_is_that_of_its_images_on_the_sphere() -> None:
+def test_the_centre_of_a_landmark_is_the_mean_direction_of_its_images() -> None:
     positions = np.array(
         [(0.0, 179.0), (0.0, -179.0), (10.0, 5.0), (np.nan, np.nan), (np.nan, np.nan), (50.0, 50.0)]
     )

@@ -1,4 +1,4 @@
-"""Errors of a nearest neighbour are told apart: look-alikes, and everything else."""
+"""Errors of the nearest neighbour are divided into look-alikes and everything else."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def test_errors_inside_the_family_are_counted() -> None:
     assert found.rate == pytest.approx(4 / 6)
     assert found.inside == pytest.approx(1.0)
     assert found.chance == pytest.approx((3 * 1 / 3 + 3 / 5 + 1 / 5 + 1 / 5) / 6)
-    assert "67% err" in str(found)
+    assert "67% of the photos are taken for another landmark" in str(found)
     across = nearest_errors(
         on_circle(0, 1, 40, 42, 50, 70), np.array([0, 0, 0, 1, 2, 3]), np.array([0, 0, 0, 1, 0, 1])
     )
     assert across.inside == pytest.approx(0.0)
 
 
-def test_without_an_error_nothing_is_inside() -> None:
+def test_without_errors_the_share_of_look_alikes_is_undefined() -> None:
     found = nearest_errors(on_circle(0, 1, 90, 91), np.array([0, 0, 1, 1]), np.array([0, 0, 0, 0]))
     assert found.rate == 0.0 and math.isnan(found.inside) and found.chance == 1.0
 

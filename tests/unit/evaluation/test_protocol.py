@@ -20,7 +20,7 @@ def _result(*scores: float, protocol: ProtocolId = HARD) -> ProtocolResult:
     return ProtocolResult(protocol, names, {"mAP": np.array(scores)})
 
 
-def test_an_identifier_is_read_back_as_it_was_written() -> None:
+def test_a_written_identifier_parses_to_itself() -> None:
     assert str(HARD) == "roxford5k-hard/crop/junk-removed/stable-ties"
     assert ProtocolId.parse(str(HARD)) == HARD
 
@@ -28,14 +28,17 @@ def test_an_identifier_is_read_back_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("roxford5k/crop/junk-removed", "reads benchmark/query/junk/ties"),
+        ("roxford5k/crop/junk-removed", "expected an identifier benchmark/query/junk/ties"),
         ("/crop/junk-removed/stable-ties", "benchmark ''"),
-        ("a/cropped/junk-removed/stable-ties", "query rule 'cropped'; there are: crop, full"),
+        (
+            "a/cropped/junk-removed/stable-ties",
+            "query rule 'cropped' is unknown; there are: crop",
+        ),
         ("a/crop/junk/stable-ties", "junk rule 'junk'"),
         ("a/crop/junk-removed/any", "ties rule 'any'"),
     ],
 )
-def test_a_rule_that_is_not_known_is_refused_by_name(text: str, message: str) -> None:
+def test_an_unknown_rule_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         ProtocolId.parse(text)
 
@@ -50,12 +53,12 @@ def test_a_query_without_a_score_is_left_out_of_the_mean_and_kept_in_the_record(
     }
 
 
-def test_a_mean_of_nothing_is_undefined() -> None:
+def test_a_mean_of_no_scores_is_undefined() -> None:
     assert math.isnan(_result(math.nan).means["mAP"])
     assert _result(math.nan).record()["means"] == {"mAP": None}
 
 
-def test_scores_of_a_result_go_through_intervals_and_paired_tests() -> None:
+def test_scores_of_a_result_feed_intervals_and_paired_tests() -> None:
     first, second = _result(0.2, math.nan, 0.4, 0.1), _result(0.9, math.nan, 0.8, 0.7)
     low, high = bootstrap_interval(second.scored("mAP"), samples=200)
     # Means of resamples are sums of three in float64.
@@ -70,7 +73,7 @@ def test_results_that_cannot_be_compared_are_refused() -> None:
         paired_scores(_result(1.0), _result(1.0, protocol=easy), "mAP")
     with pytest.raises(EvaluationError, match="different queries"):
         paired_scores(_result(1.0), _result(1.0, 1.0), "mAP")
-    with pytest.raises(EvaluationError, match="no mean is called 'mP@1'; there are: mAP"):
+    with pytest.raises(EvaluationError, match="there is no mean 'mP@1'; there are: mAP"):
         _result(1.0).scored("mP@1")
 
 
@@ -80,5 +83,5 @@ def test_equal_scores_keep_the_order_of_the_database() -> None:
 
 
 def test_an_image_without_a_score_cannot_be_ranked() -> None:
-    with pytest.raises(EvaluationError, match="1 are not a number"):
+    with pytest.raises(EvaluationError, match="1 are NaN"):
         stable_ranking(np.array([1.0, math.nan]))

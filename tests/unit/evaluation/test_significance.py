@@ -16,9 +16,8 @@ def test_the_interval_of_one_value_or_of_equal_values_is_a_point() -> None:
     assert bootstrap_interval(np.full(7, 0.5)) == (0.5, 0.5)
 
 
-def test_the_interval_of_zero_and_one_is_that_of_their_four_resamples() -> None:
-    """Means are 0, ½, ½, 1: a quarter of them is 0 and a quarter 1, so that 40 % in the middle are
-    all ½."""
+def test_the_interval_of_zero_and_one_follows_from_their_four_resamples() -> None:
+    """The means are 0, ½, ½, 1, a quarter each, so the middle 40 % are all ½."""
     assert bootstrap_interval([0.0, 1.0], confidence=0.4) == (0.5, 0.5)
     assert bootstrap_interval([0.0, 1.0], confidence=0.6) == (0.0, 1.0)
 
@@ -35,7 +34,7 @@ def test_the_interval_of_many_values_is_that_of_the_normal_distribution(
     )
 
 
-def test_the_interval_holds_the_true_mean_about_as_often_as_it_says(
+def test_intervals_hold_the_true_mean_about_as_often_as_they_claim(
     rng: np.random.Generator,
 ) -> None:
     intervals = [
@@ -58,7 +57,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_one_another(
     )
 
 
-def test_few_queries_are_counted_in_every_way() -> None:
+def test_for_few_queries_every_flip_is_counted() -> None:
     """Differences 1, 1, 1: of eight ways to flip, only all and none give a mean as large."""
     assert paired_permutation_test([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]) == 2 / 8
 
@@ -113,19 +112,18 @@ def test_queries_without_a_difference_change_nothing() -> None:
     assert paired_permutation_test([0.0] * 3 + [0.5] * 500, [1.0] * 3 + [0.5] * 500) == few
 
 
-def test_a_difference_that_is_rounding_alone_counts_as_equal() -> None:
-    """0.1 + 0.2 − 0.3 is no zero in floating point; flipped, its mean must still reach the one
-    observed."""
+def test_differences_by_rounding_count_as_equal() -> None:
+    """0.1 + 0.2 − 0.3 is not zero in floating point, but its flipped mean must reach it."""
     assert paired_permutation_test([0.0, 0.0, 0.0], [0.1, 0.2, -0.3]) == 1.0
 
 
 @pytest.mark.parametrize("values", [[], [0.5, float("nan")], [float("inf")]])
-def test_what_has_no_mean_has_no_interval(values: list[float]) -> None:
-    with pytest.raises(EvaluationError, match="finite numbers"):
+def test_values_without_a_mean_are_refused(values: list[float]) -> None:
+    with pytest.raises(EvaluationError, match="expected one row of finite numbers"):
         bootstrap_interval(values)
 
 
-def test_options_that_make_no_sense_are_refused() -> None:
+def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(EvaluationError, match="confidence 95"):
         bootstrap_interval([1.0], confidence=95.0)
     with pytest.raises(EvaluationError, match="0 samples"):
@@ -134,6 +132,6 @@ def test_options_that_make_no_sense_are_refused() -> None:
         paired_permutation_test([1.0], [2.0], permutations=0)
 
 
-def test_scores_of_unlike_numbers_of_queries_are_refused() -> None:
+def test_unequal_numbers_of_queries_are_refused() -> None:
     with pytest.raises(EvaluationError, match="2 against 1 scores"):
         paired_permutation_test([1.0, 2.0], [2.0])
