@@ -1,8 +1,7 @@
-"""Every dataset by name: where it comes from, what of it can still be had, and how many of what it
-should hold.
+"""Every dataset by name: where it comes from, what is still available, and its expected counts.
 
-Nothing here downloads (:mod:`delfjax.datasets.fetch.fetching` does): a dataset lies in
-``external/<folder>`` of the data root, or wherever its user says.
+A dataset lies in ``external/<folder>`` under the data root, or where its user says. Nothing here
+downloads it; :mod:`delfjax.datasets.fetch.fetching` does.
 """
 
 from __future__ import annotations
@@ -13,13 +12,18 @@ from pathlib import Path
 
 from delfjax import paths
 from delfjax.config import require_known
-from delfjax.datasets import folder_benchmark as photo_folder
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.columns import DatasetError
 from delfjax.datasets.fetch import archives
 from delfjax.datasets.fetch.archives import FileSet
-from delfjax.datasets.published import google_landmarks, holidays, landmarks, revisited
-from delfjax.datasets.published import oxford_paris as buildings
+from delfjax.datasets.folder_benchmark import load_folder
+from delfjax.datasets.published import (
+    google_landmarks,
+    holidays,
+    landmarks,
+    oxford_paris,
+    revisited,
+)
 from delfjax.datasets.world_benchmark import load_world, load_world_train
 
 UNKNOWN = "unknown"
@@ -29,12 +33,12 @@ Loader = Callable[[Path], RetrievalDataset]
 
 @dataclass(frozen=True)
 class Expected:
-    """A number the real dataset has.
+    """A count of the real dataset.
 
     Attributes:
-        values: what a complete copy may have; several where copies differ.
-        source: who says so.
-        confirmed: whether it was read in a primary source or counted, and not only remembered.
+        values: counts that a complete copy may have; several where copies differ.
+        source: where the count comes from.
+        confirmed: whether it was counted or read in a primary source, rather than remembered.
     """
 
     values: tuple[int, ...]
@@ -48,15 +52,15 @@ class DatasetEntry:
 
     Attributes:
         title: one line.
-        load: reads it from its root.
-        folders: where it lies under ``external``: one folder; several for one made of several; none
-            when only its user knows.
-        origin: where it comes, or came, from.
-        availability: what of it can still be had.
-        licence: under what terms.
+        load: reads the dataset from its root.
+        folders: its folders under ``external``: one, several for a dataset made of several parts,
+            or none where only the user knows the folder.
+        origin: where it comes from, or came from.
+        availability: what of it is still available.
+        licence: terms of use.
         size: how much there is to download.
         expected: counts of the real dataset, by the names that ``count_dataset`` uses.
-        published: the files it is published as; none where it is gone.
+        published: the files it is published as; none where it is no longer available.
     """
 
     title: str
@@ -74,10 +78,10 @@ _POSTER = "DELF poster (ICCV 2017)"
 _INSPECTED = "counted in the ground-truth pickle"
 _CVDF = "github.com/cvdfoundation/google-landmark"
 _REMEMBERED = "remembered, not confirmed"
-_THERE = "as far as is known, still there"
+_THERE = "still available, as far as is known"
 _BLURRED = (
-    "since 2022 as archives with blurred faces (oxbuild_images-v1.tgz, paris_1-v1.tgz,"
-    " paris_2-v1.tgz)"
+    "since 2022 as archives with blurred faces "
+    "(oxbuild_images-v1.tgz, paris_1-v1.tgz, paris_2-v1.tgz)"
 )
 _FLICKR = 100_071
 _MILLION = Expected((1_001_001,), "revisitop")
@@ -91,7 +95,7 @@ _OXFORD = {
     "landmarks": Expected((11,), "its text files: 11 landmarks of 5 queries"),
 }
 _PARIS = {
-    # With the damaged images, or without them.
+    # With the damaged images and without them.
     "database": Expected((6_412, 6_392), f"{_POSTER}; 6,392 = 6,322 + 70 of the revisited lists"),
     "queries": Expected((55,), _POSTER),
     "landmarks": Expected((11,), _POSTER),
@@ -118,13 +122,12 @@ _HOLIDAYS = {
     "ok": Expected((991,), "its evaluation script"),
 }
 
-
 _OXFORD_FILES = (archives.OXFORD_IMAGES, archives.OXFORD_TRUTH)
 _PARIS_FILES = (archives.PARIS_IMAGES, archives.PARIS_TRUTH)
 
 
 def _extended(base: Mapping[str, Expected], more: Expected) -> dict[str, Expected]:
-    """Expected counts with ``more`` distractors; the sum is no surer than they are."""
+    """Expected counts with ``more`` distractors; the sum is confirmed only if both terms are."""
     total = tuple(value + more.values[0] for value in base["database"].values)
     sure = more.confirmed and base["database"].confirmed
     return {**base, "database": Expected(total, more.source, sure), "distractors": more}
@@ -133,13 +136,12 @@ def _extended(base: Mapping[str, Expected], more: Expected) -> dict[str, Expecte
 def _oxford_paris(
     title: str, load: Loader, expected: Mapping[str, Expected], *folders: str
 ) -> DatasetEntry:
-    oxford = "Oxford" in title
-    page = "oxbuildings" if oxford else "parisbuildings"
-    origin = f"robots.ox.ac.uk/~vgg/data/{page}" + (
-        "; Flickr100k is on the page of Oxford5k" if len(folders) > 1 else ""
-    )
-    files = _OXFORD_FILES if oxford else _PARIS_FILES
-    published = (*files, archives.FLICKR) if len(folders) > 1 else files
+    oxford = folders[0] == "oxford5k"
+    origin = f"robots.ox.ac.uk/~vgg/data/{'oxbuildings' if oxford else 'parisbuildings'}"
+    published: tuple[FileSet, ...] = _OXFORD_FILES if oxford else _PARIS_FILES
+    if len(folders) > 1:
+        origin += "; Flickr100k is on the page of Oxford5k"
+        published = (*published, archives.FLICKR)
     size = archives.describe_size(published)
     return DatasetEntry(title, load, folders, origin, _BLURRED, UNKNOWN, size, expected, published)
 
@@ -147,16 +149,14 @@ def _oxford_paris(
 def _revisited(
     title: str, load: Loader, expected: Mapping[str, Expected], *folders: str
 ) -> DatasetEntry:
-    extra = "; ptak.felk.cvut.cz/revisitop/revisitop1m (100 archives)" if len(folders) > 1 else ""
-    origin = f"cmp.felk.cvut.cz/revisitop/data/datasets, images of the classic dataset{extra}"
-    oxford = "Oxford" in title
-    # Their loaders find the images in the folder of the classic dataset.
-    truth, images = (
-        (archives.ROXFORD_TRUTH, archives.OXFORD_IMAGES)
-        if oxford
-        else (archives.RPARIS_TRUTH, archives.PARIS_IMAGES)
-    )
-    published = (truth, images, archives.MILLION) if len(folders) > 1 else (truth, images)
+    origin = "cmp.felk.cvut.cz/revisitop/data/datasets, images of the classic dataset"
+    # The loaders find the images in the folder of the classic dataset.
+    published: tuple[FileSet, ...] = (archives.RPARIS_TRUTH, archives.PARIS_IMAGES)
+    if folders[0] == "roxford5k":
+        published = (archives.ROXFORD_TRUTH, archives.OXFORD_IMAGES)
+    if len(folders) > 1:
+        origin += "; ptak.felk.cvut.cz/revisitop/revisitop1m (100 archives)"
+        published = (*published, archives.MILLION)
     size = archives.describe_size(published) + (", an estimate" if len(folders) > 1 else "")
     return DatasetEntry(title, load, folders, origin, _THERE, UNKNOWN, size, expected, published)
 
@@ -172,8 +172,8 @@ def _version2(
 
 def _version1(title: str, load: Loader, expected: Mapping[str, Expected]) -> DatasetEntry:
     gone = (
-        "VANISHED: no longer available; the paper's queries, database and GPS positions were never"
-        " published"
+        "VANISHED: no longer available; "
+        "the paper's queries, database and GPS positions were never published"
     )
     origin = "was at kaggle.com/google/google-landmarks-dataset"
     return DatasetEntry(
@@ -183,12 +183,12 @@ def _version1(title: str, load: Loader, expected: Mapping[str, Expected]) -> Dat
 
 def _babenko(title: str, load: Loader, images: int) -> DatasetEntry:
     origin = (
-        "URL lists at skoltech (neural codes); full and clean lists of DIR at"
-        " download.europe.naverlabs.com"
+        "URL lists at skoltech (neural codes); "
+        "full and clean lists of DIR at download.europe.naverlabs.com"
     )
     gone = (
-        "PARTLY VANISHED: lists of URLs, many of them dead; of the clean list some 27,500 images"
-        " could once still be had"
+        "PARTLY VANISHED: lists of URLs, many of them dead; "
+        "some 27,500 images of the clean list were once still available"
     )
     expected = {
         "database": Expected((images,), _REMEMBERED, confirmed=False),
@@ -198,30 +198,33 @@ def _babenko(title: str, load: Loader, images: int) -> DatasetEntry:
 
 
 def _world(title: str, load: Loader) -> DatasetEntry:
-    origin, licence = (
-        "rendered by `delfjax datasets render`",
-        "none needed: nothing in it is anybody's",
-    )
     return DatasetEntry(
-        title, load, ("world",), origin, "anywhere, offline", licence, "nothing to download", {}
+        title,
+        load,
+        ("world",),
+        origin="rendered by `delfjax datasets render`",
+        availability="anywhere, offline",
+        licence="none needed: it contains no third-party material",
+        size="nothing to download",
+        expected={},
     )
 
 
 CATALOGUE: Mapping[str, DatasetEntry] = {
     "world": _world("The landmark world: rendered landmarks with exact ground truth", load_world),
     "world_train": _world("The landmark world: landmarks for training alone", load_world_train),
-    "oxford5k": _oxford_paris("Oxford buildings", buildings.load_oxford5k, _OXFORD, "oxford5k"),
-    "paris6k": _oxford_paris("Paris buildings", buildings.load_paris6k, _PARIS, "paris6k"),
+    "oxford5k": _oxford_paris("Oxford buildings", oxford_paris.load_oxford5k, _OXFORD, "oxford5k"),
+    "paris6k": _oxford_paris("Paris buildings", oxford_paris.load_paris6k, _PARIS, "paris6k"),
     "oxford105k": _oxford_paris(
         "Oxford buildings and 100k distractors from Flickr",
-        buildings.load_oxford105k,
+        oxford_paris.load_oxford105k,
         _extended(_OXFORD, Expected((_FLICKR,), _REMEMBERED, confirmed=False)),
         "oxford5k",
         "flickr100k",
     ),
     "paris106k": _oxford_paris(
         "Paris buildings and 100k distractors from Flickr",
-        buildings.load_paris106k,
+        oxford_paris.load_paris106k,
         _extended(_PARIS, Expected((_FLICKR,), _REMEMBERED, confirmed=False)),
         "paris6k",
         "flickr100k",
@@ -313,7 +316,7 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
     ),
     "folder": DatasetEntry(
         "a folder of photographs: groundtruth.json, or a folder for each landmark",
-        photo_folder.load_folder,
+        load_folder,
         (),
         "yours",
         "yours",
@@ -324,26 +327,21 @@ CATALOGUE: Mapping[str, DatasetEntry] = {
 }
 
 
-def dataset_names() -> tuple[str, ...]:
-    """Names that :func:`open_dataset` takes."""
-    return tuple(CATALOGUE)
-
-
 def dataset_entry(name: str) -> DatasetEntry:
-    """What is known about a dataset.
+    """The catalogue's entry of a dataset.
 
     Raises:
-        ConfigError: there is no dataset of that name; the message has the nearest.
+        ConfigError: there is no dataset of that name; the message suggests the nearest.
     """
     require_known("dataset", name, CATALOGUE)
     return CATALOGUE[name]
 
 
 def dataset_root(name: str) -> Path | None:
-    """Where a dataset lies unless its user says otherwise; ``None`` where only the user knows.
+    """Default root of a dataset; ``None`` where only the user knows the folder.
 
-    A dataset made of several (``oxford105k``) lies in the folder that holds the folders of its
-    parts.
+    The root of a dataset made of several parts (``oxford105k``) is the folder that contains their
+    folders.
     """
     folders = dataset_folders(name)
     if len(folders) > 1:
@@ -352,14 +350,13 @@ def dataset_root(name: str) -> Path | None:
 
 
 def dataset_folders(name: str) -> tuple[Path, ...]:
-    """The folders a dataset lies in unless its user says otherwise; several for one made of
-    several."""
+    """Default folders of a dataset, one for each of its parts."""
     external = paths.data_root() / "external"
     return tuple(external / folder for folder in dataset_entry(name).folders)
 
 
 def present_datasets() -> tuple[str, ...]:
-    """Names of the datasets all of whose folders are in their place."""
+    """Names of the datasets whose default folders all exist."""
     folders = {name: dataset_folders(name) for name in CATALOGUE}
     return tuple(
         name
@@ -369,24 +366,22 @@ def present_datasets() -> tuple[str, ...]:
 
 
 def open_dataset(name: str, root: str | Path | None = None) -> RetrievalDataset:
-    """Read a dataset's lists and ground truth; its images are not opened.
+    """Read a dataset's lists and ground truth, without opening its images.
 
     Args:
-        name: one of :func:`dataset_names`.
+        name: a name in :data:`CATALOGUE`.
         root: its folder; the default is :func:`dataset_root`.
 
     Raises:
         ConfigError: there is no dataset of that name.
-        DatasetError: it is not there, incomplete or malformed; the message names the file, the
-            value and the remedy.
+        DatasetError: the dataset is missing, incomplete or malformed; the message names the file,
+            the value and the remedy.
     """
     entry = dataset_entry(name)
     place = dataset_root(name) if root is None else Path(root)
     if place is None:
-        raise DatasetError(f"dataset {name!r} has no place of its own; say which folder")
+        raise DatasetError(f"dataset {name!r} has no default folder; say which folder to open")
     if not place.is_dir():
-        source = (
-            f"; {name} comes from {entry.origin} ({entry.availability})" if entry.folders else ""
-        )
-        raise DatasetError(f"{place}: no such folder{source}")
+        source = f"; {name} comes from {entry.origin} ({entry.availability})"
+        raise DatasetError(f"{place}: no such folder{source if entry.folders else ''}")
     return entry.load(place)

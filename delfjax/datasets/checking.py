@@ -1,5 +1,4 @@
-"""What a copy of a dataset holds beside what it should hold, and which of its images are missing or
-damaged."""
+"""Verification of a copy: its counts beside the expected ones, and missing or damaged images."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ from delfjax.datasets.catalogue import Expected
 from delfjax.datasets.images import ImageError, decode_image
 from delfjax.datasets.query_images import read_query
 
-# Images are decoded at this size to see whether they can be, pixels: a JPEG is read whole at any
-# size.
+# Longest side at which images are decoded to test them, pixels: a JPEG is read whole at any size.
 _DECODED_SIDE = 256
 
 
@@ -26,8 +24,8 @@ class Count:
 
     Attributes:
         name: what is counted.
-        found: how many there are.
-        expected: what the real dataset has; ``None`` where nobody says.
+        found: the count of this copy.
+        expected: the count of the real dataset; ``None`` where it is not known.
     """
 
     name: str
@@ -36,18 +34,18 @@ class Count:
 
     @property
     def agrees(self) -> bool:
-        """Whether it is what a complete copy may have, or nobody says."""
+        """Whether a complete copy may have this count, or the expected one is not known."""
         return self.expected is None or self.found in self.expected.values
 
     def __str__(self) -> str:
-        """One line: what was found, beside what was expected."""
+        """One line: the count found, beside the expected one."""
         if self.expected is None:
             return f"{self.name:12s} {self.found:>11,d}"
         accepted = " or ".join(f"{value:,d}" for value in self.expected.values)
         verdict = "ok" if self.agrees else "DIFFERS"
         return (
-            f"{self.name:12s} {self.found:>11,d}   expected {accepted} ({self.expected.source})  "
-            f" {verdict}"
+            f"{self.name:12s} {self.found:>11,d}   "
+            f"expected {accepted} ({self.expected.source})   {verdict}"
         )
 
 
@@ -56,12 +54,11 @@ class Check:
     """The outcome of a verification.
 
     Attributes:
-        counts: every count beside its expectation.
-        problems: (path, reason) of each image that cannot be used and is not known to be corrupt,
+        counts: every count beside the expected one.
+        problems: (path, reason) of each image that is unusable without being known as corrupt, and
             of each box outside its image.
-        known_corrupt: how many images known to be corrupt were missing or damaged, as they should
-            be.
-        checked: how many files were looked at.
+        known_corrupt: number of images known as corrupt that are missing or damaged, as expected.
+        checked: number of files checked.
     """
 
     counts: tuple[Count, ...]
@@ -71,7 +68,7 @@ class Check:
 
     @property
     def complete(self) -> bool:
-        """Whether every image is there and every confirmed count agrees."""
+        """Whether every image is usable and every confirmed count agrees."""
         sure = [
             count
             for count in self.counts
@@ -81,11 +78,13 @@ class Check:
 
 
 def count_dataset(dataset: RetrievalDataset) -> dict[str, int]:
-    """How many of what there are: database, distractors, queries, landmarks, corrupt images, and
-    members of each label."""
+    """Numbers of database images, distractors, queries, landmarks, corrupt images, and labels.
+
+    A label is counted by its members over all queries.
+    """
     ids = [dataset.queries.landmarks.indices]
-    # Ids of the index of Google-Landmarks v2 are not those of its queries: a database with labels
-    # speaks for itself.
+    # A database with labels is counted by itself: in Google-Landmarks v2 the ids of the index are
+    # not those of the queries.
     if dataset.landmarks is not None:
         ids = [dataset.landmarks[dataset.landmarks >= 0]]
     return {
@@ -101,7 +100,7 @@ def count_dataset(dataset: RetrievalDataset) -> dict[str, int]:
 def compare_counts(
     dataset: RetrievalDataset, expected: Mapping[str, Expected]
 ) -> tuple[Count, ...]:
-    """Every count of a dataset beside what the real one has."""
+    """Every count of a dataset beside that of the real one."""
     return tuple(
         Count(name, found, expected.get(name)) for name, found in count_dataset(dataset).items()
     )
@@ -110,12 +109,13 @@ def compare_counts(
 def verify_dataset(
     dataset: RetrievalDataset, expected: Mapping[str, Expected], *, decode: bool = False
 ) -> Check:
-    """Look for every image of a dataset; open every one when asked to, queries with their boxes.
+    """Check that every image of a dataset exists and, with ``decode``, that it can be used.
 
     Args:
         dataset: an opened dataset.
-        expected: counts of the real one.
-        decode: also decode all images, which takes hours for millions of them.
+        expected: counts of the real dataset.
+        decode: also decode all images and cut the queries to their boxes, which takes hours for
+            millions of images.
     """
     known = set(dataset.corrupt.tolist())
     problems: list[tuple[str, str]] = []
@@ -127,7 +127,7 @@ def verify_dataset(
         elif reason:
             problems.append((path, reason))
     for number, path in enumerate(dataset.queries.paths):
-        # A query of the database was looked at, but its box was not.
+        # The image of a query in the database was checked above, but its box was not.
         if dataset.queries.in_database[number] < 0 or decode:
             reason = _query_problem(dataset, number, path, decode=decode)
             if reason and (path, reason) not in problems:

@@ -1,5 +1,4 @@
-"""A folder of photographs as a benchmark: by its ``groundtruth.json``, or by one folder for each
-landmark."""
+"""A folder of photographs as a benchmark: by ``groundtruth.json`` or by a folder per landmark."""
 
 from __future__ import annotations
 
@@ -11,22 +10,23 @@ from delfjax.datasets.benchmark import RetrievalDataset, grouped_dataset, make_q
 from delfjax.datasets.columns import DatasetError, ImagePaths, IndexSets
 from delfjax.datasets.photo_folder import GROUNDTRUTH, load_groundtruth, scan_folder
 
-# Above this many pairs of query and answer a class folder is too large to list each image's
-# answers.
+# Largest number of pairs of query and answer: beyond it, the answers of every image would not fit
+# the memory.
 MAX_PAIRS = 50_000_000
 
 
 def load_folder(root: Path) -> RetrievalDataset:
-    """The images of a folder.
+    """The images of a folder as a dataset.
 
-    * With ``groundtruth.json``: its queries, labels ok and junk; the split of a query is its tier.
-    * Otherwise, with every image in a folder of its own class: each image of a class of several is
-      a query, the others are its answers (ok), it is itself junk. The class is the first folder of
-      the path.
-    * Otherwise: images alone, no queries.
+    * With ``groundtruth.json``: its queries, with labels ok and junk; the split of a query is its
+      tier.
+    * Otherwise, if every image lies in a folder: the first folder of its path is its class. Each
+      image of a class of two or more is a query; the others are its answers (ok), and the query
+      itself is junk.
+    * Otherwise: images only, no queries.
 
     Raises:
-        DatasetError: there are no images, or a class is too large.
+        DatasetError: there are no images, or the classes are too large.
         FolderError: the folder or its ground truth cannot be used.
     """
     if (root / GROUNDTRUTH).is_file():
@@ -61,8 +61,8 @@ def _from_classes(root: Path, images: tuple[str, ...]) -> RetrievalDataset:
     )
     if int((counts.astype(np.int64) ** 2).sum()) > MAX_PAIRS:
         raise DatasetError(
-            f"{root}: class {names[counts.argmax()]!r} has {counts.max()} images; use {GROUNDTRUTH}"
-            " instead"
+            f"{root}: class {names[counts.argmax()]!r} has {counts.max()} images, too many for "
+            f"each to be a query; list the queries in {GROUNDTRUTH}"
         )
     own = np.flatnonzero(counts[landmarks] > 1)
     classes = tuple(str(name) for name in names)

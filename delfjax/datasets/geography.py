@@ -1,9 +1,8 @@
-"""Photographs on the globe: distances, clusters of photographs taken near each other, the middle of
-a few positions.
+"""Positions on the globe: distances, clusters of photographs taken near each other, medians.
 
-Positions are ``(latitude, longitude)`` in degrees, NaN where one is not known. Everything is
-computed with unit vectors from the centre of the Earth, for which neither the antimeridian nor the
-poles are a special place.
+Positions are ``(latitude, longitude)`` in degrees, NaN where not known. Clusters and medians are
+computed with unit vectors from the centre of the Earth, which need no special case at the
+antimeridian or the poles.
 """
 
 from __future__ import annotations
@@ -21,23 +20,25 @@ from scipy.spatial import cKDTree
 # ellipsoid GRS 80.
 EARTH_RADIUS_KM = 6371.0088
 _EARTH_RADIUS_M = 1000 * EARTH_RADIUS_KM
-# Photographs whose neighbours are looked up at a time: bounds the memory where many were taken in
-# one place.
+# Photographs whose neighbours are looked up at a time: bounds the memory where many of them were
+# taken in one place.
 _BLOCK = 4096
-# Distances below this weigh no more in a median, metres: it may lie on one of its positions.
+# Distances to the median are clipped to at least this, metres: it may lie on one of its positions.
 _NEAREST_M = 0.01
-# A median is found when it moves by less than this, metres, or after so many steps.
-_MEDIAN_M, _MEDIAN_STEPS = 0.001, 1000
+# A median is found once a step moves it by less than this, metres.
+_MEDIAN_M = 0.001
+# Largest number of such steps.
+_MEDIAN_STEPS = 1000
 
 
 def haversine_km(
     first_deg: Float[np.ndarray, "*#batch 2"], second_deg: Float[np.ndarray, "*#batch 2"]
 ) -> Float[np.ndarray, "*batch"]:
-    """Distance on the sphere between two positions, or between rows of them.
+    """Distance between two positions, or between rows of positions.
 
     Args:
         first_deg: latitude and longitude, degrees.
-        second_deg: the same.
+        second_deg: latitude and longitude, degrees.
 
     Returns:
         Kilometres along the great circle; NaN where a position is not known (NaN).
@@ -48,7 +49,7 @@ def haversine_km(
     half = (second - first) / 2
     cosines = np.cos(first[..., 0]) * np.cos(second[..., 0])
     chord = np.sin(half[..., 0]) ** 2 + cosines * np.sin(half[..., 1]) ** 2
-    # Rounding lifts the chord of two antipodes above 1 by a few units in the last place.
+    # Rounding can lift the value of two antipodes above 1 by a few units in the last place.
     return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(chord, 1.0))))
 
 
@@ -60,11 +61,11 @@ def known_positions(positions_deg: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray,
 def geographic_clusters(
     positions_deg: Float[np.ndarray, "n 2"], *, radius_m: float
 ) -> Int64[np.ndarray, " n"]:
-    """Single-linkage clusters: two photographs are in one when steps of at most ``radius_m`` lead
-    from one to the other.
+    """Single-linkage clusters of photographs.
 
-    Time and memory grow with the number of pairs that are so near, not with the square of the
-    number of photographs.
+    Two photographs are in one cluster if steps of at most ``radius_m``, from photograph to
+    photograph, lead from one to the other. Time and memory grow with the number of pairs within
+    ``radius_m``, not with the square of the number of photographs.
 
     Args:
         positions_deg: latitude and longitude, degrees; NaN where not known.
@@ -91,8 +92,10 @@ def geographic_clusters(
 def pairs_within(
     positions_deg: Float[np.ndarray, "n 2"], *, reach_m: float
 ) -> Int64[np.ndarray, "pairs 2"]:
-    """Pairs ``i < j`` of photographs at most ``reach_m`` metres apart, in ascending order; none of
-    an unknown position."""
+    """Pairs ``i < j`` of photographs at most ``reach_m`` metres apart, in ascending order.
+
+    A photograph without a known position is in no pair.
+    """
     known = np.flatnonzero(known_positions(positions_deg))
     blocks = list(_near_pairs(unit_vectors(positions_deg[known]), reach_m))
     pairs = known[np.concatenate([np.empty((0, 2), np.int64), *blocks])]
@@ -100,11 +103,12 @@ def pairs_within(
 
 
 def geometric_median(positions_deg: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " 2"]:
-    """The point with the least sum of distances to the positions: up to half of them may be
-    anywhere.
+    """The point with the least sum of distances to the positions.
+
+    Unlike the mean it withstands outliers, as long as they are fewer than half of the positions.
 
     Args:
-        positions_deg: at least one, all of them known, degrees.
+        positions_deg: at least one position, all of them known, degrees.
 
     Returns:
         Latitude and longitude, degrees.
@@ -139,7 +143,7 @@ def unit_vectors(positions_deg: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "
 
 
 def in_order_of_appearance(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """The same labels, numbered from 0 in the order in which they first occur."""
+    """The same labels, renumbered from 0 in the order of their first occurrence."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)
 
@@ -147,8 +151,7 @@ def in_order_of_appearance(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray,
 def _near_pairs(
     points: Float[np.ndarray, "n 3"], reach_m: float
 ) -> Iterator[Int64[np.ndarray, "pairs 2"]]:
-    """Pairs ``i < j`` of unit vectors at most ``reach_m`` apart along the great circle, block by
-    block."""
+    """Pairs ``i < j`` of unit vectors at most ``reach_m`` metres apart, block by block."""
     chord = 2 * math.sin(min(reach_m / _EARTH_RADIUS_M, math.pi) / 2)
     tree = cKDTree(points) if len(points) else None
     for start in range(0, len(points), _BLOCK):
@@ -160,5 +163,5 @@ def _near_pairs(
 
 def _normalised(vector: np.ndarray) -> np.ndarray:
     length = float(np.linalg.norm(vector))
-    # Positions that cancel out have no middle; any point will do.
+    # Positions that cancel out have no mean direction; any point will do.
     return vector / length if length > 0 else np.array([1.0, 0.0, 0.0])

@@ -1,5 +1,4 @@
-"""Decoding of image files: whatever a folder of photographs holds becomes RGB pixels, or one error
-with a short reason.
+"""Decoding of image files: any file becomes upright RGB pixels, or one error with a short reason.
 
 Value domain: ``uint8`` sRGB-like values as stored (colour profiles are not applied), rows × columns
 × RGB, upright.
@@ -26,20 +25,19 @@ from PIL.ImageFile import ImageFile
 
 from delfjax.errors import DelfjaxError
 
-# Formats that are tried, whatever the file is called; all else Pillow knows stays off (EPS would
-# start a program).
+# Formats that are tried, whatever the name of the file. Pillow's other formats stay disabled (EPS
+# would start a program).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-# Larger images are refused as decompression bombs, pixels. Twice Pillow's own warning level, where
-# Pillow gives up too.
+# Larger images are refused as decompression bombs, pixels. It is twice the level at which Pillow
+# warns, and the level at which Pillow itself refuses.
 MAX_PIXELS = 178_956_970
-# Larger files are refused, bytes: one is held in memory whole, to be hashed and decoded from a
-# single read.
+# Larger files are refused, bytes: a file is read into memory once, to be both hashed and decoded.
 MAX_BYTES = 1 << 30
-# Images above this are decoded one at a time, pixels, so that threads do not multiply their memory.
+# Larger images are decoded one at a time, pixels, so that threads do not multiply their memory.
 _LARGE_PIXELS = 32_000_000
 _ONE_LARGE_IMAGE = threading.Lock()
-# A JPEG is decoded at a fraction of its size, and other images are first reduced by whole factors,
-# as long as at least this many times the requested size is left for the antialiased resize.
+# A JPEG is decoded at a fraction of its size, and other images are first reduced by whole factors.
+# At least this multiple of the requested size is left for the antialiased resize.
 _REDUCING_GAP = 2.0
 _DIGEST_BYTES = 16
 
@@ -54,7 +52,7 @@ _UPRIGHT = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 
-# What Pillow's parsers let through on damaged files, and what its conversions do.
+# Errors that Pillow's parsers raise on damaged files, and those of its conversions.
 _PARSING_ERRORS = (
     OSError,
     ValueError,
@@ -80,7 +78,7 @@ class ImageError(DelfjaxError):
     """A file that cannot be used as an image.
 
     Attributes:
-        reason: why, without the path: the same file gives the same words wherever it lies.
+        reason: why, without the path, so the same file gives the same words in any folder.
     """
 
     def __init__(self, path: Path | str, reason: str) -> None:
@@ -90,7 +88,7 @@ class ImageError(DelfjaxError):
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An upright RGB image, no larger than was asked for.
+    """An upright RGB image, reduced if it was larger than requested.
 
     Attributes:
         pixels: RGB values.
@@ -103,15 +101,21 @@ class DecodedImage:
     content_hash: str
 
     def shown_yx(self, points_yx: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Points of the original image, pixels, as points of these pixels."""
+        """Points of the original image, in pixels, as points of ``pixels``."""
         factors = np.array(self.pixels.shape[:2]) / np.array(self.original_size)
         return np.asarray((points_yx + 0.5) * factors - 0.5, np.float32)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A loaded image as stored: its full width and height, the part of ``image`` they cover, its
-    EXIF orientation."""
+    """A loaded image as stored, before it is turned upright.
+
+    Attributes:
+        image: the decoded image, possibly already reduced by the decoder.
+        size: full width and height.
+        box: the part of ``image`` that the full image covers; ``None`` for all of it.
+        orientation: EXIF orientation.
+    """
 
     image: ImageFile
     size: tuple[int, int]
@@ -120,18 +124,18 @@ class _Source:
 
 
 def decode_image(path: str | Path, *, max_side: int) -> DecodedImage:
-    """Read an image file; reduce it when its longer side is above ``max_side``, never enlarge it.
+    """Read an image file, reducing it if its longer side is above ``max_side``.
 
-    * EXIF orientation is applied; of an animation the first frame counts.
+    * EXIF orientation is applied; an animation is read as its first frame.
     * Transparency is composited on white, as a viewer on a white page shows it.
     * 16-bit values keep their high byte. Values without a declared range (32-bit integers beyond 16
       bits, floats beyond 0 … 1) are stretched from their minimum … maximum to 0 … 255.
-    * A reduced side is ``max(1, round(side · max_side / longer side))``; the filter is Pillow's
-      antialiased bilinear, after a coarser reduction (JPEG: inside the decoder) down to no less
-      than twice the final size.
+    * An image is never enlarged. A reduced side is ``max(1, round(side · max_side / longer
+      side))``; the filter is Pillow's antialiased bilinear, after a coarser reduction (JPEG: inside
+      the decoder) to no less than twice the final size.
 
     Args:
-        path: the file; its format is told from its content, not from its name.
+        path: the file; its format is identified by its content, not by its name.
         max_side: longest side of the result, pixels.
 
     Raises:
@@ -164,7 +168,7 @@ def decode_image(path: str | Path, *, max_side: int) -> DecodedImage:
 
 
 def central_square(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
-    """The square in the middle of an image, as large as its shorter side."""
+    """The central square of an image, as large as its shorter side."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -174,14 +178,14 @@ def central_square(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s
 def resized(
     pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """An image of ``size`` rows and columns, by Pillow's antialiased bilinear filter."""
+    """The image resized to ``size`` (rows, columns) by Pillow's antialiased bilinear filter."""
     if pixels.shape[:2] == size:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def hash_file(path: Path) -> str:
-    """Digest of a file's bytes, equal to the ``content_hash`` of the image decoded from it."""
+    """Digest of a file's bytes, the same as the ``content_hash`` of the image decoded from it."""
     with path.open("rb") as file:
         return hashlib.file_digest(
             file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -189,8 +193,10 @@ def hash_file(path: Path) -> str:
 
 
 def reduced_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Both sides times one factor, so that the longer is at most ``max_side``: never enlarged,
-    never below a pixel."""
+    """Both sides scaled by one factor so that the longer is at most ``max_side``, pixels.
+
+    Sides are never enlarged, and never reduced below one pixel.
+    """
     ratio = max_side / max(size)
     if ratio >= 1:
         return size
@@ -208,7 +214,7 @@ def _read(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(path, "not a regular file")
         if status.st_size > MAX_BYTES:
-            raise ImageError(path, f"file of {status.st_size} bytes, at most {MAX_BYTES} are read")
+            raise ImageError(path, f"file of {status.st_size} bytes, expected at most {MAX_BYTES}")
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror or error}") from None
@@ -223,7 +229,7 @@ def _open(data: bytes) -> ImageFile:
     if width < 1 or height < 1:
         raise ValueError(f"image of {width}×{height} pixels")
     if width * height > MAX_PIXELS:
-        raise ValueError(f"image of {width}×{height} pixels, at most {MAX_PIXELS} are decoded")
+        raise ValueError(f"image of {width}×{height} pixels, expected at most {MAX_PIXELS}")
     return image
 
 
@@ -236,9 +242,10 @@ def _load(image: ImageFile, max_side: int) -> _Source:
         )
     image.load()
     if drafted is None:
-        # Taken after loading, which turns a TIFF file.
+        # The size is taken after loading, because loading a TIFF file turns it upright.
         return _Source(image, image.size, None, _orientation(image))
-    # A drafted image covers its last row and column only in part: the box is the exact extent.
+    # The full image covers the last row and column of a drafted one only in part; the box is its
+    # exact extent.
     x0, y0, x1, y1 = drafted[1]
     return _Source(image, size, (float(x0), float(y0), float(x1), float(y1)), _orientation(image))
 
@@ -257,17 +264,16 @@ def _upright_rgb(source: _Source, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Read after loading: a PNG may carry it behind the pixels, and Pillow turns TIFF files by
-    # itself.
+    # Read after loading: a PNG may carry it after the pixels, and loading turns TIFF files upright.
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _PARSING_ERRORS:
-        # Damaged metadata does not make the picture unusable; viewers show it unturned as well.
+        # Damaged metadata does not make the image unusable; viewers, too, show it as stored.
         return 1
 
 
 def _continuous(image: Image.Image) -> Image.Image:
-    """The image in a mode whose values can be averaged: L, RGB, or with transparency LA, RGBA."""
+    """The image in a mode whose values can be averaged: L or RGB, with transparency LA or RGBA."""
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         return Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:
@@ -283,8 +289,8 @@ def _eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
         return np.asarray(values >> 8, np.uint8)
     if low >= 0 and top <= 1:
         low, top = 0, 1
-    # The full span of 32-bit integers does not fit one; nor does a float32 span always fit a
-    # float32.
+    # In float64: the full span of 32-bit integers does not fit 32 bits, and the span of float32
+    # values may overflow float32.
     span = max(float(top) - float(low), 1e-12)
     shares = (np.nan_to_num(values, nan=low, posinf=top, neginf=low) - float(low)) / span
     return np.asarray(shares * 255.999, np.uint8)
@@ -298,9 +304,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _mute_pillow() -> None:
-    # Pillow warns of damaged metadata and of large images; both are judged here. The filter is
-    # process-wide because `warnings.catch_warnings` is not safe with threads, and covers warnings
-    # raised inside Pillow alone.
+    # Pillow warns of damaged metadata and of large images, which this module handles itself. The
+    # filter is process-wide because `warnings.catch_warnings` is not thread-safe; it covers only
+    # warnings raised inside Pillow.
     with _FILTERS_LOCK:
         first = warnings.filters[0] if warnings.filters else None
         if (
@@ -312,7 +318,5 @@ def _mute_pillow() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (
-        f"cannot be decoded: {text[:160]}" if text else f"cannot be decoded: {type(error).__name__}"
-    )
+    text = " ".join(str(error).split())[:160]
+    return f"cannot be decoded: {text or type(error).__name__}"

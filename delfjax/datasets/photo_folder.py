@@ -29,8 +29,8 @@ class PhotoFolder:
     Attributes:
         root: the folder.
         names: paths of the images under ``root``, with forward slashes, sorted.
-        ignored: files that are not images by their extension; hidden ones are not counted.
-        problems: what could not be listed, as (path under ``root``, reason).
+        ignored: number of files without the extension of an image; hidden ones are not counted.
+        problems: files and folders that could not be listed, as (path under ``root``, reason).
     """
 
     root: Path
@@ -39,26 +39,25 @@ class PhotoFolder:
     problems: tuple[tuple[str, str], ...] = ()
 
     def read(self, name: str, *, max_side: int) -> DecodedImage:
-        """Pixels of one image, as :func:`~delfjax.datasets.images.decode_image` reads and refuses
-        them."""
+        """Pixels of one image; see :func:`~delfjax.datasets.images.decode_image`."""
         return decode_image(self.root / name, max_side=max_side)
 
     def content_hash(self, name: str) -> str:
-        """Digest of an image's file; ``OSError`` where it cannot be read."""
+        """Digest of an image's file; ``OSError`` if it cannot be read."""
         return hash_file(self.root / name)
 
 
 @dataclass(frozen=True)
 class RetrievalQuery:
-    """One query of a retrieval benchmark; the indices point into ``imlist``.
+    """One query of a folder's ground truth; all indices point into ``imlist``.
 
     Attributes:
         index: the query image.
         path: its path under the folder.
-        landmark: what it shows; scores are averaged over the queries of a landmark first.
-        tier: difficulty it is reported under.
+        landmark: the landmark it shows; scores are averaged over the queries of a landmark first.
+        tier: difficulty under which it is reported.
         ok: the positives.
-        junk: images ignored in the ranking, the query itself among them.
+        junk: images ignored in the ranking, among them the query itself.
     """
 
     index: int
@@ -71,26 +70,21 @@ class RetrievalQuery:
 
 @dataclass(frozen=True)
 class RetrievalGroundtruth:
-    """A retrieval benchmark over a folder: the database paths, and the queries among them."""
+    """The ground truth of a folder: the paths of the database, and the queries among them."""
 
     imlist: tuple[str, ...]
     queries: tuple[RetrievalQuery, ...]
 
 
-def list_images(folder: Path) -> list[str]:
-    """Names of the images of a folder, as :func:`scan_folder` finds them."""
-    return list(scan_folder(folder).names)
-
-
 def scan_folder(folder: Path) -> PhotoFolder:
-    """Find every image under a folder, by extension; hidden files and folders are left out.
+    """Find every image under a folder, by extension, leaving out hidden files and folders.
 
-    Symbolic links to folders are followed after all real folders, and no folder is entered twice,
-    so that a loop ends and an image keeps the name of its real place. A dangling link with an
-    image's name is listed: it fails later, with its reason.
+    Symbolic links to folders are followed after all real folders, and no folder is entered twice:
+    loops end, and an image is listed by its real path. A dangling link with the extension of an
+    image is listed too; reading it fails later with the reason.
 
     Raises:
-        FolderError: ``folder`` itself is missing, not a folder, or unreadable.
+        FolderError: ``folder`` itself is missing, unreadable, or not a folder.
     """
     entered: set[tuple[int, int]] = set()
     names: list[str] = []
@@ -126,11 +120,11 @@ def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
 
     Its form is ``{"imlist": [path, …], "gnd": [query, …]}`` where a query is
     ``{"query": i, "path": …, "landmark": …, "tier": …, "ok": [i, …], "junk": [i, …]}``; other keys
-    are ignored. Images need not exist: one that does not is a recorded failure of the extraction.
+    are ignored. The images need not exist: extraction records a missing one as a failure.
 
     Raises:
-        FolderError: the file is missing, not JSON or not of that form; the message names the entry
-            and the value.
+        FolderError: the file is missing, is not JSON, or does not have that form; the message names
+            the entry and its value.
     """
     path = folder / GROUNDTRUTH
     try:
@@ -141,10 +135,10 @@ def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
         raise FolderError(f"{path}: not JSON: {error}") from None
     try:
         _expect(
-            isinstance(content, dict), "the whole", content, "an object with 'imlist' and 'gnd'"
+            isinstance(content, dict), "the top level", content, "an object with 'imlist' and 'gnd'"
         )
-        imlist = _imlist(_key(content, "imlist", "the whole"))
-        entries = _key(content, "gnd", "the whole")
+        imlist = _imlist(_key(content, "imlist", "the top level"))
+        entries = _key(content, "gnd", "the top level")
         _expect(
             isinstance(entries, list) and bool(entries),
             "gnd",
@@ -156,15 +150,17 @@ def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
         )
         seen = [query.index for query in queries]
         repeated = next((index for index in seen if seen.count(index) > 1), None)
-        _expect(repeated is None, "gnd", repeated, "each query once")
+        _expect(repeated is None, "repeated query in gnd", repeated, "each query once")
     except _MalformedError as error:
         raise FolderError(f"{path}: {error}") from None
     return RetrievalGroundtruth(imlist, queries)
 
 
 def _enter(folder: Path, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
-    """Visible entries of a folder by name; none when it was entered before under another name.
-    Notes the entry."""
+    """Visible entries of a folder, sorted by name; empty if the folder was entered before.
+
+    The folder is added to ``entered``, by device and inode because it may have several names.
+    """
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in entered:
         return []
@@ -180,12 +176,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link to itself leads nowhere; as a file it fails later, with its reason.
+        # A link to itself cannot be resolved. Listed as a file, it fails later with the reason.
         return False
 
 
 class _MalformedError(Exception):
-    """A part of the ground truth that is not as it should be."""
+    """A malformed part of the ground truth; the public function adds which file."""
 
 
 def _expect(condition: bool, where: str, value: Any, accepted: str) -> None:
@@ -216,7 +212,7 @@ def _imlist(values: Any) -> tuple[str, ...]:
             _printable(name) == name and "\0" not in name,
             where,
             name,
-            "a path that a file can have",
+            "a path that is valid UTF-8 without a null character",
         )
         pure = PurePosixPath(name)
         inside = not pure.is_absolute() and ".." not in pure.parts and str(pure) == name
@@ -248,7 +244,7 @@ def _query(entry: Any, where: str, imlist: tuple[str, ...]) -> RetrievalQuery:
     )
     _expect(bool(ok), f"{where}.ok", list(ok), "at least one positive")
     both = sorted(set(ok) & set(junk))
-    _expect(not both, f"{where}.ok and .junk share", both, "no image in both")
+    _expect(not both, f"{where}: overlap of ok and junk", both, "no image in both")
     _expect(
         index in junk, f"{where}.junk", list(junk), f"the query itself ({index}) among the junk"
     )
@@ -271,5 +267,5 @@ def _index(value: Any, where: str, count: int) -> int:
 
 
 def _printable(name: str) -> str:
-    # Names that are not UTF-8 arrive with surrogates, which neither JSON nor Arrow can hold.
+    # Names that are not valid UTF-8 contain surrogates here, which JSON and Arrow cannot hold.
     return name.encode("utf-8", "replace").decode("utf-8")

@@ -1,9 +1,9 @@
-"""Ground truth that was published as pickles, read without running anything in them.
+"""Reading ground truth that was published as pickles, without running anything in them.
 
-A pickle is a program. The reader here gives it nothing to call but stand-ins for what makes a NumPy
-array, which hold bytes until they have been checked, and admits plain containers, numbers and text
-besides. The opcodes are looked at before, so that a class is refused without being looked up and no
-memo index allocates what is not there.
+A pickle is a program. This reader admits plain containers, numbers and text. The only things it
+lets a pickle call are stand-ins for the functions that make NumPy arrays; they hold bytes until
+those have been checked. The opcodes are checked first: a forbidden class is refused without being
+looked up, and no memo index can allocate memory for entries that do not exist.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy as np
 
 from delfjax.datasets.columns import DatasetError
 
-# Ground truth of the real benchmarks has about a megabyte; larger files are refused, bytes.
+# Larger files are refused, bytes; the ground truth of the real benchmarks has about a megabyte.
 MAX_BYTES = 256 << 20
 
-# Whatever makes plain values and arrays, in every protocol, that of Python 2 (text) included. Left
-# out: what makes an object of a class by other means than a call (NEWOBJ, INST, OBJ), persistent
+# Opcodes that make plain values and arrays in every protocol, including Python 2's text protocol.
+# Left out are those that make an object of a class without a call (NEWOBJ, INST, OBJ), persistent
 # ids, and the extension registry.
 _OPCODES = frozenset(
     {
@@ -69,11 +69,11 @@ _OPCODES = frozenset(
     }
 )
 _MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
-# Kinds of array elements that are numbers or text; objects are not.
+# Kinds of array elements that are numbers or text, not objects.
 _KINDS = frozenset("biufSU")
 _NUMPY_CORES = ("numpy.core", "numpy._core")
 
-# What unpickling a malformed file raises; all of it means the same here.
+# Errors that unpickling a malformed file raises; all of them mean the same here.
 _MALFORMED = (
     pickle.UnpicklingError,
     struct.error,
@@ -93,13 +93,13 @@ class _Refused(Exception):
 
 
 class _Name:
-    """Stands for the class ``numpy.ndarray``; nothing can be done with it."""
+    """Stands for the class ``numpy.ndarray``; it has no attributes and cannot be called."""
 
     __slots__ = ()
 
 
 class _DType:
-    """Stands for a NumPy element type: its code, and its byte order once that is set."""
+    """Stands for a NumPy element type: its code and, once set, its byte order."""
 
     __slots__ = ("code", "order")
 
@@ -114,7 +114,7 @@ class _DType:
         self.order = order
 
     def real(self) -> np.dtype[Any]:
-        """The NumPy type, if it is one of numbers or text."""
+        """The NumPy type, refused unless it is one of numbers or text."""
         if not isinstance(self.code, str):
             raise _Refused(f"element type {self.code!r:.40}")
         dtype = np.dtype(self.code)
@@ -143,8 +143,10 @@ class _Array:
 
 
 class _Function:
-    """Stands for one of the functions that make arrays; without attributes, so that no pickle
-    leaves a trace on it."""
+    """Stands for one of the functions that make arrays.
+
+    It has no attributes, so a pickle cannot leave a trace on it.
+    """
 
     __slots__ = ("_name",)
 
@@ -184,22 +186,22 @@ class _Scalar:
         self.dtype, self.raw = dtype, raw
 
     def real(self) -> object:
-        """The number, as Python has it."""
+        """The number as a Python object."""
         return _array(self.raw, self.dtype, (), fortran=False).item()
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Admits what makes NumPy arrays, as stand-ins; no imports, no other class."""
+    """Resolves the names that make NumPy arrays to stand-ins, and imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for an admitted name; anything else is refused without being looked up."""
+        """The stand-in of an admitted name; any other name is refused without being looked up."""
         if (module, name) == ("numpy", "ndarray"):
             return _Name()
         if (module, name) == ("numpy", "dtype"):
             return _Function("dtype")
         if (module, name) == ("_codecs", "encode"):
             return _Function("encode")
-        # How protocol 2 writes no bytes, those of an empty array.
+        # Protocol 2 writes the bytes of an empty array as a call of `bytes`.
         if name == "bytes" and module in ("__builtin__", "builtins"):
             return _Function(name)
         for core in _NUMPY_CORES:
@@ -213,15 +215,14 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """The value in a pickle that holds nothing but dictionaries, lists, tuples, sets, numbers, text
-    and arrays.
+    """The value of a pickle that holds only plain values and NumPy arrays.
 
-    Byte strings of Python 2 become text (Latin-1 keeps every byte; in its text protocol they must
-    be ASCII).
+    Plain values are dictionaries, lists, tuples, sets, numbers, text and bytes. Byte strings of
+    Python 2 become text (Latin-1, which keeps every byte; in its text protocol they must be ASCII).
 
     Raises:
-        DatasetError: the file is missing, too large, truncated or damaged, or holds anything else.
-            Nothing in it is run.
+        DatasetError: the file is missing, too large, truncated or damaged, or holds anything else;
+            nothing in it was run.
     """
     try:
         size = path.stat().st_size
@@ -234,11 +235,10 @@ def read_plain_pickle(path: Path) -> Any:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         with warnings.catch_warnings():
-            # Text with a bad escape is refused, or read as it stands; Python's warning of it would
-            # come first.
+            # Python warns of text with a bad escape before such text is refused or read as it is.
             warnings.simplefilter("ignore", DeprecationWarning)
             _check_opcodes(data)
-            # The C unpickler, whose memo is an array: its indices were checked above.
+            # This is the C unpickler, whose memo is an array; its indices were checked above.
             return _real(_PlainUnpickler(io.BytesIO(data), encoding="latin1").load(), {})
     except _Refused as reason:
         raise DatasetError(f"{path}: {reason}") from None
@@ -253,8 +253,8 @@ def _check_opcodes(data: bytes) -> None:
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in _OPCODES:
             raise _Refused(f"pickle opcode {opcode.name}, which plain values have no use for")
-        # The memo is an array: an index far out would allocate all before it. Python 2 counts from
-        # one.
+        # The memo is an array, so a large index would allocate everything below it. Python 2 counts
+        # from one.
         if opcode.name in _MEMO_WRITES - {"MEMOIZE"} and (
             not isinstance(argument, int) or argument > writes + 1
         ):
@@ -263,8 +263,10 @@ def _check_opcodes(data: bytes) -> None:
 
 
 def _real(value: Any, done: dict[int, Any]) -> Any:
-    """``value`` with arrays in place of what stands for them; what is shared is converted once, a
-    cycle is refused."""
+    """``value`` with arrays in place of their stand-ins.
+
+    A shared value is converted once; a cycle is refused.
+    """
     if value is None or type(value) in (bool, int, float, str, bytes, bytearray):
         return value
     if id(value) in done:
@@ -282,7 +284,7 @@ def _real(value: Any, done: dict[int, Any]) -> Any:
         raise _Refused(
             f"holds a {type(value).__name__.lstrip('_').lower()} where a value should be"
         )
-    # Kept with its original, whose id stays taken as long as that lives.
+    # The original is kept as well: while it lives, no other object can have its id.
     done[id(value)] = (value, made)
     return made
 

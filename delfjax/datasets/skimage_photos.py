@@ -1,14 +1,14 @@
-"""A set of real photographs that needs no download: those scikit-image ships, each seen through
-known changes.
+"""Real photographs that need no download: those scikit-image ships, each under known changes.
 
-Every object (a photograph of the package) is written as it is and as five views of it, each a query
-whose answers are all other images of the object: ``homography`` (turned and tilted), ``crop`` (part
-of it, enlarged), ``occlusion`` (a third of it hidden), ``lighting`` (gamma, a shadow, a colour
-cast, noise) and ``scale`` (much smaller). The motorcycle adds ``stereo``, the right photograph of a
-real stereo pair. Photographs of something else are distractors: searched for, they have no answer.
+Every object (a photograph of the package) is written unchanged and as five views, each of which is
+a query answered by all other images of the object: ``homography`` (turned and tilted), ``crop``
+(part of it, enlarged), ``occlusion`` (a third of it hidden), ``lighting`` (gamma, a shadow, a
+colour cast, noise) and ``scale`` (much smaller). The motorcycle adds ``stereo``, the right
+photograph of a real stereo pair. Photographs of other things are distractors, which answer no
+query.
 
 The homography between any two images of an object is known exactly, in ``(x, y)`` pixels with pixel
-centres at integers. Same seed and versions of the packages, same bytes.
+centres at integers. The same seed and package versions give the same bytes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from delfjax.rng import named_generator
 
 
 class PhotoSetError(DelfjaxError):
-    """The embedded photo set cannot be made as asked."""
+    """A photograph or homography that the embedded photo set does not have."""
 
 
-# File inside the package scikit-image, and the part of it that is used: rows and columns as
-# fractions.
+# Photograph → file inside the package scikit-image, and the part of it that is used: first and last
+# row, first and last column, as fractions.
 _WHOLE = (0.0, 1.0, 0.0, 1.0)
 _FILES: dict[str, tuple[str, tuple[float, float, float, float]]] = {
     "astronaut": ("astronaut.png", _WHOLE),
@@ -52,8 +52,8 @@ _FILES: dict[str, tuple[str, tuple[float, float, float, float]]] = {
     "rocket": ("rocket.jpg", _WHOLE),
     "brick": ("brick.png", _WHOLE),
     "motorcycle_right": ("motorcycle_right.png", _WHOLE),
-    # The other half of the sky, and a text like the page: distractors that look like an object and
-    # are another one.
+    # Distractors that look like one of the objects: the other half of the sky, and a text like the
+    # page.
     "hubble_other_half": ("hubble_deep_field.jpg", (0.0, 1.0, 0.5, 1.0)),
     "text": ("text.png", _WHOLE),
     "cell": ("cell.png", _WHOLE),
@@ -65,12 +65,13 @@ _FILES: dict[str, tuple[str, tuple[float, float, float, float]]] = {
 OBJECTS = tuple(_FILES)[:12]
 DISTRACTORS = tuple(_FILES)[13:]
 
-# JPEG quality of what is written: visible to a careful eye, as in photographs found on the web.
+# JPEG quality; its artefacts are just visible, as in photographs found on the web.
 _QUALITY = 90
-# Share of a view that ``occlusion`` hides, at least.
+# Least share of a view that ``occlusion`` hides.
 _HIDDEN = 0.35
-# Magnification of ``scale``, and the shorter side below which it shrinks no further, pixels.
+# Magnification of ``scale``.
 _REDUCTION = 0.4
+# Shorter side below which ``scale`` does not reduce a photograph, pixels.
 _SMALLEST = 96
 
 
@@ -79,7 +80,7 @@ class View:
     """A photograph after a known change.
 
     Attributes:
-        image: what is seen.
+        image: RGB.
         homography: maps ``(x, y, 1)`` of the unchanged photograph to the view, pixels.
     """
 
@@ -89,14 +90,14 @@ class View:
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """What was written.
+    """A photo set on disk.
 
     Attributes:
         folder: its root; ``groundtruth.json`` and ``homographies.json`` lie there.
         images: paths of all images, relative to the root with forward slashes, in the order of the
             ground truth.
-        homographies: for each image of an object but the stereo view, the map from the object's
-            ``source.jpg`` to it.
+        homographies: for each image of an object except the stereo view, the homography from the
+            object's ``source.jpg`` to it.
     """
 
     folder: Path
@@ -109,7 +110,7 @@ def source_photo(name: str, *, max_side: int = 512) -> UInt8[np.ndarray, "h w 3"
 
     Args:
         name: one of :data:`OBJECTS`, :data:`DISTRACTORS` or ``"motorcycle_right"``.
-        max_side: longer side it is reduced to, pixels; it is never enlarged.
+        max_side: longest side of the result, pixels; a larger photograph is reduced.
 
     Raises:
         PhotoSetError: there is no such photograph, or the installed scikit-image does not hold it.
@@ -120,7 +121,8 @@ def source_photo(name: str, *, max_side: int = 512) -> UInt8[np.ndarray, "h w 3"
     resource = files("skimage.data") / file
     if not resource.is_file():
         raise PhotoSetError(
-            f"photograph {name!r}: {file} is missing from scikit-image, whose wheels have it"
+            f"photograph {name!r}: the installed scikit-image lacks {file}, "
+            "which its wheels contain"
         )
     with resource.open("rb") as stream, Image.open(stream) as opened:
         photo = np.asarray(opened.convert("RGB"))
@@ -140,8 +142,9 @@ def view_through(
     height: int,
     width: int,
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """``photo`` seen through ``homography``, free of aliasing; its border is continued where the
-    view leaves it.
+    """``photo`` seen through ``homography``, without aliasing.
+
+    Where the view leaves the photo, its border pixels are repeated.
 
     Args:
         photo: RGB.
@@ -150,7 +153,7 @@ def view_through(
         width: columns of the view.
     """
     factor = _magnification(homography, height=height, width=width)
-    # The blur that scikit-image's own resize puts before a reduction by `factor`.
+    # The blur that scikit-image's own resize applies before a reduction by `factor`.
     sigma = max(0.0, (1 / factor - 1) / 2)
     smooth = (
         gaussian(photo, sigma=sigma, channel_axis=-1, preserve_range=True)
@@ -173,7 +176,7 @@ def view_through(
 def map_points_yx(
     homography: Float[np.ndarray, "3 3"], points_yx: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, "n 2"]:
-    """``(y, x)`` points through a homography that acts on ``(x, y, 1)``, pixels."""
+    """Map ``(y, x)`` points, in pixels, through a homography that acts on ``(x, y, 1)``."""
     return np.asarray(
         ProjectiveTransform(homography)(points_yx[:, ::-1])[:, ::-1], dtype=np.float64
     )
@@ -182,13 +185,14 @@ def map_points_yx(
 def homography_between(
     homographies: Mapping[str, Float[np.ndarray, "3 3"]], image1: str, image2: str
 ) -> Float[np.ndarray, "3 3"]:
-    """The true map from ``(x, y, 1)`` of one image to another image of the same object, lower right
-    entry 1.
+    """The true homography from one image to another of the same object.
+
+    It acts on ``(x, y, 1)``, and its lower right entry is 1.
 
     Args:
         homographies: as in :class:`PhotoSet` or from :func:`load_homographies`.
         image1: path of the first image, relative to the root.
-        image2: path of the second.
+        image2: path of the second image.
 
     Raises:
         PhotoSetError: no homography is known between the two.
@@ -203,8 +207,7 @@ def homography_between(
 
 
 def load_homographies(folder: Path) -> dict[str, Float[np.ndarray, "3 3"]]:
-    """Read ``homographies.json`` of a photo set: for each path, the map from its object's
-    ``source.jpg`` to it."""
+    """Read ``homographies.json``: image path → homography from its object's ``source.jpg``."""
     plain = json.loads((folder / "homographies.json").read_text(encoding="utf-8"))
     return {path: np.asarray(matrix, dtype=np.float64) for path, matrix in plain.items()}
 
@@ -217,20 +220,20 @@ def write_photo_set(
     distractors: Sequence[str] = DISTRACTORS,
     max_side: int = 512,
 ) -> PhotoSet:
-    """Write images, ``homographies.json`` and ``groundtruth.json`` (last) under ``folder``.
+    """Write images, ``homographies.json`` and, last, ``groundtruth.json`` under ``folder``.
 
-    A view depends on the seed, its object and its name alone: a smaller set is a subset of the
-    whole one.
+    A view depends only on the seed, its object and its own name, so a smaller set is a subset of
+    the full one.
 
     Args:
-        folder: made when missing; files of the same names are replaced.
+        folder: created if missing; files of the same names are replaced.
         seed: seed of every random choice.
         objects: which of :data:`OBJECTS`.
         distractors: which of :data:`DISTRACTORS`.
         max_side: longest side of any image, pixels.
 
     Raises:
-        PhotoSetError: an unknown name, or a photograph that the installed scikit-image lacks.
+        PhotoSetError: a name is unknown, or the installed scikit-image lacks a photograph.
     """
     for name, known in [(n, OBJECTS) for n in objects] + [(n, DISTRACTORS) for n in distractors]:
         if name not in known:
@@ -263,7 +266,7 @@ def write_photo_set(
 
 
 def object_views(name: str, *, seed: int = 0, max_side: int = 512) -> dict[str, View]:
-    """``source`` and the five views of an object whose homography is known, by tier.
+    """Tier → view, for ``source`` and the five views of an object with a known homography.
 
     Raises:
         PhotoSetError: as :func:`source_photo`.
@@ -291,10 +294,9 @@ def _cropped(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> Vie
 
 
 def _occluded(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> View:
-    """A slightly moved view behind things out of focus that hide at least ``_HIDDEN`` of it.
+    """A slightly moved view, at least ``_HIDDEN`` of it behind out-of-focus occluders.
 
-    Each has a colour and a blur of its own: two occluded views have nothing in common but their
-    object.
+    Every occluder has its own colour and blur: two occluded views share nothing but their object.
     """
     view = _moved(photo, rng)
     height, width = view.image.shape[:2]
@@ -312,8 +314,7 @@ def _occluded(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> Vi
 
 
 def _relit(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> View:
-    """A slightly moved view under another light: gamma, a shadow across it, a colour cast, and
-    noise."""
+    """A slightly moved view in another light: gamma, a shadow, a colour cast, and noise."""
     view = _moved(photo, rng)
     height, width = view.image.shape[:2]
     gamma = rng.choice((0.55, 1.8)) * rng.uniform(0.9, 1.1)
@@ -333,7 +334,7 @@ def _reduced(photo: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> Vie
     )
 
 
-# One view per tier; what is drawn at random comes from the generator alone.
+# Tier → function that makes its view; all randomness comes from the generator.
 _CHANGES: dict[str, Callable[[UInt8[np.ndarray, "h w 3"], np.random.Generator], View]] = {
     "homography": _turned_and_tilted,
     "crop": _cropped,
@@ -356,13 +357,14 @@ def _window(
     angle: float,
     jitter: float,
 ) -> Float[np.ndarray, "4 2"]:
-    """Corners ``(x, y)`` of a quadrilateral inside the photo, clockwise from the upper left,
-    pixels.
+    """Corners ``(x, y)`` of a random quadrilateral inside the photo, pixels, clockwise.
+
+    The first is the upper left one.
 
     Args:
-        photo: what it lies in; its outer edges are at −0.5 and size − 0.5.
+        photo: its outer edges are at −0.5 and size − 0.5.
         rng: source of the displacement of each corner.
-        share: its sides as a share of the photo's, before it is shrunk until it fits inside.
+        share: sides as a share of the photo's, before the quadrilateral is shrunk to fit inside.
         angle: rotation, radians.
         jitter: largest displacement of a corner as a share of the photo's sides.
     """
@@ -380,8 +382,7 @@ def _through_window(
     *,
     magnification: float = 1.0,
 ) -> View:
-    """The view whose four outer corners see ``corners`` of the photo, so that no part of it is
-    empty."""
+    """The view that shows the part of the photo between ``corners``, to its own outer corners."""
     sides = np.linalg.norm(np.roll(corners, -1, axis=0) - corners, axis=1)
     width = round(float(sides[0] + sides[2]) / 2 * magnification)
     height = round(float(sides[1] + sides[3]) / 2 * magnification)
@@ -394,7 +395,7 @@ def _through_window(
 
 
 def _magnification(homography: Float[np.ndarray, "3 3"], *, height: int, width: int) -> float:
-    """Length in the view of one pixel of the photo, at the centre of the view."""
+    """Length in the view of one pixel of the photo, measured at the centre of the view."""
     inverse = np.linalg.inv(homography)
     x, y, w = inverse @ ((width - 1) / 2, (height - 1) / 2, 1.0)
     # The Jacobian of a homography has the determinant det H / (third coordinate)³.
@@ -403,7 +404,7 @@ def _magnification(homography: Float[np.ndarray, "3 3"], *, height: int, width: 
 
 
 def _groundtruth(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The ground truth of groups of images of one object each; the first of a group is no query."""
+    """The ground truth of groups of images of one object; the first of each is not a query."""
     imlist = [path for group in groups for path in group]
     index = {path: number for number, path in enumerate(imlist)}
     queries = [
@@ -422,7 +423,7 @@ def _groundtruth(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 
 def _write_jpeg(folder: Path, name: str, image: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Write ``folder/name`` and give back ``name``."""
+    """Write ``folder/name`` and return ``name``."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(folder / name, quality=_QUALITY)
     return name

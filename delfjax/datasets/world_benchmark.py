@@ -1,5 +1,4 @@
-"""The rendered landmark world as a benchmark like any other, and its landmarks cut out of their
-photographs."""
+"""The rendered landmark world as a benchmark, and its landmarks cut out of their photographs."""
 
 from __future__ import annotations
 
@@ -14,20 +13,22 @@ from jaxtyping import Float
 from PIL import Image
 
 from delfjax.datasets.benchmark import RetrievalDataset, make_queries, no_queries
-from delfjax.datasets.columns import ImagePaths, IndexSets, offsets_of
+from delfjax.datasets.columns import DatasetError, ImagePaths, IndexSets, offsets_of
 from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file
 from delfjax.world.census import Census
 from delfjax.world.reading import World, open_world
+from delfjax.world.solids import WorldError
 from delfjax.world.writing import PICTURE_SHARE, SUBJECT, VISIBLE_SHARE
 
-# Around a landmark that is cut out: the middle of the range, which networks take for nothing.
+# Grey value around a cut-out landmark: mid-range, so close to zero after normalisation.
 _GREY = 127
 
 
 @dataclass(frozen=True, eq=False)
 class CutLandmarks:
-    """Photographs of which nothing is left but their landmark, as images to extract: cut to its
-    mask, grey around it, enlarged.
+    """Landmarks cut out of their photographs, as images to extract.
+
+    Each is cropped to the landmark's mask, grey outside the mask, and enlarged.
 
     Attributes:
         world: the world.
@@ -39,19 +40,19 @@ class CutLandmarks:
 
     @classmethod
     def of(cls, world: World, rows: Iterable[int]) -> CutLandmarks:
-        """The photographs in some rows of the manifest, each taken of a landmark."""
+        """The photographs in the given rows of the manifest, each of which shows a landmark."""
         return cls(world, {world.paths[row]: row for row in rows})
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The photographs."""
+        """Names of the photographs."""
         return tuple(self.rows)
 
     def read(self, name: str, *, max_side: int) -> DecodedImage:
-        """A landmark by itself, its longer side ``max_side``.
+        """The landmark of a photograph, with its longer side ``max_side`` pixels.
 
         Raises:
-            ImageError: the photograph cannot be read, or shows nothing of its landmark.
+            ImageError: the photograph cannot be read, or nothing of its landmark is visible.
         """
         whole = decode_image(self.world.root / name, max_side=self.world.census.config.image_side)
         mask = self.world.truth(self.rows[name]).owner == SUBJECT
@@ -66,21 +67,20 @@ class CutLandmarks:
         return DecodedImage(pixels, (height, width), whole.content_hash)
 
     def content_hash(self, name: str) -> str:
-        """Digest of the whole photograph; ``OSError`` where it cannot be read."""
+        """Digest of the whole photograph; ``OSError`` if it cannot be read."""
         return hash_file(self.world.root / name)
 
 
 def load_world(root: Path) -> RetrievalDataset:
-    """The benchmark of a world: database and distractors; queries, and those without a match.
+    """The benchmark of a world: database and distractors, queries with and without a match.
 
-    A photograph is an answer (ok) when it shows the query's landmark well enough; one that shows
-    less of it is junk.
+    A photograph is an answer (ok) if it shows the query's landmark well enough, and junk if it
+    shows less of it.
 
     Raises:
-        WorldError: there is no world in ``root``.
-        DatasetError: it is not finished or damaged.
+        DatasetError: there is no world in ``root``, or it is unfinished or damaged.
     """
-    world = open_world(root)
+    world = _opened(root)
     table = world.manifest
     database = np.concatenate([world.rows("database"), world.rows("distractor")])
     asked = np.concatenate([world.rows("query"), world.rows("no_match")])
@@ -89,8 +89,10 @@ def load_world(root: Path) -> RetrievalDataset:
     position = np.full(len(table), -1, np.int64)
     position[database] = np.arange(len(database))
     held = position[owner] >= 0
-    shown, by_landmark = position[owner[held]], _grouped(landmark[held], count)
-    subject, nothing = np.asarray(table["subject"]), np.empty(0, np.int64)
+    shown = position[owner[held]]
+    by_landmark = _grouped(landmark[held], count)
+    subject = np.asarray(table["subject"])
+    nothing = np.empty(0, np.int64)
     searched = (subject >= 0) & (subject < count)
     members = [by_landmark[subject[query]] if searched[query] else nothing for query in asked]
     ok, junk = (
@@ -120,13 +122,12 @@ def load_world(root: Path) -> RetrievalDataset:
 
 
 def load_world_train(root: Path) -> RetrievalDataset:
-    """The training photographs of a world: landmarks that are never searched for, numbered from 0.
+    """The training photographs of a world; their landmarks, numbered from 0, are in no query.
 
     Raises:
-        WorldError: there is no world in ``root``.
-        DatasetError: it is not finished or damaged.
+        DatasetError: there is no world in ``root``, or it is unfinished or damaged.
     """
-    world = open_world(root)
+    world = _opened(root)
     rows = world.rows("train")
     config = world.census.config
     subject = np.asarray(world.manifest["subject"].take(rows)) - config.landmarks
@@ -143,6 +144,14 @@ def load_world_train(root: Path) -> RetrievalDataset:
     )
 
 
+def _opened(root: Path) -> World:
+    """The world in ``root``; its errors become those of any other dataset."""
+    try:
+        return open_world(root)
+    except WorldError as error:
+        raise DatasetError(str(error)) from None
+
+
 def _names(census: Census, numbers: range) -> tuple[str, ...]:
     return tuple(f"{census.landmark(number).kind} {number}" for number in numbers)
 
@@ -153,13 +162,13 @@ def _positions(table: pa.Table) -> Float[np.ndarray, "n 2"]:
 
 
 def _grouped(labels: np.ndarray, count: int) -> list[np.ndarray]:
-    """Where each of the labels 0 … ``count`` − 1 stands, in order."""
+    """Indices at which each of the labels 0 … ``count`` − 1 occurs, ascending."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(count + 1)))[1 : count + 1]
 
 
 def _showing(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, landmark, and whether it shows well enough, for everything that shows anywhere."""
+    """Row, landmark, and whether it shows well enough, for each landmark in each photograph."""
     lists = table["landmarks"].combine_chunks()
     counts = np.asarray(pc.list_value_length(lists))
     flat = [np.asarray(pc.list_flatten(table[name])) for name in ("landmarks", "visible", "covers")]

@@ -19,7 +19,7 @@ from delfjax import cli, config
 from delfjax.cli import main
 from delfjax.cli.groups import Command, Group, parse
 from delfjax.config import config_hash, override, preset
-from delfjax.datasets.catalogue import dataset_names
+from delfjax.datasets.catalogue import CATALOGUE
 from delfjax.features.store import StoreWriter
 from delfjax.retrieval.local_index import open_index
 from delfjax.suite import settings
@@ -419,7 +419,7 @@ def test_the_list_of_datasets_says_what_has_vanished_and_what_is_unknown(
     assert main(["datasets", "list"]) == 0
     blocks = re.split(r"^(?=\w+: )", capsys.readouterr().out, flags=re.MULTILINE)[1:]
     said = {block.partition(":")[0]: block for block in blocks}
-    assert tuple(said) == dataset_names()
+    assert tuple(said) == tuple(CATALOGUE)
     assert "VANISHED: no longer available" in said["google_landmarks_v1"]
     assert "PARTLY VANISHED: lists of URLs" in said["landmarks_clean"]
     assert "licence   unknown; size ≈ 1.94 GB in 2 files; checksums none known" in said["oxford5k"]
@@ -564,4 +564,4 @@ def test_the_summary_counts_whatever_is_present(
     )
     assert re.search(r"^oxford105k: .*\n    database +10 ", said.out, re.MULTILINE)
     assert re.search(r"^holidays: .*holidays: no images in this folder", said.out, re.MULTILINE)
-    assert said.err == f"2 of {len(dataset_names())} datasets present\n" and "paris" not in said.out
+    assert said.err == f"2 of {len(CATALOGUE)} datasets present\n" and "paris" not in said.out

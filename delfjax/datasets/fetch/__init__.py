@@ -1,1 +1,1 @@
-"""Getting a published dataset onto this disk: addresses, downloads that resume, safe unpacking."""
+"""Fetching published datasets: addresses, downloads that resume, safe unpacking."""

@@ -1,1 +1,1 @@
-"""The published benchmarks, each read from the files and in the layout its authors distribute."""
+"""The published benchmarks, each read in the layout that its authors distribute."""

@@ -1,16 +1,20 @@
-"""Google-Landmarks, version 1 and version 2, from the CSV files they were published with.
+"""Google-Landmarks, versions 1 and 2, from the CSV files they were published with.
 
-Version 2: ``train.csv (id, url, landmark_id)``, ``train_clean.csv (landmark_id, images)``,
-``index.csv (id)``, ``index_image_to_landmark.csv (id, landmark_id)``, ``test.csv (id)``,
-``retrieval_solution_v2.1.csv (id, images, Usage)``, ``recognition_solution_v2.1.csv (id, landmarks,
-Usage)``; images at ``train/a/b/c/abc….jpg``, after the first characters of the id. Version 1:
-``train.csv (id, url, landmark_id)``, ``index.csv`` and ``test.csv`` ``(id, url)``; images at
-``train/abc….jpg``. A CSV may lie in the root, in ``metadata/``, or in the folder of the images it
-lists.
+Version 2 has these files, and images at ``train/a/b/c/abc….jpg``, in folders named by the first
+three characters of the id:
 
-Landmark ids of the index are not those of the training set. The GPS positions that version 1's
-paper judged by were never published; its CSV files may carry them here as columns ``latitude`` and
-``longitude``, in degrees.
+- ``train.csv (id, url, landmark_id)``, ``train_clean.csv (landmark_id, images)``;
+- ``index.csv (id)``, ``index_image_to_landmark.csv (id, landmark_id)``, ``test.csv (id)``;
+- ``retrieval_solution_v2.1.csv (id, images, Usage)`` and
+  ``recognition_solution_v2.1.csv (id, landmarks, Usage)``.
+
+Version 1 has ``train.csv (id, url, landmark_id)``, ``index.csv (id, url)`` and
+``test.csv (id, url)``, and images at ``train/abc….jpg``. A CSV file may lie in the root, in
+``metadata/``, or in the folder of the images it lists.
+
+The landmark ids of the index are not those of the training set. The GPS positions that the paper
+of version 1 scores by were never published; the columns ``latitude`` and ``longitude`` (degrees)
+of its CSV files are read where someone has added them.
 
 Source: github.com/cvdfoundation/google-landmark.
 """
@@ -39,22 +43,21 @@ from delfjax.datasets.columns import (
 RETRIEVAL_SOLUTION = "retrieval_solution_v2.1.csv"
 RECOGNITION_SOLUTION = "recognition_solution_v2.1.csv"
 USAGES = ("Public", "Private", "Ignored")
-# Version 1 writes None for an image of no landmark.
+# Version 1 writes None for an image without a landmark.
 _NULLS = ["", "None"]
 _TEXT = pa.large_string()
 _GPS = ("latitude", "longitude")
 
 
 def load_v2(root: Path) -> RetrievalDataset:
-    """Version 2, retrieval: the index is searched for the test images, whose answers (label ok) the
-    solution lists.
+    """Version 2, retrieval: the test images are searched for in the index.
 
-    Every test image is a query; those without answers have an empty set, most of them in the split
-    Ignored.
+    Every test image is a query. The solution lists its answers (label ok); a query without answers
+    has an empty set, and most of them are in the split Ignored.
 
     Raises:
-        DatasetError: a CSV is missing or malformed, or the solution names an image that the index
-            lacks.
+        DatasetError: a CSV file is missing or malformed, or the solution names an image that the
+            index lacks.
     """
     ids = _ids(_find(root, "index.csv", "index"))
     solution = _find(root, RETRIEVAL_SOLUTION, "test")
@@ -64,8 +67,8 @@ def load_v2(root: Path) -> RetrievalDataset:
     if (answers < 0).any():
         stray = flat[int(np.flatnonzero(answers < 0)[0])].as_py()
         raise DatasetError(
-            f"{solution}: names image {stray!r:.40}, which index.csv lacks; both must be of one"
-            " version"
+            f"{solution}: names image {stray!r:.40}, which index.csv lacks; "
+            "both must be of one version"
         )
     queries = make_queries(
         _sharded("test", table["id"], solution),
@@ -83,8 +86,10 @@ def load_v2(root: Path) -> RetrievalDataset:
 
 
 def load_v2_recognition(root: Path) -> RetrievalDataset:
-    """Version 2, recognition: the training set is searched, each test image has the landmarks that
-    the solution lists."""
+    """Version 2, recognition: the test images are searched for in the training set.
+
+    The solution lists the landmarks of each test image.
+    """
     train = load_v2_train(root)
     solution = _find(root, RECOGNITION_SOLUTION, "test")
     table = _solution(solution, "landmarks")
@@ -115,8 +120,7 @@ def load_v2_train(root: Path) -> RetrievalDataset:
 
 
 def load_v2_clean(root: Path) -> RetrievalDataset:
-    """Version 2, the cleaned training set, in the order of ``train_clean.csv``: landmark by
-    landmark."""
+    """Version 2, the cleaned training set, landmark by landmark as in ``train_clean.csv``."""
     file = _find(root, "train_clean.csv", "train")
     table = _read(file, {"landmark_id": pa.int64(), "images": _TEXT})
     flat, lengths = _words(table["images"])
@@ -132,10 +136,12 @@ def load_v2_clean(root: Path) -> RetrievalDataset:
 
 
 def load_v1(root: Path) -> RetrievalDataset:
-    """Version 1: the index and the test images as queries; their answers were never published, so
-    no label."""
-    index, test = _find(root, "index.csv", "index"), _find(root, "test.csv", "test")
-    database, queries = _read_v1(index), _read_v1(test)
+    """Version 1: the test images are queries; without labels, because none were published."""
+    index = _find(root, "index.csv", "index")
+    test = _find(root, "test.csv", "test")
+    database = _read_v1(index)
+    queries = _read_v1(test)
+    unanswered = "landmark_id" not in queries.column_names
     return RetrievalDataset(
         "google_landmarks_v1",
         root,
@@ -143,16 +149,12 @@ def load_v1(root: Path) -> RetrievalDataset:
         _v1_queries(queries, test),
         landmarks=_landmarks(database) if "landmark_id" in database.column_names else None,
         gps=_gps(database, index),
-        notes=(
-            ("the answers to the queries were never published",)
-            if "landmark_id" not in queries.column_names
-            else ()
-        ),
+        notes=("the answers to the queries were never published",) if unanswered else (),
     )
 
 
 def load_v1_train(root: Path) -> RetrievalDataset:
-    """Version 1, the training set: labelled images, no queries; −1 for an image of no landmark."""
+    """Version 1, the training set: labelled images, no queries; −1 for no landmark."""
     file = _find(root, "train.csv", "train")
     table = _read_v1(file)
     if "landmark_id" not in table.column_names:
@@ -195,8 +197,10 @@ def _gps(table: pa.Table, file: Path) -> np.ndarray | None:
     wrong = np.flatnonzero((np.abs(latitude) > 90) | (np.abs(longitude) > 180))
     if len(wrong):
         row = wrong[0]
-        said = f"latitude {latitude[row]:g} and longitude {longitude[row]:g}"
-        raise DatasetError(f"{file}: row {row + 1}: {said}, expected degrees within ±90 and ±180")
+        raise DatasetError(
+            f"{file}: row {row + 1}: latitude {latitude[row]:g} and longitude {longitude[row]:g}, "
+            "expected degrees within ±90 and ±180"
+        )
     return np.stack([latitude, longitude], axis=1)
 
 
@@ -205,8 +209,8 @@ def _find(root: Path, name: str, split: str) -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise DatasetError(
-            f"{root / name}: no such file, nor in 'metadata' or {split!r} there; it comes with the"
-            " dataset"
+            f"{root / name}: no such file, nor in 'metadata' or {split!r} there; "
+            "it comes with the dataset"
         )
     return found
 
@@ -216,7 +220,7 @@ def _read(
     columns: Mapping[str, pa.DataType],
     optional: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Table:
-    """The named columns of a CSV file; columns it has besides are not kept."""
+    """The named columns of a CSV file; other columns are dropped."""
     types = {**columns, **(optional or {})}
     header = _header(file)
     missing = [name for name in columns if name not in header]
@@ -241,7 +245,7 @@ def _read(
 def _header(file: Path) -> list[str]:
     try:
         with file.open(encoding="utf-8-sig") as lines:
-            # A damaged file may have no line end at all.
+            # Bounded, because a damaged file may not contain a single line end.
             first = lines.readline(4096)
     except UnicodeDecodeError:
         raise DatasetError(f"{file}: not text; download it again") from None
@@ -266,8 +270,10 @@ def _ids(file: Path) -> pa.ChunkedArray:
 
 
 def _index_landmarks(root: Path, ids: pa.ChunkedArray) -> np.ndarray | None:
-    """Landmark of each image of the index; ``None`` without the file, which came later than the
-    rest."""
+    """Landmark of each image of the index; ``None`` if the file is missing.
+
+    It was published later than the others.
+    """
     places = [
         place / "index_image_to_landmark.csv" for place in (root, root / "metadata", root / "index")
     ]
@@ -288,13 +294,15 @@ def _landmarks(table: pa.Table) -> np.ndarray:
 
 
 def _words(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """The space-separated words of each row, flat, and how many each row has; ``None`` and nothing
-    are no words."""
+    """The space-separated words of all rows, flat, and the number of words of each row.
+
+    A row that is empty or ``None`` has no words.
+    """
     trimmed = pc.utf8_trim_whitespace(column)
     blank = pc.if_else(pc.is_in(trimmed, pa.array(_NULLS, _TEXT)), pa.scalar("", _TEXT), trimmed)
     split = pc.split_pattern_regex(blank, r"\s+").combine_chunks()
     flat = pc.list_flatten(split)
-    # Splitting nothing gives one empty word.
+    # Splitting an empty text gives one empty word.
     lengths = np.where(
         np.asarray(pc.equal(blank, "")), 0, np.asarray(pc.list_value_length(split))
     ).astype(np.int64)

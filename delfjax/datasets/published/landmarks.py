@@ -1,11 +1,13 @@
-"""The Landmarks dataset (Babenko et al.), full and cleaned, from the lists of URLs it survives as.
+"""The Landmarks dataset (Babenko et al.), full and cleaned, of which only lists of URLs survive.
 
-Layout: ``annotation_{full,clean}_{train,val}.txt``, in the root or in ``annotations/`` or
-    ``annotations_landmarks/``; a line is the image's URL, its landmark's number, and, in the clean
-    lists, numbers of a box, which are not read: which edge is which could not be confirmed. Many of
-    the URLs are dead, and the lists do not say what an image is called on disk: here it is
-    ``images/<the URL without its scheme>``, which is where ``wget -x -P images -i urls.txt`` puts
-    it. A line may also give a path under the root in place of the URL.
+Layout: ``annotation_{full,clean}_{train,val}.txt`` in the root, in ``annotations/`` or in
+``annotations_landmarks/``. A line holds the URL of an image and the number of its landmark. In the
+clean lists the numbers of a box follow; they are not read, because the order of its edges could not
+be confirmed.
+
+Many of the URLs are dead, and the lists do not say how an image is named on disk. Here it is
+``images/<the URL without its scheme>``, which is where ``wget -x -P images -i urls.txt`` puts it. A
+line may also hold a path under the root in place of the URL.
 
 Source: Babenko et al., Neural Codes for Image Retrieval, ECCV 2014; lists of Gordo et al., Deep
     Image Retrieval, ECCV 2016.
@@ -62,8 +64,8 @@ def _find(root: Path, name: str) -> Path:
     )
     if found is None:
         raise DatasetError(
-            f"{root / name}: no such file, nor in {', '.join(_FOLDERS[1:])} there; it is one of"
-            " DIR's lists"
+            f"{root / name}: no such file, nor in {', '.join(_FOLDERS[1:])} there; "
+            "it is one of DIR's lists"
         )
     return found
 
@@ -79,8 +81,8 @@ def _read(file: Path) -> tuple[pa.Array, np.ndarray]:
     odd = pc.index(pc.is_null(fields), pa.scalar(True)).as_py()
     if odd >= 0:
         raise DatasetError(
-            f"{file}: line {odd + 1} is {lines[odd].as_py()!r:.80}, expected an address and a"
-            " landmark number"
+            f"{file}: line {odd + 1} is {lines[odd].as_py()!r:.80}, "
+            "expected an address and a landmark number"
         )
     source, label = pc.struct_field(fields, "source"), pc.struct_field(fields, "label")
     paths = pc.replace_substring_regex(source, r"^https?://", "images/")

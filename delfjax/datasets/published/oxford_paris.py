@@ -1,10 +1,9 @@
-"""Oxford5k and Paris6k as their authors published them, and the Flickr100k images that make them
-105k and 106k.
+"""Oxford5k and Paris6k as published, and with Flickr100k as distractors (Oxford105k, Paris106k).
 
 Layout of Oxford5k: ``all_souls_000013.jpg`` …, and ``all_souls_1_{query,good,ok,junk}.txt`` in a
 folder of their own (``gt_files_170407``). Layout of Paris6k: ``paris/<tag>/paris_<tag>_000000.jpg``
-and the same kind of text files. Where exactly images and text files lie under the root does not
-matter: they are told by their names.
+and the same kind of text files. Images and text files may lie anywhere under the root, because they
+are identified by their names.
 
 Source: the pages of the two datasets (robots.ox.ac.uk/~vgg/data/oxbuildings, …/parisbuildings).
 """
@@ -23,10 +22,9 @@ from delfjax.datasets.photo_folder import scan_folder
 from delfjax.datasets.query_images import box_from_xyxy
 
 LABELS = ("good", "ok", "junk")
-# Prefix of the image name in Oxford's query files, from the name of the collection it was drawn
-# from.
+# Prefix of image names in Oxford's query files: the collection that the images were drawn from.
 QUERY_PREFIX = "oxc1_"
-# Images of Paris6k that are damaged in the archive everybody has; left out by everybody since.
+# Images of Paris6k that are damaged in the published archive; evaluations leave them out.
 # Source: the dataset's own list, robots.ox.ac.uk/~vgg/data/parisbuildings/corrupt.txt.
 PARIS_CORRUPT = frozenset(
     f"paris_{tag}_{number:06d}"
@@ -46,7 +44,7 @@ PARIS_CORRUPT = frozenset(
 
 @dataclass(frozen=True)
 class _TextQuery:
-    """What the four text files of a query say; names without extension."""
+    """The content of a query's four text files; image names are without extension."""
 
     name: str
     image: str
@@ -55,8 +53,7 @@ class _TextQuery:
 
 
 def load_oxford5k(root: Path) -> RetrievalDataset:
-    """Oxford5k: labels good, ok, junk; the query images are in the database, as the classic
-    protocol wants it.
+    """Oxford5k: labels good, ok, junk; the query images are in the database.
 
     Raises:
         DatasetError: images or text files are missing or malformed.
@@ -67,8 +64,8 @@ def load_oxford5k(root: Path) -> RetrievalDataset:
 def load_paris6k(root: Path) -> RetrievalDataset:
     """Paris6k, in the shape of Oxford5k.
 
-    The damaged images (:data:`PARIS_CORRUPT`) that are there stay in the database, listed as
-    corrupt; no label holds them, nor are they missed when they were deleted.
+    Damaged images (:data:`PARIS_CORRUPT`) that are present stay in the database and are listed as
+    corrupt, without a label. They may also have been deleted.
 
     Raises:
         DatasetError: images or text files are missing or malformed.
@@ -87,19 +84,18 @@ def load_paris106k(root: Path) -> RetrievalDataset:
 
 
 def images_by_name(root: Path) -> dict[str, str]:
-    """Path of every image under a folder, by its name without folder and extension, sorted by that
-    name.
+    """Name without folder and extension → path, for every image under a folder, sorted by name.
 
     Raises:
-        DatasetError: no images, or two of the same name.
+        DatasetError: there are no images, or two of the same name.
     """
     found: dict[str, str] = {}
     for path in _images(root):
         name = PurePosixPath(path).stem
         if name in found:
             raise DatasetError(
-                f"{root}: image {name!r} is there twice, {found[name]!r} and {path!r}; keep one of"
-                " them"
+                f"{root}: image {name!r} is there twice, {found[name]!r} and {path!r}; "
+                "keep one of them"
             )
         found[name] = path
     return dict(sorted(found.items()))
@@ -116,7 +112,7 @@ def _with_flickr(dataset: RetrievalDataset, root: Path, *, name: str) -> Retriev
 
 def _images(root: Path) -> tuple[str, ...]:
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; put the dataset there, or say where it is")
+        raise DatasetError(f"{root}: no such folder; put the dataset there, or name its folder")
     names = scan_folder(root).names
     if not names:
         raise DatasetError(
@@ -138,6 +134,7 @@ def _load(root: Path, name: str, *, corrupt: frozenset[str]) -> RetrievalDataset
     own = [_position(query.image, index, f"{query.name}_query.txt") for query in texts]
     columns = list(paths.values())
     damaged = [index[image] for image in paths if image in corrupt]
+    notes = (f"{len(damaged)} images known to be damaged are in the database",) if damaged else ()
     queries = make_queries(
         ImagePaths([columns[position] for position in own]),
         sets,
@@ -152,9 +149,7 @@ def _load(root: Path, name: str, *, corrupt: frozenset[str]) -> RetrievalDataset
         queries,
         landmark_names=landmark_names,
         corrupt=np.array(damaged, np.int64),
-        notes=(
-            (f"{len(damaged)} images known to be damaged are in the database",) if damaged else ()
-        ),
+        notes=notes,
     )
 
 
@@ -174,7 +169,7 @@ def _position(image: str, index: Mapping[str, int], where: str) -> int:
 
 
 def _read_queries(root: Path) -> list[_TextQuery]:
-    """The queries whose text files lie under a folder, by name."""
+    """The queries whose text files lie under a folder, sorted by name."""
     files = sorted(root.rglob("*_query.txt"), key=lambda file: file.name)
     if not files:
         raise DatasetError(
@@ -196,14 +191,14 @@ def _read_query(file: Path) -> _TextQuery:
     labels = {label: _text(file.with_name(f"{name}_{label}.txt")).split() for label in LABELS}
     if not labels["good"] and not labels["ok"]:
         raise DatasetError(
-            f"{file.with_name(name + '_good.txt')}: empty, as is {name}_ok.txt; a query needs a"
-            " positive"
+            f"{file.with_name(name + '_good.txt')}: empty, as is {name}_ok.txt; "
+            "a query needs a positive"
         )
     both = {image for image in labels["junk"] if image in labels["good"] or image in labels["ok"]}
     if both:
         raise DatasetError(
-            f"{file.with_name(name + '_junk.txt')}: {min(both)!r} is also good or ok, expected one"
-            " label"
+            f"{file.with_name(name + '_junk.txt')}: {min(both)!r} is also good or ok, "
+            "expected one label"
         )
     return _TextQuery(name, words[0].removeprefix(QUERY_PREFIX), box, labels)
 

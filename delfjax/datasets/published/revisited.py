@@ -1,12 +1,12 @@
 """Revisited Oxford and Paris, and the million distractors that go with them.
 
-Layout: ``gnd_roxford5k.pkl`` beside the folder ``jpg``; where there is no ``jpg``, the images are
-    looked for in the folder of the classic dataset beside this one. Distractors:
-    ``revisitop1m.txt``, one name a line, beside ``jpg``.
+Layout: ``gnd_roxford5k.pkl`` beside the folder ``jpg``. Without a folder ``jpg``, the images are
+looked for in the folder of the classic dataset beside this one. Distractors: ``revisitop1m.txt``,
+one name a line, beside its own ``jpg``.
 
 The pickle is ``{"gnd": [{"bbx": (x1, y1, x2, y2), "easy": […], "hard": […], "junk": […]}, …],
-"imlist": […], "qimlist": […]}`` with names without extension and zero-based indices. It goes
-through a reader that runs nothing in it.
+"imlist": […], "qimlist": […]}``, with names without extension and zero-based indices. It is read
+without running anything in it (:mod:`delfjax.datasets.pickles`).
 
 Source: Radenović et al., Revisiting Oxford and Paris, CVPR 2018, and its files
     (cmp.felk.cvut.cz/revisitop).
@@ -51,14 +51,18 @@ def load_rparis6k(root: Path) -> RetrievalDataset:
 
 
 def load_roxford5k_r1m(root: Path) -> RetrievalDataset:
-    """Revisited Oxford and the million distractors, in ``roxford5k/`` and ``revisitop1m/`` under
-    ``root``."""
+    """Revisited Oxford with the million distractors.
+
+    They are read from ``roxford5k/`` and ``revisitop1m/`` under ``root``.
+    """
     return _with_million(load_roxford5k(root / "roxford5k"), root, name="roxford5k_r1m")
 
 
 def load_rparis6k_r1m(root: Path) -> RetrievalDataset:
-    """Revisited Paris and the million distractors, in ``rparis6k/`` and ``revisitop1m/`` under
-    ``root``."""
+    """Revisited Paris with the million distractors.
+
+    They are read from ``rparis6k/`` and ``revisitop1m/`` under ``root``.
+    """
     return _with_million(load_rparis6k(root / "rparis6k"), root, name="rparis6k_r1m")
 
 
@@ -69,10 +73,12 @@ def _load(root: Path, name: str) -> RetrievalDataset:
         _names(_key(content, key, f"{file}"), f"{file}: {key}") for key in ("imlist", "qimlist")
     )
     entries = _key(content, "gnd", f"{file}")
-    if not isinstance(entries, list) or len(entries) != len(qimlist):
+    if not isinstance(entries, list):
+        raise DatasetError(f"{file}: gnd is a {type(entries).__name__}, expected a list")
+    if len(entries) != len(qimlist):
         raise DatasetError(
-            f"{file}: gnd has {_length(entries)} entries, expected one for each of {len(qimlist)}"
-            " queries"
+            f"{file}: gnd has {len(entries)} entries, "
+            f"expected one for each of {len(qimlist)} queries"
         )
     boxes, sets = [], {label: list[np.ndarray]() for label in LABELS}
     for number, entry in enumerate(entries):
@@ -94,15 +100,15 @@ def _load(root: Path, name: str) -> RetrievalDataset:
 def _place(
     root: Path, classic: str, imlist: list[str], qimlist: list[str]
 ) -> tuple[Path, ImagePaths, ImagePaths]:
-    """The folder the images are under, and the paths of database and queries there."""
+    """The folder that holds the images, and the paths of database and queries in it."""
     if (root / "jpg").is_dir():
         database, queries = ([f"jpg/{name}.jpg" for name in names] for names in (imlist, qimlist))
         return root, ImagePaths(database), ImagePaths(queries)
     folder = root.parent / classic
     if not folder.is_dir():
         raise DatasetError(
-            f"{root}: no images, neither in {root / 'jpg'} nor in {folder}; put those of {classic}"
-            " there"
+            f"{root}: no images, neither in {root / 'jpg'} nor in {folder}; "
+            f"put those of {classic} there"
         )
     paths = images_by_name(folder)
     missing = next((name for name in (*imlist, *qimlist) if name not in paths), None)
@@ -137,7 +143,7 @@ def _with_million(dataset: RetrievalDataset, root: Path, *, name: str) -> Retrie
 
 
 def _labelled(entry: Mapping[str, Any], where: str, size: int) -> dict[str, np.ndarray]:
-    """The indices under each label of one query: disjoint, each once, inside the database."""
+    """The database indices under each label of one query, checked to be disjoint."""
     labelled = {
         label: _indices(_key(entry, label, where), f"{where}.{label}", size) for label in LABELS
     }
@@ -187,11 +193,3 @@ def _key(entry: Any, key: str, where: str) -> Any:
             f"{where} has no {key!r}; it has: {', '.join(map(repr, entry)) or 'nothing'}"
         )
     return entry[key]
-
-
-def _length(values: Any) -> str:
-    return (
-        str(len(values))
-        if isinstance(values, list)
-        else f"no list but a {type(values).__name__}, so no"
-    )

@@ -15,7 +15,6 @@ import pytest
 from delfjax.datasets.photo_folder import (
     FolderError,
     RetrievalQuery,
-    list_images,
     load_groundtruth,
     scan_folder,
 )
@@ -52,12 +51,11 @@ def test_images_are_listed_by_extension_sorted_with_forward_slashes(tmp_path: Pa
         "w.webp",
     )
     assert listed.ignored == 4
-    assert list_images(tmp_path) == list(listed.names)
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     _touch(tmp_path, ".a.jpg", ".cache/b.jpg", "c.jpg")
-    assert list_images(tmp_path) == ["c.jpg"]
+    assert list(scan_folder(tmp_path).names) == ["c.jpg"]
 
 
 def test_unicode_names_are_kept(tmp_path: Path) -> None:
@@ -68,7 +66,7 @@ def test_unicode_names_are_kept(tmp_path: Path) -> None:
         "with space & 'quote'.jpg",
     ]
     _touch(tmp_path, *names)
-    assert list_images(tmp_path) == sorted(names)
+    assert list(scan_folder(tmp_path).names) == sorted(names)
 
 
 def test_a_name_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
@@ -79,24 +77,24 @@ def test_a_name_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
     assert listed.problems == (("bad?.jpg", "file name is not valid UTF-8"),)
 
 
-def test_a_directory_loop_ends_and_images_keep_their_real_place(tmp_path: Path) -> None:
+def test_a_loop_of_links_ends_and_images_are_listed_by_their_real_path(tmp_path: Path) -> None:
     _touch(tmp_path, "z/photo.jpg", "z/deep/photo.jpg")
     (tmp_path / "z/deep/up").symlink_to(tmp_path)
     (tmp_path / "a").symlink_to(tmp_path / "z")
     (tmp_path / "itself").symlink_to("itself")
-    assert list_images(tmp_path) == ["z/deep/photo.jpg", "z/photo.jpg"]
+    assert list(scan_folder(tmp_path).names) == ["z/deep/photo.jpg", "z/photo.jpg"]
 
 
 def test_links_to_folders_elsewhere_are_followed(tmp_path: Path) -> None:
     _touch(tmp_path, "elsewhere/photo.jpg")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/link").symlink_to(tmp_path / "elsewhere")
-    assert list_images(tmp_path / "photos") == ["link/photo.jpg"]
+    assert list(scan_folder(tmp_path / "photos").names) == ["link/photo.jpg"]
 
 
 def test_a_dangling_link_is_listed_so_that_it_fails_by_name(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
-    assert list_images(tmp_path) == ["gone.jpg"]
+    assert list(scan_folder(tmp_path).names) == ["gone.jpg"]
 
 
 @pytest.fixture
@@ -125,7 +123,7 @@ def test_an_unreadable_subfolder_is_reported_and_the_rest_listed(unprivileged_fo
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
-def test_what_is_not_a_folder_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_folder_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "photos"
     if kind == "file":
         path.write_bytes(b"x")
@@ -152,7 +150,7 @@ def _write(folder: Path, content: Any) -> None:
 _IMLIST = ["a.jpg", "ü/b.jpg", "c.jpg"]
 
 
-def test_a_sound_ground_truth_is_read_although_no_image_exists(tmp_path: Path) -> None:
+def test_a_valid_ground_truth_is_read_even_if_no_image_exists(tmp_path: Path) -> None:
     _write(tmp_path, {"imlist": _IMLIST, "gnd": [_query(ok=[0, 1], note="extra keys do no harm")]})
     groundtruth = load_groundtruth(tmp_path)
     assert groundtruth.imlist == tuple(_IMLIST)
@@ -162,9 +160,9 @@ def test_a_sound_ground_truth_is_read_although_no_image_exists(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "the whole is [], expected an object"),
-        ({"gnd": []}, "the whole has no 'imlist'; it has: 'gnd'"),
-        ({"imlist": _IMLIST}, "the whole has no 'gnd'"),
+        ([], "the top level is [], expected an object"),
+        ({"gnd": []}, "the top level has no 'imlist'; it has: 'gnd'"),
+        ({"imlist": _IMLIST}, "the top level has no 'gnd'"),
         ({"imlist": [], "gnd": []}, "imlist is [], expected a non-empty list"),
         ({"imlist": [3], "gnd": []}, "imlist[0] is 3, expected a path"),
         ({"imlist": ["/etc/a.jpg"], "gnd": []}, "imlist[0] is '/etc/a.jpg'"),
@@ -199,15 +197,23 @@ def test_a_sound_ground_truth_is_read_although_no_image_exists(tmp_path: Path) -
             {"imlist": _IMLIST, "gnd": [_query(junk="2")]},
             "gnd[0].junk is '2', expected a list of indices",
         ),
-        ({"imlist": _IMLIST, "gnd": [_query(junk=[0, 2])]}, "gnd[0].ok and .junk share is [0]"),
+        (
+            {"imlist": _IMLIST, "gnd": [_query(junk=[0, 2])]},
+            "gnd[0]: overlap of ok and junk is [0], expected no image in both",
+        ),
         (
             {"imlist": _IMLIST, "gnd": [_query(junk=[1])]},
             "gnd[0].junk is [1], expected the query itself (2)",
         ),
-        ({"imlist": _IMLIST, "gnd": [_query(), _query()]}, "gnd is 2, expected each query once"),
+        (
+            {"imlist": _IMLIST, "gnd": [_query(), _query()]},
+            "repeated query in gnd is 2, expected each query once",
+        ),
     ],
 )
-def test_each_malformation_is_named_in_one_line(tmp_path: Path, content: Any, message: str) -> None:
+def test_a_malformed_ground_truth_is_refused_in_one_line(
+    tmp_path: Path, content: Any, message: str
+) -> None:
     _write(tmp_path, content)
     with pytest.raises(
         FolderError, match=re.escape(f"{tmp_path / 'groundtruth.json'}: {message}")
