@@ -1,7 +1,6 @@
-"""``delfjax evaluate --dataset NAME`` for every dataset with queries, on miniature copies with
-damaged files.
+"""``delfjax evaluate --dataset NAME`` on miniatures of all datasets with queries, some damaged.
 
-The scores are computed again from the JSON and the ground truth alone, by the definitions and
+The scores are computed again from the JSON and the ground truth alone, by their definitions and
 without the library.
 """
 
@@ -93,7 +92,7 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A miniature, what was damaged of it, and what the command line said about it."""
+    """A miniature, its damaged images, and what the command line printed about it."""
 
     dataset: RetrievalDataset
     damaged: frozenset[str]
@@ -139,8 +138,10 @@ def write(name: str, external: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluate(tmp_path_factory: pytest.TempPathFactory) -> Evaluate:
-    """Evaluates a dataset once: its last database image and the image of its last query are
-    damaged, unless it is intact."""
+    """Evaluates a dataset, each once.
+
+    Its last database image and the image of its last query are damaged, unless it is ``intact``.
+    """
     done: dict[tuple[str, bool], Evaluated] = {}
 
     def once(name: str, *, intact: bool = False) -> Evaluated:
@@ -194,7 +195,7 @@ def precision_at(
 
 
 def ranks_of(result: Mapping[str, Any], stage: str, query: str) -> dict[str, int]:
-    """Rank of every image the JSON tells one of, from 0."""
+    """Rank of every image that the JSON reports one for, from 0."""
     rankings = result["rankings" if stage == "inliers" else "rankings_by_votes"]
     return {
         **{image: rank for rank, image in enumerate(rankings[query])},
@@ -237,7 +238,7 @@ def among_hundred(evaluated: Evaluated, stage: str) -> dict[str, dict[str, float
 
 
 def recognised(evaluated: Evaluated, stage: str) -> dict[str, dict[str, float]]:
-    """GAP with the landmark of the first image, as sure as its score."""
+    """GAP of the landmark of the first image, with its score as the confidence."""
     dataset, result = evaluated.dataset, evaluated.result
     assert dataset.landmarks is not None
     landmark = dict(zip(dataset.database, dataset.landmarks.tolist(), strict=True))
@@ -257,7 +258,7 @@ def recognised(evaluated: Evaluated, stage: str) -> dict[str, dict[str, float]]:
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean of those that are numbers."""
+    """Mean of the scores that are not NaN."""
     return float(np.mean([value for value in values if not math.isnan(value)]))
 
 
@@ -272,7 +273,7 @@ def test_every_dataset_has_a_protocol_or_is_for_training() -> None:
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_every_number_comes_with_the_protocol_it_follows(evaluate: Evaluate, name: str) -> None:
+def test_every_score_is_recorded_with_its_protocol(evaluate: Evaluate, name: str) -> None:
     found = evaluate(name)
     for stage in ("votes", "inliers"):
         assert {
@@ -331,7 +332,7 @@ def test_a_folder_is_averaged_over_landmarks(evaluate: Evaluate) -> None:
 
 
 def best_per_landmark(evaluated: Evaluated, stage: str) -> list[tuple[float, str, bool]]:
-    """Score, query and verdict of everything that is retrieved."""
+    """Score, query and correctness of every landmark retrieved."""
     dataset = evaluated.dataset
     assert dataset.landmarks is not None
     landmark = dict(zip(dataset.database, dataset.landmarks.tolist(), strict=True))
@@ -446,7 +447,7 @@ def test_a_query_with_a_box_is_searched_by_its_crop(evaluate: Evaluate, name: st
     assert matched and found.result["rankings"][query.path][: len(matched)] == matched
 
 
-def test_what_a_cut_ranking_leaves_out_still_scores(
+def test_images_beyond_a_cut_ranking_still_count(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate("roxford5k")
@@ -495,7 +496,7 @@ def test_a_second_evaluation_extracts_nothing_and_a_changed_box_one_query(tmp_pa
     assert len(FeatureStore.open(query_store(store))) == 4 and len(fresh) == 1
 
 
-def test_an_image_taken_out_of_a_dataset_is_not_found_in_its_old_store(tmp_path: Path) -> None:
+def test_an_image_removed_from_a_dataset_is_not_found_through_its_old_store(tmp_path: Path) -> None:
     root = miniatures.write("oxford5k", tmp_path / "external")
     evaluated("oxford5k", root)
     (root / "radcliffe_camera_000519.jpg").unlink()
@@ -506,7 +507,7 @@ def test_an_image_taken_out_of_a_dataset_is_not_found_in_its_old_store(tmp_path:
     )
 
 
-def test_a_query_that_was_repaired_can_be_tried_again(tmp_path: Path) -> None:
+def test_a_repaired_query_can_be_tried_again(tmp_path: Path) -> None:
     root = miniatures.write("roxford5k", tmp_path / "external")
     path = "jpg/all_souls_000013.jpg"
     (root / path).write_bytes(miniatures.WEB_PAGE)
@@ -575,7 +576,7 @@ def test_a_dataset_is_extracted_indexed_and_searched_by_name(name: str, tmp_path
 
 
 def rows(lines: str) -> Sequence[str]:
-    """What was printed but for the line of timings."""
+    """The printed lines except for the timings."""
     return [line for line in lines.splitlines() if "extract" not in line]
 
 

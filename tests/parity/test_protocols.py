@@ -1,8 +1,7 @@
-"""Every protocol against its definition: plain Python, one item at a time, on a thousand random
-rankings.
+"""Every protocol against a slow version written from its definition, on random rankings.
 
-The lists hold junk, ties of score, items left out and items named again; the slow versions share no
-code with the library.
+There are a thousand rankings for each protocol, with junk, tied scores, items left out and items
+repeated. The slow versions go item by item in plain Python and share no code with the library.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def _slow_precision_at(
 
 
 def _cut_and_repeated(ranking: list[str], rng: np.random.Generator) -> tuple[list[str], str | None]:
-    """The list cut somewhere, one time in ten with an item named again; and that item."""
+    """The list cut at random; in one list of ten an item is repeated, and returned as well."""
     cut = ranking[: int(rng.integers(0, len(ranking) + 1))]
     if not cut or rng.random() > 0.1:
         return cut, None
@@ -292,7 +291,7 @@ def test_the_landmark_curve_is_as_defined_at_every_threshold(rng: np.random.Gene
             )
         curve = landmark_precision_recall(lists, queries_deg=places, database=database)
         seen = {score for found in lists.values() for score in found.scores.tolist()}
-        # A score at which a landmark's lesser image stands adds nothing and is no point of its own.
+        # The score of a landmark's lesser image adds nothing, so it is not a point of the curve.
         assert set(curve.thresholds.tolist()) <= seen
         for threshold in seen:
             point = curve.at(threshold)

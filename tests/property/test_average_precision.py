@@ -1,4 +1,4 @@
-"""What holds of the average precision of every ranking."""
+"""Invariants of average precision, for any ranking."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from delfjax.evaluation.average_precision import average_precision, junk_free_ranks
 
-# A ranked list as what stands at each rank: a positive, junk or a negative.
+# A ranked list as the role of each item: a positive, junk or a negative.
 ROLES = st.lists(st.sampled_from("pjn"), min_size=1, max_size=30)
 
 
@@ -21,7 +21,7 @@ def _score(roles: list[str], *, missing: int = 1) -> float:
 
 
 @given(ROLES)
-def test_it_lies_between_zero_and_the_share_of_positives_retrieved(roles: list[str]) -> None:
+def test_the_score_lies_between_zero_and_the_share_of_positives_retrieved(roles: list[str]) -> None:
     hits = roles.count("p")
     assert (
         0 <= _score(roles) <= hits / (hits + 1) + 1e-12
@@ -39,7 +39,7 @@ def test_negatives_after_the_last_positive_change_nothing(roles: list[str]) -> N
 
 
 @given(ROLES, st.data())
-def test_a_positive_that_moves_up_past_a_negative_never_costs(
+def test_moving_a_positive_up_past_a_negative_never_lowers_the_score(
     roles: list[str], data: st.DataObject
 ) -> None:
     behind = [rank for rank in range(1, len(roles)) if roles[rank - 1] + roles[rank] == "np"]
@@ -51,7 +51,7 @@ def test_a_positive_that_moves_up_past_a_negative_never_costs(
 
 
 @given(ROLES)
-def test_a_negative_at_the_head_always_costs_where_something_was_found(roles: list[str]) -> None:
+def test_a_negative_at_the_head_always_lowers_a_positive_score(roles: list[str]) -> None:
     if "p" in roles:
         assert _score(["n", *roles]) < _score(roles)
     else:

@@ -1,4 +1,4 @@
-"""What holds of every protocol, whatever was retrieved."""
+"""Invariants of every protocol, for any ranking."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_junk_changes_no_score_wherever_it_stands(roles: list[str], place: int, 
 
 
 @given(ROLES)
-def test_what_is_easy_for_one_setup_is_hard_for_the_other(roles: list[str]) -> None:
+def test_exchanging_easy_and_hard_exchanges_the_setups(roles: list[str]) -> None:
     swapped = [{"easy": "hard", "hard": "easy"}.get(role, role) for role in roles]
     assert _scores(roles, "easy") == pytest.approx(_scores(swapped, "hard"), nan_ok=True)
     assert _scores(roles, "medium") == pytest.approx(_scores(swapped, "medium"), nan_ok=True)
@@ -81,7 +81,9 @@ def test_a_stable_ranking_falls_and_keeps_the_order_of_equals(levels: list[int])
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.frozensets(st.integers(0, 9), min_size=1))
-def test_naming_an_image_again_never_pays(predicted: list[int], relevant: frozenset[int]) -> None:
+def test_repeating_an_image_never_raises_the_score(
+    predicted: list[int], relevant: frozenset[int]
+) -> None:
     names = [str(number) for number in predicted]
     kept = list(dict.fromkeys(names))
     solution = {"q": [str(number) for number in relevant]}

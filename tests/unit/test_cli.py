@@ -241,16 +241,16 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("datasets render --set clutter=2", "clutter is 2.0, expected a number from 0 to 1"),
         ("datasets render --set clutter", "--set clutter: expected KNOB=NUMBER, for instance"),
         ("datasets render --set clutter=much", "--set clutter=much: expected KNOB=NUMBER"),
-        ("datasets verify folder", "'folder' has no place of its own; say which folder"),
+        ("datasets verify folder", "'folder' has no default folder; say which folder"),
         ("datasets fetch oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
         (
             "datasets fetch google_landmarks_v1",
-            "nothing to fetch: VANISHED: .*; unpack a copy into .*landmarks_v1, or say",
+            "nothing to fetch: VANISHED: .*; unpack a copy into .*landmarks_v1, or name",
         ),
         ("datasets fetch holidays", "served over FTP alone"),
         (
             "datasets fetch oxford5k --from nowhere",
-            "--from nowhere: neither a folder nor an address",
+            "--from nowhere: expected a folder, or an address",
         ),
         ("datasets summary --root here", "--root here: name the dataset in this folder"),
         (
@@ -282,7 +282,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
             "evaluate --dataset oxford5k --root nowhere",
             "nowhere: no such folder; oxford5k comes from",
         ),
-        ("evaluate --dataset folder", "'folder' has no place of its own; say which folder"),
+        ("evaluate --dataset folder", "'folder' has no default folder; say which folder"),
         (
             "match one.jpg",
             r"Missing from delfjax match: .*second photo.*; see `delfjax match --help`",

@@ -1,8 +1,9 @@
-"""One file over HTTP: resumed from where it stopped, retried, and whole or not there at all.
+"""Downloading one file over HTTP: resumed, retried, and either complete or absent at the end.
 
-A download grows as ``NAME.part`` with ``NAME.part.json`` beside it (which version of the file this
-is) and is renamed to ``NAME`` once it has the length the server announced. What is there already is
-asked for no second time, unless the server cannot say that it still is the same version.
+A download grows as ``NAME.part``, with the version of the file noted beside it in
+``NAME.part.json``, and is renamed to ``NAME`` once it has the length that the server announced. A
+later run requests only the missing bytes, unless the server cannot tell whether the file is still
+the same version.
 
 Source: RFC 9110, 13.1.5 (If-Range), 14.2 (Range), 15.5.17 (416).
 """
@@ -32,11 +33,11 @@ from tqdm.auto import tqdm
 from delfjax import __version__
 from delfjax.errors import DelfjaxError
 
-# Answers after which the same question may be answered differently later.
+# Statuses after which the same request may succeed later.
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-# Lists of checksums are lines; anything longer is something else, bytes.
+# Longest text accepted as a checksum file, bytes; real ones are a few lines.
 _MAX_TEXT = 1 << 16
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _UNSATISFIED = re.compile(r"bytes \*/(\d+)")
@@ -46,15 +47,15 @@ T = TypeVar("T")
 
 
 class FetchError(DelfjaxError):
-    """A file that could not be fetched; the message names it, what happened and the remedy."""
+    """A file that could not be fetched; the message names file, cause and remedy."""
 
 
 class StatusError(FetchError):
-    """An answer that will stay the same.
+    """A response that will not change if the request is repeated.
 
     Attributes:
         status: the HTTP status.
-        content_range: what the answer says of the file's length, for 416.
+        content_range: header Content-Range, which for status 416 holds the length of the file.
     """
 
     def __init__(self, message: str, status: int, content_range: str = "") -> None:
@@ -63,15 +64,15 @@ class StatusError(FetchError):
 
 
 class GivenUpError(FetchError):
-    """A server that could not be reached, or broke off, over all attempts."""
+    """A server that could not be reached, or broke off, in every attempt."""
 
 
 class DiskFullError(FetchError):
-    """No room left; what was written stays, to be resumed."""
+    """No room left on the disk; what was written stays, to be resumed."""
 
 
 class _PassingError(Exception):
-    """What may go away by itself: a dropped connection, a busy server."""
+    """A failure that may pass by itself: a dropped connection, a busy server."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -80,14 +81,14 @@ class _PassingError(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to put up with a server.
+    """How long to wait for a server, and how often to try again.
 
     Attributes:
-        timeout_s: silence after which a connection is given up, seconds.
-        attempts: attempts in a row that bring nothing before the file is given up.
-        backoff_s: wait after the first of them, seconds; doubled after each further one.
-        longest_wait_s: the longest wait, whatever the server asks for, seconds.
-        block_bytes: how much is read at a time.
+        timeout_s: silence after which a connection is abandoned, seconds.
+        attempts: consecutive attempts without progress after which the file is given up.
+        backoff_s: wait after the first such attempt, seconds; doubled after each further one.
+        longest_wait_s: longest wait, even if the server asks for a longer one, seconds.
+        block_bytes: bytes read at a time.
     """
 
     timeout_s: float = 60.0
@@ -100,19 +101,19 @@ class Patience:
 def download(
     url: str, target: Path, *, trusted: bool = False, patience: Patience | None = None
 ) -> None:
-    """Fetch one file, or the rest of it, and put it at ``target``.
+    """Download one file, or the rest of it, to ``target``.
 
     Args:
         url: its address, http or https.
-        target: where it goes; its folder is made.
-        trusted: whether a checksum will be compared, so that a part may be continued even where the
-            server cannot say whether the file is still the same.
-        patience: how long to try.
+        target: its destination; the folder is created.
+        trusted: whether a checksum will be compared afterwards. A part may then be resumed even if
+            the server cannot tell whether the file is still the same version.
+        patience: timeouts and retries.
 
     Raises:
-        StatusError: the server refuses.
-        GivenUpError: it gave nothing over all attempts; the part stays, to be resumed.
-        DiskFullError: no room for it; the part stays.
+        StatusError: the server refuses the request.
+        GivenUpError: no attempt made progress; the part stays, to be resumed.
+        DiskFullError: there is no room for the file; the part stays.
     """
     patience = patience or Patience()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,11 +123,11 @@ def download(
 
 
 def read_small_text(url: str, *, patience: Patience | None = None) -> str:
-    """A short text file, such as one with a checksum.
+    """Download a short text file, such as one with a checksum.
 
     Raises:
-        StatusError: there is none.
-        FetchError: it could not be fetched, or is no short text.
+        StatusError: there is no such file.
+        FetchError: the file could not be fetched, is not text, or is too long.
     """
     patience = patience or Patience()
 
@@ -140,13 +141,12 @@ def read_small_text(url: str, *, patience: Patience | None = None) -> str:
     except UnicodeDecodeError:
         raise FetchError(f"{url}: not text") from None
     if len(data) > _MAX_TEXT:
-        raise FetchError(f"{url}: more than {_MAX_TEXT} bytes, expected a few lines")
+        raise FetchError(f"{url}: more than {_MAX_TEXT} bytes, expected a few lines of text")
     return text
 
 
 def remote_size(url: str, *, patience: Patience | None = None) -> int | None:
-    """Length of a file in bytes, as its server announces it without sending it; ``None`` where it
-    does not.
+    """Length of a file in bytes, as its server announces it; ``None`` if it does not.
 
     Raises:
         GivenUpError: the server does not answer.
@@ -164,10 +164,15 @@ def remote_size(url: str, *, patience: Patience | None = None) -> int | None:
 
 
 def require_checksum(path: Path, checksum: str, source: str) -> None:
-    """Compare a file with ``md5:…`` or ``sha256:…``.
+    """Compare a file with a checksum.
+
+    Args:
+        path: the file.
+        checksum: ``md5:…`` or ``sha256:…``.
+        source: where the file came from, for the message.
 
     Raises:
-        FetchError: they differ; ``source`` says where the file came from.
+        FetchError: they differ.
     """
     kind, _, expected = checksum.partition(":")
     with path.open("rb") as file:
@@ -176,16 +181,21 @@ def require_checksum(path: Path, checksum: str, source: str) -> None:
         ).hexdigest()
     if found != expected.lower():
         raise FetchError(
-            f"{source}: {kind} is {found}, expected {expected}: damaged on the way, or another"
-            " version"
+            f"{source}: {kind} is {found}, expected {expected}: "
+            "damaged on the way, or another version"
         )
 
 
 def parse_checksum(text: str, kind: str, where: str) -> str:
-    """``md5:…`` from the first word of a file as ``md5sum`` writes it.
+    """The checksum at the start of a text as ``md5sum`` writes it, as ``md5:…``.
+
+    Args:
+        text: content of the checksum file.
+        kind: ``md5`` or ``sha256``.
+        where: its address or path, for the message.
 
     Raises:
-        FetchError: it does not begin with such a number.
+        FetchError: the text does not begin with a checksum.
     """
     word = (text.split() or [""])[0].lower().lstrip("\\")
     if not _DIGEST[kind].fullmatch(word):
@@ -196,27 +206,28 @@ def parse_checksum(text: str, kind: str, where: str) -> str:
 
 
 def require_room(folder: Path, needed: int) -> None:
-    """Refuse what the disk has no room for.
+    """Refuse to begin when the disk lacks the room.
 
     Raises:
-        DiskFullError: fewer than ``needed`` bytes are free where ``folder`` is, or will be.
+        DiskFullError: fewer than ``needed`` bytes are free on the disk of ``folder``, which need
+            not exist yet.
     """
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise DiskFullError(
-            f"{folder}: {readable(needed)} needed, {readable(free)} free on this disk; make room,"
-            " or choose another with --root"
+            f"{folder}: {readable(needed)} needed, {readable(free)} free on this disk; "
+            "make room, or choose another with --root"
         )
 
 
 def disk_full(error: OSError) -> bool:
-    """Whether an error means that there is no room left, on the disk or in the quota."""
+    """Whether an error means that the disk or the quota is full."""
     return error.errno in _DISK_FULL
 
 
 def readable(size: int) -> str:
-    """A number of bytes with three digits: ``1.94 GB``."""
+    """A number of bytes to three digits: ``1.94 GB``."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
@@ -224,7 +235,7 @@ def readable(size: int) -> str:
 
 
 class _Part:
-    """A download on its way: the bytes so far, and which version of the file they are of."""
+    """A download in progress: the bytes so far, and the version of the file they belong to."""
 
     def __init__(self, target: Path, url: str) -> None:
         self.target, self.url = target, url
@@ -236,8 +247,7 @@ class _Part:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def version(self) -> dict[str, Any]:
-        """What the server said of the file when the first byte came: url, etag, last_modified,
-        total."""
+        """Version of the file that was begun: url, etag, last_modified, total."""
         try:
             noted = json.loads(self._note.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -245,7 +255,7 @@ class _Part:
         return noted if isinstance(noted, dict) and noted.get("url") == self.url else {}
 
     def headers(self, *, trusted: bool) -> dict[str, str]:
-        """Headers that ask for the rest; none where all of it must be asked for."""
+        """Headers that request the rest of the file; none if all of it must be requested."""
         offset, version = self.size(), self.version()
         validator = _validator(version)
         if not offset or not version or (validator is None and not trusted):
@@ -254,19 +264,19 @@ class _Part:
         return asked if validator is None else asked | {"If-Range": validator}
 
     def begin(self, version: dict[str, Any]) -> None:
-        """Start from nothing with a version of the file."""
+        """Start an empty part of a version of the file."""
         self.path.write_bytes(b"")
         written = self._note.with_name(f"{self._note.name}.new")
         written.write_text(json.dumps(version), encoding="utf-8")
         written.replace(self._note)
 
     def drop(self) -> None:
-        """Forget what is there."""
+        """Delete the part and its note."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the complete file its name."""
+        """Give the complete file its final name."""
         with self.path.open("rb+") as file:
             os.fsync(file.fileno())
         self.path.replace(self.target)
@@ -276,9 +286,16 @@ class _Part:
 def _persist(
     attempt: Callable[[], T], url: str, patience: Patience, reached: Callable[[], int]
 ) -> T:
-    """Try until it succeeds, fails for good, or a number of attempts in a row got no further than
-    any before."""
-    furthest, failures = reached(), 0
+    """Repeat an attempt until it succeeds, fails for good, or makes no progress several times.
+
+    Args:
+        attempt: raises ``_PassingError`` if it may be repeated.
+        url: the address, for messages.
+        patience: attempts and waits.
+        reached: number of bytes so far.
+    """
+    furthest = reached()
+    failures = 0
     while True:
         try:
             return attempt()
@@ -287,8 +304,10 @@ def _persist(
             failures = 0 if now > furthest else failures + 1
             furthest = max(furthest, now)
             if failures >= patience.attempts:
-                said = f"{url}: {error}; given up after {failures} attempts that brought nothing"
-                raise GivenUpError(f"{said}; the same command resumes") from None
+                raise GivenUpError(
+                    f"{url}: {error}; given up after {failures} attempts without progress; "
+                    "the same command resumes"
+                ) from None
             time.sleep(
                 min(
                     max(patience.backoff_s * 2 ** max(failures - 1, 0), error.wait_s),
@@ -320,19 +339,22 @@ def _attempt(part: _Part, *, trusted: bool, patience: Patience) -> None:
 
 
 def _begin(part: _Part, response: http.client.HTTPResponse) -> int | None:
-    """Make the part what the answer continues; returns the length of the whole file, if the server
-    says it."""
+    """Prepare the part for a response: empty for a whole file, unchanged for the rest of it.
+
+    Returns:
+        Length of the whole file, bytes; ``None`` if the server does not announce it.
+    """
     headers = response.headers
     if headers.get_content_type() == "text/html" and not part.target.name.endswith(
         (".html", ".htm")
     ):
         raise FetchError(
-            f"{part.url}: a web page came in place of the file; it has moved, or asks for something"
-            " first"
+            f"{part.url}: a web page came in place of the file; "
+            "the file has moved, or the page wants an answer first"
         )
     if response.status not in (http.client.OK, http.client.PARTIAL_CONTENT):
         raise StatusError(
-            f"{part.url}: HTTP {response.status} {response.reason}, expected the file",
+            f"{part.url}: HTTP {response.status} {response.reason}, expected the file (200 or 206)",
             response.status,
         )
     version = {
@@ -354,7 +376,7 @@ def _begin(part: _Part, response: http.client.HTTPResponse) -> int | None:
     changed = changed or (total is not None and before.get("total") not in (None, total))
     if found is None or int(found[1]) != part.size() or changed:
         part.drop()
-        raise _PassingError("the file has changed, or another part of it came than was asked for")
+        raise _PassingError("the file has changed, or the server sent another part of it")
     return total if total is not None else before.get("total")
 
 
@@ -374,23 +396,23 @@ def _receive(
             except OSError as error:
                 if not disk_full(error):
                     raise
+                of_total = "" if total is None else f" of {readable(total)}"
                 raise DiskFullError(
-                    f"{part.path}: the disk is full after"
-                    f" {readable(part.size())}{'' if total is None else f' of {readable(total)}'};"
-                    " make room, the same command resumes"
+                    f"{part.path}: the disk is full after {readable(part.size())}{of_total}; "
+                    "make room, the same command resumes"
                 ) from None
             bar.update(len(block))
 
 
 def _write(file: int, data: bytes) -> None:
-    """All of ``data``, unbuffered: what the system took is what a later run resumes from."""
+    """Write all of ``data``, unbuffered: a later run resumes from what the system accepted."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(file, rest) :]
 
 
 def _read(read: Callable[[], bytes]) -> bytes:
-    """What a connection brings; whatever breaks it passes."""
+    """Data from a connection; every failure of a connection may pass."""
     try:
         return read()
     except (OSError, http.client.HTTPException) as error:
@@ -398,7 +420,7 @@ def _read(read: Callable[[], bytes]) -> bytes:
 
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https."""
+    """Follows redirects, but only to http and https."""
 
     def redirect_request(
         self,
@@ -409,15 +431,15 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
         headers: Message,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """The request to follow a redirect with."""
+        """The request that follows a redirect."""
         if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
             fp.close()
             raise StatusError(
-                f"{req.full_url}: HTTP {code} redirects to {newurl!r:.120}; only http and https are"
-                " followed",
+                f"{req.full_url}: HTTP {code} redirects to {newurl!r:.120}; "
+                "only http and https are followed",
                 code,
             )
-        # A HEAD stays one: urllib would follow it with a GET.
+        # urllib would follow a HEAD with a GET.
         made = super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]  # a Message is what comes
         if made is not None and req.get_method() == "HEAD":
             made.method = "HEAD"
@@ -425,7 +447,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Speaks http and https, and nothing else that urllib can: no files, no FTP."""
+    """Opens http and https only, none of urllib's other schemes such as file and FTP."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -443,11 +465,11 @@ def _opener() -> urllib.request.OpenerDirector:
 def _open(
     url: str, headers: dict[str, str], patience: Patience, *, method: str = "GET"
 ) -> http.client.HTTPResponse:
-    """An answer with a body to read.
+    """A successful response, whose body is still to be read.
 
     Raises:
-        StatusError: an answer that will stay the same.
-        _PassingError: one that may not.
+        StatusError: the response will not change if the request is repeated.
+        _PassingError: the failure may pass.
     """
     always = {"User-Agent": f"delfjax/{__version__}", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=always | headers, method=method)
@@ -463,7 +485,7 @@ def _open(
             raise FetchError(f"{url}: {_reason(error.reason)}") from None
         raise _PassingError(_reason(error.reason)) from None
     except http.client.InvalidURL as error:
-        raise FetchError(f"{url}: no address: {_reason(error)}") from None
+        raise FetchError(f"{url}: not a valid address: {_reason(error)}") from None
     except (OSError, http.client.HTTPException) as error:
         raise _PassingError(_reason(error)) from None
     return answer
@@ -476,15 +498,15 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> StatusError | _PassingE
         return _PassingError(said, float(wait) if wait.isascii() and wait.isdigit() else 0.0)
     if error.code in _REDIRECTS:
         return StatusError(
-            f"{url}: HTTP {error.code}: redirects in a circle, or to where it cannot be followed",
+            f"{url}: HTTP {error.code}: redirects in a circle, or to an unsupported address",
             error.code,
         )
-    message = f"{url}: {said}; it has moved or is gone, a copy of it can be given with --from"
+    message = f"{url}: {said}; it has moved or is gone, --from can name a copy of it"
     return StatusError(message, error.code, error.headers.get("Content-Range", ""))
 
 
 def _validator(version: dict[str, Any]) -> str | None:
-    """What names a version of a file exactly; weak tags do not."""
+    """The header value that identifies a version exactly, which weak tags do not."""
     etag, date = version.get("etag"), version.get("last_modified")
     if isinstance(etag, str) and etag.startswith('"'):
         return etag
@@ -497,7 +519,7 @@ def _length(headers: Message) -> int | None:
 
 
 def _reason(error: object) -> str:
-    """One line of an error's own words."""
+    """The text of an error in one line."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     said = " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -1,10 +1,9 @@
-"""Datasets fetched from where they are published, or from a mirror or local copy, into the layout
-their loaders open.
+"""Fetching datasets into the layout that their loaders open.
 
-Each folder of a dataset has a hidden ``.fetch`` with what is on its way there, and ``NAME.done``
-for each file that is
-complete: an archive counts once everything of it is unpacked. A run that was interrupted, even
-    killed, is continued by the next one; nothing half-written ever has its final name.
+The files come from where they are published, from a mirror, or from a local copy. Each folder of a
+dataset has a hidden folder ``.fetch``, which holds downloads in progress, and ``NAME.done`` for
+each complete file; an archive is complete once all of it is unpacked. If a run is interrupted or
+killed, the next one resumes. Nothing half-written ever has its final name.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from delfjax.datasets.fetch.downloading import (
 )
 from delfjax.datasets.fetch.unpacking import CONTROL, UnpackError, unpack
 
-# Files in a row whose server gave nothing, after which the others are not tried.
+# Consecutive files without an answer from their server after which the rest are not tried.
 _GIVEN_UP_IN_A_ROW = 3
 
 
@@ -49,11 +48,11 @@ class PlannedFile:
     """One file to fetch.
 
     Attributes:
-        file: as it is published.
-        root: folder of the dataset, or of the part of it, that it belongs to.
-        origin: its address, or its path in a local copy.
+        file: the file as published.
+        root: folder of the dataset, or of the part of it, that the file belongs to.
+        origin: address, or path in a local copy.
         size: bytes, approximately.
-        complete: whether an earlier run finished it.
+        complete: whether an earlier run completed it.
     """
 
     file: RemoteFile
@@ -64,28 +63,28 @@ class PlannedFile:
 
     @property
     def archive(self) -> Path:
-        """Where it is downloaded to."""
+        """Path the file is downloaded to."""
         return self.root / CONTROL / self.file.name
 
     @property
     def done(self) -> Path:
-        """What says that it is complete."""
+        """Path of the record that marks the file as complete."""
         return self.root / CONTROL / f"{self.file.name}.done"
 
     @property
     def destination(self) -> Path:
-        """The folder it is unpacked into, or the file it becomes."""
+        """Folder an archive is unpacked into, or final path of any other file."""
         return self.root / (self.file.into if self.file.is_archive else self.file.placed)
 
 
 @dataclass(frozen=True)
 class FetchPlan:
-    """What fetching a dataset means.
+    """The files to fetch for a dataset.
 
     Attributes:
         name: the dataset.
-        files: all its files, those that are complete too.
-        remedies: what of it cannot be fetched, and what to do instead.
+        files: all its files, complete ones included.
+        remedies: for parts that cannot be fetched, why, and what to do instead.
     """
 
     name: str
@@ -93,12 +92,13 @@ class FetchPlan:
     remedies: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line: how much goes where."""
+        """One line: how many files are there, and how much is still to fetch into which folders."""
         missing = self.missing
         places = ", ".join(str(folder) for folder in sorted({planned.root for planned in missing}))
-        kept = f"{len(self.files) - len(missing)} of {len(self.files)} files are there"
-        return f"{self.name}: {kept}" + (
-            f"; {len(missing)} to fetch, ≈ {readable(self.size)}, into {places}" if missing else ""
+        todo = f"; {len(missing)} to fetch, ≈ {readable(self.size)}, into {places}"
+        return (
+            f"{self.name}: {len(self.files) - len(missing)} of {len(self.files)} files are there"
+            f"{todo if missing else ''}"
         )
 
     @property
@@ -112,8 +112,10 @@ class FetchPlan:
         return sum(planned.size for planned in self.missing)
 
     def room(self, *, keep_archives: bool) -> int:
-        """Bytes of disk it takes, approximately: photographs unpacked take as much as their
-        archives."""
+        """Disk space needed, bytes, approximately.
+
+        Unpacked photographs take about as much room as their archives.
+        """
         archives = [
             planned.size
             for planned in self.missing
@@ -124,14 +126,14 @@ class FetchPlan:
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What came of it.
+    """The outcome of a fetch.
 
     Attributes:
-        done: how many files were fetched.
-        skipped: how many were complete before.
-        failed: (name, reason) of each that was not fetched.
-        not_tried: how many were left after the disk was full, or the server could not be reached.
-        unchecked: how many of those fetched have no checksum to be compared with.
+        done: number of files fetched.
+        skipped: number of files that were complete before.
+        failed: (name, reason) of each file that could not be fetched.
+        not_tried: number of files left because the disk was full or the server out of reach.
+        unchecked: number of fetched files without a checksum to compare.
     """
 
     done: int
@@ -152,33 +154,32 @@ class FetchReport:
 def plan_fetch(
     name: str, root: Path | None = None, *, source: str = "", patience: Patience | None = None
 ) -> FetchPlan:
-    """What is to be fetched for a dataset; nothing is written.
+    """The files to fetch for a dataset; nothing is written.
 
     Args:
         name: the dataset.
-        root: its folder; the default is its place under ``external`` of the data root. Where a
-            loader finds images in the folder of another dataset beside its own (``roxford5k`` in
-            ``oxford5k``), they go there.
+        root: its folder; the default is its place under ``external`` of the data root. Files that
+            its loader looks for in the folder of another dataset beside it (the images of
+            ``roxford5k`` in ``oxford5k``) go there.
         source: address (http, https) or folder of a copy of the same files, under the same names;
-            empty for where they are published.
-        patience: how long to wait for a mirror that is asked for sizes.
+            empty to fetch them from where they are published.
+        patience: timeouts and retries when a mirror is asked for sizes.
 
     Raises:
         ConfigError: there is no dataset of that name.
-        FetchError: nothing of it can be fetched, ``source`` is neither an address nor a folder, or
-            it does not answer.
+        FetchError: no file of the dataset can be fetched, ``source`` is neither an address nor a
+            folder, or the mirror does not answer.
     """
     entry = dataset_entry(name)
     place = dataset_root(name) if root is None else root.expanduser()
     if place is None or not entry.published:
-        remedy = (
-            f"unpack a copy into {place}, or say where it is: delfjax datasets verify {name} --root"
-            " FOLDER"
-        )
-        raise FetchError(
-            f"{name}: nothing to fetch: {entry.availability};"
-            f" {remedy if place else 'say --root where it is read'}"
-        )
+        remedy = "name its folder with --root where it is read"
+        if place is not None:
+            remedy = (
+                f"unpack a copy into {place}, "
+                f"or name its folder: delfjax datasets verify {name} --root FOLDER"
+            )
+        raise FetchError(f"{name}: nothing to fetch: {entry.availability}; {remedy}")
     copy = _source(source)
     found: list[PlannedFile] = []
     remedies = []
@@ -186,7 +187,7 @@ def plan_fetch(
         folder = _folder(place, files.folder, entry.folders)
         planned = [_planned(file, folder, copy, patience) for file in files.files]
         found += [file for file in planned if file is not None]
-        # What nobody serves may have been put there by hand.
+        # A folder that cannot be fetched may have been put there by hand.
         if None in planned or (not planned and not folder.is_dir()):
             remedies.append(files.remedy)
     if not found:
@@ -197,21 +198,24 @@ def plan_fetch(
 def fetch(
     plan: FetchPlan, *, keep_archives: bool = False, patience: Patience | None = None
 ) -> FetchReport:
-    """Fetch, compare and unpack whatever of a plan is missing; one file that fails does not stop
-    the others.
+    """Fetch, verify and unpack the missing files of a plan.
+
+    A file that fails does not stop the others.
 
     Args:
         plan: from :func:`plan_fetch`.
         keep_archives: whether to leave downloaded archives in ``.fetch``.
-        patience: how long to try.
+        patience: timeouts and retries.
 
     Raises:
-        DiskFullError: there is clearly no room for it; nothing was begun.
+        DiskFullError: there is clearly not enough room; nothing was begun.
         FetchError: another run is fetching into the same folder.
     """
     patience = patience or Patience()
     require_room(plan.files[0].root, plan.room(keep_archives=keep_archives) - _present(plan))
-    done, unchecked, in_a_row = 0, 0, 0
+    done = 0
+    unchecked = 0
+    in_a_row = 0
     failed: list[tuple[str, str]] = []
     with contextlib.ExitStack() as locks:
         for folder in sorted({planned.root for planned in plan.files}):
@@ -228,7 +232,8 @@ def fetch(
                 if in_a_row == _GIVEN_UP_IN_A_ROW or isinstance(reason, DiskFullError):
                     break
             else:
-                done, in_a_row = done + 1, 0
+                done += 1
+                in_a_row = 0
     missing = len(plan.missing)
     return FetchReport(
         done, len(plan.files) - missing, tuple(failed), missing - done - len(failed), unchecked
@@ -236,7 +241,7 @@ def fetch(
 
 
 def _fetch(planned: PlannedFile, *, keep_archives: bool, patience: Patience) -> bool:
-    """One file, from its address to its place; returns whether it was compared with a checksum."""
+    """Fetch one file to its destination; returns whether it was compared with a checksum."""
     checksum = _checksum(planned, patience)
     local = isinstance(planned.origin, Path)
     if isinstance(planned.origin, str) and not planned.archive.is_file():
@@ -244,8 +249,8 @@ def _fetch(planned: PlannedFile, *, keep_archives: bool, patience: Patience) -> 
     held = planned.origin if isinstance(planned.origin, Path) else planned.archive
     if not held.is_file():
         raise FetchError(
-            f"{held}: no such file; --from wants a folder with the files under the names they are"
-            " published by"
+            f"{held}: no such file; --from expects a folder with the files "
+            "under the names they are published by"
         )
     try:
         if checksum is not None:
@@ -256,7 +261,7 @@ def _fetch(planned: PlannedFile, *, keep_archives: bool, patience: Patience) -> 
             raise
         held.unlink(missing_ok=True)
         raise FetchError(
-            f"{error}; what was downloaded is deleted, the same command fetches it again"
+            f"{error}; the download was deleted, the same command fetches it again"
         ) from None
     _write_json(planned.done, {"origin": str(planned.origin), "checksum": checksum, **record})
     if not local and not keep_archives:
@@ -271,7 +276,7 @@ def _unpacked(planned: PlannedFile, held: Path) -> dict[str, Any]:
 
 
 def _placed(planned: PlannedFile, held: Path) -> dict[str, Any]:
-    """Put a file that is no archive where it belongs: a copy of a local one."""
+    """Put a file that is not an archive into its place; a local file is copied."""
     written = planned.archive
     size = held.stat().st_size
     if held != written:
@@ -289,18 +294,17 @@ def _placed(planned: PlannedFile, held: Path) -> dict[str, Any]:
 def _unwritable(error: OSError, place: Path) -> FetchError:
     if disk_full(error):
         return DiskFullError(
-            f"{place}: the disk is full; make room, the same command goes on from the archive"
+            f"{place}: the disk is full; make room, the same command resumes with the archive"
         )
     return FetchError(f"{error.filename or place}: {error.strerror or error}")
 
 
 def _checksum(planned: PlannedFile, patience: Patience) -> str | None:
-    """What the file is compared with: known beforehand, or published beside it; ``None`` where
-    neither is."""
+    """The checksum of a file, known beforehand or published beside it; ``None`` without either."""
     file = planned.file
     if file.checksum is not None or not file.checksum_name:
         return file.checksum
-    # The origin ends in the name of the file: the checksum lies under the same base.
+    # The origin ends with the name of the file, and the checksum lies under the same base.
     origin = str(planned.origin)
     beside = origin[: len(origin) - len(file.name)] + file.checksum_name
     try:
@@ -320,8 +324,7 @@ def _checksum(planned: PlannedFile, patience: Patience) -> str | None:
 
 
 def _source(source: str) -> str | Path | None:
-    """Where a copy of the files is: an address, a folder, or ``None`` for where they are
-    published."""
+    """Address or folder of a copy of the files; ``None`` to use the published addresses."""
     if not source:
         return None
     if source.startswith(("http://", "https://")):
@@ -329,7 +332,7 @@ def _source(source: str) -> str | Path | None:
     folder = Path(source).expanduser()
     if "://" in source or not folder.is_dir():
         raise FetchError(
-            f"--from {source}: neither a folder nor an address that begins with http:// or https://"
+            f"--from {source}: expected a folder, or an address that begins with http:// or https://"
         )
     return folder
 
@@ -337,8 +340,7 @@ def _source(source: str) -> str | Path | None:
 def _planned(
     file: RemoteFile, root: Path, copy: str | Path | None, patience: Patience | None
 ) -> PlannedFile | None:
-    """A file with where it comes from; ``None`` where it is not there and can be had from
-    nowhere."""
+    """A file with its origin; ``None`` if it is missing and has no origin."""
     base = copy or file.base or ""
     origin = (
         base / file.name if isinstance(base, Path) else f"{base}/{urllib.parse.quote(file.name)}"
@@ -355,7 +357,7 @@ def _planned(
 
 
 def _folder(place: Path, folder: str, folders: tuple[str, ...]) -> Path:
-    """Where a file set goes: the dataset's own folder, below that of its parts, or beside it."""
+    """Folder of a file set: the dataset's own, one of its parts', or one beside it."""
     if len(folders) > 1:
         return place / folder
     return place if folder == folders[0] else place.absolute().parent / folder
@@ -375,7 +377,7 @@ def _complete(planned: PlannedFile) -> bool:
 
 
 def _present(plan: FetchPlan) -> int:
-    """Bytes of unfinished files that are on the disk already."""
+    """Bytes of incomplete files that are on the disk already."""
     held = [
         path
         for file in plan.missing

@@ -1,8 +1,8 @@
-"""Archives from the network, unpacked without trusting them: tar, gzipped or not, and zip.
+"""Unpacking archives that are not trusted: tar, gzipped or not, and zip.
 
-Members go to files with numbers for names in a work folder and are renamed into place once all of
-them are there: an archive that is refused or damaged changes nothing. Owners, modes and times in
-the archive are not taken over.
+Members are written to numbered files in a work folder and renamed into place once all of them are
+there, so an archive that is refused or damaged changes nothing. Owners, modes and times recorded in
+the archive are ignored.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from typing import IO, Protocol, runtime_checkable
 
 from delfjax.errors import DelfjaxError
 
-# Where fetching keeps its own records, in the folder of a dataset; no archive writes there.
+# Folder, inside that of a dataset, where fetching keeps its records; archives may not write there.
 CONTROL = ".fetch"
-# The largest published archive has some ten thousand members.
+# Largest number of members; the largest published archive has some ten thousand.
 MAX_MEMBERS = 2_000_000
-# A tar header with a long name has kilobytes; tarfile would allocate whatever it says, bytes.
+# Largest tar header read, bytes. One with a long name has kilobytes, but tarfile would allocate any
+# size that a header claims.
 _MAX_HEADER = 1 << 22
 _BLOCK = 1 << 20
-# Zeros after the end of a tar fill its last record, which has at most megabytes.
+# Bytes allowed after the end of a tar: zeros that fill its last record, a few megabytes at most.
 _MAX_PADDING = 64 << 20
 _FORBIDDEN = re.compile(r"^/|\\|\x00|(^|/)\.\.(/|$)|^[A-Za-z]:")
 _ENCRYPTED = 0x1
@@ -47,21 +48,21 @@ _MALFORMED = (
     RecursionError,
     ValueError,
 )
-# What the system says of places before the beginning of a file, and of names that no disk takes.
+# Errors of the system for positions before the start of a file, and for names that no disk accepts.
 _DAMAGE = frozenset({errno.EINVAL, errno.ENAMETOOLONG})
 
 
 class UnpackError(DelfjaxError):
-    """An archive that is damaged, or holds what no dataset has; nothing of it was unpacked."""
+    """An archive that is damaged or refused; nothing of it was unpacked."""
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What came out of an archive.
+    """The content of an unpacked archive.
 
     Attributes:
-        files: how many.
-        size: their bytes together.
+        files: number of files.
+        size: their total size, bytes.
     """
 
     files: int
@@ -70,7 +71,7 @@ class Unpacked:
 
 @runtime_checkable
 class _Readable(Protocol):
-    """Whatever bytes come out of: members of archives have less than a file has."""
+    """A source of bytes; members of archives do not have all methods of a file."""
 
     def read(self, size: int = ..., /) -> bytes:
         """At most ``size`` bytes."""
@@ -79,24 +80,24 @@ class _Readable(Protocol):
 
 @runtime_checkable
 class _Seekable(_Readable, Protocol):
-    """And can be gone back in."""
+    """A source of bytes with a position."""
 
     def seek(self, offset: int, whence: int = ..., /) -> int:
-        """Go to a place."""
+        """Move to a position."""
         ...
 
     def tell(self) -> int:
-        """Where it is."""
+        """The current position."""
         ...
 
 
 class _Refused(Exception):
-    """Why an archive is refused; the public function adds which."""
+    """Why an archive is refused; the public function adds which archive."""
 
 
 @dataclass
 class _Members:
-    """Members on their way: where each goes, and the numbered file it is in."""
+    """Members being unpacked: the path that each will have, and the numbered file it is in."""
 
     work: Path
     limit: int
@@ -105,7 +106,7 @@ class _Members:
     files: dict[str, Path] = field(default_factory=dict)
 
     def admit(self, name: str, size: int) -> str:
-        """The clean path of a member, once it fits."""
+        """Clean path of a member, refused if it exceeds a limit."""
         self.seen += 1
         self.size += size
         clean = _inside(name)
@@ -116,7 +117,7 @@ class _Members:
         return clean
 
     def write(self, name: str, content: _Readable, size: int) -> None:
-        """Put a member's bytes into the next numbered file."""
+        """Write a member's content to the next numbered file."""
         place = self.work / f"{self.seen:08d}"
         with place.open("xb") as file:
             shutil.copyfileobj(content, file, _BLOCK)
@@ -126,10 +127,10 @@ class _Members:
         self.files[name] = place
 
     def link(self, name: str, target: str) -> None:
-        """A second name of an earlier member."""
+        """Give an earlier member a second name."""
         if target not in self.files:
             raise _Refused(
-                f"member {name!r:.80} is a link to {target!r:.80}, which is no earlier member"
+                f"member {name!r:.80} is a link to {target!r:.80}, which is not an earlier member"
             )
         place = self.work / f"{self.seen:08d}"
         os.link(self.files[target], place)
@@ -139,19 +140,19 @@ class _Members:
 def unpack(archive: Path, destination: Path, *, limit: int, work: Path | None = None) -> Unpacked:
     """Unpack an archive into a folder, all of it or nothing.
 
-    Files there already are replaced by members of the same name. Links to earlier members become
-    copies of them; symbolic links, devices and names that leave the folder are refused.
+    Members replace files of the same name. A hard link to an earlier member becomes a file with the
+    same content; symbolic links, devices and names that leave the folder are refused.
 
     Args:
-        archive: a tar, gzipped or not, or a zip, told by its first bytes.
-        destination: a folder; made when there is something to put in.
-        limit: what it may unpack to, bytes.
-        work: folder for what is half done, on the disk of ``destination``; emptied before and
-            removed after. The default is a hidden one beside it.
+        archive: a tar, gzipped or not, or a zip, identified by its first bytes.
+        destination: the folder; created if there is something to put into it.
+        limit: largest total size of the members, bytes.
+        work: folder for unfinished files, on the disk of ``destination``; emptied before and
+            removed afterwards. The default is a hidden folder beside ``destination``.
 
     Raises:
-        UnpackError: damaged, or refused; the message says which member and why.
-        OSError: it cannot be read or written, such as for want of room.
+        UnpackError: the archive is damaged or refused; the message says which member and why.
+        OSError: a file cannot be read or written, for instance because the disk is full.
     """
     work = work or destination.with_name(f".{destination.name}.unpacking")
     shutil.rmtree(work, ignore_errors=True)
@@ -200,7 +201,7 @@ def _unpack_tar(file: _Seekable, members: _Members) -> None:
     with tarfile.open(fileobj=bounded, mode="r:") as tar:
         last = -1
         while (member := tar.next()) is not None:
-            # Sizes below zero would have the reader go round in a circle.
+            # A negative size would send the reader back, and round in a circle.
             if member.size < 0 or member.offset <= last:
                 raise _Refused(f"member {member.name!r:.80} has the size {member.size}")
             last = member.offset
@@ -218,12 +219,12 @@ def _unpack_tar(file: _Seekable, members: _Members) -> None:
             else:
                 what = "a symbolic link" if member.issym() else "neither file nor folder"
                 raise _Refused(f"member {member.name!r:.80} is {what}; no dataset has one")
-            # Otherwise a list of all members is kept.
+            # Without this, tarfile keeps a list of all members.
             tar.members = []  # type: ignore[attr-defined]  # an attribute its stubs leave out
-        # The reader takes a damaged header for the end.
+        # tarfile takes a damaged header for the end of the archive.
         if bounded.last != bytes(tarfile.BLOCKSIZE):
             raise _Refused("truncated or damaged: no end mark after its last member")
-        # A gzipped file is compared with its own checksum once its end is reached.
+        # Reading to the end makes gzip compare its checksum.
         rest = 0
         while block := bounded.read(_BLOCK):
             rest += len(block)
@@ -240,7 +241,7 @@ def _unpack_zip(file: IO[bytes], members: _Members) -> None:
                 raise _Refused(f"member {member.filename!r:.80} is {what}; no dataset has one")
             if member.flag_bits & _ENCRYPTED:
                 raise _Refused(f"member {member.filename!r:.80} is encrypted")
-            # ZipInfo has replaced what separates folders here, and cut the name at a zero.
+            # Not `filename`: ZipInfo replaces separators in it, and cuts it at a zero.
             name = members.admit(member.orig_filename, member.file_size)
             if not member.is_dir():
                 with opened.open(member) as content:
@@ -248,7 +249,7 @@ def _unpack_zip(file: IO[bytes], members: _Members) -> None:
 
 
 def _inside(name: str) -> str:
-    """A member's path without dots, if it stays inside the folder it is unpacked into."""
+    """A member's path in its shortest form, refused if it leaves the folder."""
     if _FORBIDDEN.search(name):
         raise _Refused(f"member {name!r:.80} would leave the folder it is unpacked into")
     clean = PurePosixPath(name)
@@ -258,7 +259,7 @@ def _inside(name: str) -> str:
 
 
 def _place(members: _Members, destination: Path) -> None:
-    """Rename everything into place; nothing where something stands in the way."""
+    """Rename all members into place, or none if one of them has no free place."""
     for name in members.files:
         blocked = next(
             (
@@ -291,8 +292,7 @@ def _require_free(destination: Path, name: str) -> None:
 
 
 class _Bounded(io.RawIOBase):
-    """A file that gives no more at a time than a header may have, and remembers what it gave
-    last."""
+    """A file that refuses reads larger than a header may be, and remembers its last read."""
 
     def __init__(self, file: _Seekable) -> None:
         super().__init__()
@@ -300,16 +300,16 @@ class _Bounded(io.RawIOBase):
         self.last = b""
 
     def read(self, size: int = -1) -> bytes:
-        """At most what was asked for, if that is no more than a header or a block."""
+        """Up to ``size`` bytes, refused if that is more than a header or a block."""
         if size < 0 or size > max(_MAX_HEADER, _BLOCK):
             raise _Refused(f"a header of {size} bytes")
         self.last = self._file.read(size)
         return self.last
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As the file itself."""
+        """See :class:`io.IOBase`."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As the file itself."""
+        """See :class:`io.IOBase`."""
         return self._file.tell()

@@ -1,8 +1,6 @@
-"""Miniature copies of the real datasets in exactly their layout: the right file names, and the
-damaged files too.
+"""Miniature copies of the real datasets in their exact layout, damaged files included.
 
-Each function writes one dataset below the folder it is given, as unpacking its archives there
-would.
+Each function writes one dataset into the given folder, as unpacking its archives there would.
 """
 
 from __future__ import annotations
@@ -72,8 +70,7 @@ def oxford5k(root: Path) -> None:
 
 
 def paris6k(root: Path) -> None:
-    """Images in folders by tag, two of them damaged and one of these among the answers, as in the
-    original."""
+    """Images in folders by tag; two are damaged, one of them an answer, as in the original."""
     for tag, count in PARIS_TAGS.items():
         for number in range(count):
             image(root / "paris" / tag / f"paris_{tag}_{number:06d}.jpg")
@@ -105,8 +102,10 @@ def flickr100k(root: Path) -> None:
 
 
 def roxford5k(root: Path) -> None:
-    """Five database images and two queries that are not among them; a box with fractions, and no
-    easy answers for one."""
+    """Five database images and two other images as queries.
+
+    One box has fractions; one query has no easy answers.
+    """
     names = [f"all_souls_{number:06d}" for number in (26, 51, 68)] + [
         "oxford_000317",
         "oxford_002904",
@@ -138,7 +137,7 @@ def holidays(root: Path) -> None:
 
 
 def google_landmarks_v2(root: Path) -> None:
-    """Four training images, of which three are clean, five index images and three test images."""
+    """Four training images (three of them clean), five index images and three test images."""
     train, index, test = (
         [f"{split}{number:015x}" for number in range(count)]
         for split, count in (("a", 4), ("b", 5), ("c", 3))
@@ -172,7 +171,7 @@ def google_landmarks_v2(root: Path) -> None:
 
 
 def google_landmarks_v1(root: Path) -> None:
-    """Three training images, one of no landmark, two index images and one test image."""
+    """Three training images (one without a landmark), two index images and one test image."""
     splits = {
         "train": ["0" * 15 + d for d in "abc"],
         "index": ["1" * 15 + d for d in "ab"],
@@ -192,11 +191,11 @@ def google_landmarks_v1(root: Path) -> None:
 
 
 def google_landmarks_v1_located(root: Path) -> None:
-    """Version 1 with the columns that were never published: in Paris twice, in Rome, and one image
-    of no landmark.
+    """Version 1 with the columns that were never published.
 
-    The first query was taken in Paris and is the picture of an image there, the second in Sydney,
-    where no landmark is, and nobody knows where the third was.
+    Two landmarks are in Paris and one in Rome; one image has no landmark. The first query shows the
+    same picture as an image of the index, in Paris. The second was taken in Sydney, far from any
+    landmark. The position of the third is unknown.
     """
     ids = ["1" * 15 + digit for digit in "abcdef"]
     rows = (
@@ -243,7 +242,7 @@ def landmarks(root: Path) -> None:
 
 
 def folder(root: Path) -> None:
-    """Classes of three images, two, and one."""
+    """Classes of three images, two images, and one."""
     for name in (
         "bridge/a.jpg",
         "bridge/b.jpg",
@@ -256,8 +255,7 @@ def folder(root: Path) -> None:
 
 
 def world(root: Path) -> None:
-    """The smallest photographs there are of three landmarks, of two for training, and of what
-    matches nothing."""
+    """A tiny world: three landmarks, two for training, distractors, queries without a match."""
     config = world_config(
         "ci",
         landmarks=3,
@@ -296,12 +294,12 @@ PARTS: dict[str, list[tuple[str, Callable[[Path], None]]]] = {
     "world_train": [("world", world)],
     "folder": [("folder", folder)],
 }
-# Datasets made of several, whose root is the folder that holds the folders of their parts.
+# Datasets made of several parts, whose root is the folder that contains the folders of the parts.
 COMPOSITE = ("oxford105k", "paris106k", "roxford5k_r1m", "rparis6k_r1m")
 
 
 def write(name: str, external: Path) -> Path:
-    """Write the miniature of a dataset below ``external``; returns its root."""
+    """Write the miniature of a dataset under ``external``; returns its root."""
     for place, build in PARTS[name]:
         build(external / place)
     return external if name in COMPOSITE else external / PARTS[name][0][0]

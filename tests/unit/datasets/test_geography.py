@@ -1,5 +1,4 @@
-"""Photographs on the globe, against distances of all pairs; the antimeridian and the poles are
-places like any other."""
+"""Clusters, pairs and medians against all distances, at the antimeridian and the poles too."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from delfjax.datasets.geography import (
 
 # One degree along a meridian, metres.
 DEGREE_M = np.pi * 1000 * geography.EARTH_RADIUS_KM / 180
-# Where special cases would be: the middle of nowhere, both poles, the antimeridian.
+# An ordinary place, and where special cases would be: both poles and the antimeridian.
 PLACES = {
     "equator": (0.0, 0.0),
     "north": (90.0, 0.0),
@@ -37,7 +36,7 @@ def _around(
 
 
 def _flooded(positions: np.ndarray, radius_m: float) -> np.ndarray:
-    """Single linkage from the definition: flood what is near enough."""
+    """Single linkage by its definition: grow each cluster by everything near enough."""
     near = 1000 * haversine_km(positions[:, None], positions[None]) <= radius_m
     label = np.full(len(positions), -1)
     for start in range(len(positions)):
@@ -51,7 +50,7 @@ def _flooded(positions: np.ndarray, radius_m: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_clusters_are_those_of_all_pairs(
+def test_clusters_agree_with_all_distances(
     place: tuple[float, float], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(geography, "_BLOCK", 50)
@@ -64,7 +63,9 @@ def test_clusters_are_those_of_all_pairs(
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_pairs_are_those_of_all_pairs(place: tuple[float, float], rng: np.random.Generator) -> None:
+def test_pairs_agree_with_all_distances(
+    place: tuple[float, float], rng: np.random.Generator
+) -> None:
     positions = _around(place, 120, 600.0, rng)
     expected = np.argwhere(
         np.triu(1000 * haversine_km(positions[:, None], positions[None]) <= 400, 1)
@@ -83,13 +84,13 @@ def test_two_sides_of_the_antimeridian_are_neighbours() -> None:
     assert geographic_clusters(positions, radius_m=100.0).tolist() == [0, 0, 1]
 
 
-def test_no_photographs_are_no_clusters() -> None:
+def test_photographs_without_a_position_are_in_no_cluster() -> None:
     assert geographic_clusters(np.empty((0, 2)), radius_m=100.0).shape == (0,)
     assert geographic_clusters(np.full((2, 2), np.nan), radius_m=100.0).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_the_median_is_where_the_sum_of_distances_is_least(
+def test_the_median_minimises_the_sum_of_distances(
     place: tuple[float, float], rng: np.random.Generator
 ) -> None:
     positions = _around(place, 31, 50.0, rng)
@@ -101,7 +102,7 @@ def test_the_median_is_where_the_sum_of_distances_is_least(
     assert sums[0] <= sums.min() + 1e-9
 
 
-def test_lost_receivers_do_not_move_the_median(rng: np.random.Generator) -> None:
+def test_outliers_do_not_move_the_median(rng: np.random.Generator) -> None:
     positions = _around((48.0, 2.0), 40, 10.0, rng)
     positions[:8] += 0.05
     assert 1000 * haversine_km(geometric_median(positions), np.array([48.0, 2.0])) < 20

@@ -30,8 +30,10 @@ def _save(path: Path, pixels: np.ndarray, **options: Any) -> Path:
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """What a camera writes with this EXIF orientation of an upright scene. Source: EXIF 2.3, tag
-    0x0112."""
+    """An upright scene as a camera stores it with an EXIF orientation.
+
+    Source: EXIF 2.3, tag 0x0112.
+    """
     stored = {
         1: pixels,
         2: pixels[:, ::-1],
@@ -97,8 +99,7 @@ def test_a_turned_jpeg_that_is_reduced_keeps_the_size_of_the_upright_original(
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_reduced_image_is_not_shifted(tmp_path: Path, suffix: str) -> None:
-    """A horizontal ramp, reduced, is the ramp at the half-pixel positions, however it was
-    reduced."""
+    """A reduced horizontal ramp has the ramp's values at half-pixel positions, in any format."""
     width = 1003
     ramp = np.broadcast_to(np.linspace(20, 230, width)[None, :, None], (333, width, 3))
     # `quality` is JPEG's; PNG does not look at it.
@@ -234,15 +235,15 @@ def test_half_transparent_colour_does_not_bleed_when_reduced(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
-def test_the_first_frame_of_an_animation_counts(tmp_path: Path, suffix: str) -> None:
+def test_an_animation_is_decoded_as_its_first_frame(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "blue", "green")]
     path = tmp_path / f"a.{suffix}"
-    # `lossless` is WebP's; the others do not look at it.
+    # `lossless` is an option of WebP, which the others ignore.
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=50, lossless=True)
     assert np.all(decode_image(path, max_side=64).pixels == (255, 0, 0))
 
 
-def test_the_format_is_told_by_the_content_and_not_by_the_name(tmp_path: Path) -> None:
+def test_the_format_is_identified_by_content_not_by_name(tmp_path: Path) -> None:
     path = tmp_path / "really_a_png.jpg"
     Image.fromarray(_pattern()).save(path, format="PNG")
     assert np.array_equal(decode_image(path, max_side=64).pixels, _pattern())
@@ -269,7 +270,7 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, share: float)
     ],
     ids=["empty", "text", "zeros", "postscript"],
 )
-def test_what_is_not_an_image_is_an_error_with_its_reason(
+def test_a_file_that_is_not_an_image_is_an_error_with_a_reason(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
     path = tmp_path / "photo.jpg"
@@ -280,7 +281,7 @@ def test_what_is_not_an_image_is_an_error_with_its_reason(
     assert str(path) not in caught.value.reason
 
 
-def test_what_is_not_a_file_is_an_error(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
@@ -309,11 +310,11 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
         decode_image(path, max_side=64)
 
 
-def test_damaged_metadata_neither_warns_nor_costs_the_image(tmp_path: Path) -> None:
+def test_an_image_with_damaged_metadata_is_decoded_without_a_warning(tmp_path: Path) -> None:
     image = io.BytesIO()
     Image.fromarray(_pattern()).save(image, "JPEG", quality=95, exif=_exif(6))
     content = bytearray(image.getvalue())
-    # The first tag claims a value far behind the end of the metadata.
+    # The first tag claims a value far beyond the end of the metadata.
     at = content.index(b"Exif\0\0") + 6 + 8 + 2
     content[at : at + 12] = struct.pack(
         "<HHII" if content[at - 10 : at - 8] == b"II" else ">HHII", 0x010F, 2, 9999, 70
@@ -350,7 +351,7 @@ def test_random_damage_gives_an_image_or_an_image_error(
     assert min(outcomes.values()) > 30, outcomes
 
 
-def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+def test_the_hash_depends_on_the_bytes_alone(tmp_path: Path) -> None:
     first = _save(tmp_path / "a.png", _pattern())
     copy = tmp_path / "b.png"
     copy.write_bytes(first.read_bytes())

@@ -99,8 +99,7 @@ def test_a_dangling_link_is_listed_so_that_it_fails_by_name(tmp_path: Path) -> N
 
 @pytest.fixture
 def unprivileged_folder() -> Iterator[Path]:
-    """A folder that every user may enter, while this process is an ordinary user: root may read
-    anything."""
+    """A folder with an unreadable subfolder, as an ordinary user: root can read anything."""
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)

@@ -40,17 +40,19 @@ def _grey(folder: Path, name: str) -> np.ndarray:
 
 
 def _patches(image: np.ndarray, centres_yx: np.ndarray, steps_yx: np.ndarray) -> np.ndarray:
-    """Pixel values around each centre, one row a patch: ``steps_yx`` holds the offsets of each
-    patch, pixels."""
+    """Pixel values of the patch around each centre, one patch a row.
+
+    ``steps_yx`` holds the offsets of the pixels from the centre.
+    """
     points = np.round(centres_yx[:, None] + steps_yx).astype(int)
     return np.asarray(image[points[..., 0], points[..., 1]])
 
 
 def _likeness(photo_set: PhotoSet, tier: str, homography: np.ndarray) -> float:
-    """Normalised correlation of patches of the source with what ``homography`` says they became:
-    the upper quartile.
+    """Upper quartile of the correlation between patches of the source and of a view.
 
-    A quarter of the patches lies in the open even in the occluded view.
+    ``homography`` says where a patch of the source is in the view. The quartile is robust to
+    occlusion: at least a quarter of the patches is visible even in the occluded view.
     """
     source = _grey(photo_set.folder, "images/chelsea/source.jpg")
     view = _grey(photo_set.folder, f"images/chelsea/{tier}.jpg")
@@ -74,16 +76,14 @@ def _likeness(photo_set: PhotoSet, tier: str, homography: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_patch_of_the_source_looks_the_same_where_the_homography_puts_it(
-    photo_set: PhotoSet, tier: str
-) -> None:
+def test_patches_correlate_where_the_homography_puts_them(photo_set: PhotoSet, tier: str) -> None:
     homography = photo_set.homographies[f"images/chelsea/{tier}.jpg"]
     # Noise, and reading the nearest pixel of the view, cost the rest.
     assert _likeness(photo_set, tier, homography) > 0.9
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_the_likeness_is_gone_three_pixels_off_or_in_the_other_direction(
+def test_a_homography_that_is_off_or_inverted_does_not_correlate(
     photo_set: PhotoSet, tier: str
 ) -> None:
     homography = photo_set.homographies[f"images/chelsea/{tier}.jpg"]
@@ -95,8 +95,7 @@ def test_the_likeness_is_gone_three_pixels_off_or_in_the_other_direction(
 
 
 def test_a_view_of_a_ramp_is_exact_to_the_pixel_centre() -> None:
-    """A linear ramp survives interpolation: its values tell where each pixel of the view came
-    from."""
+    """Interpolation preserves a linear ramp, so its values tell where each pixel came from."""
     rows, columns = np.mgrid[0:100, 0:120]
     ramp = np.stack([2 * rows, 2 * columns, rows + columns], axis=-1).astype(np.uint8)
     homography = np.array([[1.1, 0.15, -9.0], [-0.1, 1.2, 2.0], [1e-4, -2e-4, 1.0]])
@@ -110,8 +109,7 @@ def test_a_view_of_a_ramp_is_exact_to_the_pixel_centre() -> None:
 
 
 def test_a_halved_view_averages_pairs_of_pixels() -> None:
-    """Half-pixel convention: the outer edges of photo and view coincide, not the centres of their
-    corner pixels."""
+    """By the half-pixel convention the outer edges coincide, not the centres of corner pixels."""
     photo = np.broadcast_to(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], (40, 100, 3))
     half = np.diag([0.5, 0.5, 1.0])
     half[:2, 2] = 0.5 * 0.5 - 0.5
@@ -143,7 +141,7 @@ def test_the_homography_between_two_views_goes_through_the_source(photo_set: Pho
     np.testing.assert_allclose(direct, through, atol=1e-9)  # float64, coordinates below 1000
 
 
-def test_no_homography_is_claimed_where_none_exists(photo_set: PhotoSet) -> None:
+def test_a_homography_between_unrelated_images_is_refused(photo_set: PhotoSet) -> None:
     with pytest.raises(PhotoSetError, match="none is known for 'images/motorcycle/stereo.jpg'"):
         homography_between(
             photo_set.homographies, "images/motorcycle/source.jpg", "images/motorcycle/stereo.jpg"
@@ -154,7 +152,7 @@ def test_no_homography_is_claimed_where_none_exists(photo_set: PhotoSet) -> None
         )
 
 
-def test_the_ground_truth_asks_for_every_view_and_answers_with_the_others(
+def test_every_view_is_a_query_answered_by_the_others(
     photo_set: PhotoSet,
 ) -> None:
     truth = load_groundtruth(photo_set.folder)
@@ -167,7 +165,7 @@ def test_the_ground_truth_asks_for_every_view_and_answers_with_the_others(
         assert query.junk == (query.index,)
 
 
-def test_what_is_written_reads_back(photo_set: PhotoSet) -> None:
+def test_a_written_set_reads_back(photo_set: PhotoSet) -> None:
     written = load_homographies(photo_set.folder)
     assert written.keys() == photo_set.homographies.keys()
     for path, homography in written.items():

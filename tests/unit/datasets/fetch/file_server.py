@@ -1,5 +1,4 @@
-"""A web server on this machine that serves files from memory, as well or as badly as a test asks it
-to."""
+"""A local web server that serves files from memory, with the faults that a test orders."""
 
 from __future__ import annotations
 
@@ -17,13 +16,13 @@ import pytest
 
 @dataclass
 class Fault:
-    """What goes wrong with one answer, or with this many.
+    """A fault in the response to one or more requests.
 
     Attributes:
-        status: answer with this status in place of the file.
-        headers: and with these.
-        cut: close the connection after this many bytes of the body.
-        times: for how many requests.
+        status: status to respond with in place of the file.
+        headers: headers of that response.
+        cut: number of bytes of the body after which the connection is closed.
+        times: number of requests with this fault.
     """
 
     status: int = 0
@@ -38,12 +37,12 @@ class Served:
 
     Attributes:
         data: its bytes.
-        etag: its version; none is announced when empty.
-        modified: when it changed, seconds since 1970; not announced when negative.
-        ranges: whether parts of it can be asked for.
+        etag: its version; not announced if empty.
+        modified: time of its last change, seconds since 1970; not announced if negative.
+        ranges: whether parts of it can be requested.
         mime: its announced type.
         pause_s: wait after each 16 kB, seconds.
-        faults: what goes wrong with the next requests, in order.
+        faults: faults of the next requests, in order.
     """
 
     data: bytes
@@ -70,7 +69,7 @@ class FileServer:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
 
     def ranges(self, name: str) -> list[str]:
-        """The Range of every request for the contents of a file; empty for all of it."""
+        """The Range of every request for the content of a file; empty for all of it."""
         return [part for method, path, part in self.asked if method == "GET" and path == f"/{name}"]
 
 
@@ -100,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -158,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, file: Served, start: int, cut: int | None) -> None:
         rest = file.data[start:] if cut is None else file.data[start : start + cut]
         step = 1 << 14 if file.pause_s else max(len(rest), 1)
-        # The other side may have gone.
+        # The client may have closed the connection.
         with contextlib.suppress(ConnectionError):
             for place in range(0, len(rest), step):
                 self.wfile.write(rest[place : place + step])

@@ -1,5 +1,4 @@
-"""Whole datasets fetched from a server, a mirror or a folder, in the archives they are published
-as, and opened."""
+"""Whole datasets, fetched in their published archives from a server or a folder, and opened."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ def contents(root: Path) -> Files:
 
 
 def parts(members: Files, count: int, *, gzipped: bool) -> list[bytes]:
-    """Archives that share out the members; those that get none hold a file that no list names."""
+    """Archives that divide the members; one without any holds a file that is in no list."""
     names = sorted(members)
     shares = [{name: members[name] for name in names[start::count]} for start in range(count)]
     return [
@@ -113,7 +112,7 @@ def holidays(root: Path) -> Files:
 
 
 def google_landmarks_v2(root: Path) -> Files:
-    """Without the training set: 120 archives, and the MD5 of each beside it."""
+    """Index and test set: 120 archives, each with its MD5 beside it."""
     miniatures.google_landmarks_v2(root)
     files = contents(root)
     lists = {Path(name).name: data for name, data in files.items() if name.endswith(".csv")}
@@ -146,7 +145,7 @@ PUBLISHED: dict[str, Callable[[Path], Files]] = {
 
 
 def same(one: RetrievalDataset, other: RetrievalDataset) -> bool:
-    """Whether two copies hold the same images and queries, wherever they lie in their folders."""
+    """Whether two copies hold the same images and queries, in any folders."""
     names = [
         [Path(path).name for path in (*dataset.database, *dataset.queries.paths)]
         for dataset in (one, other)
@@ -164,7 +163,7 @@ def test_a_dataset_fetched_from_a_mirror_opens_and_is_complete(name: str, tmp_pa
     root = tmp_path / "copy" if name in miniatures.COMPOSITE else tmp_path / "copy" / name
     with serving(dict(published)) as server:
         plan = plan_fetch(name, root, source=f"{server.url}/", patience=QUICK)
-        # The mirror says how large its files are; the catalogue knows the real ones.
+        # Sizes are those of the mirror's files, not those of the real ones in the catalogue.
         checksums = {file for file in published if file.startswith("md5sum/")}
         assert plan.size == sum(
             len(data)
@@ -179,7 +178,7 @@ def test_a_dataset_fetched_from_a_mirror_opens_and_is_complete(name: str, tmp_pa
     assert same(
         open_dataset(name, root), open_dataset(name, miniatures.write(name, tmp_path / "plain"))
     )
-    # Of archives and parts nothing is left.
+    # No archives or parts are left.
     assert {path.suffix for path in (tmp_path / "copy").rglob(".fetch/**/*") if path.is_file()} <= {
         ".done",
         "",
@@ -257,9 +256,7 @@ def files_in(root: Path) -> set[str]:
     }
 
 
-def test_archives_are_kept_when_that_is_asked_for_and_serve_a_second_time(
-    tmp_path: Path, plan_of: Plan
-) -> None:
+def test_kept_archives_serve_a_second_time(tmp_path: Path, plan_of: Plan) -> None:
     with serving({"a.tgz": IMAGES, "lists/b.csv": b"id\n"}) as server:
         assert fetch(plan_of(server, A, B), keep_archives=True, patience=QUICK).done == 2
         assert files_in(tmp_path / "root") == {
@@ -274,9 +271,7 @@ def test_archives_are_kept_when_that_is_asked_for_and_serve_a_second_time(
     assert files_in(tmp_path / "root") == {"jpg/100000.jpg", "jpg/100001.jpg", "metadata/b.csv"}
 
 
-def test_a_list_that_was_cut_short_afterwards_is_fetched_again(
-    tmp_path: Path, plan_of: Plan
-) -> None:
+def test_a_list_that_was_truncated_later_is_fetched_again(tmp_path: Path, plan_of: Plan) -> None:
     with serving({"lists/b.csv": b"id\n1\n"}) as server:
         fetch(plan_of(server, B), patience=QUICK)
         (tmp_path / "root" / "metadata" / "b.csv").write_bytes(b"id\n")
@@ -348,7 +343,7 @@ def test_an_archive_that_is_refused_leaves_nothing_and_is_fetched_again(
     assert files_in(tmp_path / "root") == {"jpg/100000.jpg", "jpg/100001.jpg"}
 
 
-def test_a_bomb_is_measured_by_the_size_the_archive_is_listed_with(
+def test_an_archive_may_unpack_to_a_multiple_of_its_listed_size(
     tmp_path: Path, plan_of: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("delfjax.datasets.fetch.archives.UNPACKED_FLOOR", 0)
@@ -359,7 +354,7 @@ def test_a_bomb_is_measured_by_the_size_the_archive_is_listed_with(
     )
 
 
-def test_what_failed_does_not_stop_the_others_and_is_listed(plan_of: Plan) -> None:
+def test_a_failed_file_is_listed_and_does_not_stop_the_others(plan_of: Plan) -> None:
     files = [RemoteFile(f"{name}.csv", None, 10) for name in "abcd"]
     served: dict[str, Served | bytes] = {
         "a.csv": b"a",
@@ -386,7 +381,7 @@ def test_a_server_that_is_gone_is_not_asked_for_hundreds_of_files(plan_of: Plan)
     assert str(report) == "0 done, 0 skipped, 3 failed, 7 not tried"
 
 
-def test_a_full_disk_stops_everything_and_the_next_run_goes_on(
+def test_a_full_disk_stops_the_run_and_the_next_one_resumes(
     tmp_path: Path, plan_of: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
@@ -407,7 +402,7 @@ def test_a_full_disk_stops_everything_and_the_next_run_goes_on(
     assert files_in(tmp_path / "root") == {"jpg/100000.jpg", "jpg/100001.jpg", "metadata/b.csv"}
 
 
-def test_what_needs_more_than_the_disk_has_is_not_begun(
+def test_a_fetch_that_needs_more_room_than_there_is_does_not_begin(
     tmp_path: Path, plan_of: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -424,7 +419,7 @@ def test_what_needs_more_than_the_disk_has_is_not_begun(
         assert fetch(plan_of(server, A, B), patience=QUICK).done == 2
 
 
-def test_an_interruption_while_files_are_renamed_into_place_is_made_good(
+def test_an_interruption_during_the_renaming_is_repaired(
     tmp_path: Path, plan_of: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = Path.replace
@@ -461,7 +456,7 @@ def test_two_runs_into_one_folder_do_not_mix(tmp_path: Path, plan_of: Plan) -> N
         (
             "google_landmarks_v1",
             "",
-            "nothing to fetch: VANISHED: .*; unpack a copy into .*, or say where it is: .*--root",
+            "nothing to fetch: VANISHED: .*; unpack a copy into .*, or name its folder: .*--root",
         ),
         ("google_landmarks_v1_train", "", "VANISHED"),
         ("landmarks_full", "", "PARTLY VANISHED: lists of URLs"),
@@ -472,16 +467,16 @@ def test_two_runs_into_one_folder_do_not_mix(tmp_path: Path, plan_of: Plan) -> N
         (
             "oxford5k",
             "ftp://127.0.0.1/",
-            "--from ftp://127.0.0.1/: neither a folder nor an address",
+            "--from ftp://127.0.0.1/: expected a folder, or an address",
         ),
         (
             "oxford5k",
             "nowhere",
-            "--from nowhere: neither a folder nor an address that begins with http",
+            "--from nowhere: expected a folder, or an address that begins with http",
         ),
     ],
 )
-def test_what_cannot_be_fetched_is_said_in_one_line_with_what_to_do(
+def test_a_dataset_that_cannot_be_fetched_is_refused_with_a_remedy(
     name: str, source: str, said: str
 ) -> None:
     with pytest.raises(FetchError, match=said) as refused:
@@ -489,16 +484,16 @@ def test_what_cannot_be_fetched_is_said_in_one_line_with_what_to_do(
     assert "\n" not in str(refused.value)
 
 
-def test_a_folder_that_lacks_the_files_is_said_to(tmp_path: Path) -> None:
+def test_a_local_folder_without_the_files_is_named(tmp_path: Path) -> None:
     report = fetch(plan_fetch("oxford5k", tmp_path / "root", source=str(tmp_path)), patience=QUICK)
     assert [name for name, _ in report.failed] == ["oxbuild_images-v1.tgz", "gt_files_170407.tgz"]
     assert (
-        "oxbuild_images-v1.tgz: no such file; --from wants a folder with the files under the names"
+        "oxbuild_images-v1.tgz: no such file; --from expects a folder with the files"
         in report.failed[0][1]
     )
 
 
-def test_distractors_that_are_published_as_rar_are_named_until_they_are_there(
+def test_distractors_published_as_rar_are_named_until_they_are_there(
     tmp_path: Path,
 ) -> None:
     plan = plan_fetch("oxford105k", tmp_path)
@@ -508,7 +503,7 @@ def test_distractors_that_are_published_as_rar_are_named_until_they_are_there(
     assert not plan_fetch("oxford105k", tmp_path).remedies
 
 
-def test_what_was_taken_from_a_folder_is_complete_also_where_it_cannot_be_fetched(
+def test_a_copy_taken_from_a_folder_counts_as_complete(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "archives").mkdir()
@@ -548,7 +543,7 @@ def test_lists_of_hundreds_of_archives_are_complete(name: str, archives: int, si
     )
 
 
-def test_the_archives_of_google_landmarks_have_the_addresses_their_page_gives() -> None:
+def test_the_archives_of_google_landmarks_have_their_published_addresses() -> None:
     urls = {
         f"{file.base}/{file.name}": file
         for file in files_of(CATALOGUE["google_landmarks_v2"].published)

@@ -1,5 +1,4 @@
-"""Archives as datasets have them, and as nobody should: everything is unpacked, or nothing is and
-one line says why."""
+"""Good and malicious archives: either all of one is unpacked, or nothing and one line says why."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ FILES = {"jpg/100000.jpg": b"one" * 1000, "./jpg/100001.jpg": b"two", "list.txt"
 
 
 def write_tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> None:
-    """A tar of files and of ready-made headers; gzipped when its name says so."""
+    """A tar of files and of ready-made headers; gzipped if its name says so."""
     mode = "w:gz" if path.name.endswith("gz") else "w"
     with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]  # the mode is one of two it knows
         for member in members:
@@ -38,7 +37,7 @@ def write_tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> None
 
 
 def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    """A member that is no file."""
+    """A member that is not a regular file."""
     header = tarfile.TarInfo(name)
     header.type, header.linkname = kind, target
     return header
@@ -63,7 +62,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.gz", "a.zip"])
-def test_an_archive_is_unpacked_beside_what_is_there(name: str, tmp_path: Path) -> None:
+def test_an_archive_is_unpacked_beside_existing_files(name: str, tmp_path: Path) -> None:
     archive, root = tmp_path / name, tmp_path / "root"
     if name.endswith("zip"):
         write_zip(archive, {"jpg/": b"", **FILES})
@@ -84,7 +83,7 @@ def test_an_archive_is_unpacked_beside_what_is_there(name: str, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "root"])
 
 
-def test_modes_and_owners_are_those_of_who_unpacks(tmp_path: Path) -> None:
+def test_modes_and_owners_are_those_of_the_user_who_unpacks(tmp_path: Path) -> None:
     header = tarfile.TarInfo("a.jpg")
     header.mode, header.uid, header.mtime = 0o6777, 4711, 1
     write_tar(tmp_path / "a.tar", header)
@@ -95,13 +94,13 @@ def test_modes_and_owners_are_those_of_who_unpacks(tmp_path: Path) -> None:
     )
 
 
-def test_a_second_name_of_an_earlier_file_is_a_file(tmp_path: Path) -> None:
+def test_a_hard_link_to_an_earlier_file_becomes_a_file(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", ("a/x.jpg", b"x"), special("b/y.jpg", tarfile.LNKTYPE, "a/x.jpg"))
     unpack(tmp_path / "a.tar", tmp_path / "root", limit=LIMIT)
     assert tree(tmp_path / "root") == {"a/x.jpg": b"x", "b/y.jpg": b"x"}
 
 
-def test_a_name_that_comes_twice_is_the_later_file(tmp_path: Path) -> None:
+def test_of_two_members_with_one_name_the_later_one_counts(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", ("x.jpg", b"old"), ("./x.jpg", b"new"))
     unpack(tmp_path / "a.tar", tmp_path / "root", limit=LIMIT)
     assert tree(tmp_path / "root") == {"x.jpg": b"new"}
@@ -115,7 +114,7 @@ def linked(name: str) -> zipfile.ZipInfo:
 
 
 def negative(path: Path) -> None:
-    """A header whose size is below zero, which sends a reader back to where it was."""
+    """A header with a negative size, which sends a reader back to where it was."""
     header = bytearray(tarfile.TarInfo("x.jpg").tobuf(tarfile.USTAR_FORMAT))
     header[124:136] = b"\xff" * 10 + (-512 & 0xFFFF).to_bytes(2, "big")
     header[148:156] = b" " * 8
@@ -124,14 +123,14 @@ def negative(path: Path) -> None:
 
 
 def long_header(path: Path) -> None:
-    """A name of a gigabyte, in its header's opinion."""
+    """A header that claims a name of a gigabyte."""
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
     path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
 
 
 def damaged_header(path: Path) -> None:
-    """The second header is noise: a lenient reader takes it for the end."""
+    """A second header of noise, which a lenient reader takes for the end."""
     write_tar(path, ("x.jpg", b"x"), ("y.jpg", b"y"))
     data = bytearray(path.read_bytes())
     data[1024:1100] = b"\xaa" * 76
@@ -222,7 +221,7 @@ WRONG: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "a.tar",
         lambda p: write_tar(p, GOOD, special("out", tarfile.LNKTYPE, "later.jpg")),
-        "link to 'later.jpg', which is no ear",
+        "link to 'later.jpg', which is not",
     ),
     (
         "a.tar",
@@ -301,7 +300,7 @@ WRONG: list[tuple[str, Callable[[Path], None], str]] = [
 @pytest.mark.parametrize(
     ("name", "write", "said"), WRONG, ids=[f"{name}-{said[:40]}" for name, _, said in WRONG]
 )
-def test_whatever_is_wrong_with_an_archive_nothing_of_it_is_unpacked(
+def test_nothing_of_a_wrong_archive_is_unpacked(
     name: str, write: Callable[[Path], None], said: str, tmp_path: Path
 ) -> None:
     root = tmp_path / "outer" / "root"
@@ -319,7 +318,9 @@ def test_whatever_is_wrong_with_an_archive_nothing_of_it_is_unpacked(
     ("there", "said"),
     [("a/b.jpg/c", "is a file, but .* is a folder"), ("a", "needs the folder .*, which")],
 )
-def test_what_stands_in_the_way_is_not_replaced(there: str, said: str, tmp_path: Path) -> None:
+def test_an_obstacle_at_the_destination_is_not_replaced(
+    there: str, said: str, tmp_path: Path
+) -> None:
     (tmp_path / "root" / there).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "root" / there).write_bytes(b"kept")
     write_tar(tmp_path / "x.tar", GOOD, ("a/b.jpg", b"x"))
@@ -358,7 +359,7 @@ def test_a_disk_that_fills_while_unpacking_leaves_nothing_half_written(
     assert len(tree(tmp_path / "root")) == 5
 
 
-def test_what_an_interrupted_run_left_is_cleared_away(tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     (work / "00000001").write_bytes(b"half")

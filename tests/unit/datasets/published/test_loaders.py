@@ -1,5 +1,4 @@
-"""Every dataset, from a miniature copy in its original layout; and one clear error for whatever is
-wrong with a copy."""
+"""Every dataset, from a miniature in its original layout, and the errors of incomplete copies."""
 
 from __future__ import annotations
 
@@ -109,7 +108,7 @@ def test_every_dataset_has_a_miniature() -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_the_original_layout_opens_and_every_image_is_where_the_dataset_says(
+def test_the_original_layout_opens_and_every_image_is_where_it_should_be(
     name: str, tmp_path: Path
 ) -> None:
     dataset = _open(name, tmp_path)
@@ -128,7 +127,7 @@ def test_the_original_layout_opens_and_every_image_is_where_the_dataset_says(
 
 
 @pytest.mark.parametrize("name", [name for name in COUNTS if name != "folder"])
-def test_a_dataset_is_found_in_its_place_below_the_data_root(
+def test_a_dataset_is_found_in_its_default_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
@@ -151,7 +150,7 @@ def test_oxford_queries_lose_their_prefix_and_boxes_become_rows_and_columns(tmp_
     assert read_query(dataset, 0, max_side=100).original_size == (37, 42)
 
 
-def test_paris_keeps_its_damaged_images_apart_from_every_label(tmp_path: Path) -> None:
+def test_the_damaged_images_of_paris_carry_no_label(tmp_path: Path) -> None:
     dataset = _open("paris6k", tmp_path)
     assert [Path(dataset.database[i]).stem for i in dataset.corrupt] == list(
         miniatures.PARIS_DAMAGED
@@ -180,7 +179,7 @@ def test_an_image_damaged_beyond_the_known_ones_is_found_by_decoding(tmp_path: P
     ] and check.known_corrupt == 2
 
 
-def test_distractors_of_flickr_stand_at_the_end(tmp_path: Path) -> None:
+def test_distractors_from_flickr_come_last(tmp_path: Path) -> None:
     dataset = _open("oxford105k", tmp_path)
     assert all(path.startswith("flickr100k/oxc1_100k/") for path in dataset.database[7:])
     assert dataset.queries[0].path == "oxford5k/all_souls_000013.jpg" and dataset.root == tmp_path
@@ -228,7 +227,7 @@ def test_boxes_and_labels_may_be_numpy_arrays(tmp_path: Path) -> None:
     assert open_dataset("roxford5k", root).queries[0].box == (4.1, 6.5, 40.7, 48.5)
 
 
-def test_the_answers_of_holidays_are_the_others_of_the_group(tmp_path: Path) -> None:
+def test_the_answers_of_holidays_are_the_other_images_of_the_group(tmp_path: Path) -> None:
     dataset = _open("holidays", tmp_path)
     assert _sets(dataset, 1) == {"ok": ["100101", "100102"], "junk": ["100100"]}
     assert dataset.queries[1].in_database == 2
@@ -263,7 +262,7 @@ def test_the_clean_training_set_follows_its_own_list(tmp_path: Path) -> None:
     assert dataset.landmarks is not None and dataset.landmarks.tolist() == [7, 7, 203093]
 
 
-def test_an_image_of_no_landmark_has_minus_one_in_google_landmarks_v1(tmp_path: Path) -> None:
+def test_an_image_of_google_landmarks_v1_without_a_landmark_has_minus_one(tmp_path: Path) -> None:
     dataset = _open("google_landmarks_v1_train", tmp_path)
     assert (
         dataset.landmarks is not None
@@ -272,7 +271,7 @@ def test_an_image_of_no_landmark_has_minus_one_in_google_landmarks_v1(tmp_path: 
     )
 
 
-def test_google_landmarks_v1_takes_positions_where_its_lists_have_them(tmp_path: Path) -> None:
+def test_google_landmarks_v1_reads_positions_if_its_lists_have_them(tmp_path: Path) -> None:
     root = miniatures.write("google_landmarks_v1", tmp_path)
     names = ["1" * 15 + digit for digit in "ab"]
     miniatures.lines(
@@ -287,7 +286,7 @@ def test_google_landmarks_v1_takes_positions_where_its_lists_have_them(tmp_path:
         open_dataset("google_landmarks_v1", root)
 
 
-def test_landmarks_lists_name_urls_and_their_images_lie_where_wget_puts_them(
+def test_images_listed_by_url_are_where_wget_puts_them(
     tmp_path: Path,
 ) -> None:
     dataset = _open("landmarks_clean", tmp_path)
@@ -312,7 +311,7 @@ def test_a_folder_with_ground_truth_keeps_its_tiers(tmp_path: Path) -> None:
     assert dataset.queries[0].in_database == 1 and dataset.landmark_names == ("bridge",)
 
 
-def test_a_class_of_one_image_is_no_query(tmp_path: Path) -> None:
+def test_the_image_of_a_class_of_one_is_not_a_query(tmp_path: Path) -> None:
     dataset = _open("folder", tmp_path)
     assert "alone/x.jpg" in dataset.database and "alone/x.jpg" not in dataset.queries.paths
     assert _sets(dataset, 0) == {"ok": ["b", "c"], "junk": ["a"]}
@@ -522,7 +521,7 @@ WRONG = [
 @pytest.mark.parametrize(
     ("name", "spoil", "said"), WRONG, ids=[f"{name}-{said[:40]}" for name, _, said in WRONG]
 )
-def test_whatever_is_wrong_with_a_copy_is_one_line_with_its_file(
+def test_a_wrong_copy_is_refused_in_one_line_that_names_the_file(
     name: str, spoil: Callable[[Path], None], said: str, tmp_path: Path
 ) -> None:
     root = miniatures.write(name, tmp_path)
@@ -533,36 +532,34 @@ def test_whatever_is_wrong_with_a_copy_is_one_line_with_its_file(
 
 
 @pytest.mark.parametrize("name", [name for name in COUNTS if name != "folder"])
-def test_a_folder_that_holds_nothing_of_the_dataset_is_refused_in_one_line(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_folder_without_the_dataset_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as refused:
         open_dataset(name, tmp_path)
     assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_an_image_missing_from_a_list_is_one_problem_of_the_verification(tmp_path: Path) -> None:
+def test_verification_reports_a_listed_image_that_is_missing(tmp_path: Path) -> None:
     root = miniatures.write("google_landmarks_v2", tmp_path)
     (root / f"index/b/0/0/b{2:015x}.jpg").unlink()
     check = verify_dataset(open_dataset("google_landmarks_v2", root), {})
     assert check.problems == ((f"index/b/0/0/b{2:015x}.jpg", "missing"),) and not check.complete
 
 
-def test_a_box_outside_its_image_is_one_problem_of_the_verification(tmp_path: Path) -> None:
+def test_verification_reports_a_box_outside_its_image(tmp_path: Path) -> None:
     root = miniatures.write("oxford5k", tmp_path)
     _edit(f"{TRUTH}/all_souls_1_query.txt", "48.5 40.7", "480.5 40.7")(root)
     check = verify_dataset(open_dataset("oxford5k", root), {}, decode=True)
     assert len(check.problems) == 1 and re.search("leaves its image of 48×64", check.problems[0][1])
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+def test_a_misspelt_name_suggests_the_nearest() -> None:
     with pytest.raises(
         ConfigError, match="dataset 'oxfrod5k' is unknown; did you mean 'r?oxford5k'"
     ):
         open_dataset("oxfrod5k")
 
 
-def test_a_dataset_that_is_not_there_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_dataset_says_where_it_comes_from(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetError, match="no such folder; google_landmarks_v1 comes from .*VANISHED"
     ):
@@ -617,7 +614,7 @@ def test_the_real_datasets_are_expected_to_have_their_published_counts(
     assert all(known[what].confirmed for what in expected)
 
 
-def test_what_is_only_remembered_is_marked_so() -> None:
+def test_counts_from_memory_are_marked_as_unconfirmed() -> None:
     for name, what in (
         ("oxford105k", "distractors"),
         ("oxford105k", "database"),
@@ -642,8 +639,8 @@ def test_a_list_of_a_million_images_opens_in_seconds(tmp_path: Path) -> None:
     assert dataset.database[rows - 1] == "train/0/0/0/00000000000f423f.jpg"
     assert dataset.landmarks is not None and dataset.landmarks[rows - 1] == (rows - 1) % 200_000
     taken = time.perf_counter() - begun
-    # A second on an idle machine; a Python object for each row would take longer than this by
-    # itself.
+    # It takes a second on an idle machine; a Python object for each row alone would take longer
+    # than this limit.
     assert taken < 10, f"{taken:.1f} s"
 
 
