@@ -79,8 +79,8 @@ def notebooks() -> list[Path]:
     root = paths.repository_root()
     if root is None:
         raise RunError(
-            "the notebooks are not here: delfjax runs from an installed package, not from its"
-            " checkout"
+            "the notebooks are not here: delfjax is installed without its checkout; name a"
+            " notebook's file, or use the command of a checkout"
         )
     return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
