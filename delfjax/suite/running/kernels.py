@@ -27,8 +27,10 @@ NAME, CHOICE = "delfjax-forked", "JUPYTER_DEFAULT_PROVISIONER_NAME"
 _IMPORTED = (
     "ipykernel.kernelapp",
     "ipykernel.ipkernel",
-    "delfjax.plots",
+    "delfjax.plots.charts",
+    "delfjax.plots.photographs",
     "delfjax.pipeline.many_systems",
+    "delfjax.pipeline.photos",
     "delfjax.suite.running.runner",
     "delfjax.suite.data",
     "delfjax.suite.trained_stages",
