@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from delfjax import paths
 from delfjax.errors import DelfjaxError
+from delfjax.files import flatten, read_json
 
 C = TypeVar("C")
 
@@ -358,18 +359,6 @@ def override(config: C, assignments: Iterable[str]) -> C:
     return from_dict(type(config), values)
 
 
-def field_paths(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted paths of all leaf fields of a plain config."""
-    paths: list[str] = []
-    for name, value in values.items():
-        paths += (
-            field_paths(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else [f"{prefix}{name}"]
-        )
-    return paths
-
-
 def _model_settings(name: str) -> dict[str, Any]:
     """Dotted field → value, of a model file."""
     file = (
@@ -377,26 +366,19 @@ def _model_settings(name: str) -> dict[str, Any]:
         if Path(name).suffix == ".safetensors"
         else paths.shipped_weights() / f"{name}.safetensors"
     )
+    about = read_json(
+        file.with_suffix(".json"), error=lambda reason: ConfigError(f"model={name}: {reason}")
+    )
     try:
-        about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-        system = about["config"]["system"]
-        found = {path: _at(system, path) for path in field_paths(system)}
-    except OSError as error:
-        raise ConfigError(f"model={name}: {file.with_suffix('.json')}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        found = flatten(about["config"]["system"])
+    except (KeyError, TypeError, AttributeError):
         what = "holds no whole system; `delfjax weights export` writes one"
         raise ConfigError(f"model={name}: {file.with_suffix('.json')} {what}") from None
     return {path: str(file) if value == _ITSELF else value for path, value in found.items()}
 
 
-def _at(values: dict[str, Any], path: str) -> Any:
-    for room in path.split("."):
-        values = values[room]
-    return values
-
-
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
-    known = field_paths(values)
+    known = list(flatten(values))
     if path not in known:
         raise ConfigError(f"config field {path!r} does not exist{_nearest(path, known)}")
     *rooms, leaf = path.split(".")

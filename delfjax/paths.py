@@ -60,25 +60,3 @@ def _chosen_root() -> Path | None:
         return Path(moved).expanduser().resolve()
     root = repository_root()
     return root / "data" if root is not None else None
-
-
-def replace_file(file: Path, content: bytes, *, suffix: str = ".partial") -> None:
-    """Write a whole file or none: under another name first, in the same folder, which an error does
-    not leave behind.
-
-    Args:
-        file: what is written, or replaced.
-        content: all of it.
-        suffix: of the other name; one of the process's own where several may write the file.
-
-    Raises:
-        OSError: it cannot be written, for instance to a full disk; a file that was there is as
-            before.
-    """
-    partial = file.with_name(f".{file.name}{suffix}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

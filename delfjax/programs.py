@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from jax import export
 from jaxtyping import PyTree
 
 from delfjax import paths
+from delfjax.files import replace_file
 
 # Programs that this process has loaded, by file: another extractor of the same backbone loads none
 # of them again. They hold no weights, and there are few: what can be compiled is bounded.
@@ -82,9 +82,7 @@ class StoredProgram:
         if content is None:
             content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
             file.parent.mkdir(parents=True, exist_ok=True)
-            paths.replace_file(
-                file, hashlib.sha256(content).digest() + content, suffix=f".{os.getpid()}"
-            )
+            replace_file(file, hashlib.sha256(content).digest() + content)
         return _LOADED.setdefault(file, jax.jit(export.deserialize(bytearray(content)).call))
 
 

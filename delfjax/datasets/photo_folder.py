@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from delfjax.datasets.images import DecodedImage, decode_image, hash_file
 from delfjax.errors import DelfjaxError
+from delfjax.files import read_json
 
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm")
@@ -127,12 +127,7 @@ def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
             the entry and its value.
     """
     path = folder / GROUNDTRUTH
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FolderError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise FolderError(f"{path}: not JSON: {error}") from None
+    content = read_json(path, error=FolderError)
     try:
         _expect(
             isinstance(content, dict), "the top level", content, "an object with 'imlist' and 'gnd'"

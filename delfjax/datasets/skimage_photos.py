@@ -13,11 +13,10 @@ centres at integers. The same seed and package versions give the same bytes.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from skimage.filters import gaussian
 from skimage.transform import ProjectiveTransform, resize, warp
 
 from delfjax.errors import DelfjaxError
+from delfjax.files import read_json_object, write_json
 from delfjax.rng import named_generator
 
 
@@ -118,7 +118,7 @@ def source_photo(name: str, *, max_side: int = 512) -> UInt8[np.ndarray, "h w 3"
     if name not in _FILES:
         raise PhotoSetError(f"photograph {name!r} is unknown; there are: {', '.join(_FILES)}")
     file, (top, bottom, left, right) = _FILES[name]
-    resource = files("skimage.data") / file
+    resource = resources.files("skimage.data") / file
     if not resource.is_file():
         raise PhotoSetError(
             f"photograph {name!r}: the installed scikit-image lacks {file}, "
@@ -208,7 +208,7 @@ def homography_between(
 
 def load_homographies(folder: Path) -> dict[str, Float[np.ndarray, "3 3"]]:
     """Read ``homographies.json``: image path → homography from its object's ``source.jpg``."""
-    plain = json.loads((folder / "homographies.json").read_text(encoding="utf-8"))
+    plain = read_json_object(folder / "homographies.json", error=PhotoSetError)
     return {path: np.asarray(matrix, dtype=np.float64) for path, matrix in plain.items()}
 
 
@@ -259,9 +259,9 @@ def write_photo_set(
             [_write_jpeg(folder, f"distractors/{name}.jpg", source_photo(name, max_side=max_side))]
         )
     plain = {path: matrix.tolist() for path, matrix in homographies.items()}
-    (folder / "homographies.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    write_json(folder / "homographies.json", plain, indent=1)
     truth = _groundtruth(groups)
-    (folder / "groundtruth.json").write_text(json.dumps(truth, indent=1), encoding="utf-8")
+    write_json(folder / "groundtruth.json", truth, indent=1)
     return PhotoSet(folder=folder, images=tuple(truth["imlist"]), homographies=homographies)
 
 

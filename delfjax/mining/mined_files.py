@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,9 @@ import numpy as np
 
 from delfjax.config import MiningConfig, VerificationConfig, from_dict, to_dict
 from delfjax.features.reduction import Reduction
+from delfjax.files import read_json_object, replace_file, write_json
 from delfjax.mining.mine import MinedLandmarks, MiningError
 from delfjax.mining.visual_graph import VisualGraph
-from delfjax.paths import replace_file
 
 FORMAT_VERSION = 1
 _FORMAT, _HEADER, _ARRAYS = "delfjax mined landmarks", "landmarks.json", "arrays.npz"
@@ -57,11 +55,8 @@ def save_landmarks(mined: MinedLandmarks, folder: Path) -> None:
         "landmarks": [_listed(mined, number) for number in range(len(mined.centres_deg))],
         "names": list(mined.names),
     }
-    own = f".partial-{os.getpid()}"
-    replace_file(folder / _ARRAYS, content.getvalue(), suffix=own)
-    replace_file(
-        folder / _HEADER, json.dumps(header, indent=1, ensure_ascii=False).encode(), suffix=own
-    )
+    replace_file(folder / _ARRAYS, content.getbuffer())
+    write_json(folder / _HEADER, header, indent=1, ensure_ascii=False)
 
 
 def open_landmarks(folder: Path) -> MinedLandmarks:
@@ -76,8 +71,8 @@ def open_landmarks(folder: Path) -> MinedLandmarks:
             f"{folder}: no mined landmarks here ({_HEADER} is missing); "
             "make them with `delfjax mine`"
         )
+    header = read_json_object(file, error=MiningError)
     try:
-        header = json.loads(file.read_text(encoding="utf-8"))
         if header["format"] != _FORMAT or header["version"] != FORMAT_VERSION:
             raise MiningError(
                 f"{file}: version {header['version']!r}, "

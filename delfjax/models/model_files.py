@@ -8,11 +8,11 @@ one part, as training writes it, is read the same way.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from delfjax.files import flatten, read_json
 from delfjax.models.weights import (
     Tensors,
     WeightsError,
@@ -155,18 +155,14 @@ def _described(path: str | Path, about: Mapping[str, Any], part: str) -> dict[st
     return found
 
 
-def _facts(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _facts(value, f"{prefix}{key}.")
-        else:
-            yield f"  {prefix}{key}: {value}"
+def _facts(values: Mapping[str, Any]) -> Iterator[str]:
+    return (f"  {name}: {value}" for name, value in flatten(values).items())
 
 
 def _scores(file: Path) -> dict[str, Any]:
     """What a card says of an evaluation: dataset, means by inliers, config."""
+    found = read_json(file, error=WeightsError)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
         tiers = {tier: scores["inliers"] for tier, scores in found["tiers"].items()}
         means = {
             f"{protocol} {mean}": value
@@ -179,7 +175,5 @@ def _scores(file: Path) -> dict[str, Any]:
             "config_hash": found["config_hash"],
             "inliers": tiers or means,
         }
-    except OSError as error:
-        raise WeightsError(f"{file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         raise WeightsError(f"{file}: not what `delfjax evaluate --json` writes") from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 
 from delfjax import paths
 from delfjax.errors import DelfjaxError
+from delfjax.files import read_json_object, replace_file, write_json
 
 Tensors = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -123,9 +123,9 @@ def save_weights(
         "config": dict(config),
         "digest": tensor_digest(ordered),
     }
-    text = json.dumps(about, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    _write_atomically(path, safetensors.numpy.save(ordered))
-    _write_atomically(path.with_suffix(".json"), text.encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, safetensors.numpy.save(ordered))
+    write_json(path.with_suffix(".json"), about, indent=2, sort_keys=True, end="\n")
 
 
 def load_weights(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
@@ -178,11 +178,8 @@ def _own_path(path: str | Path) -> Path:
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(file_bytes(path))
-    except ValueError as error:
-        raise WeightsError(f"{path}: damaged, not JSON ({error})") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    about = read_json_object(path, error=WeightsError)
+    if about.get("format") != FORMAT:
         raise WeightsError(f"{path}: not a {FORMAT!r} description")
     if about.get("version") != VERSION:
         raise WeightsError(
@@ -195,19 +192,6 @@ def _read_about(path: Path) -> dict[str, Any]:
             f"{path}: damaged: needs 'digest', 'config' and a 'model' that the config names as well"
         )
     return about
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | Path) -> Tensors:

@@ -8,7 +8,6 @@ compiles it; later ones in the same process find it loaded.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,8 @@ from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
 from delfjax.errors import DelfjaxError
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor, PendingBatch, load_extractor
-from delfjax.features.store import FeatureStore
+from delfjax.features.store import FeatureStore, StoreError
+from delfjax.files import read_json_object, write_json
 from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
 from delfjax.retrieval import local_index
 from delfjax.retrieval.local_index import LocalIndex, open_index
@@ -262,8 +262,7 @@ def extract_photos(
     place = Path(store)
     extractor = _extractor(config or DelfConfig())
     extract_dataset(extractor, photos, place, retry_failed=retry_failed, progress=progress)
-    source = {"photos": str(photos.root.resolve())}
-    (place / _SOURCE).write_text(json.dumps(source), encoding="utf-8")
+    write_json(place / _SOURCE, {"photos": str(photos.root.resolve())})
     return FeatureStore.open(place).subset(photos.names)
 
 
@@ -454,7 +453,7 @@ def _file(photo: str | Path | ImageFeatures) -> Path | None:
 
 def _source(store: Path) -> str:
     file = store / _SOURCE
-    return str(json.loads(file.read_text(encoding="utf-8"))["photos"]) if file.is_file() else ""
+    return str(read_json_object(file, error=StoreError)["photos"]) if file.is_file() else ""
 
 
 def _verdict(match: bool) -> str:

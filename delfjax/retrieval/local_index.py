@@ -9,8 +9,6 @@ bits). Vectors are unit length, so squared L2 distance ``d²`` and cosine agree:
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from delfjax.config import DelfConfig, IndexConfig, config_hash, from_dict, to_d
 from delfjax.errors import DelfjaxError
 from delfjax.features.reduction import Reduction, reduction_for
 from delfjax.features.store import FeatureStore
+from delfjax.files import new_folder, read_json, write_json
 from delfjax.rng import named_generator
 
 FORMAT_VERSION = 1
@@ -112,13 +111,16 @@ class LocalIndex:
         """
         path = Path(folder)
         require_replaceable(path)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        faiss.write_index(self.vectors, str(partial / "vectors.faiss"))
-        for name, array in _arrays(self).items():
-            np.save(partial / f"{name}.npy", array, allow_pickle=False)
-        files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        with new_folder(path) as made:
+            faiss.write_index(self.vectors, str(made / "vectors.faiss"))
+            for name, array in _arrays(self).items():
+                np.save(made / f"{name}.npy", array, allow_pickle=False)
+            files = {file.name: _digest(file) for file in sorted(made.iterdir())}
+            write_json(made / _HEADER, self._header(files), indent=1, ensure_ascii=False)
+            if path.exists():
+                shutil.rmtree(path)
+
+    def _header(self, files: dict[str, str]) -> dict[str, Any]:
         header = {
             "format": _FORMAT,
             "version": FORMAT_VERSION,
@@ -131,13 +133,7 @@ class LocalIndex:
             "seconds": self.seconds,
             "files": files,
         }
-        header["header_hash"] = config_hash(header)
-        (partial / _HEADER).write_text(
-            json.dumps(header, indent=1, ensure_ascii=False), encoding="utf-8"
-        )
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
+        return {**header, "header_hash": config_hash(header)}
 
 
 def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") -> LocalIndex:
@@ -222,10 +218,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise LocalIndexError(
             f"{path}: no index here (index.json is missing); make one with `delfjax index`"
         )
-    try:
-        header: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LocalIndexError(f"{file}: damaged ({error})") from None
+    header = read_json(file, error=LocalIndexError)
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise LocalIndexError(
             f"{file}: damaged, or not the header of an index; build the index again"

@@ -7,7 +7,6 @@ that each notebook finds what an earlier one left by asking for the same paramet
 
 from __future__ import annotations
 
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from delfjax.datasets.skimage_photos import (
     map_points_yx,
     write_photo_set,
 )
+from delfjax.files import new_folder
 from delfjax.suite.settings import PhotoExperiment
 from delfjax.world.knobs import WorldConfig
 from delfjax.world.reading import World, correspondences, open_world
@@ -58,16 +58,7 @@ def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
     """
     folder = paths.cache_root() / "photos" / config_hash(experiment.photos())
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as partial:
-            write_photo_set(
-                Path(partial) / "photos",
-                seed=experiment.config.seed,
-                objects=experiment.objects,
-                distractors=experiment.distractors,
-                max_side=experiment.photo_side,
-            )
-            _move(Path(partial) / "photos", folder)
+        _write_photo_set(experiment, folder)
     return PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
 
 
@@ -130,10 +121,17 @@ def _homographies(root: Path) -> dict[str, Float[np.ndarray, "3 3"]]:
     return load_homographies(root)
 
 
-def _move(source: Path, target: Path) -> None:
+def _write_photo_set(experiment: PhotoExperiment, folder: Path) -> None:
     try:
-        source.rename(target)
+        with new_folder(folder) as unfinished:
+            write_photo_set(
+                unfinished,
+                seed=experiment.config.seed,
+                objects=experiment.objects,
+                distractors=experiment.distractors,
+                max_side=experiment.photo_side,
+            )
     except OSError:
         # Another process may have been faster; it wrote the same bytes.
-        if not target.is_dir():
+        if not folder.is_dir():
             raise

@@ -8,7 +8,6 @@ training that was killed goes on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,12 @@ from delfjax import paths
 from delfjax.config import BackboneConfig, DelfConfig, config_hash, override, to_dict
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.features.store import FeatureStore
+from delfjax.files import read_json_lines
 from delfjax.models.delf import describe_backbone
 from delfjax.models.model_files import BACKBONE, load_part
 from delfjax.training.config import TrainingConfig
 from delfjax.training.loop import METRICS
+from delfjax.training.photos import TrainingError
 from delfjax.training.stages import save_trained, train_stage
 from delfjax.world.reading import World
 
@@ -94,10 +95,7 @@ def trained_stage(
         measured = {"best_step": report.best_step, "seconds": report.seconds}
         save_trained(weights, report, backbone=backbone, about={**told, **measured})
     about = load_part(weights, BACKBONE)[1]
-    lines = [
-        json.loads(line)
-        for line in (folder / "training" / METRICS).read_text(encoding="utf-8").splitlines()
-    ]
+    lines = read_json_lines(folder / "training" / METRICS, error=TrainingError)
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     accuracy = {
         line["step"]: line["validation_accuracy"] for line in lines if "validation_accuracy" in line

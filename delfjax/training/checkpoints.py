@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from delfjax.paths import replace_file
+from delfjax.files import flatten, json_bytes, read_json_object, write_json
 from delfjax.training.photos import TrainingError
 
 _ABOUT = "training.json"
@@ -34,11 +34,12 @@ class Checkpoints:
                 that differs.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        file, text = folder / _ABOUT, json.dumps(about, indent=1, sort_keys=True)
+        file = folder / _ABOUT
         if file.is_file():
-            _require_same(folder, json.loads(file.read_text(encoding="utf-8")), json.loads(text))
+            found = read_json_object(file, error=TrainingError)
+            _require_same(folder, found, json.loads(json_bytes(about)))
         else:
-            replace_file(file, text.encode())
+            write_json(file, about, indent=1, sort_keys=True)
         kept = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(1),
@@ -96,7 +97,8 @@ class Checkpoints:
             ) from None
 
 
-def _require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _require_same(folder: Path, held: dict[str, Any], asked: dict[str, Any]) -> None:
+    found, wanted = flatten(held), flatten(asked)
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise TrainingError(

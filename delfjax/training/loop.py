@@ -9,7 +9,6 @@ computes.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from jaxtyping import PyTree
 from tqdm.auto import tqdm
 
 from delfjax.config import to_dict
-from delfjax.paths import replace_file
+from delfjax.files import append_json_line, read_json_lines, write_json_lines
 from delfjax.training.checkpoints import Checkpoints
 from delfjax.training.config import TrainingConfig
 from delfjax.training.networks import Network
@@ -384,10 +383,9 @@ class _Lines:
         again."""
         self._file, self._config = file, config
         self._schedule = make_schedule(config.optimiser, config.steps)
-        held = file.read_text(encoding="utf-8").splitlines() if until and file.is_file() else []
-        kept = [line for line in held if json.loads(line)["step"] <= until]
-        replace_file(file, "".join(f"{line}\n" for line in kept).encode())
-        lines = [json.loads(line) for line in kept]
+        held = read_json_lines(file, error=TrainingError) if until and file.is_file() else []
+        lines = [line for line in held if line["step"] <= until]
+        write_json_lines(file, lines)
         self.validation = {
             line["step"]: {"loss": line["validation_loss"], "accuracy": line["validation_accuracy"]}
             for line in lines
@@ -422,5 +420,4 @@ class _Lines:
 
     def write(self, line: Mapping[str, int | float]) -> None:
         """Append one line."""
-        with self._file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+        append_json_line(self._file, line)

@@ -4,7 +4,6 @@ becomes a matter of minutes."""
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from delfjax import paths, programs
 from delfjax.config import config_hash
 from delfjax.datasets.images import ImageError, hash_file
 from delfjax.device import processors
+from delfjax.files import replacing
 from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.tensors import named_tensors
@@ -191,11 +191,5 @@ def _identity(network: Network, content: str, ends: tuple[int, ...], config: Tra
 
 
 def _write(file: Path, values: np.ndarray) -> None:
-    partial = file.with_suffix(f".partial{os.getpid()}")
-    try:
-        with partial.open("wb") as out:
-            np.save(out, values, allow_pickle=False)
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(file) as out:
+        np.save(out, values, allow_pickle=False)

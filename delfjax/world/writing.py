@@ -8,9 +8,7 @@ same configuration gives the same bytes, for any number of workers and devices.
 from __future__ import annotations
 
 import datetime
-import fcntl
 import io
-import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from delfjax.device import processors
-from delfjax.paths import replace_file
+from delfjax.files import Lock, read_json_object, remove_leftovers, replace_file, write_json
 from delfjax.rng import named_generator
 from delfjax.world.census import Census, Frame
 from delfjax.world.knobs import WorldConfig
@@ -111,11 +109,11 @@ def build_world(
     census = Census(config)
     root.mkdir(parents=True, exist_ok=True)
     # Of two builders of one folder the second waits, and finds it finished.
-    with (root / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with Lock(root / _LOCK, wait_s=math.inf):
         _claim(root, config)
         if (root / MANIFEST).is_file():
             return BuildReport(0, census.frame_count)
+        remove_leftovers(root)
         return _build(root, census, workers=workers, progress=progress)
 
 
@@ -163,15 +161,12 @@ def read_config(root: Path) -> WorldConfig:
         WorldError: there is no world, its description is damaged, or another version made it.
     """
     file = root / CONFIG
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        version, fields = stored["version"], stored["config"]
-    except FileNotFoundError:
-        raise WorldError(
-            f"{file}: no such file; a world is made by `delfjax datasets render`"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise WorldError(f"{file}: not the description of a world") from None
+    if not file.is_file():
+        raise WorldError(f"{file}: no such file; a world is made by `delfjax datasets render`")
+    stored = read_json_object(file, error=WorldError)
+    version, fields = stored.get("version"), stored.get("config")
+    if version is None or not isinstance(fields, dict):
+        raise WorldError(f"{file}: not the description of a world")
     if version != VERSION:
         raise WorldError(
             f"{file}: world of version {version}, this library makes version {VERSION}; remove the"
@@ -292,8 +287,7 @@ def _claim(root: Path, config: WorldConfig) -> None:
                 " another folder"
             )
         return
-    text = json.dumps({"version": VERSION, "config": config.plain()}, indent=1)
-    replace_file(root / CONFIG, text.encode())
+    write_json(root / CONFIG, {"version": VERSION, "config": config.plain()}, indent=1)
 
 
 def _part_name(start: int) -> str:
@@ -307,4 +301,4 @@ def _write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _replace_table(file: Path, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    replace_file(file, buffer.getvalue())
+    replace_file(file, buffer.getbuffer())

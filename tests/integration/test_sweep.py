@@ -3,7 +3,7 @@ costs its own runs only."""
 
 from __future__ import annotations
 
-import fcntl
+import math
 import os
 import random
 import signal
@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from delfjax import paths
 from delfjax.cli import main
+from delfjax.files import Lock
 from delfjax.suite.running.sweeps import plan_sweep, read_sweep, run_sweep
 from delfjax.suite.runs.folders import finished_runs
 
@@ -81,9 +82,9 @@ def table(experiment: str) -> dict[str, tuple[bytes, bytes]]:
 def wait_for_orphans() -> None:
     """What a killed sweep had under way ends soon after it, finished or not."""
     time.sleep(1)  # the processes that start kernels look for their parent twice a second
-    for lock in paths.runs_root().glob("*/.*.lock"):
-        with lock.open() as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+    for file in paths.runs_root().glob("*/.*.lock"):
+        with Lock(file, wait_s=math.inf):
+            pass
 
 
 def wait_for_runs(count: int, process: subprocess.Popen[str]) -> None:

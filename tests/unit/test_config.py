@@ -18,12 +18,12 @@ from delfjax.config import (
     DelfConfig,
     FeaturesConfig,
     config_hash,
-    field_paths,
     from_dict,
     override,
     preset,
     to_dict,
 )
+from delfjax.files import flatten
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -75,7 +75,7 @@ def test_the_hash_does_not_depend_on_the_order_of_fields() -> None:
 def test_every_field_changes_the_hash() -> None:
     plain = to_dict(DelfConfig())
     seen = {config_hash(plain)}
-    for path in field_paths(plain):
+    for path in flatten(plain):
         changed = json.loads(json.dumps(plain))
         *rooms, leaf = path.split(".")
         place = changed
@@ -83,7 +83,7 @@ def test_every_field_changes_the_hash() -> None:
             place = place[room]
         place[leaf] = "something else"
         seen.add(config_hash(changed))
-    assert len(seen) == 1 + len(field_paths(plain))
+    assert len(seen) == 1 + len(flatten(plain))
 
 
 def test_only_what_decides_the_features_is_part_of_the_extraction() -> None:

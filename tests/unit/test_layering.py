@@ -18,6 +18,7 @@ LAYERS = {
     "types": 0,
     "config": 0,
     "paths": 0,
+    "files": 0,
     "rng": 0,
     "device": 0,
     "programs": 0,
@@ -67,6 +68,10 @@ FENCES: dict[str, tuple[str, ...]] = {
     "hypothesis": (),
     "yaml": ("suite/",),
     "jinja2": ("suite/reporting/",),
+    # Only some systems have these; filelock knows which.
+    "fcntl": (),
+    "msvcrt": (),
+    "filelock": ("files.py",),
 }
 
 # Stubs count: lazily loaded packages import whatever theirs name.

@@ -73,22 +73,3 @@ def test_the_weights_that_ship_lie_in_the_package(monkeypatch: pytest.MonkeyPatc
     assert paths.shipped_weights().is_relative_to(package)
     names = {file.name for file in paths.shipped_weights().iterdir()}
     assert names == {"landmark_world.json", "landmark_world.safetensors"}
-
-
-def test_a_file_is_replaced_whole_or_stays_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "kept"
-    paths.replace_file(file, b"first")
-    paths.replace_file(file, b"second", suffix=".mine")
-    assert file.read_bytes() == b"second"
-    whole = Path.write_bytes
-
-    def full(path: Path, content: bytes) -> int:
-        whole(path, content[:2])
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        paths.replace_file(file, b"third")
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"] and file.read_bytes() == b"second"

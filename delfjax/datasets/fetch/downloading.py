@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import json
 import os
 import re
 import shutil
@@ -32,6 +31,7 @@ from tqdm.auto import tqdm
 
 from delfjax import __version__
 from delfjax.errors import DelfjaxError
+from delfjax.files import move_file, read_json_object, write_json
 
 # Statuses after which the same request may succeed later.
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -249,10 +249,10 @@ class _Part:
     def version(self) -> dict[str, Any]:
         """Version of the file that was begun: url, etag, last_modified, total."""
         try:
-            noted = json.loads(self._note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            noted = read_json_object(self._note, error=FetchError)
+        except FetchError:
             return {}
-        return noted if isinstance(noted, dict) and noted.get("url") == self.url else {}
+        return noted if noted.get("url") == self.url else {}
 
     def headers(self, *, trusted: bool) -> dict[str, str]:
         """Headers that request the rest of the file; none if all of it must be requested."""
@@ -266,9 +266,7 @@ class _Part:
     def begin(self, version: dict[str, Any]) -> None:
         """Start an empty part of a version of the file."""
         self.path.write_bytes(b"")
-        written = self._note.with_name(f"{self._note.name}.new")
-        written.write_text(json.dumps(version), encoding="utf-8")
-        written.replace(self._note)
+        write_json(self._note, version)
 
     def drop(self) -> None:
         """Delete the part and its note."""
@@ -276,10 +274,8 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the complete file its final name."""
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())
-        self.path.replace(self.target)
+        """Give the complete file its name."""
+        move_file(self.path, self.target)
         self._note.unlink(missing_ok=True)
 
 

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import json
-import os
 import shutil
 import urllib.parse
 from collections.abc import Iterator
@@ -38,6 +35,14 @@ from delfjax.datasets.fetch.downloading import (
     require_room,
 )
 from delfjax.datasets.fetch.unpacking import CONTROL, UnpackError, unpack
+from delfjax.files import (
+    Lock,
+    LockHeldError,
+    move_file,
+    read_json_object,
+    remove_leftovers,
+    write_json,
+)
 
 # Consecutive files without an answer from their server after which the rest are not tried.
 _GIVEN_UP_IN_A_ROW = 3
@@ -263,7 +268,8 @@ def _fetch(planned: PlannedFile, *, keep_archives: bool, patience: Patience) -> 
         raise FetchError(
             f"{error}; the download was deleted, the same command fetches it again"
         ) from None
-    _write_json(planned.done, {"origin": str(planned.origin), "checksum": checksum, **record})
+    planned.done.parent.mkdir(parents=True, exist_ok=True)
+    write_json(planned.done, {"origin": str(planned.origin), "checksum": checksum, **record})
     if not local and not keep_archives:
         planned.archive.unlink(missing_ok=True)
     return checksum is not None
@@ -287,7 +293,7 @@ def _placed(planned: PlannedFile, held: Path) -> dict[str, Any]:
             written.unlink(missing_ok=True)
             raise
     planned.destination.parent.mkdir(parents=True, exist_ok=True)
-    written.replace(planned.destination)
+    move_file(written, planned.destination)
     return {"bytes": size}
 
 
@@ -365,15 +371,13 @@ def _folder(place: Path, folder: str, folders: tuple[str, ...]) -> Path:
 
 def _complete(planned: PlannedFile) -> bool:
     try:
-        record = json.loads(planned.done.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json_object(planned.done, error=FetchError)
+    except FetchError:
         return False
-    if planned.file.is_archive:
-        return planned.destination.is_dir()
     place = planned.destination
-    return (
-        isinstance(record, dict) and place.is_file() and place.stat().st_size == record.get("bytes")
-    )
+    if planned.file.is_archive:
+        return place.is_dir()
+    return place.is_file() and place.stat().st_size == record.get("bytes")
 
 
 def _present(plan: FetchPlan) -> int:
@@ -386,26 +390,19 @@ def _present(plan: FetchPlan) -> int:
     return sum(path.stat().st_size for path in held if path.is_file())
 
 
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f"{path.name}.new")
-    written.write_text(json.dumps(record), encoding="utf-8")
-    written.replace(path)
-
-
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder; the system lets go of the lock when this process ends,
-    however it does."""
+    """Keep other runs out of a folder, and clear away what one that was killed was writing."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    lock = Lock(folder / "lock")
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FetchError(
-                f"{folder}: another run is fetching into this folder; wait for it"
-            ) from None
+        lock.acquire()
+    except LockHeldError as error:
+        raise FetchError(
+            f"{folder}: another run is fetching into this folder ({error.holder}); wait for it"
+        ) from None
+    try:
+        remove_leftovers(folder)
         yield
     finally:
-        os.close(lock)
+        lock.release()

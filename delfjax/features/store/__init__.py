@@ -3,9 +3,10 @@
 ::
 
     store.json                     format, version, extraction config and its hash; written once
-    plan-000000.json               which images are to be extracted, and how they are cut into
-    groups shard-000000-1b2c3d4e.arrow    group 0: one row per image, failures in the metadata;
-    1b2c3d4e is the file's CRC-32 writer.lock                    empty, or who is writing
+    plan-000000.json               the images to extract, and how they are cut into groups
+    shard-000000-1b2c3d4e.arrow    group 0: a row per image, failures in the metadata; the digits
+                                   are the file's CRC-32
+    writer.lock                    empty, or who is writing
 
 One group of the plan is one shard is one commit: the file appears complete, by a rename, or not at
 all, and is never rewritten. What a shard holds depends on its group alone, so a run that was killed

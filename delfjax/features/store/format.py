@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import pyarrow as pa
 from delfjax import __version__
 from delfjax.config import config_hash
 from delfjax.errors import DelfjaxError
+from delfjax.files import flatten, json_bytes, read_json_object, write_json
 from delfjax.types import ImageFeatures, LocalFeatures
 
 FORMAT = "delfjax feature store"
@@ -27,7 +27,6 @@ HEADER = "store.json"
 LOCK = "writer.lock"
 PLAN = re.compile(r"plan-(\d{6,})\.json")
 _SHARD = re.compile(r"shard-(\d{6,})-([0-9a-f]{8})\.arrow")
-TEMPORARY = ".tmp"
 
 
 class StoreError(DelfjaxError):
@@ -94,7 +93,7 @@ def write_header(path: Path, config: dict[str, Any]) -> None:
         "config_hash": config_hash(config),
         "config": config,
     }
-    write_atomically(path / HEADER, json_bytes(header))
+    write_json(path / HEADER, header, ensure_ascii=False)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path}: not a feature store ({HEADER} is missing); make one with `delfjax extract`"
         )
-    header = _read_json(file)
+    header = read_json_object(file, error=StoreError)
     if header.get("format") != FORMAT:
         raise StoreError(f"{file}: format is {header.get('format')!r}, expected {FORMAT!r}")
     if header.get("version") != FORMAT_VERSION:
@@ -123,7 +122,7 @@ def require_config(path: Path, stored: dict[str, Any], asked: dict[str, Any]) ->
     """Refuse a store extracted with another config; the error names the first differing field."""
     if config_hash(stored) == config_hash(asked):
         return
-    ours, theirs = _flat(stored), _flat(asked)
+    ours, theirs = flatten(stored), flatten(asked)
     changed = [
         key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)
     ]
@@ -136,17 +135,6 @@ def require_config(path: Path, stored: dict[str, Any], asked: dict[str, Any]) ->
         f"{path}: extracted with config {config_hash(stored)}, not {config_hash(asked)} ({first});"
         " name another store"
     )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in values.items():
-        leaves |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return leaves
 
 
 def read_contents(path: Path, expected_hash: str) -> tuple[list[Group], dict[int, Shard]]:
@@ -193,7 +181,7 @@ def numbered(path: Path, pattern: re.Pattern[str]) -> list[tuple[int, re.Match[s
 
 
 def _read_plan(file: Path, first: int) -> list[Group]:
-    plan = _read_json(file)
+    plan = read_json_object(file, error=StoreError)
     names, size = plan.get("names"), plan.get("shard_size")
     sound = (
         isinstance(names, list)
@@ -309,7 +297,7 @@ def arrow_bytes(images: Mapping[str, ImageFeatures], metadata: dict[str, Any]) -
         ),
     }
     fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
-    schema = pa.schema(fields, metadata={"delfjax": json_bytes(metadata)})
+    schema = pa.schema(fields, metadata={"delfjax": json_bytes(metadata, ensure_ascii=False)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
@@ -329,33 +317,3 @@ def _lists(lengths: Sequence[int], values: pa.Array) -> pa.Array:
 def checksum(content: pa.Buffer) -> str:
     """CRC-32 of a shard's bytes, eight hexadecimal digits."""
     return f"{zlib.crc32(content):08x}"
-
-
-def json_bytes(values: dict[str, Any]) -> bytes:
-    """UTF-8 JSON on one line; NaN and infinity are refused."""
-    return json.dumps(values, ensure_ascii=False, allow_nan=False).encode("utf-8")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{file}: damaged ({error})") from None
-    if not isinstance(values, dict):
-        raise StoreError(f"{file}: damaged, not a JSON object")
-    return values
-
-
-def write_atomically(path: Path, content: bytes | pa.Buffer) -> None:
-    """All of ``content`` under the name ``path``, or nothing, even when the machine stops."""
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,21 +14,19 @@ from delfjax.features.store.format import (
     LOCK,
     PLAN,
     SHARD_SIZE,
-    TEMPORARY,
     Group,
     StoreError,
     arrow_bytes,
     checksum,
     cut,
-    json_bytes,
     numbered,
     read_contents,
     read_header,
     require_config,
-    write_atomically,
     write_header,
 )
 from delfjax.features.store.reader import FeatureStore
+from delfjax.files import TEMPORARY, Lock, LockHeldError, remove_leftovers, replace_file, write_json
 from delfjax.types import ImageFeatures
 
 
@@ -54,7 +49,7 @@ class StoreWriter:
         self.path = path
         self._config = config
         self._shard_size = shard_size
-        self._lock = -1
+        self._lock = Lock(path / LOCK)
         self._groups: list[Group] = []
         self._plans = 0
         self._committed: set[int] = set()
@@ -68,16 +63,15 @@ class StoreWriter:
                 store's folder.
         """
         _make_folder(self.path)
-        self._lock = _take_lock(self.path)
+        self._acquire()
         try:
-            for leftover in self.path.glob(f".*{TEMPORARY}"):
-                leftover.unlink()
+            remove_leftovers(self.path)
             if not (self.path / HEADER).exists():
                 write_header(self.path, self._config)
             self._resume()
         except BaseException:
             # No with block begins, and so none will end and give the lock back.
-            self._release()
+            self._lock.release()
             raise
         return self
 
@@ -87,7 +81,7 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._release()
+        self._lock.release()
 
     def store(self) -> FeatureStore:
         """What is committed now, for reading."""
@@ -115,7 +109,7 @@ class StoreWriter:
         if fresh:
             first = len(self._groups)
             plan = {"first_group": first, "shard_size": self._shard_size, "names": fresh}
-            write_atomically(self.path / f"plan-{self._plans:06d}.json", json_bytes(plan))
+            write_json(self.path / f"plan-{self._plans:06d}.json", plan, ensure_ascii=False)
             self._plans += 1
             self._groups += cut(fresh, first, self._shard_size)
         return [
@@ -162,7 +156,8 @@ class StoreWriter:
             "failures": {name: failures[name] for name in group.names if name in failures},
         }
         shard = arrow_bytes(kept, metadata)
-        write_atomically(self.path / f"shard-{group.index:06d}-{checksum(shard)}.arrow", shard)
+        file = self.path / f"shard-{group.index:06d}-{checksum(shard)}.arrow"
+        replace_file(file, memoryview(shard))
         self._committed.add(group.index)
         self._descriptor_dim = dim
 
@@ -174,10 +169,16 @@ class StoreWriter:
         self._committed = set(shards)
         self._descriptor_dim = FeatureStore(self.path, stored, self._groups, shards).descriptor_dim
 
-    def _release(self) -> None:
-        os.ftruncate(self._lock, 0)
-        os.close(self._lock)
-        self._lock = -1
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire()
+        except LockHeldError as error:
+            raise StoreError(
+                f"{self.path}: is being written by {error.holder}; wait for it, or name another"
+                " store"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"{self._lock.file}: cannot be written: {error.strerror}") from None
 
 
 def _make_folder(path: Path) -> None:
@@ -186,27 +187,11 @@ def _make_folder(path: Path) -> None:
         found = [entry.name for entry in path.iterdir()]
     except OSError as error:
         raise StoreError(f"{path}: cannot be made or listed: {error.strerror}") from None
-    foreign = sorted(name for name in found if name != LOCK and not name.endswith(TEMPORARY))
+    foreign = sorted(
+        name for name in found if not (name.startswith(LOCK) or name.endswith(TEMPORARY))
+    )
     if foreign and HEADER not in found:
         raise StoreError(
             f"{path}: not a feature store ({HEADER} is missing, {foreign[0]!r} is there); name a"
             " new folder"
         )
-
-
-def _take_lock(path: Path) -> int:
-    try:
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StoreError(f"{path / LOCK}: cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 200).decode("utf-8", "replace") or "another process"
-        os.close(lock)
-        raise StoreError(
-            f"{path}: is being written by {holder}; wait for it, or name another store"
-        ) from None
-    os.ftruncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    return lock

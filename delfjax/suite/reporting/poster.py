@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from delfjax.datasets.catalogue import present_datasets
-from delfjax.suite.runs.comparison import experiments_with_runs, flat
+from delfjax.files import flatten
+from delfjax.suite.runs.comparison import experiments_with_runs
 from delfjax.suite.runs.folders import FinishedRun, differences, finished_runs
 
 NAMES = {
@@ -78,7 +79,7 @@ class PosterCell:
 
     def fits(self, run: FinishedRun) -> bool:
         """Whether ``run`` is of this system and dataset."""
-        held = flat(run.config)
+        held = flatten(run.config)
         refused = any(held.get(name) in values for name, values in self.unlike.items())
         return (
             run.experiment == self.experiment
@@ -204,7 +205,7 @@ def ours(cell: PosterCell, runs: Mapping[str, Sequence[FinishedRun]]) -> Ours:
     fitting = [run for run in runs.get(cell.experiment, ()) if cell.fits(run)]
     if not fitting:
         return Ours(reasons=_why_not(cell))
-    value = flat(fitting[-1].results).get(cell.metric)
+    value = flatten(fitting[-1].results).get(cell.metric)
     if isinstance(value, bool):
         return Ours("yes" if value else "no", fitting[-1])
     if isinstance(value, str):

@@ -8,9 +8,8 @@ tolerance can be edited by hand, and a thumbnail of each figure.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from skimage.io import imread, imsave
 from skimage.transform import resize
 
 from delfjax import paths
+from delfjax.files import flatten, read_json_object, write_json
 from delfjax.suite.running.notebook_rules import Kind, kind_of, read_notebook, select
 from delfjax.suite.running.runner import prepare
 from delfjax.suite.runs.folders import FinishedRun, RunError, open_run
@@ -65,18 +65,17 @@ def drift(run: FinishedRun, folder: Path) -> list[str]:
     Raises:
         RunError: nothing is expected of this experiment yet.
     """
-    try:
-        known = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
-    except OSError:
+    if not (folder / _VALUES).is_file():
         raise RunError(
             f"{folder}: nothing is expected of {run.experiment} yet; {_remedy(run.experiment)}"
-        ) from None
+        )
+    known = read_json_object(folder / _VALUES, error=RunError)
     lines = (
         []
         if known["config_hash"] == run.hash
         else [f"config is {run.hash}, {known['config_hash']} is expected"]
     )
-    found = dict(_leaves(run.results))
+    found = flatten(run.results, lists=True)
     lines += [f"{name} is gone" for name in known["results"].keys() - found.keys()]
     for name, value in found.items():
         if name not in known["results"]:
@@ -100,15 +99,13 @@ def accept(run: FinishedRun, folder: Path) -> None:
     """Make ``run`` what is expected from now on; tolerances that were set by hand stay."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / _VALUES
-    tolerances = (
-        json.loads(file.read_text(encoding="utf-8"))["tolerances"] if file.is_file() else {}
-    )
+    known = read_json_object(file, error=RunError) if file.is_file() else {}
     values = {
         "config_hash": run.hash,
-        "results": dict(_leaves(run.results)),
-        "tolerances": tolerances,
+        "results": flatten(run.results, lists=True),
+        "tolerances": known.get("tolerances", {}),
     }
-    file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(file, values, indent=1, sort_keys=True, end="\n")
     for old in folder.glob("*.png"):
         old.unlink()
     for figure in run.figures:
@@ -143,15 +140,6 @@ def picture_difference(
     same = resize(second, first.shape, anti_aliasing=True)
     blurred = gaussian(np.abs(gaussian(first - same, sigma=_BLUR * _WIDTH)), sigma=1)
     return float(blurred.max())
-
-
-def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value of nested ones, with its dotted name."""
-    if isinstance(values, dict | list):
-        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, values
 
 
 def _agree(value: Any, expected: Any, tolerance: float | None) -> bool:

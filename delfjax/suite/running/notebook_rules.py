@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from delfjax import paths
+from delfjax.files import replace_file
 from delfjax.suite.runs.folders import RunError
 
 LONGEST_CELL = 15
@@ -166,7 +167,7 @@ def fix(path: Path) -> bool:
     after = text(normalised(read_notebook(path)))
     changed = after != path.read_text(encoding="utf-8")
     if changed:
-        path.write_text(after, encoding="utf-8")
+        replace_file(path, after.encode())
     return changed
 
 

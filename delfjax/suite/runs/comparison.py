@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ import pandas as pd
 from delfjax import paths
 from delfjax.config import require_known
 from delfjax.evaluation.significance import bootstrap_interval, paired_permutation_test
+from delfjax.files import flatten, replacing
 from delfjax.suite.runs.folders import FinishedRun, RunError, finished_runs
 from delfjax.suite.settings import PRESETS
 
@@ -39,10 +40,13 @@ _REPEATED = ("photos.seed",)
 _LONGEST = 40
 # Columns that say something even where all rows agree.
 _TELLING = ("metric", "mean", "difference", "p")
-_WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
-    ".csv": lambda table, path: table.to_csv(path, index=table.index.name is not None),
-    ".parquet": lambda table, path: table.to_parquet(path, index=table.index.name is not None),
+_WRITERS: dict[str, Callable[[pd.DataFrame, BinaryIO], None]] = {
+    ".csv": lambda table, out: table.to_csv(out, index=table.index.name is not None),
+    ".parquet": lambda table, out: table.to_parquet(out, index=table.index.name is not None),
 }
+
+# The report knows it by this name.
+flat = flatten
 
 
 @dataclass(frozen=True)
@@ -138,12 +142,12 @@ def runs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        settings = flat(run.config)
+        settings = flatten(run.config)
         found = {
             f"results.{name}" if name in settings else name: value
-            for name, value in flat(run.results).items()
+            for name, value in flatten(run.results).items()
         }
-        origin = {f"provenance.{name}": value for name, value in flat(run.provenance).items()}
+        origin = {f"provenance.{name}": value for name, value in flatten(run.provenance).items()}
         rows.append({**settings, **found, **origin})
     return _frame(rows, index=[run.hash for run in runs])
 
@@ -154,7 +158,7 @@ def overview(runs: Sequence[FinishedRun], *, limit: int = MAIN_METRICS) -> pd.Da
     fields, shown = varying(runs), metrics(runs)[:limit]
     rows = []
     for run in runs:
-        settings, results = flat(run.config), flat(run.results)
+        settings, results = flatten(run.config), flatten(run.results)
         rows.append({
             **{name: settings.get(name) for name in fields},
             **{_unlike(name, fields): results.get(name) for name in shown},
@@ -166,7 +170,7 @@ def overview(runs: Sequence[FinishedRun], *, limit: int = MAIN_METRICS) -> pd.Da
 def varying(runs: Sequence[FinishedRun]) -> list[str]:
     """Settings in which the runs differ; one that some of them lack does. What merely repeats the
     seed does not count."""
-    settings = [flat(run.config) for run in runs]
+    settings = [flatten(run.config) for run in runs]
     names = dict.fromkeys(name for values in settings for name in values)
     return [
         name
@@ -179,7 +183,7 @@ def varying(runs: Sequence[FinishedRun]) -> list[str]:
 def metrics(runs: Sequence[FinishedRun]) -> list[str]:
     """Names of the results that are numbers in some run, those least nested first."""
     names = dict.fromkeys(
-        name for run in runs for name, value in flat(run.results).items() if _is_number(value)
+        name for run in runs for name, value in flatten(run.results).items() if _is_number(value)
     )
     return sorted(names, key=lambda name: name.count("."))
 
@@ -192,7 +196,7 @@ def groups(
     fields = group_fields(runs, by)
     members: dict[tuple[Any, ...], list[FinishedRun]] = defaultdict(list)
     for run in runs:
-        settings = flat(run.config)
+        settings = flatten(run.config)
         members[tuple(_shown(settings.get(name)) for name in fields)].append(run)
     return {values: members[values] for values in sorted(members, key=_order)}
 
@@ -203,7 +207,7 @@ def group_fields(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[st
     Raises:
         ConfigError: no run has such a field; the nearest is named.
     """
-    known = dict.fromkeys(name for run in runs for name in flat(run.config))
+    known = dict.fromkeys(name for run in runs for name in flatten(run.config))
     for name in by:
         require_known("field", name, known)
     return list(dict.fromkeys(by)) if by else [name for name in varying(runs) if name != "seed"]
@@ -321,12 +325,10 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise RunError(f"table {path}: suffix {path.suffix!r} is not one of {', '.join(_WRITERS)}")
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        write(table, partial)
-        partial.replace(path)
+        with replacing(path) as stream:
+            write(table, stream)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunError(f"table {path}: cannot be written: {error.strerror or error}") from None
 
 
@@ -361,18 +363,6 @@ def as_text(table: pd.DataFrame, *, everything: bool = False, width: int | None 
 def number(value: float) -> str:
     """A number for a table: four digits."""
     return f"{value:.4g}"
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain values under dotted names; lists are left whole."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= (
-            flat(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{name}": value}
-        )
-    return found
 
 
 def _none_of(name: str, *, preset: str, damaged: Sequence[str], there: Sequence[str]) -> str:
@@ -470,7 +460,7 @@ def _each_seed(measured: Iterable[tuple[Hashable, float]]) -> np.ndarray:
 
 
 def _spread(runs: Sequence[FinishedRun], metric: str) -> dict[str, Any]:
-    results = [(run.config.get("seed"), flat(run.results).get(metric)) for run in runs]
+    results = [(run.config.get("seed"), flatten(run.results).get(metric)) for run in runs]
     measured = [(seed, float(value)) for seed, value in results if _is_number(value)]
     values = _each_seed(measured)
     mean = {"mean": float(values.mean()), "seeds": len(values), "runs": len(measured)}

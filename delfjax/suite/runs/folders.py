@@ -10,14 +10,12 @@ is that of the resolved config, seed included. One process at a time writes a fo
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +23,15 @@ from typing import Any, Protocol, runtime_checkable
 from delfjax import paths
 from delfjax.config import config_hash
 from delfjax.errors import DelfjaxError
+from delfjax.files import (
+    Lock,
+    LockHeldError,
+    append_json_line,
+    flatten,
+    read_json_object,
+    remove_leftovers,
+    write_json,
+)
 from delfjax.suite.runs.provenance import provenance
 
 _DONE, _CONFIG, _RESULTS, _PROVENANCE, _METRICS = (
@@ -41,9 +48,8 @@ KEPT = ("notebook.ipynb", "traceback.txt")
 # Seconds to wait for another process that writes the same folder: one that was killed may take that
 # long to go.
 _PATIENCE = 15.0
-# Folders that this process is writing, with the descriptor of each lock: a cell run twice starts
-# its run twice.
-_held: dict[Path, int] = {}
+# Folders that this process is writing, with their locks: a cell run twice starts its run twice.
+_held: dict[Path, Lock] = {}
 
 
 class RunError(DelfjaxError):
@@ -98,7 +104,8 @@ class FinishedRun:
             RunError: a file of them is damaged.
         """
         return {
-            file.stem: _read_json(file) for file in sorted((self.path / _QUERIES).glob("*.json"))
+            file.stem: read_json_object(file, error=RunError)
+            for file in sorted((self.path / _QUERIES).glob("*.json"))
         }
 
 
@@ -146,8 +153,7 @@ class Run:
     def log(self, **metrics: Any) -> None:
         """Add one line to ``metrics.jsonl``: values as they come, a training step's for
         instance."""
-        with (self.path / _METRICS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(metrics, sort_keys=True) + "\n")
+        append_json_line(self.path / _METRICS, metrics, sort_keys=True)
 
     def finish(
         self, results: dict[str, Any], *, timings: Mapping[str, float] | None = None
@@ -183,8 +189,8 @@ class Run:
         return open_run(self.path)
 
     def _refuse_infinite(self, results: dict[str, Any]) -> None:
-        for name, value in _numbers(results):
-            if not math.isfinite(value):
+        for name, value in flatten(results, lists=True).items():
+            if isinstance(value, float) and not math.isfinite(value):
                 raise RunError(
                     f"run {self.experiment}: result {name!r} is {value}, which is not finite"
                 )
@@ -227,6 +233,7 @@ def start_run(
         _acquire(path)
         if resume and (path / _CONFIG).is_file() and not (path / _DONE).is_file():
             _require_same(path, config)
+            remove_leftovers(path)
         else:
             _clear(path)
         _write_json(path / _CONFIG, config)
@@ -263,14 +270,16 @@ def open_run(path: Path) -> FinishedRun:
     """
     if not (path / _DONE).is_file():
         raise RunError(f"{path}: not a finished run")
-    digests = _read_json(path / _DONE)
+    digests = read_json_object(path / _DONE, error=RunError)
     for name in (_CONFIG, _RESULTS, _PROVENANCE):
         if not (path / name).is_file() or digests.get(name) != _digest(path / name):
             raise RunError(
                 f"{path}: damaged, {name} is not what was written; remove the folder and run"
                 f" {path.parent.name} again"
             )
-    config, results, origin = (_read_json(path / name) for name in (_CONFIG, _RESULTS, _PROVENANCE))
+    config, results, origin = (
+        read_json_object(path / name, error=RunError) for name in (_CONFIG, _RESULTS, _PROVENANCE)
+    )
     return FinishedRun(path.parent.name, path, config, results, origin)
 
 
@@ -332,23 +341,20 @@ def run_path(experiment: str, config: Mapping[str, Any]) -> Path:
     return paths.runs_root() / experiment / config_hash(dict(config))
 
 
-def differences(
-    settings: Mapping[str, Any], config: Mapping[str, Any], prefix: str = ""
-) -> list[str]:
+def differences(settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Where ``config`` disagrees with ``settings``, one phrase each; fields that only ``config``
     has do not count."""
-    found: list[str] = []
-    for name, wanted in settings.items():
-        held = config.get(name)
-        if isinstance(wanted, Mapping) and isinstance(held, Mapping):
-            found += differences(wanted, held, f"{prefix}{name}.")
-        elif held != wanted:
-            found.append(f"{prefix}{name} is {held!r}, {wanted!r} is wanted")
-    return found
+    held = flatten(config)
+    return [
+        f"{name} is {held.get(name)!r}, {wanted!r} is wanted"
+        for name, wanted in flatten(settings).items()
+        if held.get(name) != wanted
+    ]
 
 
 def _require_same(path: Path, config: dict[str, Any]) -> None:
-    unlike = differences(json.loads(json.dumps(config)), _read_json(path / _CONFIG))
+    held = read_json_object(path / _CONFIG, error=RunError)
+    unlike = differences(json.loads(json.dumps(config)), held)
     if unlike:
         raise RunError(f"{path}: holds a run of other settings: {'; '.join(unlike[:3])}")
 
@@ -364,58 +370,24 @@ def _acquire(path: Path) -> None:
     """Take the lock of a run folder; it is released by :func:`_release` or with the process."""
     if path in _held:
         return
-    lock = os.open(path.parent / f".{path.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    patience = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > patience:
-                holder = os.read(lock, 100).decode("utf-8", "replace") or "another process"
-                os.close(lock)
-                raise RunError(
-                    f"{path}: is being written by {holder}; wait for it, or stop it"
-                ) from None
-            time.sleep(0.1)
-        else:
-            break
-    os.ftruncate(lock, 0)
-    os.write(lock, f"process {os.getpid()}".encode())
+    lock = Lock(path.parent / f".{path.name}.lock", wait_s=_PATIENCE)
+    try:
+        lock.acquire()
+    except LockHeldError as error:
+        raise RunError(
+            f"{path}: is being written by {error.holder}; wait for it, or stop it"
+        ) from None
     _held[path] = lock
 
 
 def _release(path: Path) -> None:
     lock = _held.pop(path, None)
     if lock is not None:
-        os.close(lock)
-
-
-def _numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every float of nested plain values, with its dotted name."""
-    if isinstance(values, float):
-        yield name, values
-    elif isinstance(values, dict | list | tuple):
-        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
-            yield from _numbers(value, f"{name}.{key}" if name else str(key))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: damaged, {error}") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{path}: damaged, not a JSON object")
-    return values
+        lock.release()
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(values, indent=1, sort_keys=True, allow_nan=False))
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    write_json(path, values, indent=1, sort_keys=True)
 
 
 def _digest(path: Path) -> str:

@@ -152,7 +152,7 @@ def edit_description(**changed: Any) -> Callable[[Path], None]:
         (truncate_tensors, r"model\.safetensors: damaged or not a safetensors file"),
         (swap_tensors, r"model\.safetensors: damaged, or not the file that model\.json describes"),
         (remove_description, r"model\.json: cannot be read"),
-        (cut_description, r"model\.json: damaged, not JSON"),
+        (cut_description, r"model\.json: damaged or not JSON"),
         (edit_description(version=2), r"model\.json: format version 2, this library reads 1"),
         (edit_description(format="other"), r"model\.json: not a 'delfjax-weights' description"),
         (edit_description(model="resnet101"), r"model\.json: damaged"),

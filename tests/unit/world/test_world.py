@@ -20,6 +20,7 @@ import pytest
 from delfjax.config import ConfigError
 from delfjax.datasets.images import ImageError, decode_image
 from delfjax.datasets.world_benchmark import CutLandmarks, load_world, load_world_train
+from delfjax.files import replacing
 from delfjax.world import writing
 from delfjax.world.census import SPLITS, Census
 from delfjax.world.challenges import KNOBS
@@ -131,24 +132,21 @@ def test_a_build_killed_on_two_devices_is_finished_on_one_with_the_same_bytes(
     assert {int(name[-11:-4]) % 2 for name in written} == {0, 1}
     assert all(digest(root)[name] == whole[name] for name in written)
     build_world(root, SMALL, progress=False)
-    assert {name: value for name, value in digest(root).items() if "partial" not in name} == whole
+    assert digest(root) == whole
 
 
 def test_a_full_disk_keeps_what_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Path.write_bytes
+    def full(file: Path, content: bytes) -> None:
+        with replacing(file) as stream:
+            stream.write(content[:10])
+            raise OSError(28, "No space left on device", str(file))
 
-    def full(path: Path, data: bytes) -> int:
-        if path.name.endswith(".jpg.partial"):
-            whole(path, data[:10])
-            raise OSError(28, "No space left on device", str(path))
-        return whole(path, data)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(writing, "replace_file", full)
     with pytest.raises(OSError, match="No space left"):
         build_world(tmp_path, SMALL, workers=1, progress=False)
-    assert not list(tmp_path.rglob("*.jpg")) and not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.jpg")) and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_folder_holds_one_world(world: World, tmp_path: Path) -> None:
@@ -157,9 +155,14 @@ def test_a_folder_holds_one_world(world: World, tmp_path: Path) -> None:
     assert read_config(world.root) == SMALL
     with pytest.raises(WorldError, match="no such file"):
         open_world(tmp_path)
-    (tmp_path / "world.json").write_text("{")
-    with pytest.raises(WorldError, match="not the description of a world"):
-        open_world(tmp_path)
+    for written, said in (
+        ("{", "damaged or not JSON"),
+        ("[]", "instead of a JSON object"),
+        ("{}", "not the description of a world"),
+    ):
+        (tmp_path / "world.json").write_text(written)
+        with pytest.raises(WorldError, match=f"world.json: .*{said}"):
+            open_world(tmp_path)
     (tmp_path / "world.json").write_text((world.root / "world.json").read_text())
     (tmp_path / MANIFEST).write_bytes(b"PAR1 no more")
     with pytest.raises(WorldError, match="not a parquet file"):

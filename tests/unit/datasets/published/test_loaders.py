@@ -513,7 +513,7 @@ WRONG = [
     (
         "folder",
         lambda root: (root / "groundtruth.json").write_text("[") and None,
-        "groundtruth.json: not JSON",
+        "groundtruth.json: damaged or not JSON",
     ),
 ]
 

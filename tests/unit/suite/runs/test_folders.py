@@ -3,7 +3,9 @@ none."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,10 +123,15 @@ def test_a_damaged_run_is_refused_by_name_and_the_others_are_read(name: str, dam
     assert [run.hash for run in found] == [whole.hash] and len(problems) == 1
 
 
-def test_a_full_disk_ends_in_one_line_and_no_finished_run() -> None:
+def test_a_full_disk_ends_in_one_line_and_no_finished_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run = start_run("10_example", CONFIG)
-    # Whatever is written to this device does not fit.
-    (run.path / "results.partial").symlink_to("/dev/full")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="results.json cannot be written: No space left on device"):
         run.finish({"map": 0.5})
     with pytest.raises(RunError, match="not a finished run"):
