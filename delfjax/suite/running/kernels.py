@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -87,11 +86,11 @@ class _Started:
 
     def kill(self) -> None:
         """End the process at once."""
-        self.send_signal(signal.SIGKILL)
+        self._process.kill()
 
     def terminate(self) -> None:
         """Ask the process to end."""
-        self.send_signal(signal.SIGTERM)
+        self._process.terminate()
 
 
 def _serve(words: Sequence[str], place: str, environment: dict[str, str]) -> None:

@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> int:
     Each line of standard input is a name and parameters, each of standard output what went wrong,
     empty where nothing did; both as JSON.
     """
-    if arguments and sys.platform == "linux":
+    if arguments and hasattr(os, "sched_setaffinity"):
         # Kernels inherit it, and every pool of threads is made as large as this.
         os.sched_setaffinity(0, map(int, arguments))
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

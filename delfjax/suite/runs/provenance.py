@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import shlex
 import subprocess
 import sys
@@ -84,11 +83,17 @@ def git_state() -> dict[str, Any] | None:
 
 def peak_memory_mb() -> float:
     """Largest resident memory of this process so far; on accelerators, that of the first device if
-    it is larger."""
-    peak: float = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1024 if sys.platform != "darwin" else 1024**2
-    )
+    it is larger. Systems that do not tell count as none."""
     on_device = (
         float((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)) / 1024**2
     )
-    return round(max(peak, on_device), 1)
+    return round(max(_resident_mb(), on_device), 1)
+
+
+def _resident_mb() -> float:
+    try:
+        import resource  # noqa: PLC0415 - Windows has no such module
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform != "darwin" else 1024**2)

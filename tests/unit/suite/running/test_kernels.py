@@ -3,7 +3,9 @@ other."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from delfjax.suite.running import kernels
 
@@ -77,3 +80,19 @@ def test_kernels_are_forked_where_and_with_what_was_asked_and_end(
     while any(map(_running, pids)) and time.monotonic() < until:
         time.sleep(0.1)
     assert not [pid for pid in pids if _running(pid)]
+
+
+def test_where_no_server_forks_a_kernel_starts_as_jupyter_starts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[str]] = []
+
+    async def launch(_self: LocalProvisioner, cmd: list[str], **_: Any) -> dict[str, Any]:
+        asked.append(cmd)
+        return {}
+
+    monkeypatch.setattr(LocalProvisioner, "launch_kernel", launch)
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "connection.json"]
+    asyncio.run(kernels.ForkedKernel().launch_kernel(command))
+    assert asked == [command]
