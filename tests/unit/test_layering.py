@@ -19,6 +19,7 @@ LAYERS = {
     "config": 0,
     "paths": 0,
     "files": 0,
+    "pickles": 0,
     "rng": 0,
     "device": 0,
     "programs": 0,
@@ -68,6 +69,9 @@ FENCES: dict[str, tuple[str, ...]] = {
     "hypothesis": (),
     "yaml": ("suite/",),
     "jinja2": ("suite/reporting/",),
+    # Nothing else may read a pickle.
+    "pickle": ("pickles.py",),
+    "pickletools": ("pickles.py",),
     # Only some systems have these; filelock knows which.
     "fcntl": (),
     "msvcrt": (),

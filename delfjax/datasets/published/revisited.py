@@ -6,7 +6,7 @@ one name a line, beside its own ``jpg``.
 
 The pickle is ``{"gnd": [{"bbx": (x1, y1, x2, y2), "easy": […], "hard": […], "junk": […]}, …],
 "imlist": […], "qimlist": […]}``, with names without extension and zero-based indices. It is read
-without running anything in it (:mod:`delfjax.datasets.pickles`).
+without running anything in it (:mod:`delfjax.pickles`).
 
 Source: Radenović et al., Revisiting Oxford and Paris, CVPR 2018, and its files
     (cmp.felk.cvut.cz/revisitop).
@@ -31,9 +31,9 @@ from delfjax.datasets.columns import (
     require_inside,
     require_unique,
 )
-from delfjax.datasets.pickles import read_plain_pickle
 from delfjax.datasets.published.oxford_paris import images_by_name
 from delfjax.datasets.query_images import box_from_xyxy
+from delfjax.pickles import read_plain_pickle
 
 LABELS = ("easy", "hard", "junk")
 # The images of the revisited datasets are those of the classic ones.
@@ -68,7 +68,7 @@ def load_rparis6k_r1m(root: Path) -> RetrievalDataset:
 
 def _load(root: Path, name: str) -> RetrievalDataset:
     file = root / f"gnd_{name}.pkl"
-    content = read_plain_pickle(file)
+    content = read_plain_pickle(file, error=DatasetError)
     imlist, qimlist = (
         _names(_key(content, key, f"{file}"), f"{file}: {key}") for key in ("imlist", "qimlist")
     )

@@ -1,7 +1,7 @@
 """PyTorch checkpoints, read without torch.
 
-They are pickles, and a pickle is a program. The reader here runs it with nothing to call but what
-stands for a tensor, checks the opcodes before that and every size, stride and offset after it.
+They are pickles, and a pickle is a program. :func:`delfjax.pickles.unpickle` gives it nothing to
+call but stand-ins for tensors, and every size, stride and offset is checked afterwards.
 Source of the two layouts: the documented behaviour of ``torch.save`` (legacy stream, zip archive).
 """
 
@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
-import pickletools
-import struct
-import warnings
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from delfjax.models.weights import Tensors, WeightsError, file_bytes
+from delfjax.pickles import BINARY_OPCODES, MALFORMED, Admitted, RefusedError, unpickle
 
 _STORAGE_TYPES: dict[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("f4"),
@@ -41,71 +39,8 @@ _LEGACY_PROTOCOL = 1001
 _WRAPPERS = ("state_dict", "model")
 _PARALLEL_PREFIX = "module."
 
-# What `torch.save` emits for dictionaries of tensors, protocols 2 to 5. Left out on purpose:
-# everything that makes an object of a class by other means than a call (NEWOBJ, INST, OBJ), the
-# extension registry, sets, and numbers as text.
-_OPCODES = frozenset(
-    {
-        *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
-        *(
-            "NONE",
-            "NEWTRUE",
-            "NEWFALSE",
-            "BININT",
-            "BININT1",
-            "BININT2",
-            "LONG1",
-            "LONG4",
-            "BINFLOAT",
-        ),
-        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
-        *(
-            "EMPTY_TUPLE",
-            "TUPLE",
-            "TUPLE1",
-            "TUPLE2",
-            "TUPLE3",
-            "EMPTY_LIST",
-            "LIST",
-            "APPEND",
-            "APPENDS",
-        ),
-        *(
-            "EMPTY_DICT",
-            "DICT",
-            "SETITEM",
-            "SETITEMS",
-            "GLOBAL",
-            "STACK_GLOBAL",
-            "REDUCE",
-            "BUILD",
-            "BINPERSID",
-        ),
-        *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
-    }
-)
-_MEMO_WRITES = frozenset({"BINPUT", "LONG_BINPUT", "MEMOIZE"})
-
 # What unpickling, unzipping or viewing a malformed file raises; all of it means the same here.
-_MALFORMED = (
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-class _Refused(Exception):
-    """Why a checkpoint is refused; the public function adds which file."""
+_MALFORMED = (*MALFORMED, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
 
 class _StorageType(NamedTuple):
@@ -164,45 +99,19 @@ class _RebuildParameter:
         return tensor
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Admits ordered dictionaries, storages and the two functions that make tensors; no imports, no
-    other class."""
-
-    def __init__(self, data: bytes) -> None:
-        # Checkpoints written under Python 2 hold byte strings.
-        super().__init__(io.BytesIO(data), encoding="utf-8")
-        self.storages: dict[str, _Storage] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for an admitted class; anything else is refused without being looked up."""
-        if (module, name) == ("collections", "OrderedDict"):
-            return _Dictionary
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _RebuildTensor()
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _RebuildParameter()
-        if module == "torch" and name in _STORAGE_TYPES:
-            return _StorageType(name)
-        raise _Refused(f"holds {module}.{name}, only tensors are admitted")
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        """The storage that a persistent id names; its bytes come later, from elsewhere in the
-        file."""
-        if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-            raise _Refused(f"persistent id {pid!r:.80} is not that of a storage")
-        kind, key, _location, numel = pid[1:5]
-        if not isinstance(kind, _StorageType) or not isinstance(key, str) or not _is_count(numel):
-            raise _Refused(f"storage {pid!r:.80} needs a type, a key and a number of elements")
-        whole = _Storage(kind.name, key, numel, 0, numel)
-        if self.storages.setdefault(key, whole) != whole:
-            raise _Refused(f"storage {key!r} is described in two ways")
-        view = pid[5] if len(pid) == 6 else None
-        if view is None:
-            return whole
-        _key, start, length = view
-        if not (_is_count(start) and _is_count(length) and start + length <= numel):
-            raise _Refused(f"view {view!r:.80} leaves storage {key!r} of {numel} elements")
-        return whole._replace(start=start, stop=start + length)
+# What `torch.save` writes for dictionaries of tensors, in protocols 2 to 5.
+_TENSORS = Admitted(
+    what="tensors",
+    opcodes=BINARY_OPCODES | {"BINPERSID"},
+    names={
+        ("collections", "OrderedDict"): _Dictionary,
+        ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+        ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+        **{("torch", name): _StorageType(name) for name in _STORAGE_TYPES},
+    },
+    # Checkpoints written under Python 2 hold byte strings.
+    encoding="utf-8",
+)
 
 
 def read_torch_tensors(path: str | Path) -> Tensors:
@@ -224,7 +133,7 @@ def read_torch_tensors(path: str | Path) -> Tensors:
         return {
             name: _view(name, value, storages) for name, value in _state_dictionary(root).items()
         }
-    except _Refused as reason:
+    except RefusedError as reason:
         raise WeightsError(f"{path}: {reason}") from None
     except _MALFORMED as error:
         raise WeightsError(
@@ -238,7 +147,7 @@ def _read_zip(data: bytes) -> tuple[object, Tensors]:
         members = {info.filename: info for info in archive.infolist()}
         pickled = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickled) != 1:
-            raise _Refused(
+            raise RefusedError(
                 f"zip archive with {len(pickled)} members '*/data.pkl', a PyTorch checkpoint"
                 " has one"
             )
@@ -247,17 +156,17 @@ def _read_zip(data: bytes) -> tuple[object, Tensors]:
         def stored(name: str) -> bytes:
             info = members.get(stem + name)
             if info is None:
-                raise _Refused(f"member {stem + name!r} is missing")
+                raise RefusedError(f"member {stem + name!r} is missing")
             # PyTorch never compresses; refusing it leaves no way to blow a small file up in memory.
             if info.compress_type != zipfile.ZIP_STORED:
-                raise _Refused(
+                raise RefusedError(
                     f"member {info.filename!r} is compressed, PyTorch stores members as they are"
                 )
             return archive.read(info)
 
         order = stored("byteorder").decode("ascii") if stem + "byteorder" in members else "little"
         if order not in ("little", "big"):
-            raise _Refused(f"byte order {order!r:.20}, expected 'little' or 'big'")
+            raise RefusedError(f"byte order {order!r:.20}, expected 'little' or 'big'")
         root, refs, _ = _unpickle(stored("data.pkl"), 0)
         return root, {
             key: _elements(ref, stored(f"data/{key}"), order=order) for key, ref in refs.items()
@@ -269,23 +178,23 @@ def _read_legacy(data: bytes) -> tuple[object, Tensors]:
     storages, lengths first."""
     try:
         magic, _, position = _unpickle(data, 0)
-    except (_Refused, *_MALFORMED):
+    except (RefusedError, *_MALFORMED):
         magic, position = None, 0
     if type(magic) is not int or magic != _LEGACY_MAGIC:
-        raise _Refused(
+        raise RefusedError(
             f"not a PyTorch checkpoint: starts with {data[:12]!r}, neither zip archive nor legacy"
             " magic"
         )
     protocol, _, position = _unpickle(data, position)
     if protocol != _LEGACY_PROTOCOL:
-        raise _Refused(f"legacy protocol {protocol!r:.20}, expected {_LEGACY_PROTOCOL}")
+        raise RefusedError(f"legacy protocol {protocol!r:.20}, expected {_LEGACY_PROTOCOL}")
     system, _, position = _unpickle(data, position)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise _Refused("legacy checkpoint that does not say it is little-endian")
+        raise RefusedError("legacy checkpoint that does not say it is little-endian")
     root, refs, position = _unpickle(data, position)
     keys, _, position = _unpickle(data, position)
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(refs):
-        raise _Refused(
+        raise RefusedError(
             "the list of storage keys does not agree with the storages that tensors name"
         )
     storages: Tensors = {}
@@ -294,42 +203,50 @@ def _read_legacy(data: bytes) -> tuple[object, Tensors]:
         header, start = data[position : position + 8], position + 8
         position = start + ref.numel * _STORAGE_TYPES[ref.type_name].itemsize
         if len(header) < 8 or position > len(data):
-            raise _Refused(
+            raise RefusedError(
                 f"truncated: storage {key!r} should end at byte {position}, the file has"
                 f" {len(data)}"
             )
         if int.from_bytes(header, "little", signed=True) != ref.numel:
-            raise _Refused(f"storage {key!r} has another length than its tensors say ({ref.numel})")
+            raise RefusedError(
+                f"storage {key!r} has another length than its tensors say ({ref.numel})"
+            )
         storages[key] = _elements(ref, data[start:position], order="little")
     return root, storages
 
 
 def _unpickle(data: bytes, start: int) -> tuple[object, dict[str, _Storage], int]:
     """The object pickled at ``start``, the storages it names, and where its pickle ends."""
-    stream = io.BytesIO(data)
-    stream.seek(start)
-    writes = 0
-    with warnings.catch_warnings():
-        # Text with a bad escape is refused in the next line; Python's warning of it would come
-        # first.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for opcode, argument, _ in pickletools.genops(stream):
-            if opcode.name not in _OPCODES:
-                raise _Refused(f"pickle opcode {opcode.name}, which tensors have no use for")
-            # The memo is an array: an index out of sequence would allocate all before it.
-            if opcode.name in ("BINPUT", "LONG_BINPUT") and (argument is None or argument > writes):
-                raise _Refused(f"pickle memo index {argument} out of sequence")
-            writes += opcode.name in _MEMO_WRITES
-    end = stream.tell()
-    unpickler = _TensorUnpickler(data[start:end])
-    return unpickler.load(), unpickler.storages, end
+    storages: dict[str, _Storage] = {}
+    root, end = unpickle(data, _TENSORS, start=start, persistent=partial(_storage, storages))
+    return root, storages, end
+
+
+def _storage(storages: dict[str, _Storage], pid: Any) -> _Storage:
+    """The storage that a persistent id names, noted among ``storages``; its bytes come later, from
+    elsewhere in the file."""
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
+        raise RefusedError(f"persistent id {pid!r:.80} is not that of a storage")
+    kind, key, _location, numel = pid[1:5]
+    if not isinstance(kind, _StorageType) or not isinstance(key, str) or not _is_count(numel):
+        raise RefusedError(f"storage {pid!r:.80} needs a type, a key and a number of elements")
+    whole = _Storage(kind.name, key, numel, 0, numel)
+    if storages.setdefault(key, whole) != whole:
+        raise RefusedError(f"storage {key!r} is described in two ways")
+    view = pid[5] if len(pid) == 6 else None
+    if view is None:
+        return whole
+    _key, start, length = view
+    if not (_is_count(start) and _is_count(length) and start + length <= numel):
+        raise RefusedError(f"view {view!r:.80} leaves storage {key!r} of {numel} elements")
+    return whole._replace(start=start, stop=start + length)
 
 
 def _elements(ref: _Storage, data: bytes, *, order: str) -> np.ndarray:
     """Elements of a stored run: a copy, aligned and in native byte order, not writeable."""
     dtype = _STORAGE_TYPES[ref.type_name]
     if len(data) != ref.numel * dtype.itemsize:
-        raise _Refused(
+        raise RefusedError(
             f"storage {ref.key!r} has {len(data)} bytes, {ref.numel} × {dtype.itemsize} expected"
         )
     elements: np.ndarray
@@ -356,14 +273,14 @@ def _state_dictionary(root: object) -> dict[str, object]:
         if isinstance(root, dict) and isinstance(root.get(wrapper), dict):
             root = root[wrapper]
     if not isinstance(root, dict):
-        raise _Refused(f"holds a {_kind(root)}, expected a dictionary of tensors")
+        raise RefusedError(f"holds a {_kind(root)}, expected a dictionary of tensors")
     named: dict[str, object] = {}
     for name, value in root.items():
         if not isinstance(name, str):
-            raise _Refused(f"holds an entry named {name!r:.40}, names are text")
+            raise RefusedError(f"holds an entry named {name!r:.40}, names are text")
         short = name.removeprefix(_PARALLEL_PREFIX)
         if short in named:
-            raise _Refused(
+            raise RefusedError(
                 f"holds {short!r} twice, with and without the prefix {_PARALLEL_PREFIX!r}"
             )
         named[short] = value
@@ -375,14 +292,14 @@ def _view(name: str, value: object, storages: Tensors) -> np.ndarray:
     if type(value) in (int, float):
         return np.asarray(value)
     if not isinstance(value, _Tensor) or not isinstance(value.storage, _Storage):
-        raise _Refused(f"{name!r} is a {_kind(value)}, only tensors are admitted")
+        raise RefusedError(f"{name!r} is a {_kind(value)}, only tensors are admitted")
     ref, offset, size, stride = value
     if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride)):
-        raise _Refused(
+        raise RefusedError(
             f"{name!r} needs as many strides as sizes, has {size!r:.60} and {stride!r:.60}"
         )
     if not all(_is_count(number) for number in (offset, *size, *stride)):
-        raise _Refused(
+        raise RefusedError(
             f"{name!r}: offset, sizes and strides are non-negative numbers, got {value[1:]!r:.90}"
         )
     elements = storages[ref.key][ref.start : ref.stop]
@@ -395,7 +312,7 @@ def _view(name: str, value: object, storages: Tensors) -> np.ndarray:
     # The second condition keeps a small file from standing for a huge (overlapping) array.
     if last >= len(elements) or count > len(elements):
         where = f"offset {offset}, size {size}, stride {stride}"
-        raise _Refused(f"{name!r} with {where} leaves its storage of {len(elements)} elements")
+        raise RefusedError(f"{name!r} with {where} leaves its storage of {len(elements)} elements")
     strides = tuple(step * elements.itemsize for step in stride)
     return np.lib.stride_tricks.as_strided(elements[offset:], size, strides, writeable=False)
 

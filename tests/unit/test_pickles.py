@@ -1,4 +1,5 @@
-"""Ground-truth pickles: plain values and arrays are read, all else is refused, nothing is run."""
+"""Ground-truth pickles: plain values and arrays come through, nothing else does, and nothing is
+run."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from delfjax.datasets.columns import DatasetError
-from delfjax.datasets.pickles import read_plain_pickle
+from delfjax import pickles
+from delfjax.pickles import BINARY_OPCODES, Admitted, RefusedError, unpickle
 
 PLAIN = {
     "gnd": [{"bbx": (1.5, 2, 3, 4), "easy": [0, 70_000, -3], "junk": []}],
@@ -29,6 +30,14 @@ ARRAYS = {
     "scalar": np.float64(2.5),
 }
 PROTOCOLS = range(6)
+
+
+class OwnError(Exception):
+    """What a room that reads pickles raises."""
+
+
+def read_plain_pickle(path: Path) -> Any:
+    return pickles.read_plain_pickle(path, error=OwnError)
 
 
 def _written(tmp_path: Path, data: bytes) -> Path:
@@ -54,7 +63,7 @@ def test_arrays_are_read_by_value_and_in_native_byte_order(
         assert read.dtype == np.asarray(ARRAYS[kind]).dtype.newbyteorder("=")
 
 
-def test_byte_strings_and_arrays_written_by_python_2_are_read(tmp_path: Path) -> None:
+def test_byte_strings_and_arrays_that_python_2_wrote_are_read(tmp_path: Path) -> None:
     dtype = b"cnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb"
     empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
     array = empty + b"(I1\n(I2\nt" + dtype + b"I00\nS'\\x01\\x7f'\ntb"
@@ -80,10 +89,10 @@ class _Malice:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_forbidden_class_is_refused_by_name_and_never_run(tmp_path: Path, protocol: int) -> None:
     data = pickle.dumps({"gnd": [_Malice(tmp_path / "proof")]}, protocol)
-    with pytest.raises(DatasetError, match=r"gnd.pkl: holds posix.mkdir; only containers, numbers"):
+    with pytest.raises(OwnError, match=r"gnd.pkl: holds posix.mkdir; only containers, numbers"):
         read_plain_pickle(_written(tmp_path, data))
     assert not (tmp_path / "proof").exists()
-    # An ordinary unpickler does run it.
+    # The same pickle does run where nothing stops it.
     pickle.loads(data)
     assert (tmp_path / "proof").exists()
 
@@ -114,10 +123,10 @@ def test_a_forbidden_class_is_refused_by_name_and_never_run(tmp_path: Path, prot
         ),
     ],
 )
-def test_anything_but_plain_values_is_refused_in_one_line(
+def test_whatever_is_not_plain_is_refused_in_one_line(
     tmp_path: Path, data: bytes, reason: str
 ) -> None:
-    with pytest.raises(DatasetError, match=reason) as refused:
+    with pytest.raises(OwnError, match=reason) as refused:
         read_plain_pickle(_written(tmp_path, data))
     assert str(refused.value).startswith(str(tmp_path / "gnd.pkl")) and "\n" not in str(
         refused.value
@@ -128,11 +137,11 @@ def test_an_array_whose_bytes_do_not_fill_its_shape_is_refused(tmp_path: Path) -
     data = pickle.dumps(np.arange(6, dtype=np.int8).reshape(2, 3), 2).replace(
         b"K\x02K\x03\x86", b"K\x09K\x09\x86"
     )
-    with pytest.raises(DatasetError, match=r"array of shape \(9, 9\) and type int8 with 6 bytes"):
+    with pytest.raises(OwnError, match=r"array of shape \(9, 9\) and type int8 with 6 bytes"):
         read_plain_pickle(_written(tmp_path, data))
 
 
-def test_shared_values_are_converted_once_so_nesting_cannot_explode(tmp_path: Path) -> None:
+def test_shared_values_are_converted_once_so_that_nesting_cannot_blow_up(tmp_path: Path) -> None:
     value: list[Any] = []
     for _ in range(60):
         value = [value, value]
@@ -140,5 +149,31 @@ def test_shared_values_are_converted_once_so_nesting_cannot_explode(tmp_path: Pa
 
 
 def test_a_missing_pickle_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"gnd.pkl: cannot be read: No such file"):
+    with pytest.raises(OwnError, match=r"gnd.pkl: cannot be read: No such file"):
         read_plain_pickle(tmp_path / "gnd.pkl")
+
+
+_NUMBERS = Admitted(
+    what="numbers",
+    opcodes=BINARY_OPCODES | {"BINPERSID"},
+    names={("numbers", "Number"): int},
+    encoding="ascii",
+)
+
+
+def test_the_caller_says_what_is_admitted_and_where_to_begin() -> None:
+    data = b"before" + pickle.dumps([1, {"a": (2.5, None)}], 4) + b"after"
+    assert unpickle(data, _NUMBERS, start=6) == ([1, {"a": (2.5, None)}], len(data) - 5)
+    called = b"\x80\x02cnumbers\nNumber\nX\x02\x00\x00\x0042\x85R."
+    assert unpickle(called, _NUMBERS) == (42, len(called))
+    with pytest.raises(RefusedError, match="opcode FROZENSET, which numbers have no use for"):
+        unpickle(pickle.dumps(frozenset((1,)), 4), _NUMBERS)
+    with pytest.raises(RefusedError, match="holds numbers.Complex; only numbers are admitted"):
+        unpickle(called.replace(b"Number", b"Complex"), _NUMBERS)
+
+
+def test_persistent_ids_are_for_the_caller_to_read() -> None:
+    data = b"\x80\x02K\x07Q."
+    assert unpickle(data, _NUMBERS, persistent=lambda pid: pid + 1) == (8, len(data))
+    with pytest.raises(RefusedError, match="persistent id 7, which numbers do not have"):
+        unpickle(data, _NUMBERS)
