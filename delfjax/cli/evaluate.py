@@ -81,13 +81,14 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate and print one line for each score."""
-        from delfjax.config import override, preset
+        from delfjax.config import preset
         from delfjax.datasets.catalogue import open_dataset
+        from delfjax.models.model_files import override_system
         from delfjax.pipeline.one_system import evaluate_dataset
 
         require_one("labelled folder", self.folder, self.dataset, self.root)
         require_writable("--json", self.json)
-        config = override(preset(self.preset), self.overrides)
+        config = override_system(preset(self.preset), self.overrides)
         dataset = (
             open_dataset("folder", self.folder)
             if self.folder

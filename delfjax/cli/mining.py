@@ -14,8 +14,6 @@ import tyro
 from delfjax.cli.options import Flag, Preset, Set, UsageError
 
 _COLUMNS = ("path", "latitude", "longitude")
-_EXTRACTION = ("backbone", "scorer", "features")
-_PREFIX = "mining."
 
 
 @dataclass(frozen=True)
@@ -48,31 +46,42 @@ class Mine:
 
     def run(self) -> None:
         """Mine and write the landmarks."""
-        from delfjax.config import DelfConfig, MiningConfig, from_dict, override, preset, to_dict
+        from delfjax.config import (
+            EXTRACTION_SECTIONS,
+            MODEL,
+            SYSTEM_SECTIONS,
+            Config,
+            DelfConfig,
+            MiningConfig,
+            from_dict,
+            parse_overrides,
+            preset,
+            to_dict,
+        )
         from delfjax.features.store import FeatureStore
         from delfjax.mining.mine import mine_landmarks
         from delfjax.mining.mined_files import open_landmarks, require_replaceable, save_landmarks
+        from delfjax.models.model_files import override_system
 
         require_replaceable(self.out)
         positions = read_positions(self.positions)
         store = FeatureStore.open(self.store)
         known = open_landmarks(self.out) if self.add else None
-        own = [
-            text.strip().removeprefix(_PREFIX)
-            for text in self.overrides
-            if text.strip().startswith(_PREFIX)
-        ]
-        others = [text for text in self.overrides if not text.strip().startswith(_PREFIX)]
-        for text in others:
-            if text.strip().partition(".")[0] in _EXTRACTION:
+        asked = parse_overrides(
+            self.overrides, sections=(*SYSTEM_SECTIONS, "mining", MODEL), within="mining"
+        )
+        for assignment in asked:
+            if assignment.section in EXTRACTION_SECTIONS:
                 raise UsageError(
-                    f"--set {text}: this was fixed when {self.store} was extracted; extract again"
-                    " to change it"
+                    f"--set {assignment}: this was fixed when {self.store} was extracted; extract"
+                    " again to change it"
                 )
         base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **store.config})
-        config = override(base, others)
-        mining = override(MiningConfig() if known is None else known.config, own)
-        mined = mine_landmarks(store, positions, config=config, mining=mining, known=known)
+        mining = MiningConfig() if known is None else known.config
+        whole = override_system(Config(**vars(base), mining=mining), asked)
+        mined = mine_landmarks(
+            store, positions, config=whole.system, mining=whole.mining, known=known
+        )
         save_landmarks(mined, self.out)
         print(f"mine: {mined}", file=sys.stderr)
 

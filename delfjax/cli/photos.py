@@ -26,7 +26,6 @@ from delfjax.cli.options import (
 )
 
 _PICTURES = (".png", ".pdf", ".svg")
-_EXTRACTION = ("backbone", "scorer", "features")
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,14 @@ class Extract:
     def run(self) -> None:
         """Extract, then say what could not be read."""
         require_one("folder of photos", self.photos, self.dataset, self.root)
-        from delfjax.config import override, preset
+        from delfjax.config import preset
         from delfjax.datasets.catalogue import open_dataset
         from delfjax.datasets.photo_folder import PhotoFolder
+        from delfjax.models.model_files import override_system
         from delfjax.pipeline.one_system import default_store
         from delfjax.pipeline.photos import extract_photos, find_photos
 
-        config = override(preset(self.preset), self.overrides)
+        config = override_system(preset(self.preset), self.overrides)
         if self.photos is None:
             dataset = open_dataset(self.dataset, self.root)
             photos = PhotoFolder(dataset.root, tuple(dataset.database))
@@ -107,9 +107,10 @@ class Index:
     def run(self) -> None:
         """Build and write the index."""
         require_one("feature store", self.store, self.dataset, self.root)
-        from delfjax.config import override, preset
+        from delfjax.config import preset
         from delfjax.datasets.catalogue import open_dataset
         from delfjax.features.store import FeatureStore
+        from delfjax.models.model_files import override_system
         from delfjax.pipeline.one_system import default_store
         from delfjax.pipeline.photos import build_index, open_store, stored_config
         from delfjax.retrieval.local_index import require_replaceable
@@ -117,7 +118,7 @@ class Index:
         require_replaceable(self.out)
         if self.store is None:
             # The preset and the settings that a dataset was extracted with identify its store.
-            config = override(preset(self.preset), self.overrides)
+            config = override_system(preset(self.preset), self.overrides)
             dataset = open_dataset(self.dataset, self.root)
             held = FeatureStore.open(default_store(dataset, config), config=config.extraction())
             store, photos = held.subset(dataset.database), dataset.root.resolve()
@@ -125,7 +126,7 @@ class Index:
         else:
             store = open_store(self.store)
             _refuse_extraction_overrides(self.overrides, f"the store {self.store}")
-            config = override(stored_config(store, preset(self.preset)), self.overrides)
+            config = override_system(stored_config(store, preset(self.preset)), self.overrides)
             index = build_index(store, config=config)
         index.save(self.out)
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())
@@ -154,7 +155,7 @@ class Search:
     def run(self) -> None:
         """Search and print the ranked list."""
         require_writable("--figure", self.figure, _PICTURES)
-        from delfjax.config import override
+        from delfjax.models.model_files import override_system
         from delfjax.pipeline.photos import MissingPhotosError, search
         from delfjax.retrieval.local_index import open_index
 
@@ -162,7 +163,7 @@ class Search:
         _refuse_extraction_overrides(
             self.overrides, f"the index {self.index}", "reduction", "index", "seed"
         )
-        config = override(index.config, self.overrides)
+        config = override_system(index.config, self.overrides)
         found = search(index, self.query, top=self.top, config=config)
         if self.json:
             answer = {"query": str(self.query), "results": [asdict(photo) for photo in found]}
@@ -194,10 +195,11 @@ class Match:
     def run(self) -> None:
         """Match and print what was found."""
         require_writable("--figure", self.figure, _PICTURES)
-        from delfjax.config import override, preset
+        from delfjax.config import preset
+        from delfjax.models.model_files import override_system
         from delfjax.pipeline.photos import match
 
-        config = override(preset(self.preset), self.overrides)
+        config = override_system(preset(self.preset), self.overrides)
         found = match(self.image1, self.image2, config=config)
         if self.json:
             answer = {
@@ -215,10 +217,11 @@ class Match:
 
 
 def _refuse_extraction_overrides(overrides: tuple[str, ...], what: str, *more: str) -> None:
-    for assignment in overrides:
-        room = assignment.partition("=")[0].partition(".")[0].strip()
-        if room in (*_EXTRACTION, *more):
+    from delfjax.config import EXTRACTION_SECTIONS, MODEL, SYSTEM_SECTIONS, parse_overrides
+
+    for assignment in parse_overrides(overrides, sections=(*SYSTEM_SECTIONS, MODEL)):
+        if assignment.section in (*EXTRACTION_SECTIONS, *more):
             raise UsageError(
-                f"--set {assignment}: {room} was decided when {what} was made; make it again with"
-                " that setting"
+                f"--set {assignment}: {assignment.section} was fixed when {what} was made; make it"
+                " again to change it"
             )

@@ -80,6 +80,8 @@ class RunCommand:
         print(f"executed: {runner.run_notebook(job)}")
 
     def _parameters(self) -> dict[str, Any]:
+        from delfjax.config import MODEL
+
         named = {
             "preset": self.preset,
             "dataset": self.dataset,
@@ -92,7 +94,7 @@ class RunCommand:
             name, separator, value = assignment.partition("=")
             if not separator:
                 raise UsageError(f"--set {assignment}: expected NAME=VALUE")
-            if "." in name:
+            if "." in name or name.strip() == MODEL:
                 overrides.append(assignment)
             else:
                 given[name.strip()] = value.strip()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from delfjax.cli.options import DatasetRoot, UsageError, require_writable
-
-_BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
@@ -64,16 +62,25 @@ class Train:
 
     def run(self) -> None:
         """Train, and write what was learnt."""
-        from delfjax.config import DelfConfig, override, to_dict
+        from delfjax.config import (
+            Config,
+            TrainingConfig,
+            override,
+            parse_overrides,
+            to_dict,
+            training_preset,
+        )
         from delfjax.datasets.catalogue import open_dataset
-        from delfjax.training.config import training_preset
         from delfjax.training.stages import save_trained, train_stage
 
         require_writable("--out", self.out, (".safetensors",))
         chosen = training_preset(self.preset)
-        own = [text for text in self.overrides if not text.strip().startswith(_BACKBONE)]
-        config = override(chosen, own)
-        whole = override(DelfConfig(), [text for text in self.overrides if text not in own])
+        asked = parse_overrides(
+            self.overrides, sections=("backbone", chosen.stage), within=chosen.stage
+        )
+        stage: dict[str, Any] = {chosen.stage: chosen}
+        whole = override(Config(**stage), asked)
+        config: TrainingConfig = getattr(whole, chosen.stage)
         folder = self.out.with_suffix(".training")
         if folder.is_file():
             raise UsageError(

@@ -100,17 +100,18 @@ class Convert:
         self._convert_backbone()
 
     def _convert_backbone(self) -> None:
-        from delfjax.config import DelfConfig, override
+        from delfjax.config import DelfConfig
         from delfjax.models.delf import architecture
         from delfjax.models.foreign.importing import (
             import_efficientnet_lite0,
             import_torchvision_resnet,
             read_tensors,
         )
+        from delfjax.models.model_files import override_system
         from delfjax.models.tensors import named_shapes
         from delfjax.models.weights import save_weights
 
-        backbone = override(DelfConfig(), self.overrides).backbone
+        backbone = override_system(DelfConfig(), self.overrides).backbone
         expected = named_shapes(architecture(backbone))
         convert = (
             import_efficientnet_lite0
@@ -150,12 +151,12 @@ class Export:
 
     def run(self) -> None:
         """Write the file, then print its card."""
-        from delfjax.config import override, preset
+        from delfjax.config import preset
         from delfjax.features.export import export_system
-        from delfjax.models.model_files import card
+        from delfjax.models.model_files import card, override_system
 
         require_writable("FILE", self.out, (_SAFETENSORS,))
-        config = override(preset(self.preset), self.overrides)
+        config = override_system(preset(self.preset), self.overrides)
         export_system(self.out, config, store=self.store)
         print("\n".join(card(self.out)))
 

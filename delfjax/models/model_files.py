@@ -2,16 +2,19 @@
 
 Such a file is written by ``delfjax weights export``. Its tensors carry the name of their part
 (``backbone.…``, ``scorer.…``, ``reduction.…``), its JSON what each part is and the settings that
-extraction needs; ``--set model=FILE`` applies these (:func:`delfjax.config.override`). A file of
-one part, as training writes it, is read the same way.
+extraction needs; ``--set model=FILE`` applies these (:func:`override_system`). A file of one part,
+as training writes it, is read the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from delfjax import paths
+from delfjax.config import MODEL, Assignment, ConfigError, override, parse_assignment
 from delfjax.files import flatten, read_json
 from delfjax.models.weights import (
     Tensors,
@@ -21,6 +24,8 @@ from delfjax.models.weights import (
     save_weights,
     tensor_digest,
 )
+
+C = TypeVar("C")
 
 BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
 # Name of the model in the JSON of a file with parts.
@@ -99,6 +104,29 @@ def part_digest(path: str | Path, part: str) -> str:
     )
 
 
+def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
+    """``config`` with each ``path.to.field=value`` applied in turn; ``model=FILE`` stands for all
+    fields that a model file sets, and FILE may be the name of one that comes with the suite.
+
+    Raises:
+        ConfigError: see :func:`delfjax.config.override`, or there is no such model file.
+    """
+    return override(config, expand(assignments))
+
+
+def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
+    """``assignments`` with every ``model=FILE`` replaced by those of all fields that the file sets.
+
+    Raises:
+        ConfigError: an assignment without ``=``, or no such model file.
+    """
+    expanded: list[Assignment] = []
+    for each in assignments:
+        assignment = parse_assignment(each) if isinstance(each, str) else each
+        expanded += _settings(assignment.value) if assignment.path == MODEL else [assignment]
+    return expanded
+
+
 def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
     """Add to a weight file what evaluations of it found; those of a dataset and config that are
     there already are replaced.
@@ -145,6 +173,24 @@ def card(path: str | Path) -> Iterator[str]:
     for score in about.get("scores", ()):
         told = ", ".join(f"{name} {value:.3f}" for name, value in score["inliers"].items())
         yield f"  {score['dataset']}: {told} (by inliers, config {score['config_hash']})"
+
+
+def _settings(model: str) -> list[Assignment]:
+    """The fields that a model file sets."""
+    own = Path(model).suffix == ".safetensors"
+    file = Path(model) if own else paths.shipped_weights() / f"{model}.safetensors"
+    described = file.with_suffix(".json")
+    about = read_json(described, error=lambda reason: ConfigError(f"model={model}: {reason}"))
+    try:
+        found = flatten(about["config"]["system"])
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"model={model}: {described} holds no whole system; `delfjax weights export` writes one"
+        ) from None
+    return [
+        Assignment(path, json.dumps(str(file) if value == _ITSELF else value))
+        for path, value in found.items()
+    ]
 
 
 def _described(path: str | Path, about: Mapping[str, Any], part: str) -> dict[str, Any]:

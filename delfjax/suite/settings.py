@@ -8,7 +8,7 @@ A notebook is about one dataset: the landmark world, the embedded photographs of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,27 @@ from typing import Any
 import pandas as pd
 
 from delfjax import config, paths
-from delfjax.config import ConfigError, DelfConfig, require_known, to_dict
+from delfjax.config import (
+    EXTRACTION_SECTIONS,
+    MODEL,
+    STAGE_SECTIONS,
+    SYSTEM_SECTIONS,
+    Config,
+    ConfigError,
+    DelfConfig,
+    TrainingStages,
+    assignments_of,
+    override,
+    parse_overrides,
+    require_known,
+    to_dict,
+    training_preset,
+)
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS
 from delfjax.evaluation.dataset_protocols import PROTOCOLS
+from delfjax.models.model_files import override_system
 from delfjax.suite.runs.folders import FinishedRun, Run, open_run, start_run
-from delfjax.suite.runs.provenance import split_overrides
-from delfjax.training.config import Trainings, training_preset
 from delfjax.world.knobs import WorldConfig, world_config
 
 # Objects and distractors of the smallest set: photographs of unlike things, two of them with much
@@ -71,13 +85,12 @@ _WORLD_CHANGES: dict[str, tuple[str, ...]] = {
 _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 
 
-# Stages of training, each a section of its own beside those of the system.
-_TRAINED = tuple(field.name for field in fields(Trainings))
-
-# What each experiment of the suite depends on: sections of the config, and the run it reads (role,
-# experiment). A notebook that is not listed, a copy of one for instance, depends on the whole
-# config.
-_EXTRACTION = ("backbone", "scorer", "features")
+# Sections that overrides of a notebook can change; no run depends on mining's.
+_SECTIONS = (*SYSTEM_SECTIONS, *STAGE_SECTIONS)
+# What each experiment of the suite depends on: sections of the config beside the seed, and the run
+# it reads (role, experiment). A notebook that is not listed, a copy of one for instance, depends on
+# all sections.
+_EXTRACTION = EXTRACTION_SECTIONS
 _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "10_inspect_dataset": (("backbone", "features"), None),
@@ -85,7 +98,7 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "13_measure_challenges": (tuple(name for name in _SEARCH if name != "scorer"), None),
     "20_finetune_descriptors": (("backbone", "finetune"), None),
     "21_train_attention": (("backbone", "finetune", "attention"), None),
-    "22_train_delg": ((*_SEARCH, *_TRAINED), None),
+    "22_train_delg": ((*_SEARCH, *STAGE_SECTIONS), None),
     "30_extract_features": (_EXTRACTION, None),
     "31_fit_reduction": (_SEARCH, ("features", "30_extract_features")),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
@@ -143,7 +156,7 @@ _SECONDS: dict[str, Any] = {
     "log_every": 1,
 }
 _TRAINING = {
-    "ci": Trainings(
+    "ci": TrainingStages(
         replace(training_preset("quick_finetune"), **_SECONDS, steps=20),
         replace(training_preset("quick_attention"), **_SECONDS, steps=40),
         replace(
@@ -154,7 +167,9 @@ _TRAINING = {
         ),
     ),
     **{
-        name: Trainings(*(training_preset(f"{length}_{stage}") for stage in _TRAINED))
+        name: TrainingStages(
+            **{stage: training_preset(f"{length}_{stage}") for stage in STAGE_SECTIONS}
+        )
         for name, length in (("quick", "quick"), ("full", "paper"))
     },
 }
@@ -171,16 +186,14 @@ class PhotoExperiment:
     """Settings of the suite under one set of parameters.
 
     Attributes:
-        config: the whole system.
-        training: how each stage of it is trained.
+        whole: the system, and how each stage of it is trained.
         objects: photographs that are searched for.
         distractors: photographs without an answer.
         photo_side: longest side of the photographs, pixels.
         parameters: what the notebook was given.
     """
 
-    config: DelfConfig
-    training: Trainings
+    whole: Config
     objects: tuple[str, ...]
     distractors: tuple[str, ...]
     photo_side: int
@@ -189,15 +202,12 @@ class PhotoExperiment:
     def settings(self, experiment: str) -> dict[str, Any]:
         """Plain values that decide every result of ``experiment``, seed included: the config of its
         run."""
-        whole = {**to_dict(self.config), **to_dict(self.training)}
-        sections = (
-            _STAGES[experiment][0] if experiment in _STAGES else [n for n in whole if n != "seed"]
-        )
-        used = {name: whole[name] for name in sections}
+        whole = to_dict(self.whole)
+        used = {name: whole[name] for name in _sections_of(experiment) if name != "seed"}
         used["features"] = {k: v for k, v in whole["features"].items() if k != "batch_size"}
         if experiment == "50_ablation":
             used["seeds"] = list(self.seeds)
-        return {**self._data(experiment), "seed": self.config.seed, **used}
+        return {**self._data(experiment), "seed": self.whole.seed, **used}
 
     def _data(self, experiment: str) -> dict[str, Any]:
         """Plain values that decide every image, or tell one copy of a benchmark from another."""
@@ -216,6 +226,16 @@ class PhotoExperiment:
         return {"dataset": dataset, "content": _content(dataset, paths.data_root())}
 
     @property
+    def config(self) -> DelfConfig:
+        """The whole system."""
+        return self.whole.system
+
+    @property
+    def training(self) -> TrainingStages:
+        """How each stage of it is trained."""
+        return self.whole.stages
+
+    @property
     def dataset(self) -> str:
         """Name of the dataset, one of :data:`DATASETS`."""
         return str(self.parameters["dataset"])
@@ -224,12 +244,12 @@ class PhotoExperiment:
     def seeds(self) -> tuple[int, ...]:
         """Of the trainings that an average is taken over."""
         return tuple(
-            self.config.seed + number for number in range(_TRAININGS[self.parameters["preset"]])
+            self.whole.seed + number for number in range(_TRAININGS[self.parameters["preset"]])
         )
 
     def world(self, **changes: Any) -> WorldConfig:
         """The landmark world of these parameters, with some of its fields changed."""
-        return world_config(self.parameters["preset"], seed=self.config.seed, **changes)
+        return world_config(self.parameters["preset"], seed=self.whole.seed, **changes)
 
     def photos(self) -> dict[str, Any]:
         """Plain values that decide the bytes of the photographs."""
@@ -237,7 +257,7 @@ class PhotoExperiment:
             "objects": list(self.objects),
             "distractors": list(self.distractors),
             "photo_side": self.photo_side,
-            "seed": self.config.seed,
+            "seed": self.whole.seed,
         }
 
     def start(self, experiment: str, *, resume: bool = False, **upstream: FinishedRun) -> Run:
@@ -271,15 +291,19 @@ def upstream_of(experiment: str) -> tuple[str, str] | None:
 
 
 def relevant_overrides(experiment: str, overrides: str) -> str:
-    """Those of ``overrides`` that the run of ``experiment`` depends on; unknown fields are kept, to
-    be refused by name."""
-    if experiment not in _STAGES:
-        return overrides
-    sections = (*to_dict(DelfConfig()), *_TRAINED)
-    others = {name for name in sections if name not in _STAGES[experiment][0]}
-    return "; ".join(
-        part for part in split_overrides(overrides) if part.partition(".")[0] not in others
-    )
+    """Those of ``overrides`` that the run of ``experiment`` depends on.
+
+    Raises:
+        ConfigError: an unknown field; the nearest is named.
+    """
+    used = (*_sections_of(experiment), MODEL)
+    asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL))
+    return "; ".join(str(assignment) for assignment in asked if assignment.section in used)
+
+
+def _sections_of(experiment: str) -> tuple[str, ...]:
+    """The sections that the run of ``experiment`` depends on."""
+    return ("seed", *_STAGES[experiment][0]) if experiment in _STAGES else _SECTIONS
 
 
 def photo_experiment(
@@ -310,21 +334,20 @@ def photo_experiment(
         "overrides": overrides,
         "upstream": upstream,
     }
-    base = config.preset("ci" if preset == "ci" else "default")
-    system = config.override(base, _reductions(preset, dataset))
-    asked = split_overrides(overrides)
-    trained = [part for part in asked if part.partition(".")[0] in _TRAINED]
-    training = config.override(_TRAINING[preset], trained)
-    system = config.override(
-        system, [f"seed={seed}", *(part for part in asked if part not in trained)]
+    system = config.preset("ci" if preset == "ci" else "default")
+    base = override(
+        Config(**vars(system), **vars(_TRAINING[preset])),
+        [*_reductions(preset, dataset), f"seed={seed}"],
     )
-    if system.seed != seed:
+    asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL))
+    whole = override_system(base, asked)
+    if whole.seed != seed:
         raise ConfigError(
-            f"overrides set seed to {system.seed}, the parameter seed says {seed}; set the"
+            f"overrides set seed to {whole.seed}, the parameter seed says {seed}; set the"
             " parameter alone"
         )
     photos = (_FEW_OBJECTS, _FEW_DISTRACTORS) if preset == "ci" else (OBJECTS, DISTRACTORS)
-    return PhotoExperiment(system, training, *photos, photo_side=_SIDES[preset], parameters=given)
+    return PhotoExperiment(whole, *photos, photo_side=_SIDES[preset], parameters=given)
 
 
 def challenge_world(experiment: PhotoExperiment, **knobs: float) -> WorldConfig:

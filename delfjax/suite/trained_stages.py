@@ -16,13 +16,19 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from delfjax import paths
-from delfjax.config import BackboneConfig, DelfConfig, config_hash, override, to_dict
+from delfjax.config import (
+    BackboneConfig,
+    DelfConfig,
+    TrainingConfig,
+    config_hash,
+    override,
+    to_dict,
+)
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.features.store import FeatureStore
 from delfjax.files import read_json_lines
 from delfjax.models.delf import describe_backbone
-from delfjax.models.model_files import BACKBONE, load_part
-from delfjax.training.config import TrainingConfig
+from delfjax.models.model_files import BACKBONE, load_part, override_system
 from delfjax.training.loop import METRICS
 from delfjax.training.photos import TrainingError
 from delfjax.training.stages import save_trained, train_stage
@@ -116,7 +122,7 @@ def system(
     Of the stage "delg", which is a whole system, take no other with it.
     """
     if delg is not None:
-        return override(config, [f"model={delg.weights}"])
+        return override_system(config, [f"model={delg.weights}"])
     changes = [] if descriptors is None else [f"backbone.weights={descriptors.weights}"]
     if attention is None:
         changes.append("scorer.kind=norm")

@@ -17,7 +17,7 @@ from jaxtyping import Float16, UInt8
 from tqdm.auto import tqdm
 
 from delfjax import paths, programs
-from delfjax.config import config_hash
+from delfjax.config import TrainingConfig, config_hash
 from delfjax.datasets.images import ImageError, hash_file
 from delfjax.device import processors
 from delfjax.files import replacing
@@ -25,7 +25,6 @@ from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import tensor_digest
-from delfjax.training.config import TrainingConfig
 from delfjax.training.networks import Network
 from delfjax.training.photos import LabelledPhotos, TrainingError
 

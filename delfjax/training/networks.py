@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int
 
+from delfjax.config import TrainingConfig
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer
 from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap
 from delfjax.ops.convolution import inside
 from delfjax.ops.pooling import generalised_mean, l2_normalise
-from delfjax.training.config import TrainingConfig
 from delfjax.training.optimiser import cross_entropy
 
 Path = Sequence[Any]

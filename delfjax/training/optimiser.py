@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from delfjax.training.config import OptimiserConfig
+from delfjax.config import OptimiserConfig
 
 Parameters = dict[str, Array]
 

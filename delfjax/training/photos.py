@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Int, Int64, Shaped, UInt8
 
+from delfjax.config import TrainingConfig
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.images import ImageError, central_square, decode_image, resized
 from delfjax.errors import DelfjaxError
 from delfjax.rng import named_generator
-from delfjax.training.config import TrainingConfig
 
 # Larger than any photograph: the square is cut out at full size.
 _NO_REDUCTION = 1 << 30

@@ -10,13 +10,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from delfjax.config import BackboneConfig, to_dict
+from delfjax.config import BackboneConfig, TrainingConfig, to_dict
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.models.delf import describe_backbone, load_backbone
 from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, save_model
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import save_weights, tensor_digest
-from delfjax.training.config import TrainingConfig
 from delfjax.training.loop import TrainingReport, train
 from delfjax.training.maps import cached_maps
 from delfjax.training.networks import AttentionNetwork, DelgNetwork, make_network

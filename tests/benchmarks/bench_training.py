@@ -25,9 +25,8 @@ from bench_backbones import BLOCKS, seconds, torch_efficientnet, torch_resnet
 from flax import nnx
 from torch import nn
 
-from delfjax.config import BackboneConfig
+from delfjax.config import BackboneConfig, OptimiserConfig, TrainingConfig
 from delfjax.models.delf import load_backbone
-from delfjax.training.config import OptimiserConfig, TrainingConfig
 from delfjax.training.loop import Trainer
 from delfjax.training.networks import make_network
 from delfjax.training.photos import Batch

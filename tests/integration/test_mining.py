@@ -163,6 +163,8 @@ def test_the_command_mines_adds_and_names_what_is_wrong(
         str(tmp_path / "mined"),
         "--set",
         "mining.shortlist=3",
+        "--set",
+        "min_photos=3",
     ]
     file.write_text("\n".join(lines[:20]))
     assert cli.main(command) == 0

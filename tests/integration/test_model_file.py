@@ -17,7 +17,7 @@ from delfjax.datasets.skimage_photos import write_photo_set
 from delfjax.features.reduction import ReductionError, reduction_for
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import load_delf
-from delfjax.models.model_files import load_part
+from delfjax.models.model_files import load_part, override_system
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import WeightsError
 from delfjax.retrieval.local_index import build_index, open_index
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_file_makes_the_same_model(made: Path) -> None:
     parts, whole = (
         override(DelfConfig(), SMALL),
-        override(DelfConfig(), [f"model={made / 'model.safetensors'}"]),
+        override_system(DelfConfig(), [f"model={made / 'model.safetensors'}"]),
     )
     assert whole.features.scales == parts.features.scales and whole.reduction.dim == 16
     # What a user chooses anew every time stays a user's choice.
@@ -87,7 +87,7 @@ def test_a_search_with_the_file_needs_nothing_else_and_finds_the_same(
         np.testing.assert_array_equal(
             own.get(name).local.descriptors, again.get(name).local.descriptors
         )
-    config = override(DelfConfig(), [*SMALL, f"model={tmp_path / 'other.safetensors'}"])
+    config = override_system(DelfConfig(), [*SMALL, f"model={tmp_path / 'other.safetensors'}"])
     fitted = build_index(own, config=override(DelfConfig(), SMALL)).reduction
     np.testing.assert_array_equal(
         build_index(again, config=config).reduction.projection, fitted.projection
@@ -153,7 +153,9 @@ def test_the_card_says_what_it_is_trained_on_what_and_how_it_scored(
 
 
 def test_a_reduction_is_refused_for_other_descriptors_or_dimensions(made: Path) -> None:
-    config = override(DelfConfig(), [*SMALL, f"model={made / 'model.safetensors'}"]).reduction
+    config = override_system(
+        DelfConfig(), [*SMALL, f"model={made / 'model.safetensors'}"]
+    ).reduction
     store = FeatureStore.open(made / "store")
     assert reduction_for(store, config=config, seed=0).extraction_hash == store.config_hash
     with pytest.raises(
@@ -184,7 +186,7 @@ def export_without_store(folder: Path) -> Path:
 )
 def test_a_file_that_is_no_system_is_refused(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        override(DelfConfig(), [f"model={name}"])
+        override_system(DelfConfig(), [f"model={name}"])
 
 
 def test_scores_that_are_none_are_refused(

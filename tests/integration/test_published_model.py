@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from delfjax.cli import main
-from delfjax.config import DelfConfig, override
+from delfjax.config import DelfConfig
 from delfjax.features.reduction import reduction_for
 from delfjax.features.store import FeatureStore
+from delfjax.models.model_files import override_system
 from tests.parity.tensorflow_networks import slim, slim_variables
 from tests.unit.models.foreign.tensor_bundles import write_bundle, write_datum
 
@@ -60,7 +61,7 @@ def test_a_checkpoint_is_converted_and_extracts_what_its_network_defines(
     assert (
         main(["extract", str(tmp_path / "photos"), "--store", str(tmp_path / "store"), *sets]) == 0
     )
-    config, store = override(DelfConfig(), changes), FeatureStore.open(tmp_path / "store")
+    config, store = override_system(DelfConfig(), changes), FeatureStore.open(tmp_path / "store")
     reduction = reduction_for(store, config=config.reduction, seed=0)
     assert config.reduction.dim == DIM and sorted(store.names) == sorted(photos)
     kept = cut = 0

@@ -18,7 +18,14 @@ import pytest
 from flax import nnx
 
 from delfjax.cli import main
-from delfjax.config import BackboneConfig, DelfConfig, override
+from delfjax.config import (
+    BackboneConfig,
+    DelfConfig,
+    DelgConfig,
+    OptimiserConfig,
+    TrainingConfig,
+    override,
+)
 from delfjax.datasets.photo_folder import scan_folder
 from delfjax.datasets.skimage_photos import write_photo_set
 from delfjax.features.dataset_loop import extract_dataset
@@ -26,12 +33,11 @@ from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.delf import load_backbone, load_delf
-from delfjax.models.model_files import load_part
+from delfjax.models.model_files import load_part, override_system
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import load_weights
 from delfjax.retrieval.local_index import build_index
 from delfjax.training import loop
-from delfjax.training.config import DelgConfig, OptimiserConfig, TrainingConfig
 from delfjax.training.loop import METRICS, Trainer, TrainingReport, train
 from delfjax.training.networks import make_network
 from delfjax.training.photos import Batch, LabelledPhotos, MapBatches, TrainingError
@@ -308,7 +314,7 @@ def test_the_code_of_delg_is_the_descriptor_that_a_store_is_reduced_to(tmp_path:
         "features.max_features=20",
         "features.scales=[1.0]",
     ]
-    config = override(DelfConfig(), changes)
+    config = override_system(DelfConfig(), changes)
     assert (config.reduction.dim, config.reduction.whiten, config.backbone.weights) == (
         8,
         False,

@@ -227,6 +227,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("reproduce --preset quik", "preset 'quik' is unknown; did you mean 'quick'"),
         ("run 30 --set seed", "--set seed: expected NAME=VALUE"),
         ("sweep training --workers 0", "--workers 0: expected at least 1"),
+        (
+            "train world_train --out a.safetensors --set backbone.weight=a",
+            "'backbone.weight' does not exist; did you mean 'backbone.weights'",
+        ),
+        (
+            "train world_train --out a.safetensors --set search.neighbours=3",
+            "'search.neighbours' is not used here; sections that are: backbone, attention",
+        ),
         ("datasets summary oxfrod5k", "dataset 'oxfrod5k' is unknown; did you mean"),
         (
             "datasets verify oxford5k --root nowhere",
@@ -305,6 +313,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("match a b --set max_features", "'max_features' is not of the form path.to.field=value"),
         ("extract photos --store s --set seeds=1", "'seeds' does not exist; did you mean 'seed'"),
         ("evaluate photos --set search.top=1", "'search.top' does not exist"),
+        (
+            "evaluate photos --set model=nowhere.safetensors",
+            "model=nowhere.safetensors: nowhere.json: No such file",
+        ),
+        (
+            "run 30 --set model=nowhere.safetensors",
+            "model=nowhere.safetensors: nowhere.json: No such file",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_one(

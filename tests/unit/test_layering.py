@@ -56,7 +56,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ipywidgets": ("suite/",),
     "matplotlib": ("plots/",),
     "tyro": ("cli/",),
-    "pydantic": ("config.py", "training/config.py"),
+    "pydantic": ("config/",),
     "optax": ("training/",),
     "orbax": ("training/",),
     "dask": ("suite/",),

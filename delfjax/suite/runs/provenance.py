@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from delfjax import __version__, paths
+from delfjax.config import assignments_of
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "faiss-cpu", "pillow", "scikit-image")
 _GIT_SECONDS = 20
@@ -45,18 +46,13 @@ def command(experiment: str, parameters: Mapping[str, Any]) -> str:
     words = ["delfjax", "run", experiment]
     for name, value in parameters.items():
         if name == "overrides":
-            for assignment in split_overrides(str(value)):
+            for assignment in assignments_of(str(value)):
                 words += ["--set", assignment]
         elif name in ("preset", "dataset", "seed"):
             words += [f"--{name}", str(value)]
         elif value != "latest":
             words += ["--set", f"{name}={value}"]
     return shlex.join(words)
-
-
-def split_overrides(text: str) -> list[str]:
-    """The assignments of a notebook's ``overrides``: ``"a.b=1; c.d=2"``."""
-    return [part.strip() for part in text.split(";") if part.strip()]
 
 
 def git_state() -> dict[str, Any] | None:

@@ -68,9 +68,16 @@ def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
         "delg",
     }
     assert (
-        relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3; ftures.x=1")
-        == "index.probes=3; ftures.x=1"
+        relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3")
+        == "index.probes=3"
     )
+    # The parameter alone sets it, so it is kept, to be refused.
+    assert relevant_overrides("40_build_index", "search.neighbours=5; seed=1") == "seed=1"
+    assert (
+        relevant_overrides("40_build_index", "model=mine.safetensors") == "model=mine.safetensors"
+    )
+    with pytest.raises(ConfigError, match="'ftures.max_side' does not exist; did you mean 'feat"):
+        relevant_overrides("40_build_index", "search.neighbours=5; ftures.max_side=1")
 
 
 def test_a_training_depends_on_its_own_stage_and_has_overrides_of_its_own() -> None:
@@ -88,8 +95,10 @@ def test_a_training_depends_on_its_own_stage_and_has_overrides_of_its_own() -> N
         relevant_overrides(SEARCH, "attention.steps=7; search.neighbours=5")
         == "search.neighbours=5"
     )
-    with pytest.raises(ConfigError, match="attention"):
+    with pytest.raises(ConfigError, match="did you mean 'attention.steps'"):
         photo_experiment("ci", 0, overrides="attention.stps=7")
+    with pytest.raises(ConfigError, match="'mining.radius_m' is not used here"):
+        photo_experiment("ci", 0, overrides="mining.radius_m=7")
 
 
 @pytest.mark.parametrize("name", ["40_build_index", SEARCH])

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from delfjax.training.config import TrainingConfig
+from delfjax.config import TrainingConfig
 from delfjax.training.maps import cached_maps
 from delfjax.training.networks import AttentionNetwork, make_network
 from delfjax.training.photos import LabelledPhotos

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from delfjax.config import BackboneConfig
+from delfjax.config import BackboneConfig, DelgConfig, TrainingConfig
 from delfjax.models.delf import Backbone, load_backbone
 from delfjax.models.efficientnet_lite import EfficientNetLite0
 from delfjax.models.layers import FeatureMap
 from delfjax.models.resnet import BLOCKS, ResNet
 from delfjax.models.tensors import abstract
-from delfjax.training.config import DelgConfig, TrainingConfig
 from delfjax.training.loop import Parts
 from delfjax.training.networks import (
     AttentionNetwork,

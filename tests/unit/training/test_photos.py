@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delfjax.training.config import TrainingConfig
+from delfjax.config import TrainingConfig
 from delfjax.training.photos import (
     LabelledPhotos,
     MapBatches,

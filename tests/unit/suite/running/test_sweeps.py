@@ -12,7 +12,7 @@ from delfjax.suite.running import sweeps
 from delfjax.suite.running.sweeps import SweepFile, plan_sweep, read_sweep, run_sweep
 from delfjax.suite.runs.folders import RunError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 SWEEPS = sorted((ROOT / "notebooks" / "sweeps").glob("*.yaml"))
 
 

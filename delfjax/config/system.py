@@ -1,50 +1,18 @@
-"""Every number that changes a result: frozen dataclasses, presets, strict overrides, a canonical
-hash.
-
-A config is a tree of frozen dataclasses. ``override(config, ["features.max_features=500"])`` is the
-one way to change a field from text; an unknown field or a wrong type is a :class:`ConfigError` that
-names the nearest field.
-"""
+"""The system: from an image to its features, and from features to a ranked list of images."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import hashlib
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from delfjax import paths
-from delfjax.errors import DelfjaxError
-from delfjax.files import flatten, read_json
-
-C = TypeVar("C")
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-UnitFloat = Annotated[float, Field(ge=0, le=1)]
+from delfjax.config.values import PositiveFloat, PositiveInt, Strict, to_dict
 
 # Seven levels, a factor √2 apart. Source: every DELF/DELG extraction config (0.25, 0.3536, …, 2.0).
 PYRAMID = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
-
-# The one assignment that is no field, and what stands in a model file for the file itself.
-_MODEL, _ITSELF = "model", "*"
-
-
-class ConfigError(DelfjaxError):
-    """A config field that does not exist or does not take the value given."""
-
-
-class Strict:
-    """Shared by all configs: unknown fields are refused, values are validated by their
-    annotations."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+# What decides the features of an image.
+EXTRACTION_SECTIONS = ("backbone", "scorer", "features")
 
 
 @dataclass(frozen=True)
@@ -205,37 +173,8 @@ class VerificationConfig(Strict):
 
 
 @dataclass(frozen=True)
-class MiningConfig(Strict):
-    """From photos with positions to landmarks. Not a section of the system's config: no search
-    depends on it."""
-
-    # Longest step between photos of one geographic cluster, metres. Source: photos of one landmark
-    # of the world are taken within 120 m of it (95 %); with 2 km (reach 8 km), look-alikes are
-    # joined and purity falls from 0.96 to 0.35.
-    radius_m: PositiveFloat = 200.0
-    # Photos of a cluster further apart than this are not compared, metres. Ours: bounds the pairs
-    # of a city that is one cluster.
-    reach_m: PositiveFloat = 1000.0
-    # Features of each photo that take part, those with the highest scores. Ours: bounds the cost of
-    # a pair.
-    max_features: PositiveInt = 500
-    # Cosine of two reduced descriptors below which they are no putative match; −1 admits all. Ours:
-    # geometry decides.
-    min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    # Photos that each photo is verified against: those with the most putative matches. Ours: more
-    # than a landmark needs.
-    shortlist: PositiveInt = 20
-    # Inliers from which two photos are joined by an edge. Source: measured on 1280 photos of the
-    # world; of 12, 16, 20 and 25 recall is 0.92, 0.88, 0.84 and 0.71, purity the same. Fewer than a
-    # search asks for, since neighbours cannot be far apart.
-    min_inliers: PositiveInt = 16
-    # Photos below which a community is no landmark: a triangle.
-    min_photos: Annotated[int, Field(ge=3)] = 3
-
-
-@dataclass(frozen=True)
-class DelfConfig(Strict):
-    """The whole system."""
+class SystemSections(Strict):
+    """The sections of the system."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
@@ -246,154 +185,18 @@ class DelfConfig(Strict):
     verification: VerificationConfig = field(default_factory=VerificationConfig)
     seed: int = 0
 
+
+@dataclass(frozen=True)
+class DelfConfig(SystemSections):
+    """The whole system: what an extraction, an index and a search depend on."""
+
     def extraction(self) -> dict[str, Any]:
         """The part that decides what a feature store holds."""
-        features = {k: v for k, v in to_dict(self.features).items() if k != "batch_size"}
-        part = {
-            "backbone": to_dict(self.backbone),
-            "scorer": to_dict(self.scorer),
-            "features": features,
-        }
+        part = {name: to_dict(getattr(self, name)) for name in EXTRACTION_SECTIONS}
+        del part["features"]["batch_size"]
         # Random weights are drawn from the seed; any other extraction is the same under every seed.
         random = "random" in (
             self.backbone.weights,
             self.scorer.kind == "attention" and self.scorer.weights,
         )
         return {**part, "seed": self.seed} if random else part
-
-
-PRESETS: dict[str, DelfConfig] = {
-    "default": DelfConfig(),
-    # A laptop in a hurry: about a third of the time.
-    "fast": DelfConfig(features=FeaturesConfig(max_side=384, max_features=500)),
-    # Seconds, for tests and notebooks in continuous integration.
-    "ci": DelfConfig(
-        features=FeaturesConfig(max_side=256, max_features=300, scales=(0.5, 0.7071, 1.0))
-    ),
-    # The paper's index: 8192 coarse cells, 5 of them visited, 50-bit codes.
-    "paper2017": DelfConfig(
-        backbone=BackboneConfig(name="resnet50", stride_layout="he", weights="random"),
-        scorer=ScorerConfig(weights="random"),
-        # FAISS wants 39 training descriptors for each of the cells.
-        index=IndexConfig(kind="ivf_pq", lists=8192, probes=5, train_samples=320_000),
-    ),
-}
-
-
-def preset(name: str) -> DelfConfig:
-    """The preset called ``name``.
-
-    Raises:
-        ConfigError: there is none; the message names the nearest.
-    """
-    require_known("preset", name, PRESETS)
-    return PRESETS[name]
-
-
-def require_known(kind: str, name: str, known: Iterable[str]) -> None:
-    """Refuse a ``name`` that is not one of ``known``.
-
-    Raises:
-        ConfigError: the message names the nearest and all there are.
-    """
-    there = list(known)
-    if name not in there:
-        raise ConfigError(
-            f"{kind} {name!r} is unknown{_nearest(name, there) or ';'} there are:"
-            f" {', '.join(there)}"
-        )
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON values of a config."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain
-
-
-def from_dict(kind: type[C], values: dict[str, Any]) -> C:
-    """Validated config of type ``kind`` from plain JSON values.
-
-    Raises:
-        ConfigError: a field that does not exist, or a value that it does not take.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"config field {where!r}: {first['msg']}, got {first['input']!r}"
-        ) from None
-
-
-def config_hash(config: Any) -> str:
-    """Ten hexadecimal digits that identify a config (or a plain dictionary of one), seed
-    included."""
-    values = config if isinstance(config, dict) else to_dict(config)
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def override(config: C, assignments: Iterable[str]) -> C:
-    """``config`` with each ``path.to.field=value`` applied in turn; values are JSON, or bare text.
-
-    ``model=FILE`` stands for all fields that a model file sets (``delfjax weights export`` writes
-    them); FILE may be the name of one that comes with the suite.
-
-    Raises:
-        ConfigError: no ``=``, an unknown field (the nearest is named), a value of the wrong type,
-            or no such model file.
-    """
-    values = to_dict(config)
-    for assignment in assignments:
-        path, separator, text = assignment.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {assignment!r} is not of the form path.to.field=value")
-        settings = (
-            _model_settings(text.strip())
-            if path.strip() == _MODEL
-            else {path.strip(): _parse(text.strip())}
-        )
-        for field_path, value in settings.items():
-            _assign(values, field_path, value)
-    return from_dict(type(config), values)
-
-
-def _model_settings(name: str) -> dict[str, Any]:
-    """Dotted field → value, of a model file."""
-    file = (
-        Path(name)
-        if Path(name).suffix == ".safetensors"
-        else paths.shipped_weights() / f"{name}.safetensors"
-    )
-    about = read_json(
-        file.with_suffix(".json"), error=lambda reason: ConfigError(f"model={name}: {reason}")
-    )
-    try:
-        found = flatten(about["config"]["system"])
-    except (KeyError, TypeError, AttributeError):
-        what = "holds no whole system; `delfjax weights export` writes one"
-        raise ConfigError(f"model={name}: {file.with_suffix('.json')} {what}") from None
-    return {path: str(file) if value == _ITSELF else value for path, value in found.items()}
-
-
-def _assign(values: dict[str, Any], path: str, value: Any) -> None:
-    known = list(flatten(values))
-    if path not in known:
-        raise ConfigError(f"config field {path!r} does not exist{_nearest(path, known)}")
-    *rooms, leaf = path.split(".")
-    for room in rooms:
-        values = values[room]
-    values[leaf] = value
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,13 +1,13 @@
-"""How a stage is trained: one frozen record for both stages, and presets of it."""
+"""How a stage is trained: one frozen record for all stages."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from delfjax.config import PositiveFloat, PositiveInt, Strict, UnitFloat, require_known
+from delfjax.config.values import PositiveFloat, PositiveInt, Strict, UnitFloat
 
 
 @dataclass(frozen=True)
@@ -100,68 +100,9 @@ class TrainingConfig(Strict):
 
 
 @dataclass(frozen=True)
-class Trainings(Strict):
-    """Both stages in their order, and what does the work of both at once."""
+class TrainingStages(Strict):
+    """Two stages in their order, and the one that does the work of both at once."""
 
-    finetune: TrainingConfig
-    attention: TrainingConfig
-    delg: TrainingConfig
-
-
-_QUICK = TrainingConfig(square_side=384, crop_side=320, cached_maps=True)
-PRESETS: dict[str, TrainingConfig] = {
-    "paper_finetune": TrainingConfig(steps=500_000),
-    "paper_attention": TrainingConfig(
-        stage="attention",
-        square_side=900,
-        crop_side=720,
-        rescales=(0.25, 0.3536, 0.5, 0.7071, 1.0),
-        steps=500_000,
-    ),
-    # Source: the DELG paper, 512 px and 1.5 million steps; the rate is that of the TF2 code.
-    "paper_delg": TrainingConfig(stage="delg", square_side=585, crop_side=512, steps=1_500_000),
-    # A minute or so each on two cores, for photographs of 256 pixels. Measured on the landmark
-    # world: in as many steps at half the learning rate, mAP of FT 0.406 in place of 0.433, of
-    # FT+ATT 0.469 in place of 0.494.
-    "quick_finetune": replace(
-        _QUICK,
-        crop_side=256,
-        frozen_layers=9,
-        rescales=(0.3536, 0.5),
-        steps=100,
-        validate_every=25,
-        optimiser=OptimiserConfig(name="adamw", learning_rate=2e-3, warmup_steps=20),
-    ),
-    "quick_attention": replace(
-        _QUICK,
-        stage="attention",
-        # The attention trains none of them: its maps are made from those that the other stages
-        # start from.
-        frozen_layers=9,
-        rescales=(0.3536, 0.5, 0.7071),
-        steps=300,
-        validate_every=50,
-        optimiser=OptimiserConfig(name="adamw", learning_rate=3e-3, warmup_steps=20),
-    ),
-    "quick_delg": replace(
-        _QUICK,
-        stage="delg",
-        crop_side=256,
-        frozen_layers=9,
-        rescales=(0.3536, 0.5),
-        steps=150,
-        validate_every=50,
-        optimiser=OptimiserConfig(name="adamw", learning_rate=1e-3, warmup_steps=20),
-        delg=DelgConfig(code_dim=64, embedding_dim=256),
-    ),
-}
-
-
-def training_preset(name: str) -> TrainingConfig:
-    """The preset called ``name``.
-
-    Raises:
-        ConfigError: there is none; the message names the nearest.
-    """
-    require_known("training preset", name, PRESETS)
-    return PRESETS[name]
+    finetune: TrainingConfig = field(default_factory=TrainingConfig)
+    attention: TrainingConfig = field(default_factory=lambda: TrainingConfig(stage="attention"))
+    delg: TrainingConfig = field(default_factory=lambda: TrainingConfig(stage="delg"))

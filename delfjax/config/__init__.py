@@ -1,0 +1,80 @@
+"""Every number that changes a result: frozen dataclasses, presets, strict overrides, a canonical
+hash.
+
+A config is a tree of frozen dataclasses. Its root, :class:`Config`, has a section for every part:
+the system (:class:`DelfConfig`: what an extraction, an index and a search depend on), the stages of
+its training, and mining. ``override(config, ["features.max_features=500"])`` is the one way to
+change a field from text; an unknown field or a wrong type is a :class:`ConfigError` that names the
+nearest field.
+"""
+
+from __future__ import annotations
+
+from delfjax.config.mining import MiningConfig
+from delfjax.config.overrides import (
+    MODEL,
+    Assignment,
+    assignments_of,
+    override,
+    parse_assignment,
+    parse_overrides,
+)
+from delfjax.config.presets import PRESETS, TRAINING_PRESETS, preset, training_preset
+from delfjax.config.root import SECTIONS, STAGE_SECTIONS, SYSTEM_SECTIONS, Config
+from delfjax.config.system import (
+    EXTRACTION_SECTIONS,
+    PYRAMID,
+    BackboneConfig,
+    DelfConfig,
+    FeaturesConfig,
+    IndexConfig,
+    ReductionConfig,
+    ScorerConfig,
+    SearchConfig,
+    VerificationConfig,
+)
+from delfjax.config.training import DelgConfig, OptimiserConfig, TrainingConfig, TrainingStages
+from delfjax.config.values import (
+    ConfigError,
+    config_hash,
+    from_dict,
+    require_known,
+    to_dict,
+)
+
+__all__ = [
+    "EXTRACTION_SECTIONS",
+    "MODEL",
+    "PRESETS",
+    "PYRAMID",
+    "SECTIONS",
+    "STAGE_SECTIONS",
+    "SYSTEM_SECTIONS",
+    "TRAINING_PRESETS",
+    "Assignment",
+    "BackboneConfig",
+    "Config",
+    "ConfigError",
+    "DelfConfig",
+    "DelgConfig",
+    "FeaturesConfig",
+    "IndexConfig",
+    "MiningConfig",
+    "OptimiserConfig",
+    "ReductionConfig",
+    "ScorerConfig",
+    "SearchConfig",
+    "TrainingConfig",
+    "TrainingStages",
+    "VerificationConfig",
+    "assignments_of",
+    "config_hash",
+    "from_dict",
+    "override",
+    "parse_assignment",
+    "parse_overrides",
+    "preset",
+    "require_known",
+    "to_dict",
+    "training_preset",
+]

@@ -1,0 +1,89 @@
+"""What all configs share: validated fields, plain values, and a canonical hash."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from delfjax.errors import DelfjaxError
+
+C = TypeVar("C")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+UnitFloat = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigError(DelfjaxError):
+    """A config field that does not exist or does not take the value given."""
+
+
+class Strict:
+    """Shared by all configs: unknown fields are refused, values are validated by their
+    annotations."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON values of a config."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_dict(kind: type[C], values: dict[str, Any]) -> C:
+    """Validated config of type ``kind`` from plain JSON values.
+
+    Raises:
+        ConfigError: a field that does not exist, or a value that it does not take.
+    """
+    try:
+        validate = _validator(kind)  # type: ignore[arg-type]  # every class is hashable
+        validated: C = validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"config field {where!r}: {first['msg']}, got {first['input']!r}"
+        ) from None
+    return validated
+
+
+@functools.cache
+def _validator(kind: type[Any]) -> Callable[[Any], Any]:
+    # Made once for each kind: that takes much longer than validating.
+    return TypeAdapter(kind).validate_python
+
+
+def config_hash(config: Any) -> str:
+    """Ten hexadecimal digits that identify a config (or a plain dictionary of one), seed
+    included."""
+    values = config if isinstance(config, dict) else to_dict(config)
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a ``name`` that is not one of ``known``.
+
+    Raises:
+        ConfigError: the message names the nearest and all there are.
+    """
+    there = list(known)
+    if name not in there:
+        raise ConfigError(
+            f"{kind} {name!r} is unknown{nearest(name, there) or ';'} there are: {', '.join(there)}"
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The clause of an error that suggests the nearest of ``known``; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""

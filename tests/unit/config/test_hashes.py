@@ -1,0 +1,126 @@
+"""Hashes of configs do not change by accident: runs, feature stores and trained weights of earlier
+versions lie under them.
+
+A field that is added, or a default that changes, changes some of these on purpose; the literals
+then follow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from delfjax.config import (
+    PRESETS,
+    TRAINING_PRESETS,
+    BackboneConfig,
+    MiningConfig,
+    TrainingConfig,
+    config_hash,
+    preset,
+    training_preset,
+)
+from delfjax.suite import trained_stages
+from delfjax.suite.settings import photo_experiment
+from delfjax.suite.trained_stages import trained_stage
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "extraction"),
+    [
+        ("default", "13e8703535", "de811236e3"),
+        ("fast", "c56272b534", "79a87af326"),
+        ("ci", "7cee992490", "b986e2038d"),
+        ("paper2017", "176a6df7f2", "58e4dd4b83"),
+    ],
+)
+def test_presets_keep_their_hashes(name: str, whole: str, extraction: str) -> None:
+    assert config_hash(preset(name)) == whole
+    assert config_hash(preset(name).extraction()) == extraction
+
+
+def test_trainings_and_mining_keep_their_hashes() -> None:
+    assert {name: config_hash(training_preset(name)) for name in TRAINING_PRESETS} == {
+        "paper_finetune": "877dc6f0c4",
+        "paper_attention": "040a415fcd",
+        "paper_delg": "b9fafd885f",
+        "quick_finetune": "b95101a073",
+        "quick_attention": "0d392cb2b3",
+        "quick_delg": "2158d8e354",
+    }
+    assert config_hash(MiningConfig()) == "2423a1db29"
+    assert set(PRESETS) == {"default", "fast", "ci", "paper2017"}
+
+
+@pytest.mark.parametrize(
+    ("scale", "dataset", "runs"),
+    [
+        (
+            "ci",
+            "world",
+            {
+                "10_inspect_dataset": "457075635e",
+                "11_mine_landmarks": "0d24c9e258",
+                "13_measure_challenges": "041b17877a",
+                "20_finetune_descriptors": "52f260bdff",
+                "21_train_attention": "2a042bc3e5",
+                "22_train_delg": "1bc2af4f7b",
+                "30_extract_features": "2e6a52cee0",
+                "31_fit_reduction": "556c0e264a",
+                "40_build_index": "36c5b0f6b7",
+                "41_search_and_verify": "556c0e264a",
+                "42_explore_results": "556c0e264a",
+                "50_ablation": "2f66df3e26",
+                "51_visualise_attention": "6c0ebe95d4",
+                "a_notebook_of_ones_own": "1bc2af4f7b",
+            },
+        ),
+        (
+            "quick",
+            "world",
+            {
+                "20_finetune_descriptors": "a8efb0fe2d",
+                "21_train_attention": "cdc8af6506",
+                "22_train_delg": "f86636c203",
+                "30_extract_features": "d11c23fb56",
+                "41_search_and_verify": "b84a5a636a",
+                "50_ablation": "37b1e06e07",
+            },
+        ),
+        (
+            "full",
+            "world",
+            {"22_train_delg": "be77a2a28a", "41_search_and_verify": "7600eb275a"},
+        ),
+        (
+            "quick",
+            "embedded",
+            {"30_extract_features": "69ded30356", "41_search_and_verify": "cc2c77a8d3"},
+        ),
+    ],
+)
+def test_runs_of_notebooks_keep_their_hashes(
+    scale: str, dataset: str, runs: dict[str, str]
+) -> None:
+    experiment = photo_experiment(scale, 0, dataset=dataset)
+    assert {name: config_hash(experiment.settings(name)) for name in runs} == runs
+
+
+def test_trained_stages_keep_their_places_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {}
+
+    def train_stage(_: object, *, config: TrainingConfig, folder: Path, **__: object) -> None:
+        places[config.stage] = folder.parent.name
+        raise LookupError
+
+    monkeypatch.setattr(trained_stages, "train_stage", train_stage)
+    monkeypatch.setattr(trained_stages, "open_dataset", lambda *_: None)
+    for config in vars(photo_experiment("quick", 0).training).values():
+        with pytest.raises(LookupError):
+            trained_stage(Path("world-abc"), backbone=BackboneConfig(), config=config, seed=1)
+    assert places == {
+        "finetune": "a602cdc403",
+        "attention": "7ad45117db",
+        "delg": "a979325054",
+    }
