@@ -52,7 +52,12 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
         REDUCTION: {"dim": config.reduction.dim, "whiten": config.reduction.whiten},
     }
     if config.scorer.kind == "attention":
-        scorer = load_scorer(config, backbone.channels(config.backbone.output))
+        scorer = load_scorer(
+            config.scorer,
+            backbone=named,
+            channels=backbone.channels(config.backbone.output),
+            seed=config.seed,
+        )
         parts[SCORER] = named_tensors(scorer), {**_scorer_about(config), **made_for}
     if store is not None:
         opened = FeatureStore.open(store, config=config.extraction())

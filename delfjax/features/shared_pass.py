@@ -121,7 +121,10 @@ class _Pass(Generic[K]):
         self.keys = tuple(systems)
         one = next(iter(systems.values()))
         output = one.backbone.output
-        backbone_of = {key: _backbone_identity(config) for key, config in systems.items()}
+        described = {key: describe_backbone(config.backbone) for key, config in systems.items()}
+        backbone_of = {
+            key: _backbone_identity(config, described[key]) for key, config in systems.items()
+        }
         backbones = {backbone_of[key]: config for key, config in systems.items()}
         loaded = [load_backbone(config.backbone, seed=config.seed) for config in backbones.values()]
         # One backbone is extracted by the programs that every extractor of it has.
@@ -153,7 +156,7 @@ class _Pass(Generic[K]):
             )
             if identity not in scorers:
                 scorers[identity] = len(self._scorers)
-                self._scorers.append((channels, _score(config, width)))
+                self._scorers.append((channels, _score(config, described[key], width)))
             held = np.asarray(config.features.scales, np.float32)
             self._kept[key] = _Kept(channels, scorers[identity], held, config.features.max_features)
 
@@ -237,20 +240,21 @@ def _pass_of(config: DelfConfig) -> str:
     )
 
 
-def _backbone_identity(config: DelfConfig) -> str:
+def _backbone_identity(config: DelfConfig, described: Mapping[str, str]) -> str:
     # Random weights are drawn from the seed.
     seed = config.seed if config.backbone.weights == "random" else None
-    return config_hash({**describe_backbone(config.backbone), "seed": seed})
+    return config_hash({**described, "seed": seed})
 
 
 _Score = Callable[[Float[np.ndarray, "n c"]], Float[np.ndarray, " n"]]
 
 
-def _score(config: DelfConfig, channels: int) -> _Score:
-    """Scores raw features of ``channels`` values as ``config`` does."""
+def _score(config: DelfConfig, backbone: Mapping[str, str], channels: int) -> _Score:
+    """Scores raw features of a backbone, of ``channels`` values, as ``config`` does."""
     if config.scorer.kind == "norm":
         return _norms
-    scorer = fold_batch_norm(load_scorer(config, channels))
+    loaded = load_scorer(config.scorer, backbone=backbone, channels=channels, seed=config.seed)
+    scorer = fold_batch_norm(loaded)
     if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features:
         raise ConfigError(
             "scorer.weights describes cells by codes of its own, which no other system shares;"

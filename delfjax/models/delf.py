@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
-from delfjax.config import BackboneConfig, DelfConfig
+from delfjax.config import BackboneConfig, DelfConfig, ScorerConfig
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.efficientnet_lite import EfficientNetLite0
@@ -140,7 +140,12 @@ def load_delf(config: DelfConfig) -> Delf:
     backbone = load_backbone(config.backbone, seed=config.seed)
     scorer = None
     if config.scorer.kind == "attention":
-        scorer = load_scorer(config, backbone.channels(config.backbone.output))
+        scorer = load_scorer(
+            config.scorer,
+            backbone=describe_backbone(config.backbone),
+            channels=backbone.channels(config.backbone.output),
+            seed=config.seed,
+        )
     return fold_batch_norm(Delf(backbone, scorer, output=config.backbone.output))
 
 
@@ -151,7 +156,7 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
         WeightsError: the weights are missing, damaged, or those of another architecture.
     """
     if config.weights == "random":
-        return backbone_builder(config)(nnx.Rngs(seed))
+        return _builder(config)(nnx.Rngs(seed))
     if config.weights == "imagenet":
         if config.name != "efficientnet_lite0":
             raise WeightsError(
@@ -176,22 +181,19 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
 
 
 def architecture(config: BackboneConfig, *, conv5: bool = True) -> Backbone:
-    """The backbone of ``config`` with shapes in place of weights, not to be changed; arguments as
-    of :func:`backbone_builder`."""
+    """The backbone of ``config`` with shapes in place of weights, not to be changed; without
+    ``conv5`` a ResNet ends at conv4."""
     return _traced(replace(config, weights=""), conv5)
 
 
 @cache
 def _traced(config: BackboneConfig, conv5: bool) -> Backbone:
     # Tracing a constructor takes most of a second, and several backbones have one architecture.
-    return abstract(backbone_builder(config, conv5=conv5))
+    return abstract(_builder(config, conv5=conv5))
 
 
-def backbone_builder(
-    config: BackboneConfig, *, conv5: bool = True
-) -> Callable[[nnx.Rngs], Backbone]:
-    """Makes the architecture of ``config`` from random streams, weights aside; without ``conv5`` a
-    ResNet ends at conv4."""
+def _builder(config: BackboneConfig, *, conv5: bool = True) -> Callable[[nnx.Rngs], Backbone]:
+    """Makes the architecture of ``config`` from random streams, weights aside."""
     if config.name == "efficientnet_lite0":
         return lambda rngs: EfficientNetLite0(rngs=rngs)
     blocks = BLOCKS[config.name][: 4 if conv5 else 3]
@@ -223,25 +225,31 @@ def is_for_backbone(about: Mapping[str, Any], backbone: Mapping[str, str]) -> bo
     return backbone in (about.get("backbone"), about.get("same_backbone"))
 
 
-def load_scorer(config: DelfConfig, channels: int) -> Scorer:
-    """The attention of ``config`` for features of ``channels`` values.
+def load_scorer(
+    config: ScorerConfig, *, backbone: Mapping[str, str], channels: int, seed: int = 0
+) -> Scorer:
+    """The attention of ``config``.
+
+    Args:
+        config: which.
+        backbone: whose features it scores, from :func:`describe_backbone`.
+        channels: length of these features.
+        seed: of random weights.
 
     Raises:
         WeightsError: the weights are missing, damaged, or were trained for the features of another
             backbone.
     """
-
-    weights, hidden = config.scorer.weights, config.scorer.hidden
+    weights, hidden = config.weights, config.hidden
     if weights == "random":
-        return AttentionScorer(channels, hidden=hidden, rngs=nnx.Rngs(config.seed))
+        return AttentionScorer(channels, hidden=hidden, rngs=nnx.Rngs(seed))
     path = Path(weights) if Path(weights).suffix == ".safetensors" else shipped_attention(weights)
     tensors, about = load_part(path, SCORER)
-    asked = describe_backbone(config.backbone)
-    if not is_for_backbone(about, asked):
+    if not is_for_backbone(about, backbone):
         raise WeightsError(
             f"{path}: scores the features of {_told(about.get('backbone'))}, the config extracts"
-            f" those of {_told(asked)}; train an attention for these with `delfjax train`, or set"
-            " scorer.kind=norm"
+            f" those of {_told(backbone)}; train an attention for these with `delfjax train`, or"
+            " set scorer.kind=norm"
         )
 
     def build(rngs: nnx.Rngs) -> Scorer:
@@ -262,6 +270,6 @@ def load_scorer(config: DelfConfig, channels: int) -> Scorer:
 
 
 def _told(backbone: Any) -> str:
-    if not isinstance(backbone, dict):
+    if not isinstance(backbone, Mapping):
         return "a backbone that it does not name"
     return " ".join(f"{value:.18s}" for value in map(str, backbone.values()))
