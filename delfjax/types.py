@@ -1,4 +1,4 @@
-"""Array pytrees that the rooms of the library exchange.
+"""Array pytrees that the rooms of the library exchange, and what makes a class such a pytree.
 
 Conventions (never contradicted): images are NHWC RGB; coordinates are ``(y, x)`` in pixels of the
 original image with pixel centres at integers; boxes are ``(y0, x0, y1, x1)``; ``scale`` is the
@@ -7,16 +7,42 @@ factor applied to the image (0.25 … 2.0).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
+from jax import export
 from jaxtyping import Bool, Float, Int
+
+T = TypeVar("T")
 
 Array = jax.Array | np.ndarray
 
 
-@jax.tree_util.register_dataclass
+def storable(kind: type[T]) -> type[T]:
+    """Make a dataclass of arrays a pytree, and one that a stored program
+    (:class:`~delfjax.programs.StoredProgram`) can return."""
+
+    def assembled(aux_data: object, children: Sequence[object]) -> T:
+        # Of a program that is read, these are shapes: a constructor that checks would refuse them.
+        made = object.__new__(kind)
+        vars(made).update(zip(names, children, strict=True))
+        return made
+
+    jax.tree_util.register_dataclass(kind)
+    names = [field.name for field in fields(cast(Any, kind))]
+    return export.register_pytree_node_serialization(
+        kind,
+        serialized_name=f"{kind.__module__}.{kind.__qualname__}",
+        serialize_auxdata=lambda _: b"",
+        deserialize_auxdata=lambda _: (),
+        from_children=assembled,
+    )
+
+
+@storable
 @dataclass(frozen=True)
 class LocalFeatures:
     """Local features of one image, or of a batch padded to a common number of features.

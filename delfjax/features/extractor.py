@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,9 @@ from delfjax.models.model_files import SCORER, part_digest
 from delfjax.ops import pooling, pyramid, selection
 from delfjax.ops.pyramid import Size
 from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px, to_original_px
-from delfjax.types import ImageFeatures, LocalFeatures
+from delfjax.types import Array, ImageFeatures, LocalFeatures, storable
+
+R = TypeVar("R")
 
 _ACCELERATOR_BATCH = 16
 # Batches under way on an accelerator: one computes while the next is handed over.
@@ -64,7 +66,7 @@ class LevelInput:
     regions: Int[jax.Array, "b r 4"]
 
 
-@jax.tree_util.register_dataclass
+@storable
 @dataclass(frozen=True)
 class LevelCells:
     """Every cell of one level, row by row with zeros behind them: features, rows and columns of
@@ -75,7 +77,7 @@ class LevelCells:
     width: Int[jax.Array, " b"]
 
 
-@jax.tree_util.register_dataclass
+@storable
 @dataclass(frozen=True)
 class LevelFeatures:
     """The best cells of one pyramid level: scores (−inf where there is none), locations, raw
@@ -88,21 +90,29 @@ class LevelFeatures:
     pooled: Float[jax.Array, "b g"]
 
 
-# Local features and global descriptors of a batch.
-_Computed = tuple[LocalFeatures, jax.Array]
+@storable
+@dataclass(frozen=True)
+class BatchFeatures:
+    """Local features of a batch, and its global descriptors (of length 0 where none were asked
+    for)."""
+
+    local: LocalFeatures
+    global_descriptors: Float[Array, "b g"]
 
 
 @dataclass(frozen=True)
 class PendingBatch:
     """A batch under way on the device; :meth:`result` waits for it."""
 
-    computed: _Computed | Future[_Computed]
+    computed: BatchFeatures | Future[BatchFeatures]
     images: tuple[DecodedImage, ...]
 
     def result(self) -> list[ImageFeatures]:
         """Features of each image, on the host, without padding."""
         computed = self.computed.result() if isinstance(self.computed, Future) else self.computed
-        local, pooled = jax.device_get(computed)
+        found: BatchFeatures = jax.device_get(computed)
+        local = found.local
+        pooled = np.asarray(found.global_descriptors)
         return [
             ImageFeatures(
                 local=jax.tree.map(lambda field, slot=slot: field[slot][local.valid[slot]], local),
@@ -227,7 +237,7 @@ class Extractor:
             tuple(images),
         )
 
-    def _compute(self, images: Sequence[DecodedImage], shapes: Sequence[Size]) -> _Computed:
+    def _compute(self, images: Sequence[DecodedImage], shapes: Sequence[Size]) -> BatchFeatures:
         sizes = [image.pixels.shape[:2] for image in images]
         source = self._put(
             pyramid.place([image.pixels for image in images], self.max_side, self.batch_size)
@@ -238,10 +248,9 @@ class Extractor:
         for scale, shape in zip(self.config.features.scales, shapes, strict=True):
             sides = np.array([pyramid.level_size(size, scale) for size in sizes], np.int32)
             level = LevelInput(original, self._padded(sides), self._padded(self._regions(sides)))
-            cells = LevelCells(*self._dense[shape](self._state, (source, extent, level.targets)))
-            levels.append(LevelFeatures(*self._best(self._scorer_state, cells, level)))
-        *features, pooled = self._merge(tuple(levels))
-        return LocalFeatures(*features), pooled
+            cells = self._dense[shape](self._state, (source, extent, level.targets))
+            levels.append(self._best(self._scorer_state, cells, level))
+        return self._merge(tuple(levels))
 
     def _regions(self, targets: Int[np.ndarray, "b 2"]) -> Int[np.ndarray, "b r 4"]:
         if self.config.features.global_descriptor != "rmac":
@@ -290,8 +299,8 @@ def _weights(config: DelfConfig) -> tuple[str, ...]:
 
 
 def _on_each(
-    mesh: Mesh, function: Callable[..., tuple[jax.Array, ...]], in_specs: tuple[PartitionSpec, ...]
-) -> Callable[..., tuple[jax.Array, ...]]:
+    mesh: Mesh, function: Callable[..., R], in_specs: tuple[PartitionSpec, ...]
+) -> Callable[..., R]:
     # Each device runs its own part of the batch; nothing is exchanged.
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False
@@ -305,16 +314,15 @@ def _dense(
     count: int,
     state: PyTree,
     images: tuple[UInt8[jax.Array, "b s s 3"], Int[jax.Array, "b 2"], Int[jax.Array, "b 2"]],
-) -> tuple[jax.Array, ...]:
-    """One level of the pyramid: resize (pixels, sizes, targets) and describe every cell; the fields
-    of LevelCells."""
+) -> LevelCells:
+    """One level of the pyramid: resize (pixels, sizes, targets) and describe every cell."""
     source, sizes, targets = images
     pixels = pyramid.resize_onto(source, sizes, targets, canvas)
     features = describe_cells(nnx.merge(graph, state), pixels, targets)
     flat = jnp.reshape(features.values, (len(pixels), -1, features.values.shape[-1]))
     padded = jnp.pad(flat, ((0, 0), (0, count - flat.shape[1]), (0, 0)))
     width = jnp.full(len(pixels), features.values.shape[2], jnp.int32)
-    return tuple(vars(LevelCells(padded, jnp.asarray(features.extent), width)).values())
+    return LevelCells(padded, jnp.asarray(features.extent), width)
 
 
 def _best(
@@ -324,8 +332,8 @@ def _best(
     state: PyTree,
     found: LevelCells,
     level: LevelInput,
-) -> tuple[jax.Array, ...]:
-    """The cells of one level that score best; the fields of LevelFeatures."""
+) -> LevelFeatures:
+    """The cells of one level that score best."""
     scorer, features = nnx.merge(graph, state), found.features
     scores = relevance(scorer, FeatureMap.full(features[:, :, None]))[:, :, 0]
     yx = selection.numbered_cells(features.shape[1], found.width)
@@ -334,14 +342,13 @@ def _best(
     held = own & _within(level.targets, yx, config.border_px, field)
     best, index, chosen = selection.top_cells(scores, held, yx, count=config.max_features)
     factors = level.targets.astype(jnp.float32) / level.originals.astype(jnp.float32)
-    kept = LevelFeatures(
+    return LevelFeatures(
         scores=best,
         keypoints_yx=to_original_px(centres_px(field, chosen), factors[:, None]),
         descriptors=describe(scorer, jnp.take_along_axis(features, index[..., None], axis=1)),
         cells=jnp.sum(held, axis=1, dtype=jnp.int32),
         pooled=_pool(config, features, own, yx, level.regions),
     )
-    return tuple(vars(kept).values())
 
 
 def _within(
@@ -377,9 +384,8 @@ def _pool(
 
 def _merge(
     config: FeaturesConfig, field: ReceptiveField, levels: tuple[LevelFeatures, ...]
-) -> tuple[jax.Array, ...]:
-    """The best features over all levels, field by field, and the sum of the levels' global
-    descriptors."""
+) -> BatchFeatures:
+    """The best features over all levels, and the sum of the levels' global descriptors."""
     scores = jnp.concatenate([level.scores for level in levels], axis=1)
     keypoints = jnp.concatenate([level.keypoints_yx for level in levels], axis=1)
     descriptors = jnp.concatenate([level.descriptors for level in levels], axis=1)
@@ -402,9 +408,8 @@ def _merge(
         descriptors=jnp.where(valid[..., None], pooling.l2_normalise(picked), 0.0),
         valid=valid,
     )
-    return *vars(local).values(), pooling.l2_normalise(
-        sum((level.pooled for level in levels), jnp.zeros_like(levels[0].pooled))
-    )
+    pooled = sum((level.pooled for level in levels), jnp.zeros_like(levels[0].pooled))
+    return BatchFeatures(local, pooling.l2_normalise(pooled))
 
 
 def _order(

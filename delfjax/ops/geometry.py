@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int
 
+from delfjax.types import storable
+
 # Correspondences per step of the loops that score and fit. Looping over correspondences avoids a
 # table of hypotheses by correspondences. On a CPU, unrolled scoring is five times faster than one
 # fused reduction of that table, and for the fits a matrix product is ten times faster than unrolled
@@ -112,15 +114,23 @@ class Effort:
     final_fits: int
 
 
-def robust_fit(
-    points: PointPairs, limits: Limits, *, effort: Effort
-) -> tuple[Bool[Array, " m"], Float[Array, "3 3"]]:
-    """The transform with the most one-to-one inliers among those tried.
+@storable
+@dataclass(frozen=True)
+class RobustFit:
+    """The transform that one pair of images agrees on. If none is acceptable, there are no inliers
+    and the transform is the identity.
 
-    Returns:
-        Which correspondences are inliers, and the transform of homogeneous ``(x, y, 1)`` in
-        thresholds. If no transform is acceptable: no inliers, and the identity.
+    Attributes:
+        inliers: which correspondences agree with the transform, one to one.
+        transform: maps homogeneous ``(x, y, 1)``, thresholds.
     """
+
+    inliers: Bool[Array, "*lanes m"]
+    transform: Float[Array, "*lanes 3 3"]
+
+
+def robust_fit(points: PointPairs, limits: Limits, *, effort: Effort) -> RobustFit:
+    """The transform with most one-to-one inliers among those tried."""
     maps, possible = hypotheses(points, limits, pairs=effort.pairs, rotations=effort.rotations)
     score = jnp.where(possible, support(maps, points, effort.tolerances[0]), -1.0)
     maps, possible = _best(maps, score, effort.refined)
@@ -359,7 +369,7 @@ def as_matrices(maps: Affine) -> Float[Array, "h 3 3"]:
 
 def _choose(
     matrices: Float[Array, "h 3 3"], possible: Bool[Array, " h"], points: PointPairs, limits: Limits
-) -> tuple[Bool[Array, " m"], Float[Array, "3 3"]]:
+) -> RobustFit:
     """The acceptable transform with the most one-to-one inliers, and which these are.
 
     Ties go to the smaller mean squared residual.
@@ -380,7 +390,8 @@ def _choose(
 
     kept, merit = jax.vmap(judge)(matrices, possible)
     best = jnp.argmax(merit)
-    return kept[best], jnp.where(jnp.any(kept[best]), matrices[best], jnp.eye(3, dtype=jnp.float32))
+    identity = jnp.eye(3, dtype=jnp.float32)
+    return RobustFit(kept[best], jnp.where(jnp.any(kept[best]), matrices[best], identity))
 
 
 def _sane(

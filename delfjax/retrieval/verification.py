@@ -19,7 +19,7 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from delfjax.config import VerificationConfig
 from delfjax.errors import DelfjaxError
-from delfjax.ops.geometry import Effort, Limits, PointPairs, robust_fit
+from delfjax.ops.geometry import Effort, Limits, PointPairs, RobustFit, robust_fit
 from delfjax.programs import StoredProgram
 from delfjax.types import Matches, Verification
 
@@ -91,8 +91,9 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
     calls = list(_calls(batched, config))
     # All calls are under way before the first answer is waited for.
     fit = _fit(effort)
-    answers = jax.device_get([fit(call.points, limits) for call in calls])
-    for call, (inside, fitted) in zip(calls, answers, strict=True):
+    answers = [fit(call.points, limits) for call in calls]
+    for call, answer in zip(calls, answers, strict=True):
+        inside, fitted = jax.device_get((answer.inliers, answer.transform))
         used, width = call.chosen.shape
         picked = np.zeros((used, slots), bool)
         np.put_along_axis(picked, call.chosen, inside[:used, :width], axis=1)
@@ -109,12 +110,10 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
 
 
 @cache
-def _fit(effort: Effort) -> StoredProgram:
-    """Fits all lanes of a call: inliers ``[lanes, m]`` and transforms ``[lanes, 3, 3]``."""
+def _fit(effort: Effort) -> StoredProgram[RobustFit]:
+    """Fits all lanes of a call."""
 
-    def one(
-        lane: dict[str, jax.Array], limits: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
+    def one(lane: dict[str, jax.Array], limits: dict[str, jax.Array]) -> RobustFit:
         return robust_fit(PointPairs(**lane), Limits(**limits), effort=effort)
 
     return StoredProgram(

@@ -109,7 +109,7 @@ def _maps(
     """Maps of squares, resized to ``side``, or, where ``layers`` do not begin with the first, of
     the maps before them."""
 
-    def applied(state: nnx.State[Any, Any], values: jax.Array) -> tuple[jax.Array]:
+    def applied(state: nnx.State[Any, Any], values: jax.Array) -> jax.Array:
         backbone, values = nnx.merge(graph, state), values.astype(jnp.float32)
         if layers.start == 0:
             size = (len(values), side, side, 3)
@@ -117,7 +117,7 @@ def _maps(
         made = backbone(
             FeatureMap.full(values), output=layers.output, layers=slice(layers.start, layers.end)
         )
-        return (jnp.asarray(made.values).astype(jnp.float16),)
+        return jnp.asarray(made.values).astype(jnp.float16)
 
     settings = {
         "program": "maps",
@@ -129,7 +129,7 @@ def _maps(
     for start in range(0, len(inputs), _TOGETHER):
         part = inputs[start : start + _TOGETHER]
         padded = np.concatenate([part, np.repeat(part[-1:], _TOGETHER - len(part), axis=0)])
-        yield np.asarray(compiled(state, padded)[0])[: len(part)]
+        yield np.asarray(compiled(state, padded))[: len(part)]
 
 
 def _squares(

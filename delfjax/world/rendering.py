@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 from delfjax.programs import StoredProgram
+from delfjax.types import storable
 from delfjax.world.materials import RGB, ground_albedo, shade, sky_colour
 from delfjax.world.raycast import FAR, SeenFromSun, Vector, nearest, shadowed, surface_at
 from delfjax.world.solids import COLUMN, COLUMNS, Solid, WorldError, corners, table
@@ -202,12 +203,14 @@ def render(scene: Scene, *, device: jax.Device | None = None) -> Photograph:
             a multiple of :data:`TILE_PX`.
     """
     packed = _pack(scene, device=device, shadows=True)
-    light, owner, present = _PHOTOGRAPH(packed)
-    (image,) = _film(scene.camera.size)(light, packed.film, packed.noise_seed)
-    owner_map, present_map = (
-        np.asarray(_assembled(jax.device_get(part), scene.camera.size)) for part in (owner, present)
+    size, tiles = scene.camera.size, _PHOTOGRAPH(packed)
+    image = _film(size)(tiles.light, packed.film, packed.noise_seed)
+    present = np.asarray(_assembled(jax.device_get(tiles.present), size))
+    return Photograph(
+        image=jax.device_get(image),
+        owner=np.asarray(_assembled(jax.device_get(tiles.owner), size)),
+        present=np.moveaxis(present, -1, 0),
     )
-    return Photograph(jax.device_get(image), owner_map, np.moveaxis(present_map, -1, 0))
 
 
 def render_truth(scene: Scene, *, device: jax.Device | None = None) -> Truth:
@@ -217,11 +220,12 @@ def render_truth(scene: Scene, *, device: jax.Device | None = None) -> Truth:
         WorldError: as in :func:`render`.
     """
     packed = _pack(scene, device=device, shadows=False)
+    tiles = vars(_TRUTH(packed))
     return Truth(
-        *(
-            np.asarray(_assembled(part, scene.camera.size))
-            for part in jax.device_get(_TRUTH(packed))
-        )
+        **{
+            name: np.asarray(_assembled(part, scene.camera.size))
+            for name, part in jax.device_get(tiles).items()
+        }
     )
 
 
@@ -280,6 +284,27 @@ def seen_from_sun(
         [low[:, 0], high[:, 0], low[:, 1], high[:, 1], high[:, 2]], axis=-1
     )
     return SeenFromSun(axes.astype(np.float32), outlines)
+
+
+@storable
+@dataclass(frozen=True)
+class _PhotographTiles:
+    """What :class:`Photograph` is made of, tile by tile; light is linear RGB."""
+
+    light: Float32[Array, "*tiles h w 3"]
+    owner: UInt8[Array, "*tiles h w"]
+    present: Bool[Array, "*tiles h w 2"]
+
+
+@storable
+@dataclass(frozen=True)
+class _TruthTiles:
+    """The fields of :class:`Truth`, tile by tile."""
+
+    owner: UInt8[Array, "*tiles h w"]
+    solid: Int32[Array, "*tiles h w"]
+    depth: Float32[Array, "*tiles h w"]
+    points: Float32[Array, "*tiles h w 3"]
 
 
 class _Packed(NamedTuple):
@@ -382,31 +407,28 @@ def _swept(
     return np.concatenate([boxes, shadow], axis=1)
 
 
-def _photograph(scene: _Packed) -> tuple[Array, Array, Array]:
-    """Light, owner and presence, tile by tile."""
+def _photograph(scene: _Packed) -> _PhotographTiles:
+    """What the camera sees of a scene, several rays a pixel."""
     offsets, sides = jnp.array(_SAMPLES_YX, jnp.float32), (len(_SAMPLES_YX), TILE_PX, TILE_PX)
 
-    def tile(number: Array) -> tuple[Array, Array, Array]:
+    def tile(number: Array) -> _PhotographTiles:
         direction, length = _rays(scene, number, offsets)
         light, owner, present = _see(scene, number, direction, length)
-        first = present.reshape(2, *sides)[:, 0].transpose(1, 2, 0)
-        return (
-            light.reshape(*sides, 3).mean(axis=0),
-            owner.reshape(sides)[0].astype(jnp.uint8),
-            first,
+        return _PhotographTiles(
+            light=light.reshape(*sides, 3).mean(axis=0),
+            owner=owner.reshape(sides)[0].astype(jnp.uint8),
+            present=present.reshape(2, *sides)[:, 0].transpose(1, 2, 0),
         )
 
-    tiles: tuple[Array, Array, Array] = jax.lax.map(
-        tile, jnp.arange(len(scene.tiles_yx), dtype=jnp.int32)
-    )
+    tiles: _PhotographTiles = jax.lax.map(tile, jnp.arange(len(scene.tiles_yx), dtype=jnp.int32))
     return tiles
 
 
-def _truth(scene: _Packed) -> tuple[Array, Array, Array, Array]:
-    """Owner, solid, depth and points, tile by tile."""
+def _truth(scene: _Packed) -> _TruthTiles:
+    """What each pixel centre sees of a scene."""
     sides = (TILE_PX, TILE_PX)
 
-    def tile(number: Array) -> tuple[Array, Array, Array, Array]:
+    def tile(number: Array) -> _TruthTiles:
         direction, length = _rays(scene, number, jnp.zeros((1, 2), jnp.float32))
         origin = _components(scene.position)
         hit, row, _ = nearest(
@@ -422,16 +444,14 @@ def _truth(scene: _Packed) -> tuple[Array, Array, Array, Array]:
             jnp.uint8
         )
         depth = jnp.where(nothing, jnp.inf, hit / length)
-        return (
-            owner.reshape(sides),
-            row.reshape(sides),
-            depth.reshape(sides),
-            points.reshape(*sides, 3),
+        return _TruthTiles(
+            owner=owner.reshape(sides),
+            solid=row.reshape(sides),
+            depth=depth.reshape(sides),
+            points=points.reshape(*sides, 3),
         )
 
-    tiles: tuple[Array, Array, Array, Array] = jax.lax.map(
-        tile, jnp.arange(len(scene.tiles_yx), dtype=jnp.int32)
-    )
+    tiles: _TruthTiles = jax.lax.map(tile, jnp.arange(len(scene.tiles_yx), dtype=jnp.int32))
     return tiles
 
 
@@ -559,9 +579,7 @@ def _ground_length(height: Array, down: Array) -> Array:
     return jnp.where((down < -1e-6) & (length < 4000.0), length, FAR)
 
 
-def _develop(
-    tiles: Array, film: Array, noise_seed: Array, *, size: tuple[int, int]
-) -> tuple[Array]:
+def _develop(tiles: Array, film: Array, noise_seed: Array, *, size: tuple[int, int]) -> Array:
     """Light to an image: exposure, colour cast, blur, vignette, tone curve and noise."""
     light = jnp.asarray(_assembled(tiles, size))
     exposure, white, blur, motion = film[0], film[1:4], film[4], film[5:7]
@@ -579,7 +597,7 @@ def _develop(
     encoded = jnp.clip(toned, 0.0, 1.0) ** (1 / 2.2)
     grain = jax.random.normal(jax.random.key(noise_seed), encoded.shape, jnp.float32)
     levels = 255 * encoded + noise * grain
-    return (jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8),)
+    return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)
 
 
 _PHOTOGRAPH = StoredProgram(_photograph, settings={"program": "photograph"})
@@ -587,7 +605,7 @@ _TRUTH = StoredProgram(_truth, settings={"program": "truth"})
 
 
 @cache
-def _film(size: tuple[int, int]) -> StoredProgram:
+def _film(size: tuple[int, int]) -> StoredProgram[Array]:
     return StoredProgram(
         partial(_develop, size=size), settings={"program": "develop", "size": size}
     )

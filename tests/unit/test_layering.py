@@ -23,6 +23,7 @@ LAYERS = {
     "rng": 0,
     "device": 0,
     "programs": 0,
+    "sources": 0,
     "ops": 1,
     "models": 2,
     "world": 2,

@@ -245,7 +245,7 @@ assert (sharded.batch_size, single.batch_size) == (4, 1)
 pixels = np.random.default_rng(0).integers(0, 256, (3, 80, 96, 3), dtype=np.uint8)
 images = [DecodedImage(image, (80, 96), "") for image in pixels]
 pending = sharded.dispatch(images)
-assert len(pending.computed[0].scores.sharding.device_set) == 4
+assert len(pending.computed.local.scores.sharding.device_set) == 4
 for ours, image in zip(pending.result(), images, strict=True):
     alone = single.dispatch([image]).result()[0]
     np.testing.assert_array_equal(ours.local.keypoints_yx, alone.local.keypoints_yx)
