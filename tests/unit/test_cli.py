@@ -18,12 +18,11 @@ import delfjax
 from delfjax import cli, config
 from delfjax.cli import main
 from delfjax.cli.groups import Command, Group, parse
-from delfjax.config import config_hash, override, preset
+from delfjax.config import TRAINING_PRESETS, config_hash, override, preset
 from delfjax.datasets.catalogue import CATALOGUE
 from delfjax.features.store import StoreWriter
 from delfjax.retrieval.local_index import open_index
 from delfjax.suite import settings
-from delfjax.training import config as training_config
 from delfjax.types import ImageFeatures, LocalFeatures
 from delfjax.world import knobs
 from tests.unit.datasets import miniatures
@@ -121,7 +120,7 @@ def test_help_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
     """Written out there, since reading them would mean importing what they configure."""
     named = {
         "evaluate": config.PRESETS,
-        "train": training_config.PRESETS,
+        "train": TRAINING_PRESETS,
         "datasets render": knobs.PRESETS,
         "run": settings.PRESETS,
         "reproduce": settings.PRESETS,
