@@ -174,7 +174,7 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Verify:
-    """Look for every image of a dataset and compare its published counts.
+    """Check that every image of a dataset is there, and its counts as published.
 
     Example: delfjax datasets verify roxford5k --decode
     """

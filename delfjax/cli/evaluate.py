@@ -33,7 +33,7 @@ class Evaluate:
 
     A dataset is scored by its published protocols.
 
-    Features are kept: with other settings of the search nothing is extracted again.
+    Features are kept: other search settings need no new extraction.
 
     Example: delfjax evaluate --dataset roxford5k --json scores.json
     """
@@ -74,7 +74,7 @@ class Evaluate:
         ),
     ] = None
     retry_failed: Annotated[
-        Flag, tyro.conf.arg(help="try images and queries that failed before again")
+        Flag, tyro.conf.arg(help="retry images and queries that failed before")
     ] = False
     preset: Preset = "default"
     overrides: Set = ()

@@ -18,7 +18,7 @@ _COLUMNS = ("path", "latitude", "longitude")
 
 @dataclass(frozen=True)
 class Mine:
-    """Find landmarks among photos with positions: taken near each other, and matching.
+    """Find landmarks: photos taken near each other that match geometrically.
 
     Example: delfjax mine my.store --positions positions.csv --out landmarks
     """

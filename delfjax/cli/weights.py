@@ -177,6 +177,7 @@ class Record:
         tyro.conf.arg(
             metavar="JSON ...",
             help="files written by `delfjax evaluate --json` with this weight file",
+            help_behavior_hint="(one or more)",
         ),
     ]
 
@@ -184,6 +185,8 @@ class Record:
         """Write the file anew, then print its card."""
         from delfjax.models.model_files import card, record_scores
 
+        if not self.scores:
+            raise UsageError("no scores: give a file written by `delfjax evaluate --json`")
         record_scores(self.file, self.scores)
         print("\n".join(card(self.file)))
 

@@ -83,7 +83,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Said:
             "'features.max_feature' does not exist; did you mean 'features.max_features'?",
         ),
         (["--set", "features.max_features=few"], "'features.max_features'"),
-        (["--set", "factor"], "--set 'factor' is not of the form name=value"),
+        (["--set", "factor"], "--set factor: expected NAME=VALUE"),
         (["--seed", "one"], "one"),
         (["--preset", "quik"], "preset 'quik' is unknown; did you mean 'quick'?"),
         (["--upstream", "latest"], "parameter 'upstream' is unknown"),

@@ -367,11 +367,11 @@ def test_both_stages_are_trained_by_command_and_extraction_takes_what_they_wrote
         )
         == 0
     )
-    assert "train: 2 steps, 0 of them before" in capsys.readouterr().err
+    assert "train: 2 steps, 0 of them earlier" in capsys.readouterr().err
     after = ["--set", f"backbone.weights={backbone}"]
     assert main(["train", "world_train", "--out", str(scorer), *shared, *after]) == 0
     assert main(["train", "world_train", "--out", str(scorer), *shared, *after]) == 0
-    assert "train: 2 steps, 2 of them before" in capsys.readouterr().err
+    assert "train: 2 steps, 2 of them earlier" in capsys.readouterr().err
     changes = [f"backbone.weights={backbone}", "scorer.kind=attention", f"scorer.weights={scorer}"]
     model = load_delf(override(DelfConfig(), changes))
     assert model.scorer is not None

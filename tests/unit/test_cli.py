@@ -207,6 +207,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
                 " notebooks$"
             ),
         ),
+        ("weights record w.safetensors", "no scores: give a file written by"),
         ("look", "command 'look' is unknown; .*there are: extract, index"),
         ("serch", "command 'serch' is unknown; did you mean 'search'"),
         ("weights", "no command given; there are: inspect, convert"),
