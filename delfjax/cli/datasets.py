@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from delfjax.cli.groups import Group
-from delfjax.cli.options import DatasetRoot, Flag, UsageError
+from delfjax.cli.options import DatasetRoot, Flag, UsageError, Words
 from delfjax.errors import DelfjaxError
 from delfjax.world.challenges import KNOBS
 
@@ -80,7 +80,7 @@ class Render:
     root: DatasetRoot = None
     seed: Annotated[int, tyro.conf.arg(help="each seed is another world")] = 0
     set: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.UseAppendAction[Words],
         tyro.conf.arg(
             metavar="KNOB=VALUE",
             help=(

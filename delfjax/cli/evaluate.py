@@ -14,8 +14,10 @@ from delfjax.cli.options import (
     DatasetName,
     DatasetRoot,
     Flag,
+    Maybe,
     Preset,
     Set,
+    Words,
     require_one,
     require_writable,
 )
@@ -39,7 +41,7 @@ class Evaluate:
     """
 
     folder: Annotated[
-        tyro.conf.Positional[Path | None],
+        tyro.conf.Positional[Maybe[Path]],
         tyro.conf.arg(
             metavar="[FOLDER]",
             help="folder with a groundtruth.json, or with one folder for each landmark",
@@ -49,7 +51,7 @@ class Evaluate:
     dataset: DatasetName = ""
     root: DatasetRoot = None
     protocols: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.UseAppendAction[Words],
         tyro.conf.arg(
             name="protocol",
             metavar="NAME",
@@ -58,7 +60,7 @@ class Evaluate:
         ),
     ] = ()
     json: Annotated[
-        Path | None,
+        Maybe[Path],
         tyro.conf.arg(
             metavar="FILE",
             help="file for scores, timings (seconds), rankings and failures",
@@ -66,7 +68,7 @@ class Evaluate:
         ),
     ] = None
     store: Annotated[
-        Path | None,
+        Maybe[Path],
         tyro.conf.arg(
             metavar="DIR",
             help="feature store to read or fill",

@@ -8,9 +8,10 @@ from typing import Annotated
 import tyro
 
 from delfjax.cli.groups import Group
+from delfjax.cli.options import Words
 
 Notebooks = Annotated[
-    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.Positional[Words],
     tyro.conf.arg(
         metavar="[NOTEBOOK ...]",
         help="notebooks, each a file or the beginning of a name",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Optional, TypeVar
 
 import tyro
 
 from delfjax.errors import DelfjaxError
 
+T = TypeVar("T")
+# An option that may be left out, and one that takes several words. Given `T | None` and
+# `tuple[str, ...]`, tyro would check the defaults with typeguard, which takes as long to import as
+# tyro itself.
+Maybe = Optional[T]  # noqa: UP045 - the other spelling is the one that needs typeguard
+Words = tuple[Any, ...]
 Set = Annotated[
-    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.UseAppendAction[Words],
     tyro.conf.arg(
         name="set",
         metavar="FIELD=VALUE",
@@ -37,7 +43,7 @@ DatasetName = Annotated[
     ),
 ]
 DatasetRoot = Annotated[
-    Path | None,
+    Maybe[Path],
     tyro.conf.arg(
         name="root",
         metavar="DIR",

@@ -18,6 +18,7 @@ from delfjax.cli.options import (
     DatasetName,
     DatasetRoot,
     Flag,
+    Maybe,
     Preset,
     Set,
     UsageError,
@@ -34,7 +35,7 @@ class Extract:
     store; run again, it resumes."""
 
     photos: Annotated[
-        tyro.conf.Positional[Path | None],
+        tyro.conf.Positional[Maybe[Path]],
         tyro.conf.arg(
             metavar="FOLDER", help="folder of photos, searched recursively; not with --dataset"
         ),
@@ -42,7 +43,7 @@ class Extract:
     dataset: DatasetName = ""
     root: DatasetRoot = None
     store: Annotated[
-        Path | None,
+        Maybe[Path],
         tyro.conf.arg(
             help=(
                 "folder of the feature store, made when missing; of a dataset by default in the"
@@ -94,7 +95,7 @@ class Index:
         Path, tyro.conf.arg(help="folder of the index; an index already there is replaced")
     ]
     store: Annotated[
-        tyro.conf.Positional[Path | None],
+        tyro.conf.Positional[Maybe[Path]],
         tyro.conf.arg(
             metavar="STORE", help="feature store made by `delfjax extract`; not with --dataset"
         ),
@@ -148,7 +149,7 @@ class Search:
     top: Annotated[int, tyro.conf.arg(help="results shown")] = 10
     json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a table")] = False
     figure: Annotated[
-        Path | None, tyro.conf.arg(help="write a picture of the ranked list here")
+        Maybe[Path], tyro.conf.arg(help="write a picture of the ranked list here")
     ] = None
     overrides: Set = ()
 
@@ -187,7 +188,7 @@ class Match:
     image2: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="second photo")]
     json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a sentence")] = False
     figure: Annotated[
-        Path | None, tyro.conf.arg(help="write a picture of the correspondences here")
+        Maybe[Path], tyro.conf.arg(help="write a picture of the correspondences here")
     ] = None
     preset: Preset = "default"
     overrides: Set = ()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from delfjax.cli.groups import Group
-from delfjax.cli.options import require_writable
+from delfjax.cli.options import Maybe, Words, require_writable
 
 if TYPE_CHECKING:
     pass
 
 Experiments = Annotated[
-    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.Positional[Words],
     tyro.conf.arg(
         metavar="[EXPERIMENT ...]",
         help="experiments, each by the beginning of its name",
@@ -32,7 +32,7 @@ class Report:
     """
 
     out: Annotated[
-        Path | None,
+        Maybe[Path],
         tyro.conf.arg(
             metavar="FILE",
             help=".html file to write",

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from delfjax.cli.options import Flag, UsageError, require_writable
+from delfjax.cli.options import Flag, Maybe, UsageError, Words, require_writable
 
 _TABLES = (".csv", ".parquet")
 
 Settings = Annotated[
-    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.UseAppendAction[Words],
     tyro.conf.arg(
         name="set",
         metavar="NAME=VALUE",
@@ -39,7 +39,7 @@ class RunCommand:
         tyro.conf.arg(metavar="NOTEBOOK", help="the beginning of a notebook's name, or a file"),
     ]
     preset: Annotated[
-        str | None,
+        Maybe[str],
         tyro.conf.arg(
             metavar="NAME",
             help="ci (seconds), quick (minutes) or full (hours to days)",
@@ -47,15 +47,15 @@ class RunCommand:
         ),
     ] = None
     dataset: Annotated[
-        str | None,
+        Maybe[str],
         tyro.conf.arg(metavar="NAME", help="name of the dataset", help_behavior_hint=_HINT),
     ] = None
     seed: Annotated[
-        int | None,
+        Maybe[int],
         tyro.conf.arg(metavar="INT", help="seed of all random choices", help_behavior_hint=_HINT),
     ] = None
     upstream: Annotated[
-        str | None,
+        Maybe[str],
         tyro.conf.arg(
             metavar="RUN",
             help=(
@@ -116,7 +116,7 @@ class Sweep:
         int, tyro.conf.arg(help="runs at a time, which share the processors equally")
     ] = 1
     scheduler: Annotated[
-        str | None,
+        Maybe[str],
         tyro.conf.arg(
             metavar="ADDRESS",
             help="Dask scheduler whose workers execute the runs, for instance tcp://host:8786",
@@ -161,7 +161,7 @@ class Compare:
         ),
     ]
     by: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.UseAppendAction[Words],
         tyro.conf.arg(
             metavar="FIELD",
             help="config field to group by, for instance search.neighbours",
@@ -169,7 +169,7 @@ class Compare:
         ),
     ] = ()
     out: Annotated[
-        Path | None,
+        Maybe[Path],
         tyro.conf.arg(
             metavar="FILE",
             help=".csv or .parquet file for a table with one row per run",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from delfjax.cli.options import DatasetRoot, UsageError, require_writable
+from delfjax.cli.options import DatasetRoot, UsageError, Words, require_writable
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Train:
     root: DatasetRoot = None
     seed: Annotated[int, tyro.conf.arg(help="seed of all random choices")] = 0
     overrides: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.UseAppendAction[Words],
         tyro.conf.arg(
             name="set",
             metavar="FIELD=VALUE",

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from delfjax.cli.groups import Group
-from delfjax.cli.options import Preset, Set, UsageError, require_writable
+from delfjax.cli.options import Maybe, Preset, Set, UsageError, Words, require_writable
 
 _SAFETENSORS = ".safetensors"
 
@@ -72,7 +72,7 @@ class Convert:
         ),
     ]
     pca: Annotated[
-        tuple[Path, ...],
+        Words,
         tyro.conf.arg(
             metavar="PATH ...",
             help=(
@@ -92,7 +92,8 @@ class Convert:
 
         if is_tf_checkpoint(self.file):
             require_writable("--out", self.out, (_SAFETENSORS,))
-            import_published(self.out, self.file, pca=self.pca, overrides=self.overrides)
+            pca = [Path(name) for name in self.pca]
+            import_published(self.out, self.file, pca=pca, overrides=self.overrides)
             print("\n".join(card(self.out)))
             return
         if self.pca:
@@ -139,7 +140,7 @@ class Export:
         tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE", help=".safetensors file to write")
     ]
     store: Annotated[
-        Path | None,
+        Maybe[Path],
         tyro.conf.arg(
             metavar="DIR",
             help="feature store extracted with this very config, to fit the reduction on",
@@ -173,13 +174,13 @@ class Record:
         tyro.conf.arg(metavar="FILE", help=".safetensors file written by delfjax"),
     ]
     scores: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.Positional[Words],
         tyro.conf.arg(
             metavar="JSON ...",
             help="files written by `delfjax evaluate --json` with this weight file",
             help_behavior_hint="(one or more)",
         ),
-    ]
+    ] = ()
 
     def run(self) -> None:
         """Write the file anew, then print its card."""
@@ -187,7 +188,7 @@ class Record:
 
         if not self.scores:
             raise UsageError("no scores: give a file written by `delfjax evaluate --json`")
-        record_scores(self.file, self.scores)
+        record_scores(self.file, [Path(name) for name in self.scores])
         print("\n".join(card(self.file)))
 
 

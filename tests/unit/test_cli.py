@@ -67,6 +67,7 @@ COMMANDS = [
 HEAVY = {
     *("jax", "flax", "optax", "orbax", "faiss", "numpy", "scipy", "pandas", "pyarrow", "PIL"),
     *("skimage", "matplotlib", "pydantic", "yaml", "nbformat", "papermill", "dask"),
+    "typeguard",
 }
 
 
