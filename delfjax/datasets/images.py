@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from delfjax.errors import DelfjaxError
+from delfjax.ops.half_pixel import to_resized_px
 
 # Formats that are tried, whatever the name of the file. Pillow's other formats stay disabled (EPS
 # would start a program).
@@ -103,7 +104,7 @@ class DecodedImage:
     def shown_yx(self, points_yx: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         """Points of the original image, in pixels, as points of ``pixels``."""
         factors = np.array(self.pixels.shape[:2]) / np.array(self.original_size)
-        return np.asarray((points_yx + 0.5) * factors - 0.5, np.float32)
+        return np.asarray(to_resized_px(points_yx, factors), np.float32)
 
 
 @dataclass(frozen=True)

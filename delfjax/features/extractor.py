@@ -39,8 +39,9 @@ from delfjax.models.delf import (
 from delfjax.models.layers import FeatureMap
 from delfjax.models.model_files import SCORER, part_digest
 from delfjax.ops import pooling, pyramid, selection
+from delfjax.ops.half_pixel import to_original_px
 from delfjax.ops.pyramid import Size
-from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px, to_original_px
+from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px
 from delfjax.types import Array, ImageFeatures, LocalFeatures, storable
 
 R = TypeVar("R")

@@ -24,6 +24,7 @@ from delfjax.config import MiningConfig, VerificationConfig
 from delfjax.datasets.geography import pairs_within
 from delfjax.features.reduction import Reduction
 from delfjax.features.store import FeatureStore
+from delfjax.ops.half_pixel import to_resized_px
 from delfjax.ops.matching import mutual_nearest
 from delfjax.retrieval.verification import verify
 from delfjax.types import Matches
@@ -124,9 +125,9 @@ class PhotoSource:
             features.descriptors[row, : len(best)] = self.reduction(
                 np.asarray(photo.local.descriptors)[best]
             )
-            features.keypoints_yx[row, : len(best)] = (
-                np.asarray(photo.local.keypoints_yx)[best] + 0.5
-            ) * factor - 0.5
+            features.keypoints_yx[row, : len(best)] = to_resized_px(
+                np.asarray(photo.local.keypoints_yx)[best], factor
+            )
             features.scales[row, : len(best)] = np.asarray(photo.local.scales)[best]
             features.valid[row, : len(best)] = True
         return features

@@ -1,10 +1,10 @@
 """The image pyramid: bilinear resizing of images of any size onto canvases of a few static sizes.
 
-Resizing by ``s`` maps ``p`` to ``(p + 0.5) · s − 0.5`` (the half-pixel convention), without
-antialiasing. The size of a level is ``round(size · scale)``.
+Resizing follows the half-pixel convention (:mod:`delfjax.ops.half_pixel`), without antialiasing.
+The size of a level is ``round(size · scale)``.
 
 Source: the TF2 extraction code (bilinear, half-pixel centres). The TF1 release used the legacy
-    sampling grid (D-01).
+sampling grid (D-01).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+
+from delfjax.ops import half_pixel
 
 # The sides of a canvas are multiples of this many pixels.
 _MULTIPLE = 16
@@ -113,9 +115,8 @@ def place(
 def _taps(
     length: int, size: jax.Array, target: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    position = (jnp.arange(length, dtype=jnp.float32) + 0.5) * (
-        size.astype(jnp.float32) / target.astype(jnp.float32)
-    ) - 0.5
+    factor = size.astype(jnp.float32) / target.astype(jnp.float32)
+    position = half_pixel.to_resized_px(jnp.arange(length, dtype=jnp.float32), factor)
     position = jnp.clip(position, 0.0, (size - 1).astype(jnp.float32))
     first = jnp.floor(position).astype(jnp.int32)
     return first, jnp.minimum(first + 1, size - 1), position - first.astype(jnp.float32)

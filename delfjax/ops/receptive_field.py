@@ -70,19 +70,6 @@ def centres_px(field: ReceptiveField, cells_yx: Int[Array, "*n 2"]) -> Float[jax
     return centres
 
 
-def to_original_px(
-    points_yx: Float[Array, "*n 2"], factors_yx: Float[Array, "#*n 2"]
-) -> Float[jax.Array, "*n 2"]:
-    """Undo a resize by ``factors_yx``: coordinates before it, from coordinates after it.
-
-    Pixel centres are at integers in both frames.
-    """
-    original: jax.Array = (jnp.asarray(points_yx) + jnp.float32(0.5)) / factors_yx - jnp.float32(
-        0.5
-    )
-    return original
-
-
 def boxes_px(
     field: ReceptiveField, centres_yx: Float[Array, "*n 2"], scales: Float[Array, "*n"]
 ) -> Float[jax.Array, "*n 4"]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from delfjax.config import SearchConfig, VerificationConfig
+from delfjax.ops.half_pixel import resize_matrices, to_resized_px
 from delfjax.ops.matching import mutual_nearest
 from delfjax.retrieval.local_index import LocalIndex, PutativeMatches
 from delfjax.retrieval.verification import verify
@@ -160,7 +161,7 @@ def _verify_reduced(
         database_yx=_resized(np.asarray(matches.database_yx), database_factors),
     )
     verified = verify(reduced, config=config)
-    enlarge, reduce = _resizing(1 / database_factors), _resizing(query_factors)
+    enlarge, reduce = resize_matrices(1 / database_factors), resize_matrices(query_factors)
     transform = np.asarray(verified.transform, np.float64)
     found = (np.asarray(verified.inliers) > 0)[:, None, None]
     original = np.where(found, enlarge @ transform @ reduce, transform)
@@ -170,17 +171,7 @@ def _verify_reduced(
 def _resized(
     points_yx: Float[np.ndarray, "candidates m 2"], factors: Float[np.ndarray, " candidates"]
 ) -> Float[np.ndarray, "candidates m 2"]:
-    return np.asarray((points_yx + 0.5) * factors[:, None, None] - 0.5, np.float32)
-
-
-def _resizing(factors: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, "candidates 3 3"]:
-    """Resizes by ``factors`` as matrices of homogeneous ``(x, y, 1)``, pixel centres at
-    integers."""
-    matrices = np.zeros((len(factors), 3, 3))
-    matrices[:, 0, 0] = matrices[:, 1, 1] = factors
-    matrices[:, :2, 2] = ((factors - 1) / 2)[:, None]
-    matrices[:, 2, 2] = 1.0
-    return matrices
+    return np.asarray(to_resized_px(points_yx, factors[:, None, None]), np.float32)
 
 
 def _matches(

@@ -25,7 +25,8 @@ from delfjax.models.resnet import ResNet
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
 from delfjax.models.weights import load_weights, save_weights, shipped_attention
 from delfjax.ops import convolution, pyramid
-from delfjax.ops.receptive_field import centres_px, to_original_px
+from delfjax.ops.half_pixel import to_original_px
+from delfjax.ops.receptive_field import centres_px
 from delfjax.types import ImageFeatures, LocalFeatures
 
 SMALL = override(DelfConfig(), ["features.max_side=192", "features.max_features=150"])

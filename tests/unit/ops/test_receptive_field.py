@@ -14,21 +14,12 @@ from delfjax.models.efficientnet_lite import EfficientNetLite0
 from delfjax.models.layers import FeatureMap
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
 from delfjax.ops import convolution
-from delfjax.ops.receptive_field import ReceptiveField, Window, boxes_px, compose, to_original_px
+from delfjax.ops.receptive_field import ReceptiveField, Window, boxes_px, compose
 
 
 def test_two_layers_compose_as_by_hand() -> None:
     assert compose([Window(3, 2, 1), Window(3, 1, 1)]) == ReceptiveField(7, 2, 0.0)
     assert compose([Window(3, 2, 0)]) == ReceptiveField(3, 2, 1.0)
-
-
-def test_positions_survive_a_resize_and_its_inverse() -> None:
-    points = np.array([[0.0, 0.0], [10.0, 20.5]], np.float32)
-    factors = np.array([[2.0, 0.5]], np.float32)
-    resized = (points + 0.5) * factors - 0.5
-    np.testing.assert_allclose(
-        to_original_px(jnp.asarray(resized), jnp.asarray(factors)), points, atol=1e-5
-    )
 
 
 def test_boxes_shrink_as_the_scale_grows() -> None:
