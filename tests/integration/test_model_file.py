@@ -180,7 +180,7 @@ def export_without_store(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("moon", r"model=moon: .*moon.json: No such file"),
+        ("moon", r"model=moon: .*moon.json: cannot be read: No such file"),
         ("landmark_world", "model=landmark_world: .* holds no whole system"),
     ],
 )

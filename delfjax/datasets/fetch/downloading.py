@@ -5,6 +5,10 @@ A download grows as ``NAME.part``, with the version of the file noted beside it 
 later run requests only the missing bytes, unless the server cannot tell whether the file is still
 the same version.
 
+It is written on urllib because no library resumes this carefully: pooch starts a broken download
+again from its first byte; requests, urllib3 and httpx retry a request but leave ranges, validators
+and half-written files to their caller, which is most of what is here.
+
 Source: RFC 9110, 13.1.5 (If-Range), 14.2 (Range), 15.5.17 (416).
 """
 

@@ -41,6 +41,7 @@ from delfjax.files import (
     move_file,
     read_json_object,
     remove_leftovers,
+    sync_disks,
     write_json,
 )
 
@@ -278,6 +279,7 @@ def _fetch(planned: PlannedFile, *, keep_archives: bool, patience: Patience) -> 
 def _unpacked(planned: PlannedFile, held: Path) -> dict[str, Any]:
     work = planned.root / CONTROL / "unpacking"
     content = unpack(held, planned.destination, limit=planned.file.unpacked_limit, work=work)
+    sync_disks()
     return {"bytes": held.stat().st_size, "files": content.files, "unpacked_bytes": content.size}
 
 

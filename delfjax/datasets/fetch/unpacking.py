@@ -1,8 +1,15 @@
 """Unpacking archives that are not trusted: tar, gzipped or not, and zip.
 
 Members are written to numbered files in a work folder and renamed into place once all of them are
-there, so an archive that is refused or damaged changes nothing. Owners, modes and times recorded in
-the archive are ignored.
+there, so an archive that is refused or damaged changes nothing. Owners, modes and times of the
+archive are ignored. Tens of thousands of files are not synced one by one: whoever records that an
+archive is unpacked syncs them together (:func:`delfjax.files.sync_disks`).
+
+``tarfile.data_filter`` replaces none of this. It guards ``extract``, which writes under the names
+that members have, and is never called here. It admits what no dataset holds (symbolic links inside
+the folder, absolute names, whose slash it drops, backslashes, our own records), and says nothing
+about zip, total size, a header of a gigabyte, a missing end mark or gzip's checksum. What it does
+refuse, names with ``..`` and devices, zip needs refused as well.
 """
 
 from __future__ import annotations

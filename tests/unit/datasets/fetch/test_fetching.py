@@ -439,6 +439,17 @@ def test_an_interruption_during_the_renaming_is_repaired(
     assert files_in(tmp_path / "root") == {"jpg/100000.jpg", "jpg/100001.jpg"}
 
 
+def test_what_was_unpacked_is_on_disk_before_it_is_recorded(
+    tmp_path: Path, plan_of: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[set[str]] = []
+    monkeypatch.setattr(os, "sync", lambda: there.append(files_in(tmp_path / "root")))
+    with serving({"a.tgz": IMAGES}) as server:
+        fetch(plan_of(server, A), patience=QUICK)
+    assert there == [{".fetch/a.tgz", "jpg/100000.jpg", "jpg/100001.jpg"}]
+    assert (tmp_path / "root" / ".fetch" / "a.tgz.done").is_file()
+
+
 def test_two_runs_into_one_folder_do_not_mix(tmp_path: Path, plan_of: Plan) -> None:
     with serving({"a.tgz": IMAGES}) as server:
         plan = plan_of(server, A)
