@@ -235,7 +235,8 @@ def _open(data: bytes) -> ImageFile:
 
 
 def _load(image: ImageFile, max_side: int) -> _Source:
-    size, target = image.size, reduced_size(image.size, max_side)
+    size = image.size
+    target = reduced_size(size, max_side)
     drafted = None
     if target != size:
         drafted = image.draft(

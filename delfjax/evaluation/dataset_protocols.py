@@ -164,7 +164,8 @@ class _RetrievalScorer:
     longest = _LONGEST_LIST
 
     def __init__(self, dataset: RetrievalDataset, database: Sequence[str]) -> None:
-        self._benchmark, self._database = dataset.name, database
+        self._benchmark = dataset.name
+        self._database = database
         self._predictions: dict[str, list[str]] = {}
         self._solution: dict[str, list[str]] = {}
 
@@ -192,7 +193,8 @@ class _RecognitionScorer:
                 f"{dataset.name}: the images of the database have no landmarks, "
                 "so none can be recognised"
             )
-        self._benchmark, self._landmarks = dataset.name, dataset.landmarks
+        self._benchmark = dataset.name
+        self._landmarks = dataset.landmarks
         self._predictions: list[tuple[str, int, float]] = []
         self._solution: dict[str, list[int]] = {}
 

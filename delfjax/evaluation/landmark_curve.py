@@ -156,7 +156,8 @@ class LandmarkCurve:
         """Counts of true and false positives of each query, for intervals and paired tests."""
         count = self._count(threshold)
         right = self.entry_correct[:count]
-        queries, size = self.entry_query[:count], len(self.queries)
+        queries = self.entry_query[:count]
+        size = len(self.queries)
         scores = {
             name: np.bincount(queries[chosen], minlength=size).astype(np.float64)
             for name, chosen in (("true positives", right), ("false positives", ~right))
@@ -313,7 +314,8 @@ def _pooled(
         raise EvaluationError(
             f"retrieved: nothing for the query {missing!r}; a failed query has an empty list"
         )
-    images, scores = [], [np.zeros(0)]
+    images = []
+    scores = [np.zeros(0)]
     for name in names:
         found = retrieved[name]
         codes = np.asarray(

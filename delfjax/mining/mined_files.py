@@ -23,7 +23,9 @@ from delfjax.mining.mine import MinedLandmarks, MiningError
 from delfjax.mining.visual_graph import VisualGraph
 
 FORMAT_VERSION = 1
-_FORMAT, _HEADER, _ARRAYS = "delfjax mined landmarks", "landmarks.json", "arrays.npz"
+_FORMAT = "delfjax mined landmarks"
+_HEADER = "landmarks.json"
+_ARRAYS = "arrays.npz"
 _OWN = ("positions_deg", "clusters", "landmarks", "centres_deg", "representatives")
 
 

@@ -179,7 +179,7 @@ def plan_fetch(
     entry = dataset_entry(name)
     place = dataset_root(name) if root is None else root.expanduser()
     if place is None or not entry.published:
-        remedy = "name its folder with --root where it is read"
+        remedy = "pass its folder with --root to the commands that read it"
         if place is not None:
             remedy = (
                 f"unpack a copy into {place}, "

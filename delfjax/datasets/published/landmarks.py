@@ -39,7 +39,9 @@ def load_landmarks_clean(root: Path) -> RetrievalDataset:
 
 
 def _load(root: Path, kind: str) -> RetrievalDataset:
-    paths, labels, sizes = [], [], []
+    paths = []
+    labels = []
+    sizes = []
     for part in PARTS:
         file = _find(root, f"annotation_{kind}_{part}.txt")
         images, landmarks = _read(file)

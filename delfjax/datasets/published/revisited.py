@@ -80,7 +80,8 @@ def _load(root: Path, name: str) -> RetrievalDataset:
             f"{file}: gnd has {len(entries)} entries, "
             f"expected one for each of {len(qimlist)} queries"
         )
-    boxes, sets = [], {label: list[np.ndarray]() for label in LABELS}
+    boxes = []
+    sets = {label: list[np.ndarray]() for label in LABELS}
     for number, entry in enumerate(entries):
         where = f"{file}: gnd[{number}]"
         boxes.append(
