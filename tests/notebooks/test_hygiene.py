@@ -9,7 +9,7 @@ import logging
 import re
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import nbformat
@@ -34,7 +34,8 @@ def _name(path: Path) -> str:
     return path.name
 
 
-WHOLE = next(path for path in EXPERIMENTS if path.name.startswith("30"))
+# Its checks fill two cells, so that something can be put between them.
+WHOLE = next(path for path in EXPERIMENTS if path.name.startswith("10"))
 
 
 @pytest.fixture
@@ -69,6 +70,39 @@ def test_every_notebook_is_run_by_reproduce() -> None:
     assert {name for name, kind in kinds.items() if kind == "report"} == {"42", "90", "91"}
     experiments = {"10", "11", "13", "20", "21", "22", "30", "31", "40", "41", "50", "51"}
     assert {name for name, kind in kinds.items() if kind == "experiment"} == experiments
+
+
+def _last_text(notebook: NotebookNode) -> str:
+    return next(cell.source for cell in reversed(notebook.cells) if cell.cell_type == "markdown")
+
+
+def test_the_links_to_the_next_notebook_lead_through_all_of_them_in_order() -> None:
+    ends = {path.stem: _last_text(nbformat.read(path, as_version=4)) for path in NOTEBOOKS}
+    following = {stem: re.findall(r"Next: `(\w+)`\.$", text) for stem, text in ends.items()}
+    names = [path.stem for path in NOTEBOOKS]
+    expected = {name: [after] for name, after in pairwise(names)}
+    assert following == expected | {names[-1]: []}
+    assert "the last notebook" in ends[names[-1]]
+
+
+def _questions(text: str) -> dict[str, str]:
+    """The tables of notebooks in a text: name → second column."""
+    return dict(re.findall(r"^\| `(\d\d_\w+)` \| ([^|]+?) \|", text, re.MULTILINE))
+
+
+def test_each_question_is_the_same_in_the_title_the_readme_and_the_first_notebook() -> None:
+    titles = {path.stem: nbformat.read(path, as_version=4).cells[0].source for path in NOTEBOOKS}
+    asked = {
+        name: found.group(1)
+        for name, title in titles.items()
+        if (found := re.search(r"^- \*\*Question\*\*: (.+)$", title, re.MULTILINE))
+    }
+    start = nbformat.read(NOTEBOOKS[0], as_version=4)
+    tour = "\n".join(cell.source for cell in start.cells if cell.cell_type == "markdown")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert list(asked) == [path.stem for path in NOTEBOOKS]
+    assert _questions(readme) == asked
+    assert _questions(tour) == asked
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=_name)
@@ -247,8 +281,11 @@ def test_a_run_that_is_finished_before_its_checks_or_before_the_end_is_found(
 
 
 def test_a_cell_is_called_what_the_text_before_it_says_first(experiment: NotebookNode) -> None:
+    before = experiment.cells.index(_cell(experiment, "checks")) - 1
+    experiment.cells[before].source = "## Two claims\n\nBoth hold at every preset: the order first."
+    experiment.cells[before + 2].source = "Then the bounds: one for each preset."
     titles = list(hygiene.cell_titles(experiment).values())
-    assert "The images" in titles and max(map(len, titles)) <= 60
+    assert {"Two claims", "Then the bounds"} <= set(titles) and max(map(len, titles)) <= 60
     assert len(titles) == sum(cell.cell_type == "code" for cell in experiment.cells)
 
 
@@ -257,6 +294,69 @@ def test_code_without_a_sentence_before_it_is_found(experiment: NotebookNode) ->
     assert any(
         line.endswith("has no sentence before it") for line in hygiene.violations(experiment)
     )
+
+
+@pytest.mark.parametrize(
+    ("caption", "complaint"),
+    [
+        ("What must hold.", "says 'What must hold', which tells a reader nothing"),
+        ("## Checks\n\nWhat must hold.", "says 'What must hold', which tells a reader nothing"),
+        ("What must hold. Margins are half of what was measured at each preset.", "says 'What"),
+        ("The inliers of each photo.", "says only 'The inliers of each photo.'"),
+        ("", "says only ''"),
+    ],
+)
+def test_captions_that_say_nothing_are_found(
+    experiment: NotebookNode, caption: str, complaint: str
+) -> None:
+    experiment.cells[experiment.cells.index(_cell(experiment, "checks")) - 1].source = caption
+    assert any(complaint in line for line in hygiene.violations(experiment))
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "## Train",
+        "The loss has to fall, since the labels are those it was trained on.",
+        "### Checks\n\nFour bounds.",
+    ],
+)
+def test_a_heading_or_a_full_sentence_is_a_caption(experiment: NotebookNode, caption: str) -> None:
+    experiment.cells[experiment.cells.index(_cell(experiment, "checks")) - 1].source = caption
+    parameters = experiment.cells.index(_cell(experiment, "parameters"))
+    experiment.cells[parameters - 1].source = "Parameters (explained in `00_start_here`):"
+    assert not any(" says " in line for line in hygiene.violations(experiment))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'assert preset == "ci" or total > 3, "too few"',
+        'assert overrides or preset != "full" or total > 3, "too few"',
+        'assert total > 3 or "ci" == preset, "too few"',
+        'assert overrides or (not (preset in ("quick", "full")) or total > 3), "too few"',
+        'small = preset == "ci" or overrides\nassert small or total > 3, "too few"',
+        'claimed = preset != "ci" and not overrides\nassert not claimed or total > 3, "too few"',
+    ],
+)
+def test_asserts_that_the_preset_makes_empty_are_found(
+    experiment: NotebookNode, source: str
+) -> None:
+    _cell(experiment, "checks").source = source
+    assert any("asserts nothing at some preset" in line for line in hygiene.violations(experiment))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'assert overrides or total > {"ci": 2, "quick": 3, "full": 3}[preset], "too few"',
+        'assert overrides or total > (2 if preset == "ci" else 3), "too few"',
+        'assert preset in ("ci", "quick", "full"), "another preset"',
+    ],
+)
+def test_a_bound_for_each_preset_is_no_empty_assert(experiment: NotebookNode, source: str) -> None:
+    _cell(experiment, "checks").source = source
+    assert not any("at some preset" in line for line in hygiene.violations(experiment))
 
 
 def test_a_title_that_does_not_say_what_to_expect_is_found(experiment: NotebookNode) -> None:

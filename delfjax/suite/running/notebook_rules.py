@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,23 @@ from delfjax.suite.runs.folders import RunError
 LONGEST_CELL = 15
 # Import statements of this library in one notebook: more say where things lie, not what is used.
 MOST_IMPORTS = 8
+# Words of a text cell without a heading: fewer name the code below instead of explaining it.
+FEWEST_WORDS = 8
+# Sentences that would fit any notebook, in lower case.
+_EMPTY_SENTENCES = frozenset(
+    {
+        "all are extracted",
+        "everything that is used here",
+        "everything that is used here, in one cell",
+        "some of them",
+        "the run is finished",
+        "the same as a picture",
+        "what must hold",
+        "what must hold of any comparison",
+        "what must hold of both",
+        "what must hold of them",
+    }
+)
 # Characters of a cell's title in a progress bar.
 _TITLE = 60
 # What the last cell of an experiment says.
@@ -37,6 +54,7 @@ _FINISH = "run.finish("
 # What the first cell says, in this order.
 HEADINGS = ("Question", "Reads", "Writes", "Paper section", "Time", "Expect")
 _LIBRARY = "delfjax"
+_PRESET = "preset"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _LANGUAGE = {"name": "python"}
 _NEW: dict[str, Callable[..., NotebookNode]] = {
@@ -154,7 +172,9 @@ def violations(notebook: NotebookNode) -> list[str]:
         *_title(notebook),
         *_order(notebook),
         *_cells(notebook),
+        *_captions(notebook),
         *_library_imports(notebook),
+        *_optional_asserts(notebook),
     ]
 
 
@@ -247,6 +267,31 @@ def _cells(notebook: NotebookNode) -> Iterator[str]:
             yield from (f"cell {number} {line}" for line in _code(cell))
 
 
+def _captions(notebook: NotebookNode) -> Iterator[str]:
+    """Text cells that tell a reader nothing.
+
+    A heading alone may name a step. The line before the parameters may be short, since they are
+    explained once for all notebooks.
+    """
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "markdown":
+            continue
+        lines = cell.source.splitlines()
+        prose = "\n".join(line for line in lines if not line.startswith("#"))
+        sentences = [part.strip(" \n.:;") for part in re.split(r"[.:;]\s+|\n\n", prose)]
+        empty = [part for part in sentences if part.lower() in _EMPTY_SENTENCES]
+        following = notebook.cells[number + 1 : number + 2]
+        short = len(re.findall(r"\w+", prose)) < FEWEST_WORDS
+        headed = any(line.startswith("#") for line in lines)
+        if empty:
+            yield f"cell {number} says {empty[0]!r}, which tells a reader nothing"
+        elif short and not headed and not any("parameters" in tags(after) for after in following):
+            yield (
+                f"cell {number} says only {prose.strip()!r}; explain the code below in at least"
+                f" {FEWEST_WORDS} words, or name the step in a heading"
+            )
+
+
 def _code(cell: NotebookNode) -> Iterator[str]:
     if cell.source.count("\n") + 1 > LONGEST_CELL and not _only_imports(cell):
         yield f"is longer than {LONGEST_CELL} lines"
@@ -284,6 +329,42 @@ def _library_imports(notebook: NotebookNode) -> Iterator[str]:
             f"has {count} import statements of {_LIBRARY}, at most {MOST_IMPORTS} are allowed; take"
             f" names from {_LIBRARY} itself, {_LIBRARY}.suite and the other rooms that offer theirs"
         )
+
+
+def _optional_asserts(notebook: NotebookNode) -> Iterator[str]:
+    """Asserts that hold at some preset whatever was measured: ``preset == "ci" or claim``, or a
+    flag derived from the preset in the place of the comparison."""
+    flags: set[str] = set()
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code" or _SHELL.search(cell.source):
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Assign) and _compares_preset(node.value, flags):
+                flags.update(target.id for target in node.targets if isinstance(target, ast.Name))
+            elif isinstance(node, ast.Assert) and any(
+                isinstance(part, ast.BoolOp)
+                and isinstance(part.op, ast.Or)
+                and _compares_preset(part, flags)
+                for part in ast.walk(node.test)
+            ):
+                yield (
+                    f"cell {number} asserts nothing at some preset:"
+                    f" {ast.unparse(node.test)[:60]!r}; give each preset a bound,"
+                    " bound = {'ci': …, 'quick': …, 'full': …}[preset]"
+                )
+
+
+def _compares_preset(node: ast.expr, flags: Collection[str]) -> bool:
+    """Whether a condition is decided by the preset, alone or with others. A choice of values
+    (``0.2 if preset == "ci" else 0.3``) is not."""
+    if isinstance(node, ast.BoolOp):
+        return any(_compares_preset(part, flags) for part in node.values)
+    if isinstance(node, ast.UnaryOp):
+        return _compares_preset(node.operand, flags)
+    if isinstance(node, ast.Compare):
+        sides = (node.left, *node.comparators)
+        return any(isinstance(side, ast.Name) and side.id == _PRESET for side in sides)
+    return isinstance(node, ast.Name) and node.id in flags
 
 
 def _is_path(value: str) -> bool:
