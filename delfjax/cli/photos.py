@@ -31,13 +31,19 @@ _PICTURES = (".png", ".pdf", ".svg")
 
 @dataclass(frozen=True)
 class Extract:
-    """Extract the local features of every photo in a folder, or of a dataset's database, into a
-    store; run again, it resumes."""
+    """Extract the local features of a folder of photos, or a dataset, into a store.
+
+    The same command resumes, and takes what is new.
+
+    Example: delfjax extract ~/Photos --store my.store
+    """
 
     photos: Annotated[
         tyro.conf.Positional[Maybe[Path]],
         tyro.conf.arg(
-            metavar="FOLDER", help="folder of photos, searched recursively; not with --dataset"
+            metavar="[FOLDER]",
+            help="folder of photos, searched recursively",
+            help_behavior_hint="(or --dataset)",
         ),
     ] = None
     dataset: DatasetName = ""
@@ -45,17 +51,14 @@ class Extract:
     store: Annotated[
         Maybe[Path],
         tyro.conf.arg(
-            help=(
-                "folder of the feature store, made when missing; of a dataset by default in the"
-                " cache"
-            )
+            metavar="DIR",
+            help="folder of the feature store, made when missing",
+            help_behavior_hint="(default for a dataset: one in the cache)",
         ),
     ] = None
     preset: Preset = "default"
     overrides: Set = ()
-    retry_failed: Annotated[
-        Flag, tyro.conf.arg(help="try images with a recorded failure again")
-    ] = False
+    retry_failed: Annotated[Flag, tyro.conf.arg(help="retry images that failed before")] = False
 
     def run(self) -> None:
         """Extract, then say what could not be read."""
@@ -89,15 +92,21 @@ class Extract:
 
 @dataclass(frozen=True)
 class Index:
-    """Fit the reduction on a store and build the search index."""
+    """Fit the reduction on a feature store and build the search index.
+
+    Example: delfjax index my.store --out my.index
+    """
 
     out: Annotated[
-        Path, tyro.conf.arg(help="folder of the index; an index already there is replaced")
+        Path,
+        tyro.conf.arg(metavar="DIR", help="folder for the index; replaces an earlier one"),
     ]
     store: Annotated[
         tyro.conf.Positional[Maybe[Path]],
         tyro.conf.arg(
-            metavar="STORE", help="feature store made by `delfjax extract`; not with --dataset"
+            metavar="[STORE]",
+            help="feature store made by `delfjax extract`",
+            help_behavior_hint="(or --dataset)",
         ),
     ] = None
     dataset: DatasetName = ""
@@ -140,16 +149,27 @@ class Index:
 
 @dataclass(frozen=True)
 class Search:
-    """Find the photos of an index that show what a query photo shows."""
+    """Find the photos of an index that show what a query photo shows.
+
+    Example: delfjax search my.index query.jpg --top 5 --figure found.png
+    """
 
     index: Annotated[
-        tyro.conf.Positional[Path], tyro.conf.arg(help="index made by `delfjax index`")
+        tyro.conf.Positional[Path],
+        tyro.conf.arg(metavar="INDEX", help="index made by `delfjax index`"),
     ]
-    query: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="photo to search for")]
-    top: Annotated[int, tyro.conf.arg(help="results shown")] = 10
+    query: Annotated[
+        tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO", help="photo to search for")
+    ]
+    top: Annotated[int, tyro.conf.arg(help="number of results shown")] = 10
     json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a table")] = False
     figure: Annotated[
-        Maybe[Path], tyro.conf.arg(help="write a picture of the ranked list here")
+        Maybe[Path],
+        tyro.conf.arg(
+            metavar="FILE",
+            help=".png, .pdf or .svg file for a picture of the ranked list",
+            help_behavior_hint="(default: none)",
+        ),
     ] = None
     overrides: Set = ()
 
@@ -182,13 +202,25 @@ class Search:
 
 @dataclass(frozen=True)
 class Match:
-    """Match two photos and verify the matches geometrically."""
+    """Match two photos and verify the matches geometrically.
 
-    image1: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="first photo")]
-    image2: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="second photo")]
+    Example: delfjax match one.jpg other.jpg --figure match.png
+    """
+
+    image1: Annotated[
+        tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO1", help="first photo")
+    ]
+    image2: Annotated[
+        tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO2", help="second photo")
+    ]
     json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a sentence")] = False
     figure: Annotated[
-        Maybe[Path], tyro.conf.arg(help="write a picture of the correspondences here")
+        Maybe[Path],
+        tyro.conf.arg(
+            metavar="FILE",
+            help=".png, .pdf or .svg file for a picture of the correspondences",
+            help_behavior_hint="(default: none)",
+        ),
     ] = None
     preset: Preset = "default"
     overrides: Set = ()

@@ -51,7 +51,7 @@ class Inspect:
 class Convert:
     """Convert a PyTorch or TensorFlow checkpoint to safetensors and JSON.
 
-    A backbone has the tensor names of torchvision or of efficientnet_lite0_pytorch.
+    A backbone has the tensor names of torchvision or efficientnet-lite0-pytorch.
 
     TensorFlow's DELF or DELG becomes a model file, for `--set model=FILE`.
 
