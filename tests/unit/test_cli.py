@@ -317,11 +317,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("evaluate photos --set search.top=1", "'search.top' does not exist"),
         (
             "evaluate photos --set model=nowhere.safetensors",
-            "model=nowhere.safetensors: nowhere.json: No such file",
+            "model=nowhere.safetensors: nowhere.json: cannot be read: No such file",
         ),
         (
             "run 30 --set model=nowhere.safetensors",
-            "model=nowhere.safetensors: nowhere.json: No such file",
+            "model=nowhere.safetensors: nowhere.json: cannot be read: No such file",
         ),
     ],
 )
@@ -371,16 +371,16 @@ def test_what_an_extraction_decided_cannot_be_changed_afterwards(
 ) -> None:
     room = assignment.split(".", maxsplit=1)[0]
     message = refused(capsys, "index", store, "--out", index, "--set", assignment)
-    assert f"--set {assignment}: {room} was decided when the store {store} was made" in message
+    assert f"--set {assignment}: {room} was fixed when the store {store} was made" in message
     message = refused(capsys, "search", index, "query.jpg", "--set", assignment)
-    assert f"--set {assignment}: {room} was decided when the index {index} was made" in message
+    assert f"--set {assignment}: {room} was fixed when the index {index} was made" in message
 
 
 @pytest.mark.parametrize("assignment", ["reduction.dim=8", "index.kind=ivf", "seed=1"])
 def test_what_an_index_decided_cannot_be_changed_by_a_search(
     capsys: pytest.CaptureFixture[str], index: Path, assignment: str
 ) -> None:
-    assert "was decided when the index" in refused(
+    assert "was fixed when the index" in refused(
         capsys, "search", index, "query.jpg", "--set", assignment
     )
 
