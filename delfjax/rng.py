@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-import jax
 import numpy as np
-
-
-def named_key(seed: int, name: str) -> jax.Array:
-    """JAX key for the stream ``name`` of ``seed``."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def named_generator(seed: int, name: str) -> np.random.Generator:

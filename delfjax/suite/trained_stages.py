@@ -29,8 +29,8 @@ from delfjax.features.store import FeatureStore
 from delfjax.files import read_json_lines
 from delfjax.models.delf import describe_backbone
 from delfjax.models.model_files import BACKBONE, load_part, override_system
+from delfjax.training.batches import TrainingError
 from delfjax.training.loop import METRICS
-from delfjax.training.photos import TrainingError
 from delfjax.training.stages import save_trained, train_stage
 from delfjax.world.reading import World
 

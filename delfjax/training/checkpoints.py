@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from delfjax.files import flatten, json_bytes, read_json_object, write_json
-from delfjax.training.photos import TrainingError
+from delfjax.training.batches import TrainingError
 
 _ABOUT = "training.json"
 

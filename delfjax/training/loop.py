@@ -29,10 +29,10 @@ from tqdm.auto import tqdm
 
 from delfjax.config import TrainingConfig, to_dict
 from delfjax.files import append_json_line, read_json_lines, write_json_lines
+from delfjax.training.batches import Batch, Batches, LabelledPhotos, TrainingError
 from delfjax.training.checkpoints import Checkpoints
 from delfjax.training.networks import Network
 from delfjax.training.optimiser import make_optimiser, make_schedule
-from delfjax.training.photos import Batch, Batches, LabelledPhotos, TrainingError
 from delfjax.types import Array
 
 METRICS = "metrics.jsonl"

@@ -25,8 +25,8 @@ from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import tensor_digest
+from delfjax.training.batches import LabelledPhotos, TrainingError
 from delfjax.training.networks import Network
-from delfjax.training.photos import LabelledPhotos, TrainingError
 
 # Raised whenever the same photographs and layers give other maps.
 _VERSION = 3

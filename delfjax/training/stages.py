@@ -16,10 +16,10 @@ from delfjax.models.delf import describe_backbone, load_backbone
 from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, save_model
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import save_weights, tensor_digest
+from delfjax.training.batches import Batches, LabelledPhotos, MapBatches, PhotoBatches
 from delfjax.training.loop import TrainingReport, train
 from delfjax.training.maps import cached_maps
 from delfjax.training.networks import AttentionNetwork, DelgNetwork, make_network
-from delfjax.training.photos import Batches, LabelledPhotos, MapBatches, PhotoBatches
 
 
 def train_stage(

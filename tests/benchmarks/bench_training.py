@@ -27,9 +27,9 @@ from torch import nn
 
 from delfjax.config import BackboneConfig, OptimiserConfig, TrainingConfig
 from delfjax.models.delf import load_backbone
+from delfjax.training.batches import Batch
 from delfjax.training.loop import Trainer
 from delfjax.training.networks import make_network
-from delfjax.training.photos import Batch
 
 _CLASSES = 586
 _RATE, _MOMENTUM, _CLIP = 0.01, 0.9, 10.0

@@ -38,9 +38,9 @@ from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import load_weights
 from delfjax.retrieval.local_index import build_index
 from delfjax.training import loop
+from delfjax.training.batches import Batch, LabelledPhotos, MapBatches, TrainingError
 from delfjax.training.loop import METRICS, Trainer, TrainingReport, train
 from delfjax.training.networks import make_network
-from delfjax.training.photos import Batch, LabelledPhotos, MapBatches, TrainingError
 from delfjax.training.stages import save_trained
 from delfjax.world.knobs import world_config
 from delfjax.world.writing import build_world

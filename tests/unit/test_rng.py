@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 
-from delfjax.rng import named_generator, named_key
+from delfjax.rng import named_generator
 
 
 def test_a_stream_depends_only_on_seed_and_name() -> None:
@@ -14,14 +13,6 @@ def test_a_stream_depends_only_on_seed_and_name() -> None:
 
     assert draw(1, "index") == draw(1, "index")
     assert len({draw(1, "index"), draw(2, "index"), draw(1, "reduction"), draw(0, "")}) == 4
-
-
-def test_a_key_depends_only_on_seed_and_name() -> None:
-    def data(seed: int, name: str) -> tuple[int, ...]:
-        return tuple(np.asarray(jax.random.key_data(named_key(seed, name))).tolist())
-
-    assert data(1, "dropout") == data(1, "dropout")
-    assert len({data(1, "dropout"), data(2, "dropout"), data(1, "shuffle")}) == 3
 
 
 def test_a_stream_stays_the_same_from_version_to_version() -> None:

@@ -13,9 +13,9 @@ from flax import nnx
 from PIL import Image
 
 from delfjax.config import TrainingConfig
+from delfjax.training.batches import LabelledPhotos
 from delfjax.training.maps import cached_maps
 from delfjax.training.networks import AttentionNetwork, make_network
-from delfjax.training.photos import LabelledPhotos
 from tests.unit.models.random_networks import small_resnet
 
 SHARED = 3

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from delfjax.config import TrainingConfig
-from delfjax.training.photos import (
+from delfjax.training.batches import (
     LabelledPhotos,
     MapBatches,
     PhotoBatches,
