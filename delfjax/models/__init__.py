@@ -1,1 +1,1 @@
-"""Flax nnx networks: backbones, the attention scorer, DELF; and where their weights come from."""
+"""Flax nnx networks (backbones, the attention scorer, DELF) and their weight files."""

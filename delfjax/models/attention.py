@@ -1,8 +1,8 @@
-"""The attention scorer: how relevant each cell of the feature map is, learned from image labels
+"""The attention scorer: the relevance of each cell of a feature map, learned from image labels
 alone.
 
-Source: the TF1 release and the TF2 code: 1×1 convolution to 512, batch norm, ReLU, 1×1 convolution
-    to 1, softplus; its input is the unnormalised feature map.
+Source: the TF1 release and the TF2 code: 1×1 convolution to 512 channels, batch norm, ReLU, 1×1
+    convolution to 1 channel, softplus, applied to the unnormalised feature map.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from delfjax.models.layers import ConvNorm, FeatureMap, activate
 
 
 class AttentionScorer(nnx.Module):
-    """Softplus of a two-layer network on each cell."""
+    """A two-layer network applied to each cell, followed by softplus."""
 
     def __init__(self, channels: int, *, hidden: int = 512, rngs: nnx.Rngs) -> None:
         self.hidden = ConvNorm(channels, hidden, activation="relu", rngs=rngs)
@@ -31,15 +31,18 @@ class AttentionScorer(nnx.Module):
 
 
 class AutoencodedScorer(nnx.Module):
-    """Attention on what an autoencoder makes of each cell; its code is a descriptor that needs no
-    other reduction.
+    """An attention scorer on features that an autoencoder has reconstructed; the autoencoder's code
+    is a descriptor that needs no further reduction.
 
-    Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code: 1×1 convolutions to the code and, with a
-        ReLU, back; without it for features that may be negative (``rectified=False``), which it
-        could not rebuild. The encoder that is trained here has no bias, so that a code keeps its
-        direction when the feature is scaled to unit length first, as stores do; it serves as a
-        reduction. The TF2 code's has one (``code_bias``): then codes are made of the features as
-        they are, and kept instead of them.
+    A 1×1 convolution encodes each cell, another decodes it. A ReLU follows the decoder, except for
+    features that may be negative (``rectified=False``), which it could not reconstruct.
+
+    The encoder trained by this library has no bias, so a code keeps its direction when the feature
+    is first scaled to unit length, as it is in a store: the encoder then serves as a reduction. The
+    encoder of the TF2 code has a bias (``code_bias=True``): codes are computed from the unscaled
+    features and stored in their place.
+
+    Source: DELG (Cao, Araujo, Sim 2020) and the TF2 code.
     """
 
     def __init__(
@@ -63,16 +66,16 @@ class AutoencodedScorer(nnx.Module):
 
     @property
     def replaces_features(self) -> bool:
-        """Whether codes are kept instead of features; otherwise the encoder is a reduction of
-        these."""
+        """Whether codes are stored in place of features; if not, the encoder serves as their
+        reduction."""
         return self.encoder.bias is not None
 
     def rebuild(self, x: FeatureMap) -> FeatureMap:
-        """What is left of each cell after it was encoded and decoded."""
+        """The feature map after encoding and decoding each cell."""
         rebuilt: jax.Array = self.decoder(self.encoder(jnp.asarray(x.values)))
         return FeatureMap(activate(rebuilt, "relu" if self.rectified else "none"), x.extent)
 
 
 def feature_norm(x: Float[jax.Array, "*n d"]) -> Float[jax.Array, "*n"]:
-    """Length of each feature vector: the explicit scorer until an attention is trained."""
+    """L2 norm of each feature vector: the score used where no attention has been trained."""
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))

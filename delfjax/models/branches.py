@@ -1,5 +1,4 @@
-"""Backbones side by side: what a fine-tuning has left as it was is computed once for all of
-them."""
+"""Several backbones run side by side: layers that fine-tuning left unchanged are computed once."""
 
 from __future__ import annotations
 
@@ -19,15 +18,15 @@ from delfjax.ops.receptive_field import Window
 
 
 class BranchedBackbone(nnx.Module):
-    """Backbones of one architecture, their features behind each other; the first layers that are
-    equal in all run once."""
+    """Backbones of one architecture whose features are concatenated along the channels; the leading
+    layers that are equal in all of them run once."""
 
     def __init__(self, backbones: Sequence[EfficientNetLite0 | ResNet], *, output: str) -> None:
-        """Find out what they share.
+        """Find the leading layers that all backbones share.
 
         Args:
-            backbones: at least one; all of one architecture and layout.
-            output: the feature map that will be read out.
+            backbones: at least one, all of one architecture and stride layout.
+            output: the feature map that will be read out, "conv4" or "conv5".
         """
         layers = [backbone.layers(output) for backbone in backbones]
         equal = [
@@ -38,7 +37,8 @@ class BranchedBackbone(nnx.Module):
         self.backbones = nnx.List(backbones)
 
     def __call__(self, x: FeatureMap, *, output: str) -> FeatureMap:
-        """Feature maps of normalised images, one backbone's channels behind the other's."""
+        """Feature maps of normalised images, concatenated along the channels in the order of
+        ``backbones``."""
         trunk = self._first(x, output=output, layers=slice(self.shared))
         maps = [
             backbone(trunk, output=output, layers=slice(self.shared, None))
@@ -50,7 +50,7 @@ class BranchedBackbone(nnx.Module):
 
     @property
     def lost_px(self) -> int:
-        """Pixels without padding, as of each backbone."""
+        """Pixels lost to layers without padding; the same for every backbone."""
         return self._first.lost_px
 
     def windows(self, output: str) -> list[Window]:
@@ -62,7 +62,7 @@ class BranchedBackbone(nnx.Module):
         return self._first.normalise(pixels)
 
     def channels(self, output: str) -> int:
-        """Channels of the feature maps together."""
+        """Number of channels of all backbones together."""
         return sum(backbone.channels(output) for backbone in self.backbones)
 
     @property

@@ -1,5 +1,5 @@
-"""DELF: a backbone that describes every cell of an image and a scorer that says which cells
-matter."""
+"""DELF: a backbone that describes every cell of an image, and a scorer that rates how relevant each
+cell is."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ from delfjax.models.weights import WeightsError, require_match, shipped_attentio
 from delfjax.ops.receptive_field import ReceptiveField, compose
 from delfjax.types import Array
 
-# What can describe an image; each offers the call, `windows`, `lost_px`, `normalise` and
-# `channels`.
+# Every backbone is callable and offers `windows`, `lost_px`, `normalise` and `channels`.
 Backbone = EfficientNetLite0 | ResNet
 Scorer = AttentionScorer | AutoencodedScorer
 
 
 class Delf(nnx.Module):
-    """Backbone and scorer; without an attention scorer the norm of the features ranks the cells."""
+    """A backbone and a scorer; without a scorer, the norm of its features scores a cell."""
 
     def __init__(
         self, backbone: Backbone | BranchedBackbone, scorer: Scorer | None, *, output: str
@@ -51,19 +50,19 @@ class Delf(nnx.Module):
     def __call__(
         self, pixels: Float[Array, "b h w 3"], extent: Int[Array, "b 2"], *, dtype: str = "float32"
     ) -> tuple[FeatureMap, Float[jax.Array, "b fh fw"]]:
-        """Features (float32, unnormalised) and scores of every cell.
+        """Features (float32, unnormalised) and attention scores of every cell.
 
         Args:
             pixels: RGB in 0 … 255, each image in the upper left corner of its canvas.
-            extent: rows and columns of each image, pixels.
-            dtype: arithmetic of the backbone.
+            extent: height and width of each image, pixels.
+            dtype: type in which the backbone computes.
         """
         features = dense_features(self.backbone, pixels, extent, output=self.output, dtype=dtype)
         return features, relevance(self.scorer, features)
 
     @property
     def receptive_field(self) -> ReceptiveField:
-        """What a cell sees, composed from the layers."""
+        """The receptive field of a cell, composed from the layers."""
         return compose(self.backbone.windows(self.output))
 
     @property
@@ -81,32 +80,30 @@ def dense_features(
     output: str,
     dtype: str = "float32",
 ) -> FeatureMap:
-    """Features of every cell, float32, unnormalised; arguments as of :class:`Delf`."""
+    """Features of every cell, float32, unnormalised; for the arguments, see :class:`Delf`."""
     normalised = backbone.normalise(jnp.asarray(pixels)).astype(jnp.dtype(dtype))
     features = backbone(FeatureMap(normalised, extent), output=output)
     return FeatureMap(features.values.astype(jnp.float32), features.extent)
 
 
 def relevance(scorer: Scorer | None, features: FeatureMap) -> Float[jax.Array, "b fh fw"]:
-    """Score of every cell; without a scorer the norm of its features."""
+    """Score of every cell: that of the scorer or, without one, the norm of the cell's features."""
     return feature_norm(jnp.asarray(features.values)) if scorer is None else scorer(features)
 
 
 def describe(
     scorer: Scorer | None, features: Float[jax.Array, "b k c"]
 ) -> Float[jax.Array, "b k d"]:
-    """Descriptors of cells, unnormalised: their features, or the codes of these where the scorer
-    has codes with a bias."""
+    """Unnormalised descriptors of cells: their features, or the codes of their features if the
+    scorer is an autoencoder that replaces them."""
     encoder = _encoder(scorer)
     return features if encoder is None else jnp.asarray(encoder(features))
 
 
 def _encoder(scorer: Scorer | None) -> nnx.Linear | None:
-    return (
-        scorer.encoder
-        if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features
-        else None
-    )
+    if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features:
+        return scorer.encoder
+    return None
 
 
 def _describe_photos(
@@ -120,22 +117,25 @@ def _score_maps(scorer: Scorer | None, maps: Float[Array, "b fh fw c"]) -> jax.A
     return relevance(scorer, FeatureMap.full(maps))
 
 
-_described, _scored = nnx.jit(_describe_photos, static_argnums=2), nnx.jit(_score_maps)
+_described = nnx.jit(_describe_photos, static_argnums=2)
+_scored = nnx.jit(_score_maps)
 
 
 def cell_scores(model: Delf, photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "fh fw"]:
-    """Scores of every cell of a photograph in the size that it has; models of one backbone share
-    its compiled program."""
+    """Scores of every cell of a photograph at its native size.
+
+    Models with the same backbone share its compiled program.
+    """
     maps = _described(model.backbone, photo[None].astype(np.float32), model.output)
-    found: np.ndarray = np.asarray(_scored(model.scorer, maps))[0]
-    return found
+    scores: np.ndarray = np.asarray(_scored(model.scorer, maps))[0]
+    return scores
 
 
 def load_delf(config: DelfConfig) -> Delf:
-    """The model of ``config`` with its weights, batch norm folded: ready for extraction.
+    """The model of ``config`` with its weights, ready for extraction: batch norm is folded.
 
     Raises:
-        WeightsError: the weights are missing, damaged, or those of another architecture.
+        WeightsError: the weights are missing, damaged, or belong to another architecture.
     """
     backbone = load_backbone(config.backbone, seed=config.seed)
     scorer = None
@@ -153,7 +153,7 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
     """The backbone of ``config`` with its weights.
 
     Raises:
-        WeightsError: the weights are missing, damaged, or those of another architecture.
+        WeightsError: the weights are missing, damaged, or belong to another architecture.
     """
     if config.weights == "random":
         return _builder(config)(nnx.Rngs(seed))
@@ -164,7 +164,8 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
                 f" convert a checkpoint of {config.name} with `delfjax weights convert` and give"
                 " its .safetensors file"
             )
-        path, model = embedded_efficientnet_lite0(), architecture(config)
+        path = embedded_efficientnet_lite0()
+        model = architecture(config)
         return with_tensors(
             model, import_efficientnet_lite0(read_tensors(path), named_shapes(model), source=path)
         )
@@ -172,8 +173,8 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
     described = (about.get("name"), about.get("stride_layout", config.stride_layout))
     if described != (config.name, config.stride_layout):
         raise WeightsError(
-            f"{config.weights}: weights of {described[0]} in stride layout {described[1]}, the"
-            f" config asks for {config.name} in {config.stride_layout}"
+            f"{config.weights}: holds weights of {described[0]} in stride layout {described[1]},"
+            f" but the config sets {config.name} in {config.stride_layout}"
         )
     model = architecture(config, conv5=config.output == "conv5" or has_conv5(tensors))
     require_match(named_shapes(model), tensors, source=config.weights)
@@ -181,19 +182,22 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
 
 
 def architecture(config: BackboneConfig, *, conv5: bool = True) -> Backbone:
-    """The backbone of ``config`` with shapes in place of weights, not to be changed; without
-    ``conv5`` a ResNet ends at conv4."""
+    """The backbone of ``config`` with shapes in place of weights.
+
+    The model is cached, so callers must not modify it. With ``conv5=False``, a ResNet ends at
+    conv4.
+    """
     return _traced(replace(config, weights=""), conv5)
 
 
 @cache
 def _traced(config: BackboneConfig, conv5: bool) -> Backbone:
-    # Tracing a constructor takes most of a second, and several backbones have one architecture.
+    # Tracing a constructor takes most of a second, and backbones often share an architecture.
     return abstract(_builder(config, conv5=conv5))
 
 
 def _builder(config: BackboneConfig, *, conv5: bool = True) -> Callable[[nnx.Rngs], Backbone]:
-    """Makes the architecture of ``config`` from random streams, weights aside."""
+    """A function that builds the architecture of ``config`` with random weights."""
     if config.name == "efficientnet_lite0":
         return lambda rngs: EfficientNetLite0(rngs=rngs)
     blocks = BLOCKS[config.name][: 4 if conv5 else 3]
@@ -201,14 +205,15 @@ def _builder(config: BackboneConfig, *, conv5: bool = True) -> Callable[[nnx.Rng
 
 
 def has_conv5(names: Iterable[str]) -> bool:
-    """Whether the tensors of a ResNet, by our names, go on to conv5; those of DELF's release end at
-    conv4."""
+    """Whether a ResNet's tensors (by this library's names) include conv5; those of DELF's release
+    end at conv4."""
     return any(name.startswith("stages.3.") for name in names)
 
 
 def describe_backbone(config: BackboneConfig) -> dict[str, str]:
-    """What tells the features of one backbone from those of another, wherever its weights lie: they
-    go by their digest.
+    """The identity of a backbone's features: architecture, output and weights.
+
+    A weight file is identified by the digest of its tensors, so its path does not matter.
 
     Raises:
         WeightsError: the weights are missing, or their description is damaged.
@@ -220,25 +225,28 @@ def describe_backbone(config: BackboneConfig) -> dict[str, str]:
 
 
 def is_for_backbone(about: Mapping[str, Any], backbone: Mapping[str, str]) -> bool:
-    """Whether a scorer or a reduction was made for the features of a backbone, by the names that it
-    knows this by."""
+    """Whether a scorer or a reduction was made for the features of ``backbone``.
+
+    Args:
+        about: description of the scorer or reduction.
+        backbone: from :func:`describe_backbone`.
+    """
     return backbone in (about.get("backbone"), about.get("same_backbone"))
 
 
 def load_scorer(
     config: ScorerConfig, *, backbone: Mapping[str, str], channels: int, seed: int = 0
 ) -> Scorer:
-    """The attention of ``config``.
+    """The attention scorer of ``config`` with its weights.
 
     Args:
-        config: which.
-        backbone: whose features it scores, from :func:`describe_backbone`.
-        channels: length of these features.
-        seed: of random weights.
+        config: width and weights of the scorer.
+        backbone: the backbone whose features it scores, from :func:`describe_backbone`.
+        channels: length of a feature.
+        seed: seed of random weights.
 
     Raises:
-        WeightsError: the weights are missing, damaged, or were trained for the features of another
-            backbone.
+        WeightsError: the weights are missing, damaged, or were trained for another backbone.
     """
     weights, hidden = config.weights, config.hidden
     if weights == "random":
@@ -247,9 +255,9 @@ def load_scorer(
     tensors, about = load_part(path, SCORER)
     if not is_for_backbone(about, backbone):
         raise WeightsError(
-            f"{path}: scores the features of {_told(about.get('backbone'))}, the config extracts"
-            f" those of {_told(backbone)}; train an attention for these with `delfjax train`, or"
-            " set scorer.kind=norm"
+            f"{path}: scores the features of {_summary(about.get('backbone'))}, but the config"
+            f" extracts those of {_summary(backbone)}; train an attention for them with"
+            " `delfjax train`, or set scorer.kind=norm"
         )
 
     def build(rngs: nnx.Rngs) -> Scorer:
@@ -269,7 +277,8 @@ def load_scorer(
     return with_tensors(model, tensors)
 
 
-def _told(backbone: Any) -> str:
+def _summary(backbone: Any) -> str:
+    """A description of a backbone in one line, long digests cut short."""
     if not isinstance(backbone, Mapping):
-        return "a backbone that it does not name"
+        return "an unnamed backbone"
     return " ".join(f"{value:.18s}" for value in map(str, backbone.values()))

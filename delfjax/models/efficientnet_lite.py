@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 (no squeeze-and-excitation, ReLU6), the embedded default backbone.
 
-Trained with TensorFlow's "SAME" padding, which for the even sizes of training puts ``(k − stride)
-// 2`` zeros before the image. That padding is kept fixed for every size here, so that the geometry
-does not depend on parity.
+The weights were trained with TensorFlow's "SAME" padding, which for the even sizes used in training
+puts ``(k − stride) // 2`` zeros before the image. Here every size gets that padding, which makes
+the geometry independent of parity.
 Source: the published EfficientNet-Lite0 block table; normalisation ``(x − 127) / 128``.
 """
 
@@ -28,8 +28,8 @@ _STAGES = (
 )
 _LAST_STAGE = (6, 320, 3, 1, 1)
 _STEM, _HEAD, _CLASSES, _EPSILON = 32, 1280, 1000, 1e-3
-# Blocks up to the end of the stride-16 stage, which this library calls conv4 after its counterpart
-# in a ResNet.
+# Blocks up to the end of the stages at stride 16, which this library calls conv4 after their
+# counterpart in a ResNet.
 _CONV4_BLOCKS = sum(stage[-1] for stage in _STAGES[:5])
 
 
@@ -65,8 +65,11 @@ class InvertedBottleneck(nnx.Module):
         self.skip = stride == 1 and features_in == features_out
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
-        """Pad the narrow map rather than the wide one: a 1×1 convolution commutes with padding, the
-        mask restores zeros."""
+        """Expand, convolve depthwise, project, and add the input where shapes agree.
+
+        The narrow map is padded rather than the wide one: a 1×1 convolution commutes with padding,
+        and the mask restores the zeros.
+        """
         pad = self.depthwise.padding
         hidden = pad_map(x, pad)
         if self.expand is not None:
@@ -76,11 +79,11 @@ class InvertedBottleneck(nnx.Module):
 
 
 class EfficientNetLite0(nnx.Module):
-    """The whole classifier; :meth:`__call__` reads out a feature map."""
+    """The complete classifier; calling it reads out a feature map."""
 
-    # Features are what the last, linear convolution of a block gives; and no pixel is without
-    # padding (see the ResNet).
+    # A block ends in a linear convolution, so features may be negative.
     rectified = False
+    # Every layer pads (compare `ResNet.lost_px`).
     lost_px = 0
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
@@ -113,9 +116,9 @@ class EfficientNetLite0(nnx.Module):
         ("conv5").
 
         Args:
-            x: normalised images, or what the layers before ``layers`` made of them.
+            x: normalised images, or the output of the layers before ``layers``.
             output: the feature map that is read out.
-            layers: which of the layers up to there are applied; the stem is the first.
+            layers: which of the layers up to ``output`` are applied; the stem is the first.
         """
         for layer in self.layers(output)[layers]:
             x = layer(x)
@@ -139,12 +142,12 @@ class EfficientNetLite0(nnx.Module):
 
     @staticmethod
     def normalise(pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b h w 3"]:
-        """RGB in 0 … 255 to the range the weights were trained with."""
+        """Map RGB in 0 … 255 to the range that the weights were trained with."""
         return (pixels - 127.0) / 128.0
 
     @staticmethod
     def channels(output: str = "conv4") -> int:
-        """Channels of the feature map."""
+        """Number of channels of the feature map."""
         return 112 if output == "conv4" else 320
 
     def _blocks(self, output: str) -> list[InvertedBottleneck]:

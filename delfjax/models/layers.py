@@ -1,10 +1,10 @@
 """Building blocks of the backbones: convolution with batch norm, on canvases that hold images of
 different sizes.
 
-A :class:`FeatureMap` carries the values and, per image, how many rows and columns are real. Every
-module maps one FeatureMap to the next and guarantees: the cells inside the extent equal those of
-the image processed alone, borders included. The output has ``ceil(extent / stride)`` rows and
-columns, whatever the parity.
+A :class:`FeatureMap` carries the values and, for each image, how many rows and columns of the
+canvas it fills (its extent). Every module maps one feature map to the next and guarantees that the
+cells inside the extent, borders included, equal those of the image processed alone. The output has
+``ceil(extent / stride)`` rows and columns for odd and even extents alike.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from delfjax.types import Array
 
 Activation = Literal["none", "relu", "relu6"]
 POINTWISE = Window(1)
-# What batch norm adds to a variance before it divides, unless a network says otherwise.
+# Batch norm adds this to a variance before dividing, unless a network sets another value.
 EPSILON = 1e-5
-# Random numbers of a kernel that are drawn at least.
+# The fewest random numbers drawn for a kernel.
 _FEWEST_DRAWN = 1 << 16
 # All layers of a network.
 WHOLE = slice(None)
@@ -38,8 +38,12 @@ M = TypeVar("M", bound=nnx.Module)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FeatureMap:
-    """Values on a canvas and the rows and columns of it that each image fills (upper left corner),
-    in cells."""
+    """Values on a canvas, and the extent of each image on it.
+
+    Attributes:
+        values: one canvas per image, the image in its upper left corner.
+        extent: rows and columns that each image fills, cells.
+    """
 
     values: Float[Array, "b h w c"]
     extent: Int[Array, "b 2"]
@@ -61,8 +65,11 @@ def activate(x: Float[Array, "*n"], activation: Activation) -> Float[jax.Array, 
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...], *, deviation: float) -> jax.Array:
-    """Normal numbers: the first of a longer draw, which they begin whatever its length, so that few
-    programs draw all shapes."""
+    """Normally distributed numbers, cut from a longer draw of one of few lengths.
+
+    A draw begins with the same numbers whatever its length, so a few compiled programs serve every
+    shape.
+    """
     count = math.prod(shape)
     drawn = jax.random.normal(
         key, (max(_FEWEST_DRAWN, 1 << (count - 1).bit_length()),), jnp.float32
@@ -102,7 +109,7 @@ class ConvNorm(nnx.Module):
         self.kernel: nnx.Param[Any] = nnx.Param(
             _normal(rngs.params(), shape, deviation=np.sqrt(2 / fan_in))
         )
-        # Exactly one of the two is there: the norm while training, the bias once folded.
+        # Exactly one of the two is set: the norm until it is folded, the bias afterwards.
         self.norm: nnx.BatchNorm | None = nnx.data(
             nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs)
         )
@@ -113,7 +120,9 @@ class ConvNorm(nnx.Module):
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Pad with zeros, convolve, normalise, activate."""
-        pad, (kernel, stride) = self.padding, (self.window.kernel, self.window.stride)
+        pad = self.padding
+        kernel = self.window.kernel
+        stride = self.window.stride
         if kernel == 1:
             values = x.values[:, ::stride, ::stride] if stride > 1 else x.values
             values = products.pointwise(values, self._kernel(x))
@@ -130,15 +139,16 @@ class ConvNorm(nnx.Module):
         return self.window.pad, self.window.kernel - 1 - self.window.pad
 
     def on_padded(self, x: FeatureMap, *, before: int) -> FeatureMap:
-        """Depthwise convolution of values already padded (and arbitrary outside the extent)."""
+        """Depthwise convolution of a map that is already padded; cells outside the extent may hold
+        anything."""
         masked = convolution.zero_outside(x.values, x.extent, before=before)
         values = convolution.depthwise(masked, self._kernel(x), stride=self.window.stride)
         return FeatureMap(self.finish(values), strided(x.extent, self.window.stride))
 
     def finish(self, values: jax.Array) -> jax.Array:
-        """What is left of batch norm, or the folded bias, then the activation."""
+        """Apply the rest of batch norm or the folded bias, then the activation."""
         if self.norm is not None and not self.norm.use_running_average:
-            # Statistics are in float32.
+            # Batch statistics are computed in float32.
             values = self.norm(values.astype(jnp.float32)).astype(values.dtype)
         elif self.norm is not None:
             values = products.add_bias(values, _gain_and_offset(self.norm)[1])
@@ -147,7 +157,7 @@ class ConvNorm(nnx.Module):
         return activate(values, self.activation)
 
     def fold(self) -> None:
-        """Fold the batch norm's running statistics into kernel and bias, in place; inference
+        """Fold the running statistics of batch norm into kernel and bias, in place: for inference
         only."""
         if self.norm is None:
             return
@@ -165,13 +175,13 @@ class ConvNorm(nnx.Module):
     def _kernel(self, x: FeatureMap) -> jax.Array:
         kernel = jnp.asarray(self.kernel[...])
         if self.norm is not None and self.norm.use_running_average:
-            # Scaling the kernel gives what scaling every cell would, and so do the gradients.
+            # Scaling the kernel is equivalent to scaling every cell, for gradients as well.
             kernel = kernel * jnp.broadcast_to(_gain_and_offset(self.norm)[0], kernel.shape)
         return kernel.astype(x.values.dtype)
 
 
 def _gain_and_offset(norm: nnx.BatchNorm) -> tuple[jax.Array, jax.Array]:
-    """What batch norm multiplies each channel by and adds to it when its statistics are fixed."""
+    """Gain and offset that batch norm applies to each channel when its statistics are fixed."""
     parts: tuple[Any, ...] = (norm.scale, norm.bias, norm.mean, norm.var)
     scale, offset, mean, variance = (jnp.asarray(part[...]) for part in parts)
     gain = scale * jax.lax.rsqrt(variance + norm.epsilon)
@@ -179,17 +189,17 @@ def _gain_and_offset(norm: nnx.BatchNorm) -> tuple[jax.Array, jax.Array]:
 
 
 def pad_map(x: FeatureMap, pad: tuple[int, int]) -> FeatureMap:
-    """Canvas widened by ``pad`` rows and columns before and after; the extent keeps counting the
-    image's cells."""
+    """The canvas widened by ``pad`` rows and columns before and after; the extent stays that of the
+    image."""
     return FeatureMap(jnp.pad(x.values, ((0, 0), pad, pad, (0, 0))), x.extent)
 
 
 def evened(x: FeatureMap) -> FeatureMap:
-    """A row and a column of zeros in front of an image where its number of them is odd.
+    """Prepend a row of zeros where an image has an odd number of rows, and likewise a column.
 
-    With a stride of two and a window of odd length, that is what sets TensorFlow's padding "SAME"
-    apart by parity: with it, all images are padded as those of even extent are, by ``(kernel − 1) /
-    2 − 1`` in front.
+    With a stride of two and a window of odd length, TensorFlow's padding "SAME" depends on the
+    parity of the extent. After this step every extent is even, and ``(kernel − 1) / 2 − 1`` zeros
+    in front give what "SAME" gives.
     """
     odd = x.extent % 2
     values = jnp.asarray(x.values)
@@ -207,7 +217,7 @@ def evened(x: FeatureMap) -> FeatureMap:
 
 
 def strided(extent: Int[Array, "b 2"], stride: int) -> Int[Array, "b 2"]:
-    """Rows and columns left of ``extent`` after a stride: ``ceil(extent / stride)``."""
+    """Rows and columns that remain of ``extent`` after a stride: ``ceil(extent / stride)``."""
     return (extent + (stride - 1)) // stride if stride > 1 else extent
 
 

@@ -1,9 +1,9 @@
-"""A whole system in one file: backbone, scorer and reduction, and how they are to be used.
+"""Model files: backbone, scorer and reduction of one system, with the settings they are used with.
 
-Such a file is written by ``delfjax weights export``. Its tensors carry the name of their part
-(``backbone.…``, ``scorer.…``, ``reduction.…``), its JSON what each part is and the settings that
-extraction needs; ``--set model=FILE`` applies these (:func:`override_system`). A file of one part,
-as training writes it, is read the same way.
+``delfjax weights export`` writes such a file. The names of its tensors begin with the part they
+belong to (``backbone.…``, ``scorer.…``, ``reduction.…``). Its JSON describes each part and holds
+the settings that extraction needs, which ``--set model=FILE`` applies (:func:`override_system`). A
+file with a single part, as training writes it, is read the same way.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from delfjax.models.weights import (
 C = TypeVar("C")
 
 BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
-# Name of the model in the JSON of a file with parts.
+# The model's name in the JSON of a file with several parts.
 WHOLE = "delf"
-# Of the section "features", what belongs to a trained system; sizes and numbers are its user's
-# choice.
+# Fields of the section "features" that belong to a trained system. The others, such as the image
+# size and the number of features, are the user's choice.
 SYSTEM_FEATURES = ("scales", "threshold_kind", "threshold", "border_px")
-# In the settings of a file: this very file, wherever it lies.
+# In a file's settings, stands for the path of the file itself.
 _ITSELF = "*"
 
 
@@ -44,37 +44,38 @@ def save_model(
     system: Mapping[str, Any],
     about: Mapping[str, Any],
 ) -> None:
-    """Write a system; the file appears whole or not at all.
+    """Write a model file; it appears complete or not at all.
 
     Args:
-        path: a ``.safetensors`` file; a ``.json`` file of the same stem appears beside it.
-        parts: part → its tensors, and what it is.
-        system: sections of the config that go with them; ``weights`` of the parts are set here.
-        about: what else is worth knowing: plain values.
+        path: a ``.safetensors`` file; a ``.json`` file of the same stem is written beside it.
+        parts: part → its tensors and its description.
+        system: config sections to use the parts with; ``weights`` of each part is filled in.
+        about: further plain values for the description.
 
     Raises:
-        WeightsError: another suffix.
+        WeightsError: ``path`` has another suffix.
     """
     tensors = {
         f"{part}.{name}": tensor
         for part, (held, _) in parts.items()
         for name, tensor in held.items()
     }
-    told = {
+    descriptions = {
         part: {**described, "digest": tensor_digest(held)}
         for part, (held, described) in parts.items()
     }
     settings = {section: dict(fields) for section, fields in system.items()}
     for part in parts:
         settings.setdefault(part, {})["weights"] = _ITSELF
-    save_weights(path, tensors, {"name": WHOLE, "parts": told, "system": settings, **about})
+    description = {"name": WHOLE, "parts": descriptions, "system": settings, **about}
+    save_weights(path, tensors, description)
 
 
 def load_part(path: str | Path, part: str) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors of one part, and what it is.
+    """Tensors and description of one part.
 
     Raises:
-        WeightsError: the file is missing, damaged, or has no such part.
+        WeightsError: the file is missing or damaged, or has no such part.
     """
     tensors, about = load_weights(path)
     if about["name"] != WHOLE:
@@ -83,7 +84,7 @@ def load_part(path: str | Path, part: str) -> tuple[Tensors, dict[str, Any]]:
 
 
 def part_tensors(tensors: Tensors, part: str) -> Tensors:
-    """The tensors of one part, by the names they have in it."""
+    """The tensors of one part, their names without the part's prefix."""
     return {
         name.removeprefix(f"{part}."): held
         for name, held in tensors.items()
@@ -92,21 +93,22 @@ def part_tensors(tensors: Tensors, part: str) -> Tensors:
 
 
 def part_digest(path: str | Path, part: str) -> str:
-    """What tells a part from others, wherever its file lies; the tensors are not read.
+    """The digest that identifies a part wherever its file is stored; the tensors are not read.
 
     Raises:
-        WeightsError: the JSON is missing or damaged, or names no such part.
+        WeightsError: the JSON is missing or damaged, or describes no such part.
     """
-    described = read_description(path)
-    about: dict[str, Any] = described["config"]
-    return str(
-        described["digest"] if about["name"] != WHOLE else _described(path, about, part)["digest"]
-    )
+    description = read_description(path)
+    about: dict[str, Any] = description["config"]
+    described = description if about["name"] != WHOLE else _described(path, about, part)
+    return str(described["digest"])
 
 
 def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
-    """``config`` with each ``path.to.field=value`` applied in turn; ``model=FILE`` stands for all
-    fields that a model file sets, and FILE may be the name of one that comes with the suite.
+    """``config`` with each ``path.to.field=value`` applied in turn.
+
+    ``model=FILE`` sets every field that the model file has settings for; FILE is a path, or the
+    name of a model that comes with the suite.
 
     Raises:
         ConfigError: see :func:`delfjax.config.override`, or there is no such model file.
@@ -115,7 +117,7 @@ def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
 
 
 def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
-    """``assignments`` with every ``model=FILE`` replaced by those of all fields that the file sets.
+    """``assignments`` with every ``model=FILE`` replaced by one assignment per field it sets.
 
     Raises:
         ConfigError: an assignment without ``=``, or no such model file.
@@ -128,15 +130,15 @@ def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
 
 
 def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
-    """Add to a weight file what evaluations of it found; those of a dataset and config that are
-    there already are replaced.
+    """Record the scores of evaluations in a weight file; a new score of the same dataset and config
+    replaces the old one.
 
     Args:
         path: the weight file.
         evaluations: files that ``delfjax evaluate --json`` wrote.
 
     Raises:
-        WeightsError: a file is missing or damaged, or no evaluation.
+        WeightsError: a file is missing or damaged, or is not an evaluation.
     """
     tensors, about = load_weights(path)
     kept = {(score["dataset"], score["config_hash"]): score for score in about.get("scores", ())}
@@ -147,7 +149,7 @@ def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
 
 
 def card(path: str | Path) -> Iterator[str]:
-    """What a weight file is, what it was trained on and how it scored, line by line.
+    """Lines that say what a weight file holds, what it was trained on and how it scored.
 
     Raises:
         WeightsError: the file is missing or damaged.
@@ -171,21 +173,22 @@ def card(path: str | Path) -> Iterator[str]:
             yield from _facts(about[title])
     yield "scores" if about.get("scores") else "scores: none on record"
     for score in about.get("scores", ()):
-        told = ", ".join(f"{name} {value:.3f}" for name, value in score["inliers"].items())
-        yield f"  {score['dataset']}: {told} (by inliers, config {score['config_hash']})"
+        means = ", ".join(f"{name} {value:.3f}" for name, value in score["inliers"].items())
+        yield f"  {score['dataset']}: {means} (by inliers, config {score['config_hash']})"
 
 
 def _settings(model: str) -> list[Assignment]:
-    """The fields that a model file sets."""
-    own = Path(model).suffix == ".safetensors"
-    file = Path(model) if own else paths.shipped_weights() / f"{model}.safetensors"
+    """Assignments of all fields that a model file sets."""
+    is_path = Path(model).suffix == ".safetensors"
+    file = Path(model) if is_path else paths.shipped_weights() / f"{model}.safetensors"
     described = file.with_suffix(".json")
     about = read_json(described, error=lambda reason: ConfigError(f"model={model}: {reason}"))
     try:
         found = flatten(about["config"]["system"])
     except (KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"model={model}: {described} holds no whole system; `delfjax weights export` writes one"
+            f"model={model}: {described} does not describe a complete system;"
+            " `delfjax weights export` writes one"
         ) from None
     return [
         Assignment(path, json.dumps(str(file) if value == _ITSELF else value))
@@ -196,7 +199,7 @@ def _settings(model: str) -> list[Assignment]:
 def _described(path: str | Path, about: Mapping[str, Any], part: str) -> dict[str, Any]:
     parts = about.get("parts", {})
     if part not in parts:
-        raise WeightsError(f"{path}: has no {part}; it holds: {', '.join(parts) or 'nothing'}")
+        raise WeightsError(f"{path}: holds no {part}, only: {', '.join(parts) or 'nothing'}")
     found: dict[str, Any] = parts[part]
     return found
 
@@ -206,7 +209,7 @@ def _facts(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scores(file: Path) -> dict[str, Any]:
-    """What a card says of an evaluation: dataset, means by inliers, config."""
+    """The scores of an evaluation that a card lists: dataset, config, and means by inliers."""
     found = read_json(file, error=WeightsError)
     try:
         tiers = {tier: scores["inliers"] for tier, scores in found["tiers"].items()}
@@ -222,4 +225,6 @@ def _scores(file: Path) -> dict[str, Any]:
             "inliers": tiers or means,
         }
     except (KeyError, TypeError, AttributeError):
-        raise WeightsError(f"{file}: not what `delfjax evaluate --json` writes") from None
+        raise WeightsError(
+            f"{file}: not an evaluation; expected a file written by `delfjax evaluate --json`"
+        ) from None

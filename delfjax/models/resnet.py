@@ -1,18 +1,24 @@
-"""ResNet50 and ResNet101 (bottleneck blocks), in the layouts that published weights are for.
+"""ResNet50 and ResNet101 (bottleneck blocks), in the stride layouts of published weights.
 
-"he": the stride in the first 1×1 convolution of a stage (He et al. 2015, Caffe; receptive field 291
-at conv4). "v1.5": in the 3×3 (torchvision and most newer weights; 267). "slim": in the 3×3 of the
-last block of conv2, conv3 and conv4, so that conv4 has stride 32 (TensorFlow's slim; DELF as it was
-released in 2017 and 2019; 291). "keras": as "he" (TensorFlow's Keras; the DELF and DELG code of
-2020; 291); "keras_strided": every second cell of that at conv4, and no stride in conv5. The tensors
-of all have the same shapes, so only the config can tell them apart.
+The layouts differ in where a stage has its stride. The number is the receptive field at conv4,
+pixels:
+
+- "he": in the first 1×1 convolution of a stage (He et al. 2015, Caffe; 291).
+- "v1.5": in the 3×3 of the first block (torchvision and most newer weights; 267).
+- "slim": in the 3×3 of the last block of conv2, conv3 and conv4, which gives conv4 a stride of 32
+  (TensorFlow's slim; DELF as released in 2017 and 2019; 291).
+- "keras": as "he" (TensorFlow's Keras; the DELF and DELG code of 2020; 291).
+- "keras_strided": as "keras", but conv4 keeps every second cell and conv5 has no stride.
+
+The tensors have the same shapes in every layout, so only the config can distinguish them.
 
 Padding is symmetric, as in Caffe and PyTorch, except where TensorFlow's "SAME" meets a stride:
-before the pool of slim and before the first convolution of Keras an image of even extent has one
-zero less, each axis for itself. Keras pools without padding.
+before slim's pool and before Keras' first convolution, an axis of even extent gets one zero less in
+front. Keras pools without padding.
+Input: torchvision's weights expect RGB normalised by ImageNet's mean and deviation, DELF's expect
+``(x − 128) / 128``.
 Source: He et al. 2015, table 1; the code of slim's ``resnet_v1`` and of DELF's ``resnet50`` in the
     repository tensorflow/models.
-Input: torchvision's weights want ImageNet's mean and deviation; DELF's, ``(x − 128) / 128``.
 """
 
 from __future__ import annotations
@@ -50,15 +56,23 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * np.float32(255)
 
 
 class Bottleneck(nnx.Module):
-    """1×1 to the inner width, 3×3, 1×1 to four times the width; added to the input, or to its
+    """1×1 to the inner width, 3×3, 1×1 to four times the inner width, added to the input or to its
     projection."""
 
     def __init__(
         self, features_in: int, width: int, *, strides: tuple[int, int], first: bool, rngs: nnx.Rngs
     ) -> None:
-        """``strides`` are those of the first two convolutions; the ``first`` block of a stage
-        projects its input."""
-        features_out, stride = width * _EXPANSION, strides[0] * strides[1]
+        """Make the layers.
+
+        Args:
+            features_in: channels of the input.
+            width: channels inside the block.
+            strides: strides of the first two convolutions.
+            first: whether this is the first block of a stage, which projects its input.
+            rngs: random streams of the weights.
+        """
+        features_out = width * _EXPANSION
+        stride = strides[0] * strides[1]
         self.reduce = ConvNorm(
             features_in, width, Window(1, strides[0]), activation="relu", rngs=rngs
         )
@@ -73,7 +87,7 @@ class Bottleneck(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
-        """Add, then ReLU."""
+        """The sum of the residual branch and the shortcut, after ReLU."""
         y = self.expand(self.spatial(self.reduce(x)))
         skipped = (
             x.values[:, :: self.stride, :: self.stride]
@@ -89,11 +103,8 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """The network up to conv5, with a classifier on request; :meth:`__call__` reads out a feature
-    map.
-
-    Three numbers of blocks in place of four make one that ends at conv4.
-    """
+    """The network up to conv5, or up to conv4 given three block counts instead of four; calling it
+    reads out a feature map."""
 
     # Whether features have passed a ReLU.
     rectified = True
@@ -134,9 +145,9 @@ class ResNet(nnx.Module):
         strides of the layout.
 
         Args:
-            x: normalised images, or what the layers before ``layers`` made of them.
+            x: normalised images, or the output of the layers before ``layers``.
             output: the feature map that is read out.
-            layers: which of the layers up to there are applied; the stem is the first.
+            layers: which of the layers up to ``output`` are applied; the stem is the first.
 
         Raises:
             WeightsError: the network ends before ``output``.
@@ -146,7 +157,7 @@ class ResNet(nnx.Module):
         return x
 
     def layers(self, output: str = "conv4") -> list[ConvNorm | Bottleneck]:
-        """The stem, which a maximum follows, and the blocks up to the feature map that is read
+        """The stem (max pooling follows it) and the blocks up to the feature map that is read
         out."""
         return [self.stem, *self._blocks(output)]
 
@@ -169,21 +180,24 @@ class ResNet(nnx.Module):
     def windows(self, output: str = "conv4") -> list[Window]:
         """The layers along the longest path, for the receptive field.
 
-        As in DELF's code all of them are centred: cell ``i`` lies at pixel ``stride · i``. In
+        As in DELF's code, all windows are centred: cell ``i`` lies at pixel ``stride · i``. In
         TensorFlow's layouts that is up to two pixels ("slim") or three ("keras") before the true
-        centre, by the parity of the image.
+        centre, depending on the parity of the image.
         """
         blocks = (window for block in self._blocks(output) for window in block.windows)
         return [Window.centred(7, 2), _POOL, *blocks]
 
     @property
     def lost_px(self) -> int:
-        """``n`` pixels become ``ceil((n − lost_px) / stride)`` cells: a pool without padding loses
-        two of those it looks at."""
+        """Pixels lost to layers without padding: ``n`` pixels become
+        ``ceil((n − lost_px) / stride)`` cells.
+
+        Keras pools without padding, which loses two cells of the stem, four pixels of the image.
+        """
         return 4 if self.stride_layout in _KERAS else 0
 
     def normalise(self, pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b h w 3"]:
-        """RGB in 0 … 255 to what the weights of the layout want: −1 … 1, or zero mean and unit
+        """Map RGB in 0 … 255 to the range of the layout's weights: −1 … 1, or zero mean and unit
         deviation over ImageNet."""
         if self.stride_layout in _TENSORFLOW:
             return (pixels - 128.0) / 128.0
@@ -191,11 +205,11 @@ class ResNet(nnx.Module):
 
     @staticmethod
     def channels(output: str = "conv4") -> int:
-        """Channels of the feature map."""
+        """Number of channels of the feature map."""
         return _WIDTHS[_STAGES_OF[output] - 1] * _EXPANSION
 
     def _begin(self, x: FeatureMap) -> FeatureMap:
-        """The stem and the 3×3 maximum of it at every second cell."""
+        """Apply the stem, then 3×3 max pooling with a stride of two."""
         if self.stride_layout in _KERAS:
             x = self.stem(evened(x))
             return FeatureMap(_pooled(x.values, (0, 0)), _unpadded(x.extent))
@@ -213,20 +227,20 @@ class ResNet(nnx.Module):
         stages = list(self.stages)
         if len(stages) < _STAGES_OF[output]:
             raise WeightsError(
-                f"these weights end at conv4, {output} is asked for; set backbone.output=conv4, or"
-                " take others"
+                f"backbone.output is {output}, but these weights end at conv4; set"
+                " backbone.output=conv4, or use weights that include conv5"
             )
         return [block for stage in stages[: _STAGES_OF[output]] for block in stage]
 
 
 def _strides(layout: StrideLayout, stage: int, *, first: bool, last: bool) -> tuple[int, int]:
-    """Strides of the 1×1 and of the 3×3 convolution that begin a block; conv2 is stage 0 and
-    follows the pool."""
+    """Strides of the first 1×1 and of the 3×3 convolution of a block; conv2, which follows the
+    pool, is stage 0."""
     if layout == "slim":
         return 1, 2 if last and stage < _CONV5 else 1
     if layout == "keras_strided" and stage == _CONV5 - 1 and last:
-        # What comes after the 3×3 looks at single cells: leaving out every second of them may as
-        # well come before.
+        # The layers after the 3×3 work on single cells, so every second cell can be dropped before
+        # them.
         return 2 if first else 1, 2
     if not first or stage == 0 or (layout == "keras_strided" and stage == _CONV5):
         return 1, 1
@@ -238,6 +252,5 @@ def _pooled(values: Float[Array, "b h w c"], pad: tuple[int, int]) -> Float[jax.
 
 
 def _unpadded(extent: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
-    """Rows and columns that the pool leaves without padding: none of an image that is smaller than
-    its window."""
+    """Rows and columns after pooling without padding; none for an image smaller than the window."""
     return (extent - 1) // _POOL.stride

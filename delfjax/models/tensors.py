@@ -1,6 +1,6 @@
-"""A model's parameters and statistics as a flat dictionary of named arrays, and back.
+"""Conversion of a model's parameters and statistics to a flat dictionary of named arrays, and back.
 
-Names are attribute paths joined by dots: ``blocks.3.expand.norm.scale``.
+A name is an attribute path joined by dots: ``blocks.3.expand.norm.scale``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 class _OneKey(nnx.RngStream):
-    """The same key at every call, which is as good as any other where nothing is drawn: each step
-    of a count of keys that is traced costs a walk through all that was traced before, in ResNet101
-    seconds."""
+    """A stream that returns the same key at every call, for models whose weights are never drawn.
+
+    A traced key counter walks through everything traced so far at each step, which takes seconds
+    for ResNet101.
+    """
 
     def __call__(self) -> jax.Array:
         key: jax.Array = self.key[...]
@@ -26,7 +28,7 @@ class _OneKey(nnx.RngStream):
 
 
 class _Keys(nnx.Rngs):
-    """Where the parameters of a model that holds shapes take their key from."""
+    """Random streams for building a model that holds shapes in place of weights."""
 
     params: nnx.RngStream
 
@@ -52,11 +54,12 @@ def named_tensors(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def with_tensors(model: M, tensors: Mapping[str, np.ndarray]) -> M:
-    """A copy of ``model`` (which may be abstract) holding ``tensors``; names and shapes must agree
-    exactly.
+    """A copy of ``model``, which may be abstract, that holds ``tensors``.
+
+    Callers check names and shapes first, with :func:`delfjax.models.weights.require_match`.
 
     Raises:
-        KeyError: a name is missing; callers report mismatches by name beforehand.
+        KeyError: a name is missing.
     """
     graph, state = nnx.split(model)
     flat = [

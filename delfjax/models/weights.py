@@ -1,8 +1,8 @@
-"""Weights on disk: our own format, and a report of every name that does not fit.
+"""Weights on disk in delfjax's format, and a report of all tensors that do not fit a model.
 
-Our format is a ``.safetensors`` file and, beside it, a ``.json`` file of the same stem with the
-format version, the model's name and config, and a digest of the tensors: a damaged or swapped file
-is refused.
+The format is a ``.safetensors`` file with a ``.json`` file of the same stem beside it. The JSON
+holds the format version, the model's name and config, and a digest of the tensors, by which a
+damaged or swapped file is detected and refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VERSION = 1
 
 
 class WeightsError(DelfjaxError):
-    """A weight file that is missing, damaged, of another kind or version, or that does not fit the
+    """A weight file is missing or damaged, has another format or version, or does not fit the
     model."""
 
 
@@ -40,9 +40,9 @@ class MatchReport:
     """How the names and shapes found in a file differ from those a model expects.
 
     Attributes:
-        unexpected: name and shape of what the model has no place for.
-        missing: name and shape of what the file lacks.
-        misshapen: name, expected shape and found shape.
+        unexpected: name and shape of each tensor that the model has no place for.
+        missing: name and shape of each tensor that the file lacks.
+        misshapen: name, expected shape and found shape of each tensor of the wrong shape.
     """
 
     unexpected: tuple[tuple[str, tuple[int, ...]], ...]
@@ -55,7 +55,7 @@ class MatchReport:
         return not (self.unexpected or self.missing or self.misshapen)
 
     def __str__(self) -> str:
-        """One line of counts, then one line for each name."""
+        """One line of counts, then one line per tensor."""
         kinds = {
             "unexpected": self.unexpected,
             "missing": self.missing,
@@ -72,7 +72,7 @@ class MatchReport:
 
 
 def match_report(expected: Shapes, found: Shapes) -> MatchReport:
-    """Every name that only one side has, and every shape the two disagree on."""
+    """Every name that is on one side only, and every name whose shapes differ."""
     return MatchReport(
         unexpected=tuple((name, found[name]) for name in sorted(found.keys() - expected.keys())),
         missing=tuple((name, expected[name]) for name in sorted(expected.keys() - found.keys())),
@@ -87,10 +87,10 @@ def match_report(expected: Shapes, found: Shapes) -> MatchReport:
 def require_match(
     expected: Shapes, tensors: Mapping[str, np.ndarray], *, source: str | Path
 ) -> None:
-    """Refuse tensors that are not exactly those a model expects.
+    """Check that ``tensors`` have exactly the names and shapes that a model expects.
 
     Raises:
-        WeightsError: with the whole :class:`MatchReport`.
+        WeightsError: they have not; the message holds the complete :class:`MatchReport`.
     """
     report = match_report(expected, {name: tensor.shape for name, tensor in tensors.items()})
     if not report.fits:
@@ -100,21 +100,23 @@ def require_match(
 def save_weights(
     path: str | Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
 ) -> None:
-    """Write ``tensors`` and, beside them, the JSON file that says what they are; each file appears
-    whole or not at all.
+    """Write ``tensors`` and the JSON file that describes them; each file appears complete or not at
+    all.
 
     Args:
-        path: the ``.safetensors`` file.
-        tensors: by name.
-        config: plain JSON values; ``name`` is the name of the model.
+        path: the ``.safetensors`` file; the JSON file of the same stem is written beside it.
+        tensors: tensors by name.
+        config: plain JSON values that describe the model; ``name`` is required.
 
     Raises:
-        WeightsError: another suffix, or a config without the name of the model.
+        WeightsError: ``path`` has another suffix, or ``config`` has no ``name``.
     """
     path = _own_path(path)
     if not isinstance(config.get("name"), str):
-        raise WeightsError(f"{path}: config holds no model name ('name'), only {sorted(config)}")
-    # safetensors writes the memory behind each array, so it has to be in row-major order.
+        raise WeightsError(
+            f"{path}: the config needs the model name in 'name', but holds only {sorted(config)}"
+        )
+    # safetensors writes the memory behind each array, which must therefore be in row-major order.
     ordered = {name: _widened(np.asarray(tensors[name], order="C")) for name in sorted(tensors)}
     about = {
         "format": FORMAT,
@@ -132,27 +134,27 @@ def load_weights(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and config written by :func:`save_weights`.
 
     Raises:
-        WeightsError: a file is missing, damaged, of another format or version, or the two do not
+        WeightsError: a file is missing or damaged, has another format or version, or the two do not
             belong together.
     """
-    about, beside = read_description(path), Path(path).with_suffix(".json").name
+    about = read_description(path)
     tensors = read_safetensors(path)
     digest = tensor_digest(tensors)
     if digest != about["digest"]:
+        description = Path(path).with_suffix(".json").name
         raise WeightsError(
-            f"{path}: damaged, or not the file that {beside} describes: its tensors have the digest"
-            f" {digest}, expected {about['digest']}"
+            f"{path}: damaged, or not the file that {description} describes: its tensors have the"
+            f" digest {digest}, expected {about['digest']}"
         )
     config: dict[str, Any] = about["config"]
     return tensors, config
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """The JSON beside a weight file: ``config``, and the ``digest`` of the tensors; these are not
-    read.
+    """The JSON beside a weight file, with ``config`` and ``digest``; the tensors are not read.
 
     Raises:
-        WeightsError: it is missing, damaged, of another format or version.
+        WeightsError: the JSON is missing or damaged, or has another format or version.
     """
     return _read_about(_own_path(path).with_suffix(".json"))
 
@@ -172,7 +174,8 @@ def _own_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(
-            f"{path}: our weights end in .safetensors, not {path.suffix!r}; convert others first"
+            f"{path}: the suffix is {path.suffix!r}, expected '.safetensors'; convert other formats"
+            " with `delfjax weights convert`"
         )
     return path
 
@@ -180,25 +183,27 @@ def _own_path(path: str | Path) -> Path:
 def _read_about(path: Path) -> dict[str, Any]:
     about = read_json_object(path, error=WeightsError)
     if about.get("format") != FORMAT:
-        raise WeightsError(f"{path}: not a {FORMAT!r} description")
+        raise WeightsError(f"{path}: format is {about.get('format')!r}, expected {FORMAT!r}")
     if about.get("version") != VERSION:
         raise WeightsError(
-            f"{path}: format version {about.get('version')!r}, this library reads {VERSION}"
+            f"{path}: format version is {about.get('version')!r}, this delfjax reads {VERSION}"
         )
     config = about.get("config")
     described = isinstance(config, dict) and config.get("name") == about.get("model")
     if not (described and isinstance(about.get("digest"), str)):
         raise WeightsError(
-            f"{path}: damaged: needs 'digest', 'config' and a 'model' that the config names as well"
+            f"{path}: damaged: it needs 'digest', 'config', and a 'model' that equals the config's"
+            " 'name'"
         )
     return about
 
 
 def read_safetensors(path: str | Path) -> Tensors:
-    """Tensors of a safetensors file; bfloat16 comes as float32, which holds its values exactly.
+    """Tensors of a safetensors file; bfloat16 is widened to float32, which holds its values
+    exactly.
 
     Raises:
-        WeightsError: the file is missing, damaged or of another kind.
+        WeightsError: the file is missing, damaged or not a safetensors file.
     """
     path = Path(path)
     if not path.is_file():
@@ -211,27 +216,28 @@ def read_safetensors(path: str | Path) -> Tensors:
 
 
 def shipped_attention(name: str) -> Path:
-    """The file of an attention that comes with the suite.
+    """The weight file of an attention scorer that comes with the suite.
 
     Raises:
-        WeightsError: there is none of that name; the message says which there are.
+        WeightsError: there is no file of that name; the message lists the names.
     """
     path = paths.shipped_weights() / f"{name}.safetensors"
     if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.safetensors"))) or "none"
+        shipped = sorted(file.stem for file in path.parent.glob("*.safetensors"))
+        there = ", ".join(shipped) or "none"
         raise WeightsError(
-            f"scorer.weights is {name!r}, which is neither a .safetensors file nor one that comes"
-            f" with the suite ({path.parent} holds: {there}); train one with `delfjax train`, or"
-            " set scorer.kind=norm"
+            f"scorer.weights is {name!r}, which is neither a .safetensors file nor the name of an"
+            f" attention that comes with the suite ({path.parent} holds: {there}); train one with"
+            " `delfjax train`, or set scorer.kind=norm"
         )
     return path
 
 
 def file_bytes(path: Path) -> bytes:
-    """Content of a file.
+    """The content of a file.
 
     Raises:
-        WeightsError: it cannot be read.
+        WeightsError: the file cannot be read.
     """
     try:
         return path.read_bytes()

@@ -166,7 +166,7 @@ def test_a_reduction_is_refused_for_other_descriptors_or_dimensions(made: Path) 
     with pytest.raises(ReductionError, match="its reduction is for backbone .*, not .*random"):
         reduction_for(store, config=config, seed=0)
     with pytest.raises(
-        WeightsError, match="parts.safetensors: has no reduction; it holds: backbone, scorer"
+        WeightsError, match="parts.safetensors: holds no reduction, only: backbone, scorer"
     ):
         load_part(export_without_store(made), "reduction")
 
@@ -181,7 +181,7 @@ def export_without_store(folder: Path) -> Path:
     ("name", "said"),
     [
         ("moon", r"model=moon: .*moon.json: cannot be read: No such file"),
-        ("landmark_world", "model=landmark_world: .* holds no whole system"),
+        ("landmark_world", "model=landmark_world: .* does not describe a complete system"),
     ],
 )
 def test_a_file_that_is_no_system_is_refused(name: str, said: str) -> None:

@@ -220,14 +220,14 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
     message = refused(BackboneConfig(name="resnet50", weights=file))
     assert (
         message
-        == f"{file}: weights of resnet101 in stride layout v1.5, the config asks for resnet50 in"
-        " v1.5"
+        == f"{file}: holds weights of resnet101 in stride layout v1.5, but the config sets resnet50"
+        " in v1.5"
     )
 
 
 def test_a_checkpoint_of_another_stride_layout_is_refused(tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "w.safetensors", "resnet50", layout="he")
-    assert "resnet50 in stride layout he, the config asks for resnet50 in v1.5" in refused(
+    assert "resnet50 in stride layout he, but the config sets resnet50 in v1.5" in refused(
         BackboneConfig(name="resnet50", weights=file)
     )
 
@@ -274,7 +274,7 @@ def test_an_attention_for_other_features_is_refused(tmp_path: Path) -> None:
     trained, asked = (
         "efficientnet_lite0 conv4 " + weights for weights in ("0123456789abcdef", "imagenet")
     )
-    assert f"scores the features of {trained}, the config extracts those of {asked}" in str(
+    assert f"scores the features of {trained}, but the config extracts those of {asked}" in str(
         error.value
     )
     assert "scorer.kind=norm" in str(error.value)

@@ -158,5 +158,5 @@ def test_the_networks_of_tensorflow_see_numbers_from_minus_one_to_one(
 def test_a_resnet_that_ends_at_conv4_has_no_conv5() -> None:
     model = abstract((1, 1, 1), stride_layout="slim")
     assert len(model.layers("conv4")) == 4
-    with pytest.raises(WeightsError, match="conv5 is asked for"):
+    with pytest.raises(WeightsError, match="backbone.output is conv5, but these weights end at"):
         model.layers("conv5")

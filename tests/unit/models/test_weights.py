@@ -153,8 +153,11 @@ def edit_description(**changed: Any) -> Callable[[Path], None]:
         (swap_tensors, r"model\.safetensors: damaged, or not the file that model\.json describes"),
         (remove_description, r"model\.json: cannot be read"),
         (cut_description, r"model\.json: damaged or not JSON"),
-        (edit_description(version=2), r"model\.json: format version 2, this library reads 1"),
-        (edit_description(format="other"), r"model\.json: not a 'delfjax-weights' description"),
+        (edit_description(version=2), r"model\.json: format version is 2, this delfjax reads 1"),
+        (
+            edit_description(format="other"),
+            r"model\.json: format is 'other', expected 'delfjax-weights'",
+        ),
         (edit_description(model="resnet101"), r"model\.json: damaged"),
         (edit_description(config=None), r"model\.json: damaged"),
         (edit_description(digest=None), r"model\.json: damaged"),
@@ -170,7 +173,7 @@ def test_damaged_swapped_or_foreign_weights_are_refused_by_name(
         weights.load_weights(path)
 
 
-def test_weights_of_ours_have_our_suffix_and_name_their_model(tmp_path: Path) -> None:
+def test_saving_requires_the_safetensors_suffix_and_a_model_name(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="'.pth'"):
         weights.save_weights(tmp_path / "model.pth", example(), CONFIG)
     with pytest.raises(WeightsError, match="model name"):
