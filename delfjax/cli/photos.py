@@ -67,7 +67,7 @@ class Extract:
         from delfjax.datasets.catalogue import open_dataset
         from delfjax.datasets.photo_folder import PhotoFolder
         from delfjax.models.model_files import override_system
-        from delfjax.pipeline.one_system import default_store
+        from delfjax.pipeline.dataset_features import default_store
         from delfjax.pipeline.photos import extract_photos, find_photos
 
         config = override_system(preset(self.preset), self.overrides)
@@ -121,7 +121,7 @@ class Index:
         from delfjax.datasets.catalogue import open_dataset
         from delfjax.features.store import FeatureStore
         from delfjax.models.model_files import override_system
-        from delfjax.pipeline.one_system import default_store
+        from delfjax.pipeline.dataset_features import default_store
         from delfjax.pipeline.photos import build_index, open_store, stored_config
         from delfjax.retrieval.local_index import require_replaceable
 
@@ -177,7 +177,8 @@ class Search:
         """Search and print the ranked list."""
         require_writable("--figure", self.figure, _PICTURES)
         from delfjax.models.model_files import override_system
-        from delfjax.pipeline.photos import MissingPhotosError, search
+        from delfjax.pipeline.answers import MissingPhotosError
+        from delfjax.pipeline.photos import search
         from delfjax.retrieval.local_index import open_index
 
         index = open_index(self.index)

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from delfjax.config import DelfConfig, config_hash
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.features.shared_pass import SharedPass
-from delfjax.pipeline.one_system import DatasetScores, image_sources, open_features, score_index
+from delfjax.pipeline.dataset_features import image_sources, open_features
+from delfjax.pipeline.one_system import DatasetScores, score_index
 from delfjax.retrieval.local_index import build_index
 
 K = TypeVar("K", bound=Hashable)

@@ -24,7 +24,7 @@ from delfjax.datasets.skimage_photos import (
     map_points_yx,
     write_photo_set,
 )
-from delfjax.pipeline.one_system import default_store
+from delfjax.pipeline.dataset_features import default_store
 
 OBJECTS = ("chelsea", "coffee", "rocket")
 QUERY = "images/coffee/crop.jpg"

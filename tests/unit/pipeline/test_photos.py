@@ -19,6 +19,7 @@ from delfjax.device import count_compilations
 from delfjax.features import extractor
 from delfjax.features.store import FeatureStore
 from delfjax.pipeline import photos
+from delfjax.pipeline.answers import MissingPhotosError
 from delfjax.retrieval.local_index import LocalIndex, LocalIndexError
 from tests.unit.datasets import miniatures
 
@@ -92,7 +93,7 @@ def test_features_stand_for_their_photo_but_have_no_pixels_to_draw(folder: Path)
     np.testing.assert_array_equal(pair.query_yx, files.query_yx)
     np.testing.assert_array_equal(pair.inlier, files.inlier)
     assert isinstance(files.plot(title="two views"), Figure)
-    with pytest.raises(photos.MissingPhotosError, match="made from features"):
+    with pytest.raises(MissingPhotosError, match="made from features"):
         pair.plot()
 
 
@@ -172,11 +173,11 @@ def test_a_search_draws_what_it_found_as_long_as_the_photos_are_there(
     figure = found.plot()
     assert figure.get_suptitle() == "2 of the first 3 results match"
     moved = replace(found, root=folder / "gone")
-    with pytest.raises(photos.MissingPhotosError, match="are not at .*gone"):
+    with pytest.raises(MissingPhotosError, match="are not at .*gone"):
         moved.plot()
-    with pytest.raises(photos.MissingPhotosError, match="are not at a known place"):
+    with pytest.raises(MissingPhotosError, match="are not at a known place"):
         replace(found, root=None).plot()
-    with pytest.raises(photos.MissingPhotosError, match="query was given as features"):
+    with pytest.raises(MissingPhotosError, match="query was given as features"):
         photos.search(index, store.get("first.png")).plot()
 
 

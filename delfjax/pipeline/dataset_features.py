@@ -1,0 +1,137 @@
+"""The features of a labelled dataset: which images are extracted, into which stores, and how the
+features of a query are found again.
+
+The database has one store. Queries that are images of the database share it; queries that are cut
+to a box, or that are not in the database, have a second store beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from delfjax import paths
+from delfjax.config import DelfConfig, config_hash
+from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
+from delfjax.datasets.photo_folder import PhotoFolder
+from delfjax.datasets.query_images import QueryImages, crop_name
+from delfjax.evaluation.dataset_protocols import scored_queries
+from delfjax.features.dataset_loop import ExtractionReport, ImageSource, extract_dataset
+from delfjax.features.extractor import Extractor
+from delfjax.features.store import FeatureStore
+from delfjax.types import ImageFeatures
+
+
+@dataclass(frozen=True)
+class DatasetFeatures:
+    """Features of a dataset.
+
+    Attributes:
+        database: of its images.
+        queries: of the queries that are not whole images of the database; the same store where
+            there are none.
+    """
+
+    database: FeatureStore
+    queries: FeatureStore
+
+    def of(self, query: DatasetQuery) -> ImageFeatures | None:
+        """Features of a query; ``None`` where its image could not be read."""
+        store, name = self._place(query)
+        return store.get(name) if name in store else None
+
+    def failure(self, query: DatasetQuery) -> str:
+        """Why a query has no features."""
+        store, name = self._place(query)
+        return store.failures().get(name, "not extracted")
+
+    def _place(self, query: DatasetQuery) -> tuple[FeatureStore, str]:
+        return (
+            (self.database, query.path)
+            if _is_database_image(query)
+            else (self.queries, crop_name(query))
+        )
+
+
+def extract_features(
+    dataset: RetrievalDataset,
+    extractor: Extractor,
+    store: Path,
+    *,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> tuple[DatasetFeatures, ExtractionReport]:
+    """Extract (or find extracted) the database into ``store``, and queries that are not images of
+    it beside it.
+
+    Args:
+        dataset: a benchmark.
+        extractor: the compiled extractor.
+        store: folder of the database's store; that of the queries is ``<store>-queries``.
+        retry_failed: try images with a recorded failure again.
+        progress: show progress bars.
+
+    Returns:
+        The features, and what was done for database and queries together.
+
+    Raises:
+        StoreError: a store is of another config, damaged, or being written.
+    """
+    reports = [
+        extract_dataset(extractor, source, place, retry_failed=retry_failed, progress=progress)
+        for source, (place,) in image_sources(dataset, [store])
+    ]
+    whole = {name: sum(getattr(report, name) for report in reports) for name in vars(reports[0])}
+    return open_features(dataset, store), ExtractionReport(**whole)
+
+
+def open_features(dataset: RetrievalDataset, store: Path) -> DatasetFeatures:
+    """The features that :func:`extract_features` has left.
+
+    Raises:
+        StoreError: there are none, or they are damaged.
+    """
+    opened = (
+        FeatureStore.open(place).subset(source.names)
+        for source, (place,) in image_sources(dataset, [store])
+    )
+    database, *queries = opened
+    return DatasetFeatures(database, *(queries or [database]))
+
+
+def image_sources(
+    dataset: RetrievalDataset, stores: Sequence[Path]
+) -> list[tuple[ImageSource, list[Path]]]:
+    """What is extracted of a dataset, and where to if its database goes to ``stores``: the
+    database, and the queries that are not images of it, if there are any."""
+    sources: list[tuple[ImageSource, list[Path]]] = [
+        (PhotoFolder(dataset.root, tuple(dataset.database)), list(stores))
+    ]
+    own = [
+        number
+        for number in scored_queries(dataset)
+        if not _is_database_image(dataset.queries[number])
+    ]
+    if own:
+        sources.append((QueryImages.of(dataset, own), [query_store(store) for store in stores]))
+    return sources
+
+
+def default_store(dataset: RetrievalDataset, config: DelfConfig) -> Path:
+    """Where the features of a dataset's database under a config are cached: by its name, its root
+    and the extraction."""
+    root = dataset.root.resolve()
+    place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+    name = root.name if dataset.name == "folder" else dataset.name
+    return paths.cache_root() / "stores" / f"{name}-{place}-{config_hash(config.extraction())}"
+
+
+def query_store(store: Path) -> Path:
+    """Where the features of queries are kept whose database has its features in ``store``."""
+    return store.with_name(f"{store.name}-queries")
+
+
+def _is_database_image(query: DatasetQuery) -> bool:
+    return query.box is None and query.in_database is not None
