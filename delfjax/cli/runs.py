@@ -179,10 +179,10 @@ class Compare:
 
     def run(self) -> None:
         """Print the tables."""
-        from delfjax.suite.runs import comparison
+        from delfjax.suite.runs import comparison, tables
 
         require_writable("--out", self.out, _TABLES)
         compared = comparison.compare(self.experiment, by=self.by)
         if self.out is not None:
-            comparison.write_table(compared.table, self.out)
+            tables.write_table(compared.table, self.out)
         print(compared)

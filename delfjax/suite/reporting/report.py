@@ -22,21 +22,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from delfjax import __version__, paths
+from delfjax.files import flatten
 from delfjax.suite.reporting import poster
 from delfjax.suite.reporting.poster import PosterCell
 from delfjax.suite.running.notebook_rules import HEADINGS, notebooks, read_notebook
 from delfjax.suite.runs.comparison import (
     MAIN_METRICS,
-    flat,
     group_fields,
     groups,
     label,
     metrics,
-    number,
     summary,
     varying,
 )
 from delfjax.suite.runs.folders import FinishedRun, RunError
+from delfjax.suite.runs.tables import number
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _UNKNOWN = "not known"
@@ -283,7 +283,7 @@ def _experiment(name: str, runs: Sequence[FinishedRun], links: Links) -> Experim
     latest = runs[-1]
     seeds = [{run.config.get("seed") for run in members} for members in groups(runs).values()]
     pictures = {path: _figure(path) for path in latest.figures}
-    results = [(_cell(of), _cell(value)) for of, value in flat(latest.results).items()]
+    results = [(_cell(of), _cell(value)) for of, value in flatten(latest.results).items()]
     return ExperimentPart(
         name=name,
         question=_question(name),
@@ -306,8 +306,8 @@ def _runs_table(runs: Sequence[FinishedRun], links: Links) -> Table:
     shown = metrics(runs)[:MAIN_METRICS]
     rows = []
     for run in runs:
-        settings = flat(run.config)
-        results = flat(run.results)
+        settings = flatten(run.config)
+        results = flatten(run.results)
         values = [settings.get(name) for name in fields] + [results.get(name) for name in shown]
         seconds = run.provenance.get("seconds")
         rows.append((Cell(runs=(links[run.path],)), *map(_cell, values), _cell(seconds)))

@@ -9,16 +9,13 @@ with ``provenance.``.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
 import json
 import math
-import shutil
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -26,8 +23,9 @@ import pandas as pd
 from delfjax import paths
 from delfjax.config import require_known
 from delfjax.evaluation.significance import bootstrap_interval, paired_permutation_test
-from delfjax.files import flatten, replacing
+from delfjax.files import flatten
 from delfjax.suite.runs.folders import FinishedRun, RunError, finished_runs
+from delfjax.suite.runs.tables import as_text, compact, table_of
 from delfjax.suite.settings import PRESETS
 
 # Pairs of settings that are tested against each other: all pairs of six.
@@ -36,17 +34,6 @@ MOST_PAIRS = 15
 MAIN_METRICS = 8
 # Settings that repeat another one.
 _REPEATED = ("photos.seed",)
-# Characters of a list in a table; a longer one is named by its digest.
-_LONGEST = 40
-# Columns that say something even where all rows agree.
-_TELLING = ("metric", "mean", "difference", "p")
-_WRITERS: dict[str, Callable[[pd.DataFrame, BinaryIO], None]] = {
-    ".csv": lambda table, out: table.to_csv(out, index=table.index.name is not None),
-    ".parquet": lambda table, out: table.to_parquet(out, index=table.index.name is not None),
-}
-
-# The report knows it by this name.
-flat = flatten
 
 
 @dataclass(frozen=True)
@@ -149,7 +136,7 @@ def runs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
         }
         origin = {f"provenance.{name}": value for name, value in flatten(run.provenance).items()}
         rows.append({**settings, **found, **origin})
-    return _frame(rows, index=[run.hash for run in runs])
+    return table_of(rows, index=[run.hash for run in runs])
 
 
 def overview(runs: Sequence[FinishedRun], *, limit: int = MAIN_METRICS) -> pd.DataFrame:
@@ -164,7 +151,7 @@ def overview(runs: Sequence[FinishedRun], *, limit: int = MAIN_METRICS) -> pd.Da
             **{_unlike(name, fields): results.get(name) for name in shown},
             "seconds": run.provenance.get("seconds"),
         })  # fmt: skip
-    return _frame(rows, index=[run.hash for run in runs])
+    return table_of(rows, index=[run.hash for run in runs])
 
 
 def varying(runs: Sequence[FinishedRun]) -> list[str]:
@@ -197,7 +184,7 @@ def groups(
     members: dict[tuple[Any, ...], list[FinishedRun]] = defaultdict(list)
     for run in runs:
         settings = flatten(run.config)
-        members[tuple(_shown(settings.get(name)) for name in fields)].append(run)
+        members[tuple(compact(settings.get(name)) for name in fields)].append(run)
     return {values: members[values] for values in sorted(members, key=_order)}
 
 
@@ -235,7 +222,9 @@ def summary(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> pd.DataFrame
             {**settings, "metric": metric, **_spread(members, metric)}
             for metric in metrics(members)
         ]
-    return _frame(rows, columns=[*fields, "metric", "mean", "std", "low", "high", "seeds", "runs"])
+    return table_of(
+        rows, columns=[*fields, "metric", "mean", "std", "low", "high", "seeds", "runs"]
+    )
 
 
 def intervals(
@@ -302,7 +291,7 @@ def paired_tests(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> pd.Data
         "difference",
         "p",
     ]
-    table = _frame(rows, columns=columns)
+    table = table_of(rows, columns=columns)
     table.attrs["notes"] = notes
     return table
 
@@ -316,55 +305,6 @@ def label(fields: Sequence[str], values: Sequence[Any]) -> str:
     return ", ".join(words) or "all runs"
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as ``.csv`` or ``.parquet``: whole or not at all.
-
-    Raises:
-        RunError: another suffix, or the file cannot be written.
-    """
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
-        raise RunError(f"table {path}: suffix {path.suffix!r} is not one of {', '.join(_WRITERS)}")
-    try:
-        with replacing(path) as stream:
-            write(table, stream)
-    except OSError as error:
-        raise RunError(f"table {path}: cannot be written: {error.strerror or error}") from None
-
-
-def as_text(table: pd.DataFrame, *, everything: bool = False, width: int | None = None) -> str:
-    """A table for a terminal: aligned, in blocks of columns where it is too wide, without columns
-    that never change.
-
-    Args:
-        table: any of the tables made here.
-        everything: keep the columns that never change.
-        width: characters of a line; by default those of the terminal.
-    """
-    constant = (
-        []
-        if everything or len(table) < 2
-        else [name for name in table if _is_constant(table, name)]
-    )
-    kept = table.drop(columns=constant).astype(object).map(_said)
-    columns = width or shutil.get_terminal_size((130, 24)).columns
-    lines = [kept.to_string(index=table.index.name is not None, line_width=columns)]
-    if not len(table):
-        lines = ["nothing to show"]
-    if constant:
-        said = [f"{name}={_said(table[name].iloc[0]) or 'empty'}" for name in constant[:6]]
-        more = f" and {len(constant) - 6} more" if len(constant) > 6 else ""
-        lines.append(f"the same in every row: {', '.join(said)}{more}")
-    return "\n".join(
-        [*(line.rstrip() for line in "\n".join(lines).splitlines()), *table.attrs.get("notes", [])]
-    )
-
-
-def number(value: float) -> str:
-    """A number for a table: four digits."""
-    return f"{value:.4g}"
-
-
 def _none_of(name: str, *, preset: str, damaged: Sequence[str], there: Sequence[str]) -> str:
     of = f"no finished run of {name!r}" + ("" if preset == "any" else f" at preset {preset!r}")
     if damaged:
@@ -375,50 +315,6 @@ def _none_of(name: str, *, preset: str, damaged: Sequence[str], there: Sequence[
     if name in there or not near:
         return f"{of}; make one first: delfjax run {name}"
     return f"{of}; the nearest experiment that has some is {near[0]!r}"
-
-
-def _frame(
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    index: Sequence[str] | None = None,
-    columns: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    names = (
-        list(columns)
-        if columns is not None
-        else list(dict.fromkeys(name for row in rows for name in row))
-    )
-    labels = (
-        pd.RangeIndex(len(rows))
-        if index is None
-        else pd.Index(list(index), name="run", dtype="str")
-    )
-    data = {name: _series([_shown(row.get(name)) for row in rows], labels) for name in names}
-    return pd.DataFrame(data, index=labels, columns=names)
-
-
-def _series(values: Sequence[Any], labels: pd.Index) -> pd.Series:
-    """A column of one type, which Parquet wants: text where types are mixed."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float}:
-        # Empty columns as well: those without any are spreads that one seed does not have.
-        return pd.Series(values, index=labels, dtype="Int64" if kinds == {int} else "float64")
-    if kinds == {bool}:
-        return pd.Series(values, index=labels, dtype="boolean")
-    text = [
-        value if value is None or isinstance(value, str) else json.dumps(value) for value in values
-    ]
-    return pd.Series(text, index=labels, dtype="string")
-
-
-def _shown(value: Any) -> Any:
-    """``value``, or a list as text, which is short enough for a table."""
-    if not isinstance(value, list | tuple):
-        return value
-    text = json.dumps(value)
-    if len(text) <= _LONGEST:
-        return text
-    return f"{len(value)} values {hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _order(values: tuple[Any, ...]) -> list[tuple[int, float, str]]:
@@ -441,14 +337,6 @@ def _unlike(name: str, taken: Iterable[str]) -> str:
 
 def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_constant(table: pd.DataFrame, name: str) -> bool:
-    return name not in _TELLING and table[name].nunique(dropna=False) <= 1
-
-
-def _said(value: Any) -> str:
-    return "" if pd.isna(value) else number(value) if isinstance(value, float) else str(value)
 
 
 def _each_seed(measured: Iterable[tuple[Hashable, float]]) -> np.ndarray:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from delfjax import plots
 from delfjax.config import ConfigError
 from delfjax.evaluation.significance import bootstrap_interval
 from delfjax.suite.runs import comparison as compare
+from delfjax.suite.runs import tables
 from delfjax.suite.runs.folders import FinishedRun, RunError, start_run
 
 NAME = "10_example"
@@ -185,7 +185,7 @@ def test_pairs_beyond_fifteen_are_left_out_and_that_is_said() -> None:
     runs = [made({"map": 0.5}, neighbours=n, scores={"a": n / 10}) for n in range(7)]
     tests = compare.paired_tests(runs)
     assert len(tests) == compare.MOST_PAIRS == 15
-    assert "6 of 21 pairs are not tested" in compare.as_text(tests)
+    assert "6 of 21 pairs are not tested" in tables.as_text(tests)
 
 
 def test_scores_that_cannot_be_read_cost_one_run_not_the_comparison() -> None:
@@ -245,51 +245,6 @@ def test_runs_are_chosen_by_preset() -> None:
     assert len(compare.runs_of(NAME)[0]) == 2
     with pytest.raises(ConfigError, match="did you mean 'quick'"):
         compare.runs_of(NAME, preset="quik")
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_written_table_reads_back_the_same_even_where_columns_mix_types(
-    tmp_path: Path, suffix: str
-) -> None:
-    runs = [
-        made({"map": 0.5, "note": "fast"}, whiten="auto"),
-        made({"map": 0.25, "count": 3}, whiten=1, seed=1),
-    ]
-    table, path = compare.runs_table(runs), tmp_path / f"table{suffix}"
-    compare.write_table(table, path)
-    back = (
-        pd.read_csv(path, index_col="run", dtype={"run": str})
-        if suffix == ".csv"
-        else pd.read_parquet(path)
-    )
-    assert list(back.columns) == list(table.columns) and list(back.index) == list(table.index)
-    assert list(back["map"]) == [0.5, 0.25] and list(back["whiten"]) == ["auto", "1"]
-    assert list(back["count"].isna()) == [True, False]
-    assert [entry.name for entry in tmp_path.iterdir() if "partial" in entry.name] == []
-
-
-def test_a_table_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
-    table = compare.runs_table([made({"map": 0.5})])
-    with pytest.raises(RunError, match=r"suffix '.xlsx' is not one of .csv, .parquet"):
-        compare.write_table(table, tmp_path / "table.xlsx")
-    with pytest.raises(RunError, match="cannot be written: "):
-        compare.write_table(table, tmp_path / "missing" / "table.csv")
-
-
-def test_text_leaves_out_what_never_changes_and_says_so() -> None:
-    runs = [made({"map": 0.5, "pairs": 3}, neighbours=5), made({"map": 0.123456}, neighbours=10)]
-    text = compare.as_text(compare.overview(runs), width=100)
-    heading = text.splitlines()[0]
-    assert "search.neighbours" in heading and "map" in heading and "seed" not in heading
-    assert "0.1235" in text and "<NA>" not in text and "NaN" not in text and "None" not in text
-    constant = compare.as_text(
-        compare.summary([made({"map": 0.5}, neighbours=n) for n in (5, 10)]), width=100
-    )
-    assert (
-        "mean" in constant.splitlines()[0]
-        and "the same in every row: " in constant
-        and "seeds=1" in constant
-    )
 
 
 def test_a_comparison_reads_as_text_with_one_run_and_with_several() -> None:
