@@ -121,26 +121,6 @@ def plot_trends(
     return figure
 
 
-def plot_stage_times(seconds: Mapping[str, float], *, title: str = "") -> Figure:
-    """How long each stage took, one bar for each from top to bottom.
-
-    Args:
-        seconds: stage → seconds, in the order of the bars.
-        title: headline; by default the total.
-    """
-    names = list(seconds)
-    values = np.array(list(seconds.values()), dtype=np.float64)
-    headline = title or f"{_seconds(float(values.sum()))} in all"
-    figure = blank_figure(headline, width=0.7 * WIDTH, height=0.36 * len(seconds) + HEADLINE)
-    axes = _bar_axes(figure)
-    bars = axes.barh(names, values, color=BLUE, height=0.65)
-    axes.bar_label(bars, [_seconds(value) for value in values], padding=4, fontsize=TEXT)
-    axes.invert_yaxis()
-    axes.set_xlim(0, max(float(values.max(initial=0.0)), 1e-9) * 1.15)
-    axes.xaxis.set_visible(False)
-    return figure
-
-
 def plot_tier_scores(
     tiers: Mapping[str, Mapping[str, float]], *, title: str = "Mean average precision"
 ) -> Figure:
@@ -303,14 +283,6 @@ def plot_against_published(
         fontsize=TEXT,
     )
     return figure
-
-
-def _seconds(value: float) -> str:
-    if value >= 100:
-        return f"{value:.0f} s"
-    if value >= 1:
-        return f"{value:.1f} s"
-    return f"{1000 * value:.0f} ms"
 
 
 def _bar_axes(figure: Figure) -> Axes:

@@ -81,9 +81,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     ),
     "keypoints": lambda: plots.plot_keypoints(WIDE, FEATURES, boxes_yx=BOXES),
     "no keypoint": lambda: plots.plot_keypoints(TALL, NO_FEATURES),
-    "stage times": lambda: plots.plot_stage_times(
-        {"extract": 12.34, "index": 0.045, "search": 250.0}
-    ),
     "precision and recall": lambda: plots.plot_precision_recall(
         CURVES, label="true positives of all queries"
     ),
@@ -186,7 +183,7 @@ def test_the_global_state_of_matplotlib_is_left_alone(name: str) -> None:
 
 
 def test_a_notebook_shows_a_figure_as_the_value_of_a_cell() -> None:
-    png = FIGURES["stage times"]()._repr_png_()
+    png = FIGURES["tier scores"]()._repr_png_()
     assert png.startswith(b"\x89PNG")
 
 
@@ -302,11 +299,6 @@ def test_the_best_keypoints_are_drawn_with_their_receptive_boxes() -> None:
     boxes = [patch.get_bbox().bounds for patch in axes.patches if isinstance(patch, Rectangle)]
     assert boxes == [(20.0, 10.0, 20.0, 20.0), (45.0, 35.0, 10.0, 10.0)]
     assert {"Top 2 of 3 keypoints", "scale 0.5", "scale 1"} <= set(_texts(figure))
-
-
-def test_times_are_written_in_a_unit_that_fits() -> None:
-    texts = _texts(FIGURES["stage times"]())
-    assert {"12.3 s", "45 ms", "250 s", "262 s in all", "extract", "index", "search"} <= set(texts)
 
 
 def test_every_score_of_a_tier_has_a_bar() -> None:

@@ -26,7 +26,6 @@ from delfjax.errors import DelfjaxError
 from delfjax.files import (
     Lock,
     LockHeldError,
-    append_json_line,
     flatten,
     read_json_object,
     remove_leftovers,
@@ -34,14 +33,12 @@ from delfjax.files import (
 )
 from delfjax.suite.runs.provenance import provenance
 
-_DONE, _CONFIG, _RESULTS, _PROVENANCE, _METRICS = (
-    "DONE",
-    "config.json",
-    "results.json",
-    "provenance.json",
-    "metrics.jsonl",
-)
-_FIGURES, _QUERIES = "figures", "queries"
+_DONE = "DONE"
+_CONFIG = "config.json"
+_RESULTS = "results.json"
+_PROVENANCE = "provenance.json"
+_FIGURES = "figures"
+_QUERIES = "queries"
 _REMEDY = 'run {0} first, or ask for upstream="build"'
 # What the runner writes beside the run while the run is being written.
 KEPT = ("notebook.ipynb", "traceback.txt")
@@ -149,11 +146,6 @@ class Run:
         self._refuse_infinite({metric: dict(scores)})
         (self.path / _QUERIES).mkdir(exist_ok=True)
         self._write(self.path / _QUERIES / f"{metric}.json", dict(scores))
-
-    def log(self, **metrics: Any) -> None:
-        """Add one line to ``metrics.jsonl``: values as they come, a training step's for
-        instance."""
-        append_json_line(self.path / _METRICS, metrics, sort_keys=True)
 
     def finish(
         self, results: dict[str, Any], *, timings: Mapping[str, float] | None = None

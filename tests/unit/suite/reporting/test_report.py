@@ -83,7 +83,7 @@ def made(name: str, results: dict[str, Any], **config: Any) -> FinishedRun:
 def drawn(name: str) -> FinishedRun:
     """A run with a picture."""
     run = start_run(name, {"seed": 0})
-    run.save_figure("stage_times", plots.plot_stage_times({"search": 1.0}))
+    run.save_figure("tier_scores", plots.plot_tier_scores({"photo": {"votes": 0.5}}))
     return run.finish({"map": 0.5})
 
 
@@ -159,7 +159,7 @@ def test_pictures_of_the_latest_run_are_inside_with_a_title() -> None:
     parsed = page()
     (source,) = [value for tag, name, value in parsed.attributes if (tag, name) == ("img", "src")]
     assert source.startswith("data:image/png;base64,iVBOR")
-    assert "Stage times" in parsed.text
+    assert "Tier scores" in parsed.text
 
 
 def test_names_and_values_are_escaped_wherever_they_stand() -> None:
@@ -184,7 +184,7 @@ def test_a_script_in_a_name_a_setting_a_result_or_an_error_is_shown_as_text() ->
     runs = []
     for photo in (SCRIPT, "other"):
         run = start_run(f"10_{name}", {"seed": 0, "photo": photo}, parameters={"photo": photo})
-        run.save_figure("scores", plots.plot_stage_times({"search": 1.0}))
+        run.save_figure("scores", plots.plot_tier_scores({"photo": {"votes": 0.5}}))
         runs.append(run.finish({"found": SCRIPT, SCRIPT: 1.0}))
         (run.path / "figures" / "scores.png").rename(run.path / "figures" / f"{name}.png")
     broken = made(f"20_{name}", {"map": 0.5})
@@ -213,9 +213,9 @@ def test_a_damaged_run_is_left_out_and_named_without_the_path_of_this_machine(
 
 def test_a_picture_that_is_none_is_left_out_and_named() -> None:
     run = drawn("10_example")
-    (run.path / "figures" / "stage_times.png").write_bytes(b"")
+    (run.path / "figures" / "tier_scores.png").write_bytes(b"")
     parsed = page()
-    assert "stage_times.png: not a picture" in parsed.text
+    assert "tier_scores.png: not a picture" in parsed.text
     assert not [tag for tag, _, _ in parsed.attributes if tag == "img"]
 
 

@@ -163,12 +163,10 @@ time.sleep(60)
 def test_what_is_read_back_of_a_run_is_what_it_kept() -> None:
     run = start_run("10_example", CONFIG)
     run.save_query_scores("AP", {"a.jpg": 0.25, "b.jpg": 1.0})
-    run.log(step=1, loss=2.0)
-    run.save_figure("times", plots.plot_stage_times({"extract": 1.0}))
+    run.save_figure("scores", plots.plot_tier_scores({"photo": {"votes": 0.5}}))
     found = run.finish({})
     assert found.query_scores() == {"AP": {"a.jpg": 0.25, "b.jpg": 1.0}}
-    assert [figure.name for figure in found.figures] == ["times.png"]
-    assert (found.path / "metrics.jsonl").read_text() == '{"loss": 2.0, "step": 1}\n'
+    assert [figure.name for figure in found.figures] == ["scores.png"]
     with pytest.raises(RunError, match="'AP.a.jpg' is nan"):
         start_run("10_example", CONFIG).save_query_scores("AP", {"a.jpg": float("nan")})
 
@@ -230,8 +228,8 @@ def test_a_result_that_is_no_number_is_refused_by_name_and_the_run_not_done(
 
 def test_figures_are_pictures_in_the_folder_of_the_run() -> None:
     run = start_run("10_example", CONFIG)
-    run.save_figure("times", plots.plot_stage_times({"extract": 1.0, "search": 0.5}))
-    assert (run.path / "figures" / "times.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    run.save_figure("scores", plots.plot_tier_scores({"photo": {"votes": 0.5}}))
+    assert (run.path / "figures" / "scores.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_nothing_half_written_is_left_beside_the_results() -> None:
