@@ -1,2 +1,2 @@
-"""Checkpoints that others wrote (PyTorch, TensorFlow), read without their libraries and without
-executing anything."""
+"""Readers of PyTorch and TensorFlow checkpoints that need neither library and execute nothing from
+the files."""

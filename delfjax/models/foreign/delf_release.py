@@ -1,12 +1,11 @@
-"""DELF and DELG as their authors published them, from TensorFlow's files to one system file of
-ours.
+"""Conversion of the published DELF and DELG models from TensorFlow's files to a delfjax model file.
 
-Read are SavedModels and checkpoints of TF1's DELF (slim's ResNet50 or 101 with ``attention_block``)
-and of TF2's DELF and DELG (``backbone``, ``attention``, with or without ``autoencoder``). Left out
-on purpose is what only training needs, and DELG's global head, GeM of conv5 and a whitening layer,
-which no setting of ours stands for. Source of the settings: the published extraction configs; the
-threshold of 100 is that of TF1's DELF, those of other models are theirs to set
-(``features.threshold``).
+The input is a SavedModel or checkpoint of TF1's DELF (slim's ResNet50 or ResNet101 with
+``attention_block``) or of TF2's DELF or DELG (``backbone``, ``attention``, with or without
+``autoencoder``). Two things are left out on purpose: variables that only training needs, and DELG's
+global head (GeM of conv5 and a whitening layer), which no delfjax setting corresponds to.
+Source of the settings: the published extraction configs. The threshold of 100 is that of TF1's
+    DELF; for other models, set ``features.threshold``.
 """
 
 from __future__ import annotations
@@ -53,23 +52,23 @@ from delfjax.models.tensors import abstract, named_shapes
 from delfjax.models.weights import Tensors, WeightsError, file_bytes, tensor_digest
 from delfjax.ops.receptive_field import compose
 
-# The first convolution, by which a checkpoint is told, with whatever scope stands before.
+# The first convolution identifies a checkpoint; any scope may precede its name.
 _SLIM = re.compile(r"^(?P<scope>(?:.*/)?)resnet_v1_(?P<depth>50|101)/conv1/weights$")
 _KERAS = re.compile(r"^(?P<scope>(?:.*/)?)backbone/conv1/kernel$")
-# The attributes that hold Keras' kernels from version 3 on.
+# Keras 3 holds a kernel in the attribute `_kernel`.
 _KERNEL = re.compile(r"/_kernel$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A checkpoint that was recognised.
+    """A published checkpoint that was recognised.
 
     Attributes:
-        path: where it is.
-        tensors: by the names of ``naming``, the scope that they had in common left out.
-        naming: how it names its tensors.
-        name: of the backbone.
-        layouts: of the backbone that the tensors can be for, the likeliest first.
+        path: its location.
+        tensors: tensors by the names of ``naming``, without their common scope.
+        naming: the scheme by which the checkpoint names its tensors.
+        name: architecture of the backbone.
+        layouts: stride layouts that the tensors can be for, the likeliest first.
     """
 
     path: Path
@@ -79,50 +78,50 @@ class Published:
     layouts: tuple[StrideLayout, ...]
 
     def has(self, name: str) -> bool:
-        """Whether there is a tensor that goes by ``name`` with us."""
+        """Whether the checkpoint holds the tensor that delfjax calls ``name``."""
         return self.naming(name) in self.tensors
 
     def width(self, name: str) -> int:
-        """Outputs of the convolution whose kernel goes by ``name`` with us; those of DELF's
-        attention where there is none."""
+        """Output channels of the kernel that delfjax calls ``name``; the default attention width if
+        the checkpoint lacks it."""
         kernel = self.tensors.get(self.naming(name))
         return ScorerConfig().hidden if kernel is None or kernel.ndim == 0 else kernel.shape[-1]
 
     @property
     def coded(self) -> bool:
-        """Whether an autoencoder makes the descriptors; TF1's DELF has none."""
+        """Whether an autoencoder computes the descriptors; TF1's DELF has no autoencoder."""
         return self.naming.biased and self.has("scorer.encoder.kernel")
 
 
 def recognise(path: str | Path) -> Published:
-    """Tell what a TensorFlow checkpoint is of, by its names.
+    """Identify the model in a TensorFlow checkpoint by the names of its tensors.
 
     Raises:
-        WeightsError: it is missing or damaged, or is neither DELF nor DELG.
+        WeightsError: the checkpoint is missing or damaged, or is neither DELF nor DELG.
     """
     path = Path(path)
     tensors = read_tf_tensors(path)
-    for told in filter(None, map(_SLIM.match, tensors)):
+    for found in filter(None, map(_SLIM.match, tensors)):
         name: Literal["resnet50", "resnet101"] = (
-            "resnet50" if told["depth"] == "50" else "resnet101"
+            "resnet50" if found["depth"] == "50" else "resnet101"
         )
-        naming = slim_names(f"resnet_v1_{told['depth']}")
-        return Published(path, _without(told["scope"], tensors, path), naming, name, ("slim",))
+        naming = slim_names(f"resnet_v1_{found['depth']}")
+        return Published(path, _without(found["scope"], tensors, path), naming, name, ("slim",))
     by_object = {
         _KERNEL.sub("/kernel", name): tensor
         for name, tensor in read_tf_tensors(path, names="objects").items()
     }
-    for told in filter(None, map(_KERAS.match, by_object)):
+    for found in filter(None, map(_KERAS.match, by_object)):
         return Published(
             path,
-            _without(told["scope"], by_object, path),
+            _without(found["scope"], by_object, path),
             keras_names(),
             "resnet50",
             ("keras_strided", "keras"),
         )
     first = ", ".join(sorted(tensors)[:3])
     raise WeightsError(
-        f"{path}: neither DELF nor DELG: of its {len(tensors)} tensors ({first}, …) none is"
+        f"{path}: neither DELF nor DELG: none of its {len(tensors)} tensors ({first}, …) is called"
         " 'resnet_v1_50/conv1/weights' or 'backbone/conv1/kernel'"
     )
 
@@ -130,18 +129,18 @@ def recognise(path: str | Path) -> Published:
 def import_published(
     out: Path, path: str | Path, *, pca: Sequence[Path] = (), overrides: Iterable[str] = ()
 ) -> None:
-    """Write the system file of a published model.
+    """Convert a published model to a model file.
 
     Args:
-        out: a ``.safetensors`` file.
+        out: the ``.safetensors`` file to write.
         path: the checkpoint; see :func:`~delfjax.models.foreign.tf_checkpoints.read_tf_tensors`.
-        pca: the ``.datum`` files of its reduction, or the folder of them.
-        overrides: ``path.to.field=value``: a layout that tensors cannot tell, ``reduction.dim``,
-            ``reduction.whiten``, and so on.
+        pca: the ``.datum`` files of the model's reduction, or the folder that holds them.
+        overrides: ``path.to.field=value``, for instance a stride layout, which the tensors do not
+            reveal, ``reduction.dim`` or ``reduction.whiten``.
 
     Raises:
-        WeightsError: the checkpoint is none of DELF or DELG, or does not fit; a file is missing or
-            damaged.
+        WeightsError: the checkpoint is neither DELF nor DELG, does not fit the config, or a file is
+            missing or damaged.
         ConfigError: an override is not valid.
     """
     found = recognise(path)
@@ -149,7 +148,7 @@ def import_published(
     layers = {"name": config.backbone.name, "stride_layout": config.backbone.stride_layout}
     if layers["name"] != found.name or layers["stride_layout"] not in found.layouts:
         raise WeightsError(
-            f"{path}: is a {found.name} in layout {' or '.join(found.layouts)}, the config asks for"
+            f"{path}: is a {found.name} in layout {' or '.join(found.layouts)}, but the config sets"
             f" {layers}"
         )
     backbone, tensors, scorer = _parts(found, config)
@@ -161,16 +160,18 @@ def import_published(
     }
     made_for = {"backbone": {**system[BACKBONE], "weights": tensor_digest(tensors)}}
     described = {"name": "attention", "hidden": hidden, **made_for}
-    reduction, explained = None, 1.0
+    reduction: Tensors | None = None
+    explained = 1.0
     if found.coded:
-        # A code is a descriptor that needs no other reduction.
+        # A code needs no further reduction.
         dim = found.width("scorer.encoder.kernel")
         described |= {"name": "delg", "code_dim": dim}
         reduction = {"mean": np.zeros(dim, np.float32), "projection": np.eye(dim, dtype=np.float32)}
     if pca:
         if found.coded:
             raise WeightsError(
-                f"{path}: describes by codes of its own, which no PCA reduces; leave --pca out"
+                f"{path}: its descriptors are codes of an autoencoder, which take no PCA; leave"
+                " --pca out"
             )
         reduction, explained = read_pca(pca, config=config.reduction)
     parts: dict[str, tuple[Tensors, dict[str, Any]]] = {
@@ -188,17 +189,17 @@ def import_published(
 
 
 def read_pca(files: Sequence[Path], *, config: ReductionConfig) -> tuple[Tensors, float]:
-    """ "mean" and "projection" of a published reduction, and the share of the variance it keeps (1
-    where no file says).
+    """The published reduction as tensors "mean" and "projection", and the share of the variance
+    that it keeps (1 if no file holds variances).
 
     Args:
-        files: ``DatumProto`` files of the mean, the projection matrix (a direction a row) and the
-            variances, told by "mean", "proj" and "var" in their names; or a folder of them. Only
-            whitening needs variances.
-        config: how many directions, and whether they are whitened.
+        files: ``DatumProto`` files of the mean, the projection matrix (one direction per row) and
+            the variances, identified by "mean", "proj" and "var" in their names; or a folder that
+            holds them. Only whitening needs the variances.
+        config: number of directions, and whether to whiten.
 
     Raises:
-        WeightsError: a file is missing, damaged, or not of the size that another has.
+        WeightsError: a file is missing or damaged, or the sizes do not agree.
     """
     named = {
         path.name.lower(): path
@@ -210,23 +211,26 @@ def read_pca(files: Sequence[Path], *, config: ReductionConfig) -> tuple[Tensors
         paths = [path for name, path in named.items() if word in name]
         if len(paths) != 1:
             raise WeightsError(
-                f"--pca: {len(paths)} of the files {sorted(named)} have '{word}' in their names,"
-                " one is needed"
+                f"--pca: {len(paths)} of the files {sorted(named)} have '{word}' in their names;"
+                " expected exactly one"
             )
         return read_datum(paths[0])
 
-    mean, matrix, dim = read("mean").reshape(-1), read("proj"), config.dim
+    mean = read("mean").reshape(-1)
+    matrix = read("proj")
+    dim = config.dim
     if matrix.ndim != 2 or matrix.shape[1] != len(mean) or len(matrix) < dim:
         raise WeightsError(
-            f"--pca: a matrix of shape {matrix.shape} and a mean of {len(mean)} values give no"
-            f" {dim} directions; the directions are rows, and reduction.dim says how many are used"
+            f"--pca: a matrix of shape {matrix.shape} and a mean of {len(mean)} values cannot give"
+            f" {dim} directions; directions are rows, and reduction.dim sets how many are used"
         )
-    projection, explained = matrix[:dim].T.astype(np.float64), 1.0
+    projection = matrix[:dim].T.astype(np.float64)
+    explained = 1.0
     if config.whiten or any("var" in name for name in named):
         spread = read("var").reshape(-1).astype(np.float64)
         if len(spread) < dim or not (spread[:dim] > 0).all():
             raise WeightsError(
-                f"--pca: {dim} directions take as many positive variances, the file has"
+                f"--pca: {dim} directions need as many positive variances; the file holds"
                 f" {len(spread)} values"
             )
         explained = float(spread[:dim].sum() / spread.sum())
@@ -235,32 +239,33 @@ def read_pca(files: Sequence[Path], *, config: ReductionConfig) -> tuple[Tensors
 
 
 def read_datum(path: str | Path) -> Float32[np.ndarray, ...]:
-    """The array in a ``DatumProto`` file. Source: ``datum.proto`` of DELF: a shape, and floats row
-    by row.
+    """The array in a ``DatumProto`` file: a shape, and floats in row-major order.
+
+    Source: ``datum.proto`` of DELF.
 
     Raises:
         WeightsError: the file is missing or damaged.
     """
     path = Path(path)
     try:
-        told = Message.parse(file_bytes(path))
-        shape = [size for message in told.messages(1) for size in message.numbers(1)]
+        datum = Message.parse(file_bytes(path))
+        shape = [size for message in datum.messages(1) for size in message.numbers(1)]
         return np.concatenate(
-            [np.zeros(0, np.float32), *(part.floats(1) for part in told.messages(2))]
+            [np.zeros(0, np.float32), *(part.floats(1) for part in datum.messages(2))]
         ).reshape(shape)
     except (ValueError, OverflowError) as error:
-        raise WeightsError(f"{path}: truncated or damaged, or no DatumProto ({error})") from None
+        raise WeightsError(f"{path}: truncated or damaged, or not a DatumProto ({error})") from None
 
 
 def _without(scope: str, tensors: Tensors, path: Path) -> Tensors:
     stripped = {name.removeprefix(scope): tensor for name, tensor in tensors.items()}
     if len(stripped) < len(tensors):
-        raise WeightsError(f"{path}: holds a name both with and without the scope {scope!r}")
+        raise WeightsError(f"{path}: holds a tensor both with and without the scope {scope!r}")
     return stripped
 
 
 def _config(found: Published) -> DelfConfig:
-    """What a published model is used with."""
+    """The config that a published model is used with."""
     slim = found.layouts[0] == "slim"
     return DelfConfig(
         backbone=dataclasses.replace(
@@ -275,12 +280,10 @@ def _config(found: Published) -> DelfConfig:
 
 
 def _parts(found: Published, config: DelfConfig) -> tuple[Backbone, Tensors, Tensors]:
-    """The backbone (its shapes alone), the tensors of it, and those of the scorer."""
+    """The backbone (shapes only), its tensors, and the tensors of the scorer."""
     backbone = architecture(config.backbone, conv5=found.has("backbone.stages.3.0.reduce.kernel"))
-    channels, hidden = (
-        backbone.channels(config.backbone.output),
-        found.width("scorer.hidden.kernel"),
-    )
+    channels = backbone.channels(config.backbone.output)
+    hidden = found.width("scorer.hidden.kernel")
 
     def build(rngs: nnx.Rngs) -> Scorer:
         if found.coded:

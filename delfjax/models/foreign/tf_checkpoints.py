@@ -1,10 +1,11 @@
-"""TensorFlow's checkpoints, read without TensorFlow: nothing in them is executed, every length and
-checksum is verified.
+"""A reader of TensorFlow checkpoints without TensorFlow: it executes nothing from a checkpoint and
+verifies every length and checksum.
 
-A checkpoint is ``PREFIX.index``, a table of names, types, shapes and places, and
-``PREFIX.data-NNNNN-of-MMMMM``, the values. TF1's Saver, a SavedModel (in its folder ``variables``)
-and TF2's object-based checkpoints all write this. In the last, a tensor's name is a path through
-Python objects, and the graph of these objects, one more tensor, has the variables' names.
+A checkpoint consists of ``PREFIX.index``, a table of the tensors' names, types, shapes and
+locations, and ``PREFIX.data-NNNNN-of-MMMMM``, their values. TF1's Saver, SavedModels (in their
+folder ``variables``) and TF2's object-based checkpoints share this format. In an object-based
+checkpoint, a tensor's name is a path through Python objects; the names of the variables are in a
+graph of these objects, which is stored as one more tensor.
 Source: the documented formats of LevelDB's tables and of ``tensor_bundle.proto`` and
     ``trackable_object_graph.proto``.
 """
@@ -26,7 +27,7 @@ import numpy as np
 from delfjax.models.foreign.wire_format import Message, varint
 from delfjax.models.weights import Tensors, WeightsError, file_bytes
 
-# Numbers of `types.proto`.
+# The type numbers of `types.proto`.
 _TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
@@ -49,24 +50,33 @@ _FOOTER_BYTES, _TRAILER_BYTES = 48, 5
 _HEADER = b""
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE, _VALUE_SUFFIX = "VARIABLE_VALUE", "/.ATTRIBUTES/VARIABLE_VALUE"
-# Edges of the graph by which Keras finds its variables again; the others are attributes that
-# somebody named.
+# Edges of the graph that Keras adds for its own bookkeeping; all others are attributes that a
+# programmer named.
 _BOOKKEEPING = re.compile(
     r"_?(non_)?(trainable_)?variables|layers|layer(_with_weights)?-\d+|keras_api|regularization_losses|metrics|_.*trackables?"
 )
 _DATA_FILE = re.compile(r"\.(index|data-\d{5}-of-\d{5})$")
 
-# What parsing a malformed file raises; all of it means the same here.
+# Exceptions that parsing a malformed file may raise; all mean that the checkpoint is damaged.
 _MALFORMED = (ValueError, IndexError, KeyError, OverflowError, MemoryError)
 
 
 class _Refused(Exception):
-    """Why a checkpoint is refused; the public function adds which."""
+    """The reason why a checkpoint is refused; :func:`read_tf_tensors` adds the path."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where the values of a tensor are."""
+    """Type, shape and location of a tensor's values.
+
+    Attributes:
+        type: number of the type in ``types.proto``.
+        shape: lengths of the axes.
+        shard: number of the data file.
+        offset: first byte in that file.
+        size: number of bytes.
+        crc: masked checksum of the bytes.
+    """
 
     type: int
     shape: tuple[int, ...]
@@ -77,8 +87,10 @@ class _Entry:
 
 
 def is_tf_checkpoint(path: str | Path) -> bool:
-    """Whether ``path`` names a checkpoint of TensorFlow: a folder, a prefix, or one of the files
-    behind it."""
+    """Whether ``path`` is a TensorFlow checkpoint: a folder, a prefix, or one of a prefix's files.
+
+    A folder's content is not checked.
+    """
     path = Path(path)
     return (
         path.is_dir()
@@ -90,19 +102,20 @@ def is_tf_checkpoint(path: str | Path) -> bool:
 def read_tf_tensors(
     path: str | Path, *, names: Literal["variables", "objects"] = "variables"
 ) -> Tensors:
-    """Tensors of a TensorFlow checkpoint, without those of text. Arrays are read-only; bfloat16 is
-    widened to float32.
+    """Numeric tensors of a TensorFlow checkpoint; tensors of text are left out.
+
+    Arrays are read-only, and bfloat16 is widened to float32.
 
     Args:
-        path: the prefix, one of its files, a SavedModel, or a folder with TensorFlow's file
-            ``checkpoint``, which says which of several is the latest.
-        names: in an object-based checkpoint, "variables" gives tensors the names that their
-            variables had, or the paths of the objects where these are not one for each; "objects"
-            gives all of them paths, along the attributes that a programmer named.
+        path: the prefix, one of its files, a SavedModel, or a folder whose file ``checkpoint``
+            names the latest of several checkpoints.
+        names: only matters for object-based checkpoints. "objects" names each tensor by its path
+            along the attributes that a programmer named; "variables" names it as its variable was
+            named, but falls back to paths if variables lack names or share them.
 
     Raises:
-        WeightsError: a file is missing, truncated or damaged, or holds what is not read here:
-            compressed tables, variables in slices, other types.
+        WeightsError: a file is missing, truncated or damaged, or has an unsupported feature:
+            compressed tables, variables stored in slices, or other types.
     """
     prefix = _prefix(Path(path))
     index = prefix.with_name(f"{prefix.name}.index")
@@ -127,7 +140,7 @@ def read_tf_tensors(
 
 
 def _prefix(path: Path) -> Path:
-    """What the names of a checkpoint's files begin with."""
+    """The prefix that the names of a checkpoint's files share."""
     if not path.is_dir():
         return path.with_name(_DATA_FILE.sub("", path.name))
     for folder in (path / "variables", path):
@@ -136,21 +149,24 @@ def _prefix(path: Path) -> Path:
     state = path / "checkpoint"
     if not state.is_file():
         raise WeightsError(
-            f"{path}: neither a SavedModel (variables/variables.index) nor a folder of checkpoints"
-            " (checkpoint)"
+            f"{path}: neither a SavedModel (variables/variables.index is missing) nor a folder of"
+            " checkpoints (checkpoint is missing)"
         )
     latest = re.search(rb'^model_checkpoint_path: "([^"\n]+)"', file_bytes(state), re.MULTILINE)
     if latest is None:
-        raise WeightsError(f"{state}: names no model_checkpoint_path")
-    # A folder may have been moved since.
+        raise WeightsError(f"{state}: has no entry model_checkpoint_path")
+    # Only the file name counts: the folder may have been moved since.
     return path / Path(latest[1].decode(errors="replace")).name
 
 
 def _table(data: bytes) -> dict[bytes, bytes]:
-    """Keys and values of a table: blocks of them, and a block that says where these are."""
+    """Keys and values of a table, which consists of blocks of them and a block that locates the
+    others."""
     footer = data[-_FOOTER_BYTES:]
     if len(data) < _FOOTER_BYTES or not footer.endswith(_TABLE_MAGIC):
-        raise _Refused("not the index of a TensorFlow checkpoint: it does not end as a table does")
+        raise _Refused(
+            "not the index of a TensorFlow checkpoint: it does not end with the footer of a table"
+        )
     at = 0
     handle = []
     for _ in range(4):
@@ -161,7 +177,8 @@ def _table(data: bytes) -> dict[bytes, bytes]:
     for _, place in _block(data, *handle[2:]):
         offset, at = varint(place, 0)
         for key, value in _block(data, offset, varint(place, at)[0]):
-            # Keys in order leave no way for a small file to stand for many entries.
+            # With strictly increasing keys, a small file cannot claim many entries by pointing to
+            # one block again and again.
             if last is not None and key <= last:
                 raise _Refused(f"its keys are not in order, {key!r:.60} follows {last!r:.60}")
             found[key] = value
@@ -170,7 +187,7 @@ def _table(data: bytes) -> dict[bytes, bytes]:
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of one block; a key holds only what differs from the key before it."""
+    """Keys and values of one block; a key is stored as its difference from the key before it."""
     end = offset + size
     if end + _TRAILER_BYTES > len(data):
         raise _Refused(f"truncated: a block ends at byte {end + _TRAILER_BYTES} of {len(data)}")
@@ -181,31 +198,35 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     )
     if data[end] != 0:
         raise _Refused(
-            "its table is compressed; TensorFlow writes checkpoints uncompressed, and others are"
-            " not read here"
+            "its table is compressed; only uncompressed checkpoints, as TensorFlow writes them, are"
+            " supported"
         )
     block = data[offset:end]
-    # Behind the entries stand the places where keys are whole, and how many these are.
+    # After the entries come the offsets of the keys that are stored in full, then their number.
     stop = size - 4 - 4 * int.from_bytes(block[-4:], "little")
     if size < 4 or stop < 0:
-        raise _Refused("damaged: a block is shorter than its list of whole keys")
-    at, key = 0, b""
+        raise _Refused("damaged: a block is shorter than its list of full keys")
+    at = 0
+    key = b""
     while at < stop:
         shared, at = varint(block, at)
         own, at = varint(block, at)
         length, at = varint(block, at)
         if shared > len(key) or at + own + length > stop:
-            raise _Refused("damaged: an entry leaves its block")
+            raise _Refused("damaged: an entry extends beyond its block")
         key = key[:shared] + block[at : at + own]
         yield key, block[at + own : at + own + length]
         at += own + length
 
 
 def _require_crc(data: bytes | memoryview, masked: int, what: str) -> None:
-    """Compare with a checksum as these files mask it: rotated and shifted, so that data may hold
-    checksums themselves."""
+    """Compare the checksum of ``data`` with a masked one.
+
+    These files rotate and shift their checksums, because the checksum of data that itself contains
+    checksums would be weak.
+    """
     if _masked(google_crc32c.value(bytes(data))) != masked:
-        raise _Refused(f"damaged: the checksum of {what} does not agree")
+        raise _Refused(f"damaged: the checksum of {what} does not match")
 
 
 def _masked(crc: int) -> int:
@@ -213,50 +234,55 @@ def _masked(crc: int) -> int:
 
 
 def _entries(table: dict[bytes, bytes]) -> tuple[dict[str, _Entry], int]:
-    """What the index says of each tensor, and how many files hold them."""
+    """The entry of each tensor, and the number of data files."""
     if _HEADER not in table:
-        raise _Refused("a table without the header of a checkpoint")
+        raise _Refused("not the index of a checkpoint: its table has no header")
     header = Message.parse(table.pop(_HEADER))
     shards, big_endian = header.number(1), header.number(2)
     if big_endian:
-        raise _Refused("its tensors are big-endian; only little-endian ones are read here")
+        raise _Refused("its tensors are big-endian; only little-endian ones are supported")
     if not 0 < shards <= 99999:
-        raise _Refused(f"speaks of {shards} files of values")
-    # A variable that is stored in slices has an entry of its own, which is refused; those of its
-    # slices have no names.
+        raise _Refused(f"its header claims {shards} data files, expected 1 to 99999")
+    # Entries of slices have a key that begins with 0 and is not text. The sliced variable has an
+    # entry of its own, which is refused.
     named = {key.decode(): value for key, value in table.items() if not key.startswith(b"\0")}
     return {key: _entry(key, Message.parse(value), shards) for key, value in named.items()}, shards
 
 
-def _entry(key: str, told: Message, shards: int) -> _Entry:
-    if told.values.get(7):
+def _entry(key: str, message: Message, shards: int) -> _Entry:
+    if message.values.get(7):
         raise _Refused(
             f"{key!r} is stored in slices; save it as one variable, without a partitioner"
         )
-    if told.number(1) not in (*_TYPES, _STRING):
-        raise _Refused(
-            f"{key!r} is of type {told.number(1)} of TensorFlow's, which is not read here"
-        )
+    if message.number(1) not in (*_TYPES, _STRING):
+        raise _Refused(f"{key!r} has TensorFlow's type {message.number(1)}, which is not supported")
     shape = tuple(
-        dimension.number(1) for message in told.messages(2) for dimension in message.messages(2)
+        dimension.number(1) for field in message.messages(2) for dimension in field.messages(2)
     )
     entry = _Entry(
-        told.number(1), shape, told.number(3), told.number(4), told.number(5), told.number(6)
+        type=message.number(1),
+        shape=shape,
+        shard=message.number(3),
+        offset=message.number(4),
+        size=message.number(5),
+        crc=message.number(6),
     )
     if entry.shard >= shards:
-        raise _Refused(f"{key!r} is in file {entry.shard} of {shards}")
+        raise _Refused(f"{key!r} is in data file {entry.shard}, but there are only {shards}")
     if entry.type != _STRING and math.prod(shape) * _TYPES[entry.type].itemsize != entry.size:
-        raise _Refused(f"{key!r} of shape {shape} has {entry.size} bytes")
+        raise _Refused(
+            f"{key!r} of shape {shape} and type {_TYPES[entry.type]} cannot have {entry.size} bytes"
+        )
     return entry
 
 
 def _stored(key: str, entry: _Entry, data: list[bytes]) -> memoryview:
-    """The bytes of a tensor, inside its file; unverified."""
+    """The bytes of a tensor, checked to lie inside its data file; the checksum is not verified."""
     shard = data[entry.shard]
     if entry.offset + entry.size > len(shard):
         raise _Refused(
-            f"truncated: {key!r} ends at byte {entry.offset + entry.size} of {len(shard)} in file"
-            f" {entry.shard}"
+            f"truncated: {key!r} ends at byte {entry.offset + entry.size} of data file"
+            f" {entry.shard}, which has {len(shard)} bytes"
         )
     return memoryview(shard)[entry.offset : entry.offset + entry.size]
 
@@ -277,7 +303,7 @@ def _values(key: str, entry: _Entry, data: list[bytes]) -> np.ndarray:
 def _names(
     entries: dict[str, _Entry], data: list[bytes], names: Literal["variables", "objects"]
 ) -> dict[str, str]:
-    """Better names than the keys of an object-based checkpoint, by key."""
+    """Key → name of the tensors of an object-based checkpoint, as ``names`` asks for."""
     if _GRAPH not in entries:
         return {}
     nodes = Message.parse(_text(entries[_GRAPH], data)).messages(1)
@@ -291,23 +317,21 @@ def _names(
                 by_path[key] = paths.get(number, key.removesuffix(_VALUE_SUFFIX))
                 by_variable[key] = value.text(2)
     taken = list(by_variable.values())
-    chosen = (
-        by_variable
-        if names == "variables" and "" not in taken and len({*taken}) == len(taken)
-        else by_path
-    )
+    unambiguous = "" not in taken and len({*taken}) == len(taken)
+    chosen = by_variable if names == "variables" and unambiguous else by_path
     if len({*chosen.values(), *entries}) != len(chosen) + len(entries):
-        raise _Refused("its graph of objects gives two tensors one name")
+        raise _Refused("its graph of objects gives two tensors the same name")
     return chosen
 
 
 def _text(entry: _Entry, data: list[bytes]) -> bytes:
-    """The one text of a tensor of texts: its length, a checksum of that, and the text."""
+    """The text of a tensor with a single text, stored as its length, a checksum of the length, and
+    the text."""
     stored = bytes(_stored(_GRAPH, entry, data))
     length, at = varint(stored, 0)
     text = stored[at + 4 :]
     if math.prod(entry.shape) != 1 or len(text) != length:
-        raise _Refused(f"damaged: {_GRAPH} is not one text")
+        raise _Refused(f"damaged: {_GRAPH} is not a single text")
     size = length.to_bytes(8 if length > 0xFFFFFFFF else 4, "little")
     _require_crc(size, int.from_bytes(stored[at : at + 4], "little"), f"the length of {_GRAPH}")
     _require_crc(size + stored[at:], entry.crc, _GRAPH)
@@ -315,8 +339,9 @@ def _text(entry: _Entry, data: list[bytes]) -> bytes:
 
 
 def _paths(nodes: list[Message]) -> dict[int, str]:
-    """The shortest path of attributes to each object, along what a programmer named."""
-    paths, waiting = {0: ""}, deque([0])
+    """The shortest path to each object along attributes that a programmer named."""
+    paths = {0: ""}
+    waiting = deque([0])
     while waiting:
         here = waiting.popleft()
         for child in nodes[here].messages(1):
@@ -324,8 +349,7 @@ def _paths(nodes: list[Message]) -> dict[int, str]:
             if number not in paths and not _BOOKKEEPING.fullmatch(name):
                 if number >= len(nodes):
                     raise _Refused(
-                        f"its graph of objects has {len(nodes)} of them, not the {number} that one"
-                        " names"
+                        f"its graph has {len(nodes)} objects, but an edge leads to number {number}"
                     )
                 paths[number] = f"{paths[here]}/{name}".lstrip("/")
                 waiting.append(number)

@@ -1,7 +1,7 @@
-"""PyTorch checkpoints, read without torch.
+"""A reader of PyTorch checkpoints without torch.
 
-They are pickles, and a pickle is a program. :func:`delfjax.pickles.unpickle` gives it nothing to
-call but stand-ins for tensors, and every size, stride and offset is checked afterwards.
+A checkpoint is a pickle, and a pickle is a program. :func:`delfjax.pickles.unpickle` lets it call
+only stand-ins for tensors; every size, stride and offset is checked afterwards.
 Source of the two layouts: the documented behaviour of ``torch.save`` (legacy stream, zip archive).
 """
 
@@ -35,22 +35,22 @@ _STORAGE_TYPES: dict[str, np.dtype[Any]] = {
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-# Names under which training scripts keep the state dictionary of the model.
+# Keys under which training scripts store the model's state dictionary.
 _WRAPPERS = ("state_dict", "model")
 _PARALLEL_PREFIX = "module."
 
-# What unpickling, unzipping or viewing a malformed file raises; all of it means the same here.
+# Exceptions that a malformed file may raise; all mean that the checkpoint is damaged.
 _MALFORMED = (*MALFORMED, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
 
 class _StorageType(NamedTuple):
-    """Stands for ``torch.FloatStorage`` and its like; nothing can be done with it."""
+    """Stands in for ``torch.FloatStorage`` and the like; it cannot be called."""
 
     name: str
 
 
 class _Storage(NamedTuple):
-    """A run of ``stop − start`` elements of the stored run ``key`` of ``numel`` elements."""
+    """Elements ``start`` to ``stop`` of the storage ``key``, which has ``numel`` elements."""
 
     type_name: str
     key: str
@@ -60,7 +60,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage; unchecked until :func:`_view`."""
+    """The view of a storage that a tensor describes; :func:`_view` checks it."""
 
     storage: Any
     offset: Any
@@ -69,18 +69,18 @@ class _Tensor(NamedTuple):
 
 
 class _Dictionary(dict[Any, Any]):
-    """Stands for ``collections.OrderedDict``, but without attributes, which could shadow its
+    """Stands in for ``collections.OrderedDict``; it takes no attributes, which could shadow its
     methods."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        """Drop the module versions that PyTorch hangs on a state dictionary."""
+        """Drop the module versions that PyTorch attaches to a state dictionary."""
 
 
 class _RebuildTensor:
-    """Stands for ``torch._utils._rebuild_tensor_v2``; without attributes, so that no pickle leaves
-    a trace on it."""
+    """Stands in for ``torch._utils._rebuild_tensor_v2``; it takes no attributes, so a pickle cannot
+    modify it."""
 
     __slots__ = ()
 
@@ -91,7 +91,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-    """Stands for ``torch._utils._rebuild_parameter``: the tensor itself."""
+    """Stands in for ``torch._utils._rebuild_parameter``; returns the tensor itself."""
 
     __slots__ = ()
 
@@ -99,7 +99,7 @@ class _RebuildParameter:
         return tensor
 
 
-# What `torch.save` writes for dictionaries of tensors, in protocols 2 to 5.
+# What `torch.save` writes for dictionaries of tensors, in pickle protocols 2 to 5.
 _TENSORS = Admitted(
     what="tensors",
     opcodes=BINARY_OPCODES | {"BINPERSID"},
@@ -109,22 +109,21 @@ _TENSORS = Admitted(
         ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
         **{("torch", name): _StorageType(name) for name in _STORAGE_TYPES},
     },
-    # Checkpoints written under Python 2 hold byte strings.
+    # Checkpoints written under Python 2 contain byte strings.
     encoding="utf-8",
 )
 
 
 def read_torch_tensors(path: str | Path) -> Tensors:
-    """Tensors of a PyTorch checkpoint, either layout, read without torch and without running
-    anything in it.
+    """Tensors of a PyTorch checkpoint of either layout; nothing in it is executed.
 
-    A state dictionary wrapped as ``state_dict`` or ``model`` is unwrapped, the prefix ``module.``
-    of data-parallel models dropped, bfloat16 widened to float32. Arrays are read-only views of
-    their storages, which tensors may share.
+    A state dictionary stored under ``state_dict`` or ``model`` is unwrapped, the prefix ``module.``
+    of data-parallel models is dropped, and bfloat16 is widened to float32. Arrays are read-only
+    views of their storages, which several tensors may share.
 
     Raises:
-        WeightsError: the file is missing, truncated, damaged, of another kind, or holds anything
-            but tensors.
+        WeightsError: the file is missing, truncated or damaged, is not a PyTorch checkpoint, or
+            holds anything other than tensors.
     """
     path = Path(path)
     data = file_bytes(path)
@@ -142,14 +141,14 @@ def read_torch_tensors(path: str | Path) -> Tensors:
 
 
 def _read_zip(data: bytes) -> tuple[object, Tensors]:
-    """Zip archive: ``<stem>/data.pkl`` and the bytes of each storage as ``<stem>/data/<key>``."""
+    """Read a zip archive: ``<stem>/data.pkl``, and the storages' bytes in ``<stem>/data/<key>``."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
         pickled = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickled) != 1:
             raise RefusedError(
-                f"zip archive with {len(pickled)} members '*/data.pkl', a PyTorch checkpoint"
-                " has one"
+                f"zip archive with {len(pickled)} members '*/data.pkl'; a PyTorch checkpoint has"
+                " exactly one"
             )
         stem = pickled[0].removesuffix("data.pkl")
 
@@ -157,10 +156,10 @@ def _read_zip(data: bytes) -> tuple[object, Tensors]:
             info = members.get(stem + name)
             if info is None:
                 raise RefusedError(f"member {stem + name!r} is missing")
-            # PyTorch never compresses; refusing it leaves no way to blow a small file up in memory.
+            # PyTorch never compresses, and a compressed member could expand to fill the memory.
             if info.compress_type != zipfile.ZIP_STORED:
                 raise RefusedError(
-                    f"member {info.filename!r} is compressed, PyTorch stores members as they are"
+                    f"member {info.filename!r} is compressed; PyTorch stores members uncompressed"
                 )
             return archive.read(info)
 
@@ -174,84 +173,85 @@ def _read_zip(data: bytes) -> tuple[object, Tensors]:
 
 
 def _read_legacy(data: bytes) -> tuple[object, Tensors]:
-    """Legacy stream: pickles of magic, protocol, system, object and storage keys; then the
-    storages, lengths first."""
+    """Read a legacy stream: pickles of magic, protocol, system, object and storage keys, followed
+    by the storages, each after its length."""
     try:
         magic, _, position = _unpickle(data, 0)
     except (RefusedError, *_MALFORMED):
         magic, position = None, 0
     if type(magic) is not int or magic != _LEGACY_MAGIC:
         raise RefusedError(
-            f"not a PyTorch checkpoint: starts with {data[:12]!r}, neither zip archive nor legacy"
-            " magic"
+            f"not a PyTorch checkpoint: starts with {data[:12]!r}, which is neither a zip archive"
+            " nor the legacy magic number"
         )
     protocol, _, position = _unpickle(data, position)
     if protocol != _LEGACY_PROTOCOL:
         raise RefusedError(f"legacy protocol {protocol!r:.20}, expected {_LEGACY_PROTOCOL}")
     system, _, position = _unpickle(data, position)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise RefusedError("legacy checkpoint that does not say it is little-endian")
+        raise RefusedError("legacy checkpoint that is not marked as little-endian")
     root, refs, position = _unpickle(data, position)
     keys, _, position = _unpickle(data, position)
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(refs):
         raise RefusedError(
-            "the list of storage keys does not agree with the storages that tensors name"
+            "the list of storage keys does not match the storages that the tensors refer to"
         )
     storages: Tensors = {}
     for key in keys:
         ref = refs[key]
-        header, start = data[position : position + 8], position + 8
+        header = data[position : position + 8]
+        start = position + 8
         position = start + ref.numel * _STORAGE_TYPES[ref.type_name].itemsize
         if len(header) < 8 or position > len(data):
             raise RefusedError(
-                f"truncated: storage {key!r} should end at byte {position}, the file has"
-                f" {len(data)}"
+                f"truncated: storage {key!r} should end at byte {position}, but the file has"
+                f" {len(data)} bytes"
             )
         if int.from_bytes(header, "little", signed=True) != ref.numel:
             raise RefusedError(
-                f"storage {key!r} has another length than its tensors say ({ref.numel})"
+                f"storage {key!r} does not have the {ref.numel} elements that its tensors expect"
             )
         storages[key] = _elements(ref, data[start:position], order="little")
     return root, storages
 
 
 def _unpickle(data: bytes, start: int) -> tuple[object, dict[str, _Storage], int]:
-    """The object pickled at ``start``, the storages it names, and where its pickle ends."""
+    """The object pickled at ``start``, the storages it refers to, and the end of its pickle."""
     storages: dict[str, _Storage] = {}
     root, end = unpickle(data, _TENSORS, start=start, persistent=partial(_storage, storages))
     return root, storages, end
 
 
 def _storage(storages: dict[str, _Storage], pid: Any) -> _Storage:
-    """The storage that a persistent id names, noted among ``storages``; its bytes come later, from
-    elsewhere in the file."""
+    """The storage that a persistent id refers to, recorded in ``storages``; its bytes are elsewhere
+    in the file and are read later."""
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-        raise RefusedError(f"persistent id {pid!r:.80} is not that of a storage")
+        raise RefusedError(f"persistent id {pid!r:.80} does not refer to a storage")
     kind, key, _location, numel = pid[1:5]
     if not isinstance(kind, _StorageType) or not isinstance(key, str) or not _is_count(numel):
         raise RefusedError(f"storage {pid!r:.80} needs a type, a key and a number of elements")
     whole = _Storage(kind.name, key, numel, 0, numel)
     if storages.setdefault(key, whole) != whole:
-        raise RefusedError(f"storage {key!r} is described in two ways")
+        raise RefusedError(f"storage {key!r} is described in two different ways")
     view = pid[5] if len(pid) == 6 else None
     if view is None:
         return whole
     _key, start, length = view
     if not (_is_count(start) and _is_count(length) and start + length <= numel):
-        raise RefusedError(f"view {view!r:.80} leaves storage {key!r} of {numel} elements")
+        raise RefusedError(f"view {view!r:.80} extends beyond storage {key!r} of {numel} elements")
     return whole._replace(start=start, stop=start + length)
 
 
 def _elements(ref: _Storage, data: bytes, *, order: str) -> np.ndarray:
-    """Elements of a stored run: a copy, aligned and in native byte order, not writeable."""
+    """The elements of a storage: a copy, aligned, in native byte order and read-only."""
     dtype = _STORAGE_TYPES[ref.type_name]
     if len(data) != ref.numel * dtype.itemsize:
         raise RefusedError(
-            f"storage {ref.key!r} has {len(data)} bytes, {ref.numel} × {dtype.itemsize} expected"
+            f"storage {ref.key!r} has {len(data)} bytes, expected {ref.numel} × {dtype.itemsize}"
         )
     elements: np.ndarray
     if ref.type_name == "BFloat16Storage":
-        # NumPy swaps no bytes of bfloat16: swap as integers, then reinterpret.
+        # NumPy cannot swap the bytes of bfloat16: swap them as integers, then reinterpret.
         halves = np.frombuffer(data, _ordered(np.dtype("u2"), order)).astype(np.uint16)
         elements = halves.view(ml_dtypes.bfloat16).astype(np.float32)
     elif ref.type_name == "BoolStorage":
@@ -277,7 +277,7 @@ def _state_dictionary(root: object) -> dict[str, object]:
     named: dict[str, object] = {}
     for name, value in root.items():
         if not isinstance(name, str):
-            raise RefusedError(f"holds an entry named {name!r:.40}, names are text")
+            raise RefusedError(f"holds an entry named {name!r:.40}; names must be text")
         short = name.removeprefix(_PARALLEL_PREFIX)
         if short in named:
             raise RefusedError(
@@ -288,31 +288,32 @@ def _state_dictionary(root: object) -> dict[str, object]:
 
 
 def _view(name: str, value: object, storages: Tensors) -> np.ndarray:
-    """The array a tensor stands for, after checking that it stays inside its storage."""
+    """The array that a tensor describes, checked to lie inside its storage."""
     if type(value) in (int, float):
         return np.asarray(value)
     if not isinstance(value, _Tensor) or not isinstance(value.storage, _Storage):
-        raise RefusedError(f"{name!r} is a {_kind(value)}, only tensors are admitted")
+        raise RefusedError(f"{name!r} is a {_kind(value)}; only tensors are admitted")
     ref, offset, size, stride = value
     if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride)):
         raise RefusedError(
-            f"{name!r} needs as many strides as sizes, has {size!r:.60} and {stride!r:.60}"
+            f"{name!r} needs as many strides as sizes, got {size!r:.60} and {stride!r:.60}"
         )
     if not all(_is_count(number) for number in (offset, *size, *stride)):
         raise RefusedError(
-            f"{name!r}: offset, sizes and strides are non-negative numbers, got {value[1:]!r:.90}"
+            f"{name!r}: offset, sizes and strides must be non-negative integers, got"
+            f" {value[1:]!r:.90}"
         )
     elements = storages[ref.key][ref.start : ref.stop]
     count = math.prod(size)
-    last = (
-        offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-        if count
-        else offset - 1
-    )
-    # The second condition keeps a small file from standing for a huge (overlapping) array.
+    last = offset - 1
+    if count:
+        last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    # The second condition keeps a small file from describing a huge (overlapping) array.
     if last >= len(elements) or count > len(elements):
-        where = f"offset {offset}, size {size}, stride {stride}"
-        raise RefusedError(f"{name!r} with {where} leaves its storage of {len(elements)} elements")
+        raise RefusedError(
+            f"{name!r} with offset {offset}, size {size}, stride {stride} extends beyond its"
+            f" storage of {len(elements)} elements"
+        )
     strides = tuple(step * elements.itemsize for step in stride)
     return np.lib.stride_tricks.as_strided(elements[offset:], size, strides, writeable=False)
 

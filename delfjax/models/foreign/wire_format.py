@@ -1,7 +1,7 @@
-"""Protocol buffers without generated code: what a message holds, by the numbers of its fields.
+"""A parser of protocol buffers without generated code: fields are accessed by their numbers.
 
-Numbers come unsigned, as they are stored; a negative one is larger than 2⁶³. Anything malformed is
-a ``ValueError``.
+Integers are returned unsigned, as they are stored, so a negative one is at least 2⁶³. Malformed
+data raises ``ValueError``.
 Source: the published encoding of protocol buffers.
 """
 
@@ -17,41 +17,42 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at byte ``at``, seven bits to the byte, and where it ends.
+    """The number that begins at byte ``at``, seven bits per byte, and the position after it.
 
     Raises:
-        ValueError: the data end within it, or it takes more than 64 bits.
+        ValueError: the data ends within the number, or the number takes more than 64 bits.
     """
     value = shift = 0
     while shift < 64:
         if at >= len(data):
-            raise ValueError(f"a number begins but does not end before byte {len(data)}")
+            raise ValueError(f"a number is cut off at byte {len(data)}, the end of the data")
         byte = data[at]
         value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        at += 1
+        shift += 7
         if byte < 0x80:
             break
     if byte >= 0x80 or value >= 1 << 64:
-        raise ValueError(f"a number of more than 64 bits ends at byte {at}")
+        raise ValueError(f"the number before byte {at} has more than 64 bits")
     return value, at
 
 
 @dataclass(frozen=True)
 class Message:
-    """The fields of a message; those that are absent have no values.
+    """The fields of a message.
 
     Attributes:
-        values: number of a field → its values, in order.
+        values: field number → its values in order; a field that is absent has no entry.
     """
 
     values: dict[int, list[int | bytes]]
 
     @classmethod
     def parse(cls, data: bytes) -> Message:
-        """A message from its bytes.
+        """Parse the bytes of a message.
 
         Raises:
-            ValueError: they are none.
+            ValueError: the bytes are not a valid message.
         """
         values: dict[int, list[int | bytes]] = {}
         for field, value in _fields(data):
@@ -59,10 +60,10 @@ class Message:
         return cls(values)
 
     def numbers(self, field: int) -> list[int]:
-        """All values of a field of integers, packed or not.
+        """All values of an integer field, packed or not.
 
         Raises:
-            ValueError: what should be packed integers is none.
+            ValueError: the packed integers are malformed.
         """
         found: list[int] = []
         for value in self.values.get(field, []):
@@ -70,41 +71,41 @@ class Message:
         return found
 
     def number(self, field: int) -> int:
-        """The last value of a field of integers, 0 where there is none."""
+        """The last value of an integer field; 0 if it is absent."""
         return next(reversed(self.numbers(field)), 0)
 
     def parts(self, field: int) -> list[bytes]:
-        """All values of a field of texts, bytes or messages.
+        """All values of a field of text, bytes or messages.
 
         Raises:
             ValueError: a value is a number.
         """
         values = self.values.get(field, [])
         if any(isinstance(value, int) for value in values):
-            raise ValueError(f"field {field} holds a number where text or a message was expected")
+            raise ValueError(f"field {field} holds a number, expected text or a message")
         return [value for value in values if isinstance(value, bytes)]
 
     def text(self, field: int) -> str:
-        """The last value of a field of text, empty where there is none.
+        """The last value of a text field; empty if it is absent.
 
         Raises:
-            ValueError: it is no text.
+            ValueError: the value is not text in UTF-8.
         """
         return next(reversed(self.parts(field)), b"").decode()
 
     def messages(self, field: int) -> list[Message]:
-        """All values of a field of messages.
+        """All values of a message field.
 
         Raises:
-            ValueError: a value is none.
+            ValueError: a value is not a valid message.
         """
         return [Message.parse(part) for part in self.parts(field)]
 
     def floats(self, field: int) -> Float32[np.ndarray, " n"]:
-        """All values of a field of floats, packed or not.
+        """All values of a float field, packed or not.
 
         Raises:
-            ValueError: what should be packed floats is none.
+            ValueError: the number of packed bytes is not a multiple of four.
         """
         values = self.values.get(field, [])
         raw = b"".join(
@@ -124,16 +125,23 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             yield tag >> 3, value
             continue
         if kind not in (_EIGHT_BYTES, _LENGTH, _FOUR_BYTES):
-            raise ValueError(f"field {tag >> 3} is of kind {kind}, which is none that is in use")
-        length, at = varint(data, at) if kind == _LENGTH else (8 if kind == _EIGHT_BYTES else 4, at)
+            raise ValueError(f"field {tag >> 3} has wire type {kind}, expected 0, 1, 2 or 5")
+        if kind == _LENGTH:
+            length, at = varint(data, at)
+        else:
+            length = 8 if kind == _EIGHT_BYTES else 4
         if length > len(data) - at:
-            raise ValueError(f"field {tag >> 3} leaves its message of {len(data)} bytes")
-        content, at = bytes(data[at : at + length]), at + length
+            raise ValueError(
+                f"field {tag >> 3} extends beyond the end of its message of {len(data)} bytes"
+            )
+        content = bytes(data[at : at + length])
+        at += length
         yield tag >> 3, content if kind == _LENGTH else int.from_bytes(content, "little")
 
 
 def _packed(data: bytes) -> list[int]:
-    found, at = [], 0
+    found = []
+    at = 0
     while at < len(data):
         value, at = varint(data, at)
         found.append(value)

@@ -57,10 +57,10 @@ def masked(data: bytes) -> bytes:
 def entry(dtype: int, shape: Sequence[int], offset: int, data: bytes, shard: int = 0) -> bytes:
     """What an index says of a tensor."""
     dimensions = b"".join(part(2, number(1, size)) for size in shape)
-    told = number(1, dtype) + part(2, dimensions)
-    told += number(3, shard) if shard else b""
-    told += number(4, offset) if offset else b""
-    return told + number(5, len(data)) + varint(6 << 3 | 5) + masked(data)
+    message = number(1, dtype) + part(2, dimensions)
+    message += number(3, shard) if shard else b""
+    message += number(4, offset) if offset else b""
+    return message + number(5, len(data)) + varint(6 << 3 | 5) + masked(data)
 
 
 def table(entries: Mapping[str, bytes], *, kind: int = 0, in_order: bool = True) -> bytes:
@@ -121,8 +121,8 @@ def write_bundle(
     if graph is not None:
         size = len(graph).to_bytes(4, "little")
         stored = varint(len(graph)) + masked(size) + graph
-        told = entry(7, (), len(data[0]), stored)
-        entries[GRAPH] = told[:-4] + masked(size + masked(size) + graph)
+        stored_entry = entry(7, (), len(data[0]), stored)
+        entries[GRAPH] = stored_entry[:-4] + masked(size + masked(size) + graph)
         data[0] += stored
     for shard, raw in enumerate(data):
         prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{shards:05d}").write_bytes(raw)
@@ -148,8 +148,8 @@ def object_graph(variables: Mapping[str, str], *, keys: Mapping[str, str]) -> by
                 nodes.append(b"")
                 above, _, name = here.rpartition("/")
                 nodes[places[above]] += part(1, number(1, places[here]) + part(2, name))
-        told = part(1, "VARIABLE_VALUE") + part(2, variables[path]) + part(3, keys[path])
-        nodes[places[path]] += part(2, told)
+        value = part(1, "VARIABLE_VALUE") + part(2, variables[path]) + part(3, keys[path])
+        nodes[places[path]] += part(2, value)
     return b"".join(part(1, node) for node in nodes)
 
 

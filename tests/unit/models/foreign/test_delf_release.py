@@ -1,5 +1,5 @@
-"""Published models are told by their names, what does not fit is listed in these, and a PCA is the
-published formula."""
+"""Published models are recognised by their tensor names, misfits are listed by name, and the PCA
+follows the published formula."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_scope_in_front_of_all_names_is_left_out(scope: str, tmp_path: Path) -
     assert (found.name, found.layouts, found.coded) == ("resnet50", ("slim",), False)
 
 
-def test_a_resnet101_is_told_by_its_scope(tmp_path: Path) -> None:
+def test_a_resnet101_is_recognised_by_its_scope(tmp_path: Path) -> None:
     assert (
         recognise(write_bundle(tmp_path / "model", {TF1.replace("50", "101"): STEM})).name
         == "resnet101"
@@ -41,7 +41,7 @@ def test_a_resnet101_is_told_by_its_scope(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["kernel", "_kernel"])
-def test_objects_of_keras_are_told_by_their_attributes(kernel: str, tmp_path: Path) -> None:
+def test_keras_objects_are_recognised_by_their_attributes(kernel: str, tmp_path: Path) -> None:
     held = {
         f"model/backbone/conv1/{kernel}": STEM,
         "model/autoencoder/conv1/kernel": np.zeros((1, 1, 4, 2), np.float32),
@@ -57,7 +57,8 @@ def test_objects_of_keras_are_told_by_their_attributes(kernel: str, tmp_path: Pa
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        WeightsError, match=r"neither DELF nor DELG: of its 1 tensors \(vgg_16/conv1/weights, …\)"
+        WeightsError,
+        match=r"neither DELF nor DELG: none of its 1 tensors \(vgg_16/conv1/weights, …\)",
     ):
         recognise(write_bundle(tmp_path / "model", {"vgg_16/conv1/weights": STEM}))
     with pytest.raises(WeightsError, match="with and without the scope 'a/'"):
@@ -73,23 +74,23 @@ def test_what_does_not_fit_is_listed_in_the_names_of_the_file(tmp_path: Path) ->
     index = write_bundle(tmp_path / "model", odd)
     with pytest.raises(WeightsError) as error:
         import_published(tmp_path / "out.safetensors", index)
-    said = str(error.value)
-    assert "model.index: does not fit the model: 1 unexpected, " in said
-    assert "unexpected  resnet_v1_50/conv1/biases (64,)" in said and "global_step" not in said
+    report = str(error.value)
+    assert "model.index: does not fit the model: 1 unexpected, " in report
+    assert "unexpected  resnet_v1_50/conv1/biases (64,)" in report and "global_step" not in report
     assert (
         "missing     resnet_v1_50/block3/unit_6/bottleneck_v1/conv2/BatchNorm/moving_mean (256,)"
-        in said
+        in report
     )
-    assert "missing     attention_block/attention/compute/conv1/weights (1, 1, 1024, 512)" in said
-    assert "block4" not in said
-    assert f"misshapen   {TF1} (5, 7, 3, 64), expected (7, 7, 3, 64)" in said
+    assert "missing     attention_block/attention/compute/conv1/weights (1, 1, 1024, 512)" in report
+    assert "block4" not in report
+    assert f"misshapen   {TF1} (5, 7, 3, 64), expected (7, 7, 3, 64)" in report
     assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_a_layout_that_the_tensors_are_not_for_is_refused(tmp_path: Path) -> None:
     index = write_bundle(tmp_path / "model", {TF1: STEM})
     with pytest.raises(
-        WeightsError, match="is a resnet50 in layout slim, the config asks for .*'he'"
+        WeightsError, match="is a resnet50 in layout slim, but the config sets .*'he'"
     ):
         import_published(
             tmp_path / "out.safetensors", index, overrides=["backbone.stride_layout=he"]
@@ -132,11 +133,11 @@ def test_a_pca_is_the_published_formula(
 
 def test_a_pca_that_does_not_fit_is_refused(pca: dict[str, np.ndarray], tmp_path: Path) -> None:
     with pytest.raises(
-        WeightsError, match=r"shape \(6, 6\) and a mean of 6 values give no 7 directions"
+        WeightsError, match=r"shape \(6, 6\) and a mean of 6 values cannot give 7 directions"
     ):
         read_pca([tmp_path], config=ReductionConfig(dim=7, whiten=False))
     write_datum(tmp_path / "pca_vars.datum", pca["pca_vars"] * 0)
-    with pytest.raises(WeightsError, match="2 directions take as many positive variances"):
+    with pytest.raises(WeightsError, match="2 directions need as many positive variances"):
         read_pca([tmp_path], config=ReductionConfig(dim=2, whiten=True))
     write_datum(tmp_path / "mean.datum", pca["mean"][:5])
     with pytest.raises(WeightsError, match="mean of 5 values"):

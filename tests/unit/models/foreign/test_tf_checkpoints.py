@@ -96,7 +96,7 @@ def test_other_files_are_no_checkpoints_of_tensorflow(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path / "model.pth")
     assert "neither a SavedModel" in refused(tmp_path)
     (tmp_path / "checkpoint").write_text("nothing\n")
-    assert "names no model_checkpoint_path" in refused(tmp_path)
+    assert "has no entry model_checkpoint_path" in refused(tmp_path)
 
 
 def test_variables_of_objects_go_by_their_names_or_by_their_paths(tmp_path: Path) -> None:
@@ -140,29 +140,38 @@ FLOATS = entry(1, (3,), 0, bytes(12))
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ({"x": FLOATS}, "without the header"),
+        ({"x": FLOATS}, "its table has no header"),
         ({"": header(big_endian=True), "x": FLOATS}, "big-endian"),
-        ({"": header(0), "x": FLOATS}, "speaks of 0 files"),
-        ({"": header(10**9), "x": FLOATS}, "speaks of 1000000000 files"),
+        ({"": header(0), "x": FLOATS}, "claims 0 data files"),
+        ({"": header(10**9), "x": FLOATS}, "claims 1000000000 data files"),
         (
             {"": header(), "\0x\u0080": FLOATS, "x": FLOATS + part(7, b"")},
             "'x' is stored in slices",
         ),
-        ({"": header(), "x": entry(20, (), 0, b"")}, "'x' is of type 20"),
-        ({"": header(), "x": entry(1, (3,), 0, bytes(12), shard=1)}, "'x' is in file 1 of 1"),
-        ({"": header(), "x": entry(1, (4,), 0, bytes(12))}, r"'x' of shape (4,) has 12 bytes"),
+        ({"": header(), "x": entry(20, (), 0, b"")}, "'x' has TensorFlow's type 20"),
+        (
+            {"": header(), "x": entry(1, (3,), 0, bytes(12), shard=1)},
+            "'x' is in data file 1, but there are only 1",
+        ),
+        (
+            {"": header(), "x": entry(1, (4,), 0, bytes(12))},
+            "'x' of shape (4,) and type float32 cannot have 12 bytes",
+        ),
         ({"": header(), "x": entry(1, (2**64 - 3,), 0, bytes(12))}, "'x' of shape"),
         ({"": header(), "x": entry(1, (2**62,), 0, b"")}, "'x' of shape"),
         ({"": header(), "x": entry(1, (0, 2**63), 0, b"")}, "ValueError"),
-        ({"": header(), "x": entry(1, (3,), 4, bytes(12))}, "'x' ends at byte 16 of 12"),
+        (
+            {"": header(), "x": entry(1, (3,), 4, bytes(12))},
+            "'x' ends at byte 16 of data file 0, which has 12 bytes",
+        ),
         ({"": header(), "x": entry(1, (3,), 2**64 - 8, bytes(12))}, "'x' ends at byte"),
         ({"": header(), "x": entry(1, (3,), 0, bytes(11) + b"\1")}, "checksum of 'x'"),
         ({"": header(), "x": FLOATS[:-2]}, "ValueError"),
         ({"": header(), "x": part(1, b"\1")[:-1]}, "ValueError"),
         ({"": header(), "x": number(1, 1) + number(2, 5)}, "ValueError"),
-        ({"": header(), "x": b"\x0b"}, "kind 3"),
-        ({"": header(), GRAPH: entry(7, (), 0, bytes(12))}, "not one text"),
-        ({"": header(), GRAPH: entry(7, (2,), 0, bytes(12))}, "not one text"),
+        ({"": header(), "x": b"\x0b"}, "wire type 3"),
+        ({"": header(), GRAPH: entry(7, (), 0, bytes(12))}, "not a single text"),
+        ({"": header(), GRAPH: entry(7, (2,), 0, bytes(12))}, "not a single text"),
     ],
 )
 def test_an_index_that_is_not_read_says_why(
@@ -174,8 +183,8 @@ def test_an_index_that_is_not_read_says_why(
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (lambda data: data[:-1], "does not end as a table does"),
-        (lambda data: b"", "does not end as a table does"),
+        (lambda data: data[:-1], "does not end with the footer of a table"),
+        (lambda data: b"", "does not end with the footer of a table"),
         (lambda data: data[-48:], "truncated: a block ends"),
         (lambda data: b"\1" + data[1:], "checksum of a block of names"),
         (lambda _: table({"": header(), "x": FLOATS}, kind=1), "compressed"),
@@ -241,17 +250,17 @@ def test_damage_anywhere_in_the_files_is_noticed_or_harmless(
     assert noticed > 200
 
 
-def test_malformed_messages_with_correct_checksums_give_an_error_of_ours_or_tensors(
+def test_malformed_messages_with_correct_checksums_give_a_weights_error_or_tensors(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
     """Checksums guard against accidents, not against whoever writes them."""
-    told = {"": header(), "x": entry(1, (2, 3), 4, bytes(24)), "y": entry(3, (), 0, bytes(4))}
+    entries = {"": header(), "x": entry(1, (2, 3), 4, bytes(24)), "y": entry(3, (), 0, bytes(4))}
     graph = object_graph({"a/b/x": "one", "a/y": "two"}, keys={"a/b/x": "x", "a/y": "y"})
     held = {"x": np.zeros((2, 3), np.float32), "y": np.zeros((), np.int32)}
     read = 0
     for _ in range(150):
-        name = str(rng.choice(list(told)))
-        index = replaced(tmp_path, {**told, name: damaged(told[name], rng)}, bytes(28))
+        name = str(rng.choice(list(entries)))
+        index = replaced(tmp_path, {**entries, name: damaged(entries[name], rng)}, bytes(28))
         with contextlib.suppress(WeightsError):
             read += len(read_tf_tensors(index))
         index = write_bundle(tmp_path / "objects", held, graph=damaged(graph, rng))

@@ -293,7 +293,7 @@ def test_no_view_reads_outside_its_storage(
 )
 def test_no_storage_view_reads_outside_its_storage(view: tuple[Any, ...], tmp_path: Path) -> None:
     root = {"x": tensor(storage(view=view), size=(1,))}
-    assert "leaves storage '0'" in refused(written(tmp_path, legacy_file(root, {"0": NUMBERS})))
+    assert "beyond storage '0'" in refused(written(tmp_path, legacy_file(root, {"0": NUMBERS})))
 
 
 @both_layouts
@@ -415,7 +415,7 @@ ODD = "tensors have no use for"
             "truncated or damaged",
         ),
         (call(named_class("torch", "FloatStorage"), 3).code, "truncated or damaged"),
-        (pickled(("module", "x")) + b"Q", "not that of a storage"),
+        (pickled(("module", "x")) + b"Q", "does not refer to a storage"),
     ],
 )
 def test_pickles_that_do_more_than_name_tensors_are_refused(
@@ -526,7 +526,7 @@ def test_a_legacy_header_that_does_not_fit_is_refused(
         ({3: tensor(storage())}, "entry named 3"),
         ({"x": tensor(storage()), "module.x": tensor(storage())}, "'x' twice"),
         ({"x": tensor("not a storage")}, "'x' is a tensor"),
-        ({"x": tensor(storage()), "y": tensor(storage(kind="IntStorage"))}, "two ways"),
+        ({"x": tensor(storage()), "y": tensor(storage(kind="IntStorage"))}, "two different ways"),
     ],
 )
 def test_anything_but_a_dictionary_of_tensors_is_refused(
