@@ -1,7 +1,7 @@
 """From images to stored features: the compiled extractor, the feature store and the resumable loop
 over a dataset.
 
-``__init__.pyi`` lists the names that notebooks import from here; each is loaded when it is used.
+``__init__.pyi`` lists the names that notebooks import from here; each is loaded on first use.
 """
 
 import lazy_loader

@@ -1,9 +1,9 @@
-"""The resumable loop over photographs of a folder, or the cropped queries of a dataset: files in, a
-feature store out.
+"""The resumable extraction loop over the photos of a folder or the cropped queries of a dataset:
+files in, a feature store out.
 
-Threads read and decode ahead, the main thread keeps the device busy, another thread writes; all
-three overlap. An image that cannot be decoded is one recorded failure. The loop can be stopped at
-any moment and started again.
+Threads read and decode images ahead, the main thread keeps the device busy, and another thread
+writes, all at the same time. An image that cannot be decoded is recorded as a failure. The loop can
+be stopped at any moment; when started again, it resumes.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from delfjax.device import processors
 from delfjax.features.store import SHARD_SIZE, FeatureStore, Group, StoreWriter
 from delfjax.types import ImageFeatures
 
-# What is kept of an image.
+# The features of one image.
 F = TypeVar("F")
 F_co = TypeVar("F_co", covariant=True)
 F_contra = TypeVar("F_contra", contravariant=True)
-# Batches of decoded images kept ready.
+# Batches of decoded images held ready for the device.
 _READY_BATCHES = 2
-# A shard should hold several batches: its last ones are rarely full.
+# A shard should hold several batches, because its last ones are rarely full.
 _BATCHES_PER_SHARD = 4
-# Files checked for changes in one go.
+# Files checked for changes between two updates of the progress bar.
 _CHECKED_TOGETHER = 4096
 
 
@@ -43,74 +43,81 @@ class ImageSource(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """What the images are called in the store."""
+        """Names of the images in the store."""
 
     def read(self, name: str, *, max_side: int) -> DecodedImage:
-        """Pixels of one image, its longest side at most ``max_side``; ``ImageError`` where there
-        are none."""
+        """Pixels of one image, reduced to a longest side of at most ``max_side`` pixels.
+
+        Raises:
+            ImageError: the image cannot be read or decoded.
+        """
 
     def content_hash(self, name: str) -> str:
-        """Digest of an image's file, as ``read`` gives it; ``OSError`` where there is none."""
+        """Digest of an image's file, equal to the one that ``read`` returns.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
 
 
 @runtime_checkable
 class PendingFeatures(Protocol[F_co]):
-    """A batch under way on the device."""
+    """A batch being computed on the device."""
 
     def result(self) -> Sequence[F_co]:
-        """Wait for the features of each image of the batch."""
+        """Wait for the batch; returns the features of each image."""
 
 
 @runtime_checkable
 class ImageExtractor(Protocol[F_co]):
-    """What the loop needs of an extractor."""
+    """The part of an extractor that the loop uses."""
 
     @property
     def max_side(self) -> int:
-        """Longest side of an image it takes, pixels."""
+        """Longest side of an image that the extractor accepts, pixels."""
 
     @property
     def batch_size(self) -> int:
-        """Images it takes at once."""
+        """Largest number of images in a batch."""
 
     @property
     def in_flight(self) -> int:
-        """Batches that are worth having under way at a time."""
+        """Number of batches to keep in flight on the device."""
 
     @property
     def config(self) -> DelfConfig:
-        """What it was made from."""
+        """The config that the extractor was made from."""
 
     def canvas(self, height: int, width: int) -> Hashable:
-        """Images of equal values can share a batch."""
+        """A key of an image's size; images with equal keys can share a batch."""
 
     def dispatch(self, images: Sequence[DecodedImage]) -> PendingFeatures[F_co]:
-        """Start the extraction of one batch, without waiting for it."""
+        """Start the extraction of one batch and return without waiting for it."""
 
 
 @runtime_checkable
 class FeaturesWriter(Protocol[F_contra]):
-    """Where features go, such as a :class:`~delfjax.features.store.StoreWriter`."""
+    """The destination of features, such as a :class:`~delfjax.features.store.StoreWriter`."""
 
     def store(self) -> FeatureStore:
-        """What is there now."""
+        """The features that have been written so far."""
 
     def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
-        """Groups of the images that are not there, or are wanted ``again``."""
+        """Groups of the images that are missing or to be extracted ``again``."""
 
     def commit(
         self, group: Group, features: Mapping[str, F_contra], failures: Mapping[str, str]
     ) -> None:
-        """Put a group where nothing can lose it."""
+        """Write a group durably."""
 
 
 @dataclass(frozen=True)
 class ExtractionReport:
-    """What a run did.
+    """Counts and duration of one run of the loop.
 
     Attributes:
-        done: images whose features were stored by this run.
-        skipped: images asked for that the store already had, failures included.
+        done: images whose features this run stored.
+        skipped: requested images that the store already had, failures included.
         failed: images that this run recorded as failures.
         seconds: wall time.
     """
@@ -122,7 +129,7 @@ class ExtractionReport:
 
     @property
     def images_per_second(self) -> float:
-        """Images that this run went through, per second."""
+        """Images processed per second, failures included."""
         return (self.done + self.failed) / max(self.seconds, 1e-9)
 
     def __str__(self) -> str:
@@ -135,7 +142,7 @@ class ExtractionReport:
 
 @dataclass
 class _Record(Generic[F]):
-    """What has come of a group so far."""
+    """The results of a group so far."""
 
     group: Group
     features: dict[str, F] = field(default_factory=dict)
@@ -144,8 +151,7 @@ class _Record(Generic[F]):
 
 @dataclass(frozen=True)
 class _Batch(Generic[F]):
-    """Images of one group that share a canvas; without images it stands behind the last batch of
-    its group."""
+    """Images of one group that share a canvas; a batch without images ends its group."""
 
     record: _Record[F]
     names: tuple[str, ...] = ()
@@ -162,25 +168,24 @@ def extract_dataset(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> ExtractionReport:
-    """Extract the features of ``photos`` into the store at ``store``, leaving out what it already
-    holds.
+    """Extract the features of ``photos`` into the store in the folder ``store``.
 
-    An image whose file has changed since it was stored is extracted again. Features are a function
-    of the image and the config alone, and shards of the plan, so that interrupted runs end in the
-    same bytes as uninterrupted ones.
+    Images that the store already holds are skipped, unless their file has changed since. Features
+    depend only on the image and the config, and shards only on the plan, so an interrupted and
+    resumed run produces the same bytes as an uninterrupted one.
 
     Args:
         extractor: the compiled extractor.
         photos: the images.
-        store: folder of the store, made when missing.
+        store: folder of the store; created if missing.
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         shard_size: images per shard and commit; by default 32, or four batches if that is more.
         retry_failed: extract images with a recorded failure again.
-        progress: show a progress bar, which ends with the counts of what was skipped and what
-            failed.
+        progress: show a progress bar, which ends with the counts of skipped and failed images.
 
     Raises:
-        StoreError: the store is of another config, damaged, or being written by another process.
+        StoreError: the store was made with another config, is damaged, or is being written by
+            another process.
     """
     size = shard_size or max(SHARD_SIZE, _BATCHES_PER_SHARD * extractor.batch_size)
     with StoreWriter(store, extractor.config.extraction(), shard_size=size) as writer:
@@ -203,17 +208,16 @@ def extract_images(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> ExtractionReport:
-    """The loop of :func:`extract_dataset` for any extractor, into any writer that takes what it
-    makes.
+    """The loop of :func:`extract_dataset` for any extractor and any writer that accepts its
+    features.
 
     Args:
-        extractor: makes the features.
+        extractor: computes the features.
         photos: the images.
-        writer: takes them.
+        writer: stores the features.
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         retry_failed: extract images with a recorded failure again.
-        progress: show a progress bar, which ends with the counts of what was skipped and what
-            failed.
+        progress: show a progress bar, which ends with the counts of skipped and failed images.
     """
     started = time.perf_counter()
     threads = num_threads or min(8, len(processors()))
@@ -235,8 +239,8 @@ def extract_images(
 def changed_images(
     store: FeatureStore, photos: ImageSource, *, readers: Executor, progress: bool = False
 ) -> list[str]:
-    """Images of the store whose file in ``photos`` has other bytes now; files that are gone do not
-    count."""
+    """Images of the store whose file in ``photos`` has changed; a missing file does not count as
+    changed."""
     names = [name for name in photos.names if name in store]
 
     def changed(name: str) -> bool:
@@ -246,7 +250,7 @@ def changed_images(
             return False
 
     found: list[str] = []
-    # Hashing is fast: the bar shows up for large folders only.
+    # Hashing is fast, so the bar appears for large folders only.
     with tqdm(total=len(names), desc="check", unit="image", delay=2, disable=not progress) as bar:
         for at in range(0, len(names), _CHECKED_TOGETHER):
             part = names[at : at + _CHECKED_TOGETHER]
@@ -258,7 +262,7 @@ def changed_images(
 def _decoded(
     groups: Iterable[Group], photos: ImageSource, max_side: int, readers: Executor, window: int
 ) -> Iterator[DecodedImage | ImageError]:
-    """The images of all groups in order, read and decoded up to ``window`` images ahead."""
+    """The images of all groups in order, or their errors; up to ``window`` are decoded ahead."""
 
     def read(name: str) -> DecodedImage | ImageError:
         try:
@@ -280,8 +284,7 @@ def _batches(
     decoded: Iterator[DecodedImage | ImageError],
     extractor: ImageExtractor[F],
 ) -> Iterator[_Batch[F]]:
-    """Batches of images that share a canvas and a group, each group followed by a batch without
-    images."""
+    """Batches of images that share a canvas and a group; a batch without images ends each group."""
     for group in groups:
         record: _Record[F] = _Record(group)
         waiting: dict[Hashable, list[tuple[str, DecodedImage]]] = {}
@@ -302,15 +305,15 @@ def _batches(
 def _run(
     extractor: ImageExtractor[F], batches: Iterator[_Batch[F]], writer: FeaturesWriter[F], bar: tqdm
 ) -> int:
-    """Extract every batch and commit every group; returns the number of failures."""
+    """Extract every batch and commit every group; return the number of failures."""
     failed = 0
-    under_way: deque[tuple[_Batch[F], PendingFeatures[F] | None]] = deque()
+    in_flight: deque[tuple[_Batch[F], PendingFeatures[F] | None]] = deque()
     with ThreadPoolExecutor(1) as background:
         commit: Future[None] | None = None
 
         def settle() -> None:
             nonlocal commit, failed
-            batch, pending = under_way.popleft()
+            batch, pending = in_flight.popleft()
             if pending is not None:
                 batch.record.features.update(zip(batch.names, pending.result(), strict=True))
                 bar.update(len(batch.names))
@@ -325,10 +328,10 @@ def _run(
             bar.update(len(record.failures))
 
         for batch in batches:
-            under_way.append((batch, extractor.dispatch(batch.images) if batch.images else None))
-            if len(under_way) > extractor.in_flight:
+            in_flight.append((batch, extractor.dispatch(batch.images) if batch.images else None))
+            if len(in_flight) > extractor.in_flight:
                 settle()
-        while under_way:
+        while in_flight:
             settle()
         if commit is not None:
             commit.result()

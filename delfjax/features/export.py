@@ -1,4 +1,4 @@
-"""A trained system as one file: what ``delfjax weights export`` does."""
+"""Export of a trained system to one model file, for ``delfjax weights export``."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from delfjax.ops.receptive_field import compose
 
 
 def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -> None:
-    """Write backbone, scorer and, given a store, the reduction of a system into one file.
+    """Write backbone, scorer and, given a store, the reduction of a system to one file.
 
     Args:
-        out: the ``.safetensors`` file.
+        out: the ``.safetensors`` file to write.
         config: the system.
-        store: features that it extracted, to fit the reduction on.
+        store: folder of features extracted by the system; the reduction is fitted on them.
 
     Raises:
-        WeightsError: weights are missing, damaged or do not belong together.
-        StoreError: the store is missing, damaged or of another system.
-        ReductionError: it holds too few descriptors.
+        WeightsError: weights are missing or damaged, or do not belong together.
+        StoreError: the store is missing or damaged, or was made by another system.
+        ReductionError: the store holds too few descriptors.
     """
     backbone = load_backbone(config.backbone, seed=config.seed)
     tensors = named_tensors(backbone)
-    # In the file, the backbone goes by what it is, not by the name it had.
+    # The file identifies its backbone by the digest of the tensors, and keeps the identity from
+    # before the export so that both are accepted.
     named = describe_backbone(config.backbone)
     made_for = {"backbone": {**named, "weights": tensor_digest(tensors)}, "same_backbone": named}
     layers = {"name": config.backbone.name, "stride_layout": config.backbone.stride_layout}
@@ -77,17 +78,14 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
 
 def _backbone_about(config: DelfConfig) -> dict[str, Any]:
     weights = config.backbone.weights
-    return (
-        load_part(weights, BACKBONE)[1]
-        if Path(weights).suffix == ".safetensors"
-        else {"weights": weights}
-    )
+    if Path(weights).suffix != ".safetensors":
+        return {"weights": weights}
+    return load_part(weights, BACKBONE)[1]
 
 
 def _scorer_about(config: DelfConfig) -> dict[str, Any]:
     weights = config.scorer.weights
     if weights == "random":
         return {"name": "attention", "hidden": config.scorer.hidden}
-    return load_part(
-        weights if Path(weights).suffix == ".safetensors" else shipped_attention(weights), SCORER
-    )[1]
+    path = Path(weights) if Path(weights).suffix == ".safetensors" else shipped_attention(weights)
+    return load_part(path, SCORER)[1]

@@ -1,10 +1,11 @@
 """The compiled pyramid extractor: images in, local features (and one global descriptor) out.
 
-One program per canvas runs resize → backbone; a few run score → best cells of one level, one more
-merges the levels. The canvases are a fixed set (:func:`delfjax.ops.pyramid.canvases`), so any
-folder of photographs compiles a bounded number of programs, kept in the persistent cache; another
-scorer, number of features or global descriptor compiles the backbone no second time. Masks make
-every feature equal to that of the image processed alone at its native size.
+One program per canvas resizes an image and runs the backbone; a few score the cells of one level
+and select the best; one more merges the levels. The canvases are a fixed set
+(:func:`delfjax.ops.pyramid.canvases`), so a folder of photos of any sizes needs a bounded number of
+programs, which the persistent cache keeps. Changing the scorer, the number of features or the
+global descriptor does not recompile the backbone. Masks make every feature equal to that of the
+image processed alone at its native size.
 """
 
 from __future__ import annotations
@@ -47,20 +48,25 @@ from delfjax.types import Array, ImageFeatures, LocalFeatures, storable
 R = TypeVar("R")
 
 _ACCELERATOR_BATCH = 16
-# Batches under way on an accelerator: one computes while the next is handed over.
+# Batches in flight on an accelerator: one is computed while the next is transferred.
 _ACCELERATOR_IN_FLIGHT = 2
-# Images that a CPU computes at a time: each needs memory of its own, and on sixteen cores more are
-# no faster.
+# Images that a CPU computes at a time: each needs its own memory, and on sixteen cores more than
+# this are not faster.
 _MOST_THREADS = 8
-# Networks that stay loaded: a session changes between few extraction configs.
+# Networks that stay loaded; a session alternates between few extraction configs.
 _LOADED_NETWORKS = 4
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LevelInput:
-    """A batch of images and what one level of the pyramid makes of them: sizes in pixels, R-MAC
-    regions in cells."""
+    """The sizes of a batch of images at one level of the pyramid.
+
+    Attributes:
+        originals: height and width of each original image, pixels.
+        targets: height and width of each image at this level, pixels.
+        regions: R-MAC regions of each image, cells.
+    """
 
     originals: Int[jax.Array, "b 2"]
     targets: Int[jax.Array, "b 2"]
@@ -70,8 +76,13 @@ class LevelInput:
 @storable
 @dataclass(frozen=True)
 class LevelCells:
-    """Every cell of one level, row by row with zeros behind them: features, rows and columns of
-    each image, cells of a row."""
+    """Every cell of one level, in row-major order.
+
+    Attributes:
+        features: features of the cells, padded with zeros to ``n``.
+        extent: rows and columns that each image fills, cells.
+        width: number of cells in a row of the canvas.
+    """
 
     features: Float[jax.Array, "b n c"]
     extent: Int[jax.Array, "b 2"]
@@ -81,8 +92,15 @@ class LevelCells:
 @storable
 @dataclass(frozen=True)
 class LevelFeatures:
-    """The best cells of one pyramid level: scores (−inf where there is none), locations, raw
-    features; all cells, counted and pooled."""
+    """The best cells of one pyramid level.
+
+    Attributes:
+        scores: attention scores, best first; −inf in unused slots.
+        keypoints_yx: pixels of the original image.
+        descriptors: unnormalised descriptors.
+        cells: number of cells that were candidates.
+        pooled: global descriptor of the level.
+    """
 
     scores: Float[jax.Array, "b k"]
     keypoints_yx: Float[jax.Array, "b k 2"]
@@ -94,8 +112,7 @@ class LevelFeatures:
 @storable
 @dataclass(frozen=True)
 class BatchFeatures:
-    """Local features of a batch, and its global descriptors (of length 0 where none were asked
-    for)."""
+    """Local features and global descriptors of a batch; the latter have length 0 if disabled."""
 
     local: LocalFeatures
     global_descriptors: Float[Array, "b g"]
@@ -103,13 +120,13 @@ class BatchFeatures:
 
 @dataclass(frozen=True)
 class PendingBatch:
-    """A batch under way on the device; :meth:`result` waits for it."""
+    """A batch being computed on the device; :meth:`result` waits for it."""
 
     computed: BatchFeatures | Future[BatchFeatures]
     images: tuple[DecodedImage, ...]
 
     def result(self) -> list[ImageFeatures]:
-        """Features of each image, on the host, without padding."""
+        """Features of each image, on the host and without padding."""
         computed = self.computed.result() if isinstance(self.computed, Future) else self.computed
         found: BatchFeatures = jax.device_get(computed)
         local = found.local
@@ -126,10 +143,10 @@ class PendingBatch:
 
 
 class Extractor:
-    """Holds the model on the devices and the compiled programs.
+    """A model on the devices together with its compiled programs.
 
-    Descriptors are L2-normalised and not reduced: a reduction is fitted on a store of them and
-    applied by the index.
+    Descriptors are L2-normalised but not reduced: a reduction is fitted on a store of descriptors,
+    and the index applies it.
     """
 
     def __init__(
@@ -144,24 +161,24 @@ class Extractor:
             1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH
         )
         self.batch_size = per_device * len(devices)
-        # XLA computes on the thread that hands a program to a CPU, and its small layers leave other
-        # cores idle: several images at a time, each on a thread of its own, fill them.
+        # On a CPU, XLA runs a program on the thread that calls it, and small layers leave the other
+        # cores idle. Several images at a time, each on its own thread, keep them busy.
         alone = len(devices) == 1 and devices[0].platform == "cpu"
         threads = min(_MOST_THREADS, len(processors()))
         self._threads = ThreadPoolExecutor(threads, "extract") if alone else None
         self.in_flight = threads + 1 if alone else _ACCELERATOR_IN_FLIGHT
         mesh = Mesh(np.array(devices), ("batch",))
-        self._batch, everywhere = (
-            NamedSharding(mesh, PartitionSpec("batch")),
-            NamedSharding(mesh, PartitionSpec()),
-        )
+        batched = PartitionSpec("batch")
+        self._batch = NamedSharding(mesh, batched)
+        everywhere = NamedSharding(mesh, PartitionSpec())
         graph, state = nnx.split(model.backbone)
         scorer, scorer_state = nnx.split(model.scorer)
-        self._state, self._scorer_state = (
-            jax.device_put(each, everywhere) for each in (state, scorer_state)
-        )
-        features, field, batched = config.features, self.receptive_field, PartitionSpec("batch")
-        asked, on_each = to_dict(features), partial(_on_each, mesh)
+        self._state = jax.device_put(state, everywhere)
+        self._scorer_state = jax.device_put(scorer_state, everywhere)
+        features = config.features
+        plain = to_dict(features)
+        field = self.receptive_field
+        on_each = partial(_on_each, mesh)
         dense = partial(
             _dense, graph, partial(dense_features, output=model.output, dtype=features.dtype)
         )
@@ -183,7 +200,7 @@ class Extractor:
             for shape in pyramid.canvases(features.max_side, features.scales)
         }
         chosen = {
-            name: asked[name]
+            name: plain[name]
             for name in ("max_features", "border_px", "min_level_side", "global_descriptor")
         }
         self._best = programs.StoredProgram(
@@ -197,16 +214,21 @@ class Extractor:
         )
         self._merge = programs.StoredProgram(
             on_each(partial(_merge, features, field), (batched,)),
-            settings={"program": "merge", "field": vars(field), **asked},
+            settings={"program": "merge", "field": vars(field), **plain},
         )
 
     @property
     def max_side(self) -> int:
-        """Longest side of an image that may be given, pixels."""
+        """Longest side of an image that the extractor accepts, pixels."""
         return self.config.features.max_side
 
     def canvas(self, height: int, width: int) -> tuple[Size, ...]:
-        """The canvases of an image's levels; images with equal ones can share a batch."""
+        """The canvas of each level of an image; images with equal canvases can share a batch.
+
+        Args:
+            height: rows of the image, pixels.
+            width: columns of the image, pixels.
+        """
         longest = self.max_side * max(self.config.features.scales)
         sizes = [
             pyramid.level_size((height, width), scale) for scale in self.config.features.scales
@@ -214,22 +236,32 @@ class Extractor:
         return tuple(pyramid.canvas_for(size, longest) for size in sizes)
 
     def _scored(self, canvas: Size) -> int:
-        """Cells that are scored of a level on ``canvas``: a power of four, so that few programs
-        score all canvases."""
+        """Number of cells scored for a level on ``canvas``, padding included.
+
+        It is a power of four, so a few programs can score every canvas.
+        """
         fewest = math.prod(self._cells(side) for side in canvas)
-        return 1 << 2 * -(-(fewest - 1).bit_length() // 2)
+        exponent = math.ceil((fewest - 1).bit_length() / 2)
+        return 1 << 2 * exponent
 
     def _cells(self, side: int) -> int:
+        """Cells along a side of ``side`` pixels, at least one."""
         return max(-(-(side - self._lost_px) // self.receptive_field.stride), 1)
 
     def dispatch(self, images: Sequence[DecodedImage]) -> PendingBatch:
-        """Start the extraction of up to ``batch_size`` images that share their canvases; returns at
-        once."""
+        """Start the extraction of one batch and return without waiting for it.
+
+        Args:
+            images: at most ``batch_size`` images with equal canvases.
+
+        Raises:
+            ValueError: there are too many images, or their canvases differ.
+        """
         sizes = [image.pixels.shape[:2] for image in images]
         shapes = self.canvas(*sizes[0])
         if len(images) > self.batch_size or any(self.canvas(*size) != shapes for size in sizes):
             raise ValueError(
-                f"a batch holds up to {self.batch_size} images of one canvas, got sizes {sizes}"
+                f"a batch takes up to {self.batch_size} images of one canvas, got sizes {sizes}"
             )
         if self._threads is None:
             return PendingBatch(self._compute(images, shapes), tuple(images))
@@ -256,13 +288,13 @@ class Extractor:
     def _regions(self, targets: Int[np.ndarray, "b 2"]) -> Int[np.ndarray, "b r 4"]:
         if self.config.features.global_descriptor != "rmac":
             return np.zeros((len(targets), 0, 4), np.int32)
-        # A level without cells is left out later on.
+        # `_pool` leaves out a level without cells.
         return np.stack(
             [pooling.rmac_regions(*map(self._cells, map(int, sides))) for sides in targets]
         )
 
     def _padded(self, values: np.ndarray) -> jax.Array:
-        # Unused slots repeat the last image's numbers, so that no slot ever divides by zero.
+        # Unused slots repeat the numbers of the last image, which avoids divisions by zero.
         short = self.batch_size - len(values)
         return self._put(np.concatenate([values, np.repeat(values[-1:], short, axis=0)]))
 
@@ -272,14 +304,15 @@ class Extractor:
 
 
 def load_extractor(config: DelfConfig) -> Extractor:
-    """The extractor of ``config``, loaded once in a process, until its weights change on disk.
+    """The extractor of ``config``; a process loads it once, and again if its weights change on
+    disk.
 
     Args:
-        config: its sections ``backbone``, ``scorer`` and ``features`` count; configs that differ
-            elsewhere share an extractor.
+        config: only the sections ``backbone``, ``scorer`` and ``features`` matter; configs that
+            differ elsewhere share an extractor.
 
     Raises:
-        WeightsError: the weights are missing, damaged, or do not fit.
+        WeightsError: the weights are missing or damaged, or do not fit.
     """
     plain = to_dict(config)
     kept = {section: plain[section] for section in ("backbone", "scorer", "features")}
@@ -293,7 +326,7 @@ def _loaded(config: DelfConfig, _weights: tuple[str, ...]) -> Extractor:
 
 
 def _weights(config: DelfConfig) -> tuple[str, ...]:
-    """Digests of weight files: a training may have written others under the same names."""
+    """Identities of the weights, by digest: training may replace a file under the same name."""
     backbone, scorer = describe_backbone(config.backbone)["weights"], config.scorer
     is_file = scorer.kind == "attention" and Path(scorer.weights).suffix == ".safetensors"
     return backbone, part_digest(scorer.weights, SCORER) if is_file else scorer.weights
@@ -302,7 +335,7 @@ def _weights(config: DelfConfig) -> tuple[str, ...]:
 def _on_each(
     mesh: Mesh, function: Callable[..., R], in_specs: tuple[PartitionSpec, ...]
 ) -> Callable[..., R]:
-    # Each device runs its own part of the batch; nothing is exchanged.
+    # Each device computes its own part of the batch; the devices exchange nothing.
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False
     )
@@ -316,7 +349,7 @@ def _dense(
     state: PyTree,
     images: tuple[UInt8[jax.Array, "b s s 3"], Int[jax.Array, "b 2"], Int[jax.Array, "b 2"]],
 ) -> LevelCells:
-    """One level of the pyramid: resize (pixels, sizes, targets) and describe every cell."""
+    """Resize ``images`` (pixels, sizes, target sizes) to one level and describe every cell."""
     source, sizes, targets = images
     pixels = pyramid.resize_onto(source, sizes, targets, canvas)
     features = describe_cells(nnx.merge(graph, state), pixels, targets)
@@ -334,7 +367,7 @@ def _best(
     found: LevelCells,
     level: LevelInput,
 ) -> LevelFeatures:
-    """The cells of one level that score best."""
+    """The best-scoring cells of one level."""
     scorer, features = nnx.merge(graph, state), found.features
     scores = relevance(scorer, FeatureMap.full(features[:, :, None]))[:, :, 0]
     yx = selection.numbered_cells(features.shape[1], found.width)
@@ -358,7 +391,7 @@ def _within(
     border: float,
     field: ReceptiveField,
 ) -> Bool[jax.Array, "b n"]:
-    """Cells centred inside their image, at least ``border`` pixels from its edge."""
+    """Which cells are centred inside their image, at least ``border`` pixels from its edge."""
     centre = centres_px(field, cells_yx)
     edge = targets[:, None].astype(jnp.float32) - 0.5 - border
     return jnp.all((centre >= border - 0.5) & (centre <= edge), axis=-1)
@@ -379,14 +412,14 @@ def _pool(
         pooled = pooling.regional_maximum(features, cells_yx, regions)
     else:
         return jnp.zeros((features.shape[0], 0), features.dtype)
-    # A level that is too small adds nothing.
+    # A level that is too small contributes nothing.
     return pooling.l2_normalise(jnp.where(jnp.any(own, axis=1)[:, None], pooled, 0.0))
 
 
 def _merge(
     config: FeaturesConfig, field: ReceptiveField, levels: tuple[LevelFeatures, ...]
 ) -> BatchFeatures:
-    """The best features over all levels, and the sum of the levels' global descriptors."""
+    """The best features over all levels, and the normalised sum of the global descriptors."""
     scores = jnp.concatenate([level.scores for level in levels], axis=1)
     keypoints = jnp.concatenate([level.keypoints_yx for level in levels], axis=1)
     descriptors = jnp.concatenate([level.descriptors for level in levels], axis=1)

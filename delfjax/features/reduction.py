@@ -1,12 +1,13 @@
 """Dimensionality reduction of local descriptors: L2 → PCA (optionally whitened) → L2.
 
-Source: the paper (40 dimensions). The PCA must be fitted on descriptors of the same model: another
-    model's is a frequent mistake, so a reduction carries the hash of the extraction it was fitted
-    on.
+Source: the paper (40 dimensions).
 
-Products are computed by one thread: several add up in an order that depends on their number, and
-the last bit of a projection decides which of two neighbours is the nearer. It is the same on any
-number of cores.
+A PCA must be fitted on descriptors of the model that it is applied to. Using another model's is a
+common mistake, so a reduction carries the hash of the extraction config it was fitted on.
+
+Matrix products run on a single thread. With several threads, the order of summation depends on
+their number, and the last bit of a projection can decide which of two neighbours is nearer. One
+thread gives the same result on any number of cores.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from delfjax.rng import named_generator
 
 
 class ReductionError(DelfjaxError):
-    """A reduction that cannot be fitted, or does not fit the descriptors it is given."""
+    """A reduction cannot be fitted, or does not fit the descriptors that it is applied to."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Reduction:
     """A linear map of descriptors followed by L2 normalisation.
 
     Attributes:
-        mean: subtracted first.
-        projection: principal directions in columns, whitening included.
-        explained: share of the variance kept.
+        mean: mean descriptor, subtracted first.
+        projection: principal directions in columns, scaled if the reduction whitens.
+        explained: share of the variance that is kept, 0 … 1.
         extraction_hash: hash of the extraction config of the descriptors it was fitted on.
     """
 
@@ -47,11 +48,15 @@ class Reduction:
     extraction_hash: str
 
     def __call__(self, descriptors: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n d"]:
-        """Reduced, L2-normalised descriptors (float32)."""
+        """Reduced, L2-normalised descriptors (float32).
+
+        Raises:
+            ReductionError: the descriptors have another length than those it was fitted on.
+        """
         if descriptors.shape[1] != len(self.mean):
             raise ReductionError(
-                f"descriptors have {descriptors.shape[1]} dimensions, the reduction was fitted on"
-                f" {len(self.mean)}"
+                f"descriptors have {descriptors.shape[1]} dimensions, but the reduction was fitted"
+                f" on {len(self.mean)}"
             )
         with _threads().limit(limits=1, user_api="blas"):
             reduced = (descriptors.astype(np.float32) - self.mean) @ self.projection
@@ -62,33 +67,37 @@ class Reduction:
 
 @functools.cache
 def _threads() -> ThreadpoolController:
-    """Looks for the libraries once: for every query it would take longer than the product."""
+    """The controller of BLAS threads, made once: finding the libraries takes longer than the
+    product of one query."""
     return ThreadpoolController()
 
 
 def fit_pca(
     descriptors: Float[np.ndarray, "n c"], *, config: ReductionConfig, extraction_hash: str = ""
 ) -> Reduction:
-    """PCA of ``descriptors``; the sign of each direction is fixed so that its largest entry is
-    positive.
+    """PCA of ``descriptors``.
+
+    The sign of each direction is chosen to make its entry of largest magnitude positive.
+
+    Args:
+        descriptors: one per row.
+        config: number of dimensions, and whether to whiten.
+        extraction_hash: hash of the extraction config of the descriptors.
 
     Raises:
-        ReductionError: fewer dimensions than ``config.dim``, no more descriptors than that, or all
-            of them equal.
+        ReductionError: the descriptors span fewer than ``config.dim`` dimensions, or are all equal.
     """
     count, channels = descriptors.shape
-    # Centred descriptors span one dimension less than their number; whitening would blow up the
-    # missing one.
+    # n centred descriptors span at most n − 1 dimensions, and whitening would divide by the zero
+    # variance of a missing one.
     possible = min(channels, count - 1)
     if config.dim > possible:
+        advice = "no reduction can be fitted on so few"
+        if possible > 0:
+            advice = f"set reduction.dim to at most {possible}"
         raise ReductionError(
             f"reduction.dim is {config.dim}, but there are {count} descriptors of {channels}"
-            " dimensions; "
-            + (
-                f"set reduction.dim to at most {possible}"
-                if possible > 0
-                else "no reduction can be fitted on so few"
-            )
+            f" dimensions; {advice}"
         )
     centred = descriptors.astype(np.float64)
     mean = centred.mean(axis=0)
@@ -99,7 +108,7 @@ def fit_pca(
     variances, directions = variances[::-1], directions[:, ::-1]
     if variances[0] <= 0:
         raise ReductionError(
-            f"all {count} descriptors are equal: no reduction can be fitted on them"
+            f"all {count} descriptors are equal, so no reduction can be fitted on them"
         )
     kept = directions[:, : config.dim]
     kept = kept * np.sign(kept[np.abs(kept).argmax(axis=0), np.arange(config.dim)])
@@ -112,26 +121,31 @@ def fit_pca(
 
 
 def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) -> Reduction:
-    """The reduction of a model file when ``config`` names one, otherwise one that is fitted on the
+    """The reduction in the model file that ``config`` names or, without one, a PCA fitted on the
     store.
 
+    Args:
+        store: the features to reduce.
+        config: number of dimensions, whitening, and the model file, if any.
+        seed: seed of the sample that a PCA is fitted on.
+
     Raises:
-        ReductionError: the store holds too few descriptors, or was made with another backbone or
-            for other dimensions than the reduction of the file.
+        ReductionError: the store holds too few descriptors, or the file's reduction was made for
+            another backbone or other settings.
         WeightsError: the file is missing or damaged, or has no reduction.
     """
     if not config.weights:
         return fit_from_store(store, config=config, seed=seed)
     tensors, about = load_part(config.weights, REDUCTION)
-    asked: dict[str, object] = {"dim": config.dim, "whiten": config.whiten}
+    required: dict[str, object] = {"dim": config.dim, "whiten": config.whiten}
     backbone = describe_backbone(from_dict(BackboneConfig, store.config["backbone"]))
     if not is_for_backbone(about, backbone):
-        asked["backbone"] = backbone
-    for name, value in asked.items():
+        required["backbone"] = backbone
+    for name, value in required.items():
         if about.get(name) != value:
             raise ReductionError(
                 f"{config.weights}: its reduction is for {name} {about.get(name)}, not {value};"
-                " export it anew"
+                " export the model file again with `delfjax weights export`"
             )
     return Reduction(
         tensors["mean"], tensors["projection"], float(about["explained"]), store.config_hash
@@ -139,7 +153,8 @@ def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) ->
 
 
 def fit_from_store(store: FeatureStore, *, config: ReductionConfig, seed: int) -> Reduction:
-    """PCA of a sample of the descriptors of a store: the same share of every image's, at least one.
+    """PCA of a random sample of a store's descriptors: an equal share of every image's, at least
+    one.
 
     Raises:
         ReductionError: the store holds too few descriptors.
@@ -152,5 +167,7 @@ def fit_from_store(store: FeatureStore, *, config: ReductionConfig, seed: int) -
         picked = np.sort(rng.permutation(count)[: int(np.ceil(share * count))])
         sample.append(store.get(name).local.descriptors[picked])
     if not sample:
-        raise ReductionError(f"{store.path}: the store holds no features to fit a reduction on")
+        raise ReductionError(
+            f"{store.path}: the store holds no features that a reduction could be fitted on"
+        )
     return fit_pca(np.concatenate(sample), config=config, extraction_hash=store.config_hash)

@@ -1,9 +1,9 @@
-"""Several systems in one pass over the photographs: those that share a backbone run it once.
+"""Extraction for several systems in one pass over the photos; what they share is computed once.
 
-The backbone takes nearly all the time of an extraction, and neither the scorer nor the number of
-features changes what it computes; a level of the pyramid knows nothing of the others; and backbones
-that were fine-tuned from one share the layers that were frozen. So every cell of every level is
-described once, and each system keeps what it would have kept by itself.
+The backbone takes nearly all the time of an extraction. What it computes does not depend on the
+scorer or the number of features, a level of the pyramid does not depend on the others, and
+backbones fine-tuned from the same weights share their frozen layers. A pass therefore describes
+every cell of every level once, and each system keeps the features that it would have kept alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.types import ImageFeatures
 
 K = TypeVar("K", bound=Hashable)
-# Systems that agree in these share a pass.
+# Systems that agree in these fields share a pass.
 _PASS_FIELDS = (
     *(
         f"backbone.{field.name}"
@@ -41,32 +41,31 @@ _PASS_FIELDS = (
     ),
     *(f"features.{name}" for name in ("max_side", "min_level_side", "border_px", "dtype")),
 )
-# Cells are scored in blocks of as many, so that few programs are compiled.
+# The number of scored cells is padded to a multiple of this, which limits the number of programs.
 _BLOCK = 512
 
 
 class SharedPass(Generic[K]):
-    """Compiled extractors of several systems."""
+    """Compiled extractors for several systems."""
 
     def __init__(self, systems: Mapping[K, DelfConfig]) -> None:
         """Load every backbone and every scorer.
 
         Args:
-            systems: key → config; without suppression and thresholds of features, and without codes
-                in place of features.
+            systems: key → config. A system must not suppress or threshold features, and its scorer
+                must not replace features by codes.
 
         Raises:
-            ConfigError: a system suppresses or thresholds features, or has a scorer whose codes
-                take their place.
-            WeightsError: weights are missing, damaged, or those of another architecture.
+            ConfigError: a system does one of these.
+            WeightsError: weights are missing, damaged, or belong to another architecture.
         """
         self._systems = dict(systems)
         groups: dict[str, dict[K, DelfConfig]] = {}
         for key, config in self._systems.items():
             if config.features.nms_iou < 1 or config.features.threshold_kind != "none":
                 raise ConfigError(
-                    "features.nms_iou or features.threshold_kind is set, which a shared pass lacks;"
-                    " extract alone"
+                    "features.nms_iou or features.threshold_kind is set, which a shared pass does"
+                    " not support; extract this system alone"
                 )
             groups.setdefault(_pass_of(config), {})[key] = config
         self._passes = [_Pass(group) for group in groups.values()]
@@ -74,16 +73,17 @@ class SharedPass(Generic[K]):
     def extract(
         self, photos: ImageSource, stores: Mapping[K, Path], *, progress: bool = True
     ) -> None:
-        """What each system keeps of ``photos``, into its store; images that a store already holds
-        are left out.
+        """Extract the features of ``photos`` into one store per system, skipping images that a
+        store already holds.
 
         Args:
             photos: the images.
-            stores: key → folder of the store, made when missing; no folder stands for two systems.
+            stores: key → folder of the store, created if missing; each system needs its own.
             progress: show a progress bar for each pass.
 
         Raises:
-            StoreError: a store is of another config, damaged, or being written by another process.
+            StoreError: a store was made with another config, is damaged, or is being written by
+                another process.
         """
         for shared in self._passes:
             with ExitStack() as opened:
@@ -98,13 +98,13 @@ class SharedPass(Generic[K]):
 
 @dataclasses.dataclass(frozen=True)
 class _Kept:
-    """What a system keeps of the cells of a pass.
+    """Which of a pass's cells a system keeps.
 
     Attributes:
-        channels: of its backbone among those of the pass.
-        scorer: number of the scorer among those of the pass.
-        scales: levels that it has.
-        count: features that it keeps.
+        channels: the channels of the system's backbone.
+        scorer: index of the system's scorer.
+        scales: scales of the system's pyramid.
+        count: largest number of features that the system keeps.
     """
 
     channels: slice
@@ -114,38 +114,40 @@ class _Kept:
 
 
 class _Pass(Generic[K]):
-    """The systems that share a pass: to the loop one extractor, whose features are those of each
-    system."""
+    """The systems of one pass, as a single extractor that returns the features of each system."""
 
     def __init__(self, systems: Mapping[K, DelfConfig]) -> None:
         self.keys = tuple(systems)
-        one = next(iter(systems.values()))
-        output = one.backbone.output
+        first = next(iter(systems.values()))
+        output = first.backbone.output
         described = {key: describe_backbone(config.backbone) for key, config in systems.items()}
         backbone_of = {
             key: _backbone_identity(config, described[key]) for key, config in systems.items()
         }
         backbones = {backbone_of[key]: config for key, config in systems.items()}
         loaded = [load_backbone(config.backbone, seed=config.seed) for config in backbones.values()]
-        # One backbone is extracted by the programs that every extractor of it has.
+        # A single backbone uses the same compiled programs as an extractor of its own.
         together = BranchedBackbone(loaded, output=output) if len(loaded) > 1 else loaded[0]
         model = fold_batch_norm(Delf(together, None, output=output))
         scales = sorted({scale for config in systems.values() for scale in config.features.scales})
         sides = [
-            -(-round(one.features.max_side * scale) // model.receptive_field.stride) + 1
+            -(-round(first.features.max_side * scale) // model.receptive_field.stride) + 1
             for scale in scales
         ]
-        whole = [
+        every_cell = [
             f"features.scales={scales}",
             f"features.max_features={sum(side * side for side in sides)}",
             "scorer.kind=norm",
         ]
-        self._extractor = Extractor(override(one, whole), model)
-        self.config, self.max_side = self._extractor.config, self._extractor.max_side
-        self.batch_size, self.in_flight = self._extractor.batch_size, self._extractor.in_flight
+        self._extractor = Extractor(override(first, every_cell), model)
+        self.config = self._extractor.config
+        self.max_side = self._extractor.max_side
+        self.batch_size = self._extractor.batch_size
+        self.in_flight = self._extractor.in_flight
         self.canvas = self._extractor.canvas
         width = model.channels // len(loaded)
-        places, scorers = list(backbones), dict[str, int]()
+        places = list(backbones)
+        scorers: dict[str, int] = {}
         self._scorers: list[tuple[slice, _Score]] = []
         self._kept: dict[K, _Kept] = {}
         for key, config in systems.items():
@@ -161,12 +163,13 @@ class _Pass(Generic[K]):
             self._kept[key] = _Kept(channels, scorers[identity], held, config.features.max_features)
 
     def dispatch(self, images: Sequence[DecodedImage]) -> _PendingSystems[K]:
-        """Start the extraction of one batch, without waiting for it."""
+        """Start the extraction of one batch and return without waiting for it."""
         return _PendingSystems(self._extractor.dispatch(images), self)
 
     def kept(self, image: ImageFeatures) -> dict[K, ImageFeatures]:
-        """What each system keeps of an image, given every cell of it."""
+        """The features that each system keeps of an image, given the features of every cell."""
         local = image.local
+        # The scores are the norms of the features, so the product restores the raw features.
         features = np.asarray(local.descriptors) * np.asarray(local.scores)[:, None]
         scored = [score(features[:, channels]) for channels, score in self._scorers]
         found = {}
@@ -185,30 +188,30 @@ class _Pass(Generic[K]):
 
 @dataclasses.dataclass(frozen=True)
 class _PendingSystems(Generic[K]):
-    """A batch under way."""
+    """A batch being computed on the device."""
 
     batch: PendingBatch
     shared: _Pass[K]
 
     def result(self) -> list[dict[K, ImageFeatures]]:
-        """What each system keeps of each image."""
+        """The features that each system keeps of each image."""
         return [self.shared.kept(image) for image in self.batch.result()]
 
 
 class _Writers(Generic[K]):
-    """A store for each system, planned and filled alike."""
+    """The stores of all systems, planned and filled together."""
 
     def __init__(self, writers: Mapping[K, StoreWriter]) -> None:
         self._writers = writers
         self._missing: dict[K, set[int]] = {}
 
     def store(self) -> FeatureStore:
-        """One of the stores."""
+        """One of the stores, which stands for all of them."""
         return next(iter(self._writers.values())).store()
 
     def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
-        """Groups that a store lacks; a run that was stopped has left some of them with more than
-        others."""
+        """Groups that at least one store lacks: an interrupted run may have committed a group to
+        some of the stores only."""
         wanted, repeated = list(names), list(again)
         plans = {key: writer.plan(wanted, again=repeated) for key, writer in self._writers.items()}
         self._missing = {key: {group.index for group in groups} for key, groups in plans.items()}
@@ -241,7 +244,7 @@ def _pass_of(config: DelfConfig) -> str:
 
 
 def _backbone_identity(config: DelfConfig, described: Mapping[str, str]) -> str:
-    # Random weights are drawn from the seed.
+    # Random weights depend on the seed.
     seed = config.seed if config.backbone.weights == "random" else None
     return config_hash({**described, "seed": seed})
 
@@ -250,15 +253,15 @@ _Score = Callable[[Float[np.ndarray, "n c"]], Float[np.ndarray, " n"]]
 
 
 def _score(config: DelfConfig, backbone: Mapping[str, str], channels: int) -> _Score:
-    """Scores raw features of a backbone, of ``channels`` values, as ``config`` does."""
+    """The function by which ``config`` scores unnormalised features of ``channels`` values."""
     if config.scorer.kind == "norm":
         return _norms
     loaded = load_scorer(config.scorer, backbone=backbone, channels=channels, seed=config.seed)
     scorer = fold_batch_norm(loaded)
     if isinstance(scorer, AutoencodedScorer) and scorer.replaces_features:
         raise ConfigError(
-            "scorer.weights describes cells by codes of its own, which no other system shares;"
-            " extract alone"
+            "scorer.weights replaces features by codes of its own, which a shared pass does not"
+            " support; extract this system alone"
         )
     graph, state = nnx.split(scorer)
 

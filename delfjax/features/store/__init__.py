@@ -3,19 +3,19 @@
 ::
 
     store.json                     format, version, extraction config and its hash; written once
-    plan-000000.json               the images to extract, and how they are cut into groups
-    shard-000000-1b2c3d4e.arrow    group 0: a row per image, failures in the metadata; the digits
+    plan-000000.json               the images to extract, and their division into groups
+    shard-000000-1b2c3d4e.arrow    group 0: one row per image, failures in the metadata; the digits
                                    are the file's CRC-32
-    writer.lock                    empty, or who is writing
+    writer.lock                    empty, or the process that is writing
 
-One group of the plan is one shard is one commit: the file appears complete, by a rename, or not at
-all, and is never rewritten. What a shard holds depends on its group alone, so a run that was killed
-any number of times leaves the same bytes as one that was not. Images that come later are planned in
-another plan, into new shards; an image extracted again (its file changed, or a failure is retried)
-is planned again too, and its last record counts.
+Each group of a plan becomes one shard in one commit: the file appears complete, by a rename, or not
+at all, and is never rewritten. The content of a shard depends on its group alone, so a run that was
+killed any number of times leaves the same bytes as an uninterrupted one. Images added later get a
+new plan and new shards. An image that is extracted again (because its file changed, or a failure is
+retried) is planned again as well, and its last record counts.
 
-The checksum in a shard's name is verified before its rows are first used, so that a damaged file is
-refused by name.
+The checksum in a shard's name is verified before its rows are first used; the error for a damaged
+shard names its file.
 """
 
 from delfjax.features.store.format import FORMAT, FORMAT_VERSION, SHARD_SIZE, Group, StoreError

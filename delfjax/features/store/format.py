@@ -1,4 +1,4 @@
-"""The files of a feature store: what each holds, how it is written, and what makes it damaged."""
+"""The files of a feature store: their contents, how they are written, and how they are checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from delfjax.types import ImageFeatures, LocalFeatures
 
 FORMAT = "delfjax feature store"
 FORMAT_VERSION = 1
-# Images per shard: about 20 MB of full descriptors, and what a kill can cost.
+# Images per shard: about 20 MB of unreduced descriptors, and the most work that a kill can lose.
 SHARD_SIZE = 32
 HEADER = "store.json"
 LOCK = "writer.lock"
@@ -30,7 +30,8 @@ _SHARD = re.compile(r"shard-(\d{6,})-([0-9a-f]{8})\.arrow")
 
 
 class StoreError(DelfjaxError):
-    """A feature store of another version or config, damaged, or written by another process."""
+    """A feature store has another version or config, is damaged, or is being written by another
+    process."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Shard:
-    """What is known of a shard without reading its rows."""
+    """The facts about a shard that are known without reading its rows."""
 
     path: Path
     checksum: str
@@ -85,7 +86,7 @@ class Rows:
 
 
 def write_header(path: Path, config: dict[str, Any]) -> None:
-    """Write ``store.json``: the format, its version and the extraction config."""
+    """Write ``store.json``: the format, its version, the extraction config and its hash."""
     header = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -97,11 +98,15 @@ def write_header(path: Path, config: dict[str, Any]) -> None:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The extraction config of a store."""
+    """The extraction config of a store.
+
+    Raises:
+        StoreError: ``store.json`` is missing or damaged, or has another format or version.
+    """
     file = path / HEADER
     if not file.is_file():
         raise StoreError(
-            f"{path}: not a feature store ({HEADER} is missing); make one with `delfjax extract`"
+            f"{path}: not a feature store ({HEADER} is missing); create one with `delfjax extract`"
         )
     header = read_json_object(file, error=StoreError)
     if header.get("format") != FORMAT:
@@ -113,70 +118,80 @@ def read_header(path: Path) -> dict[str, Any]:
     config = header.get("config")
     if not isinstance(config, dict) or config_hash(config) != header.get("config_hash"):
         raise StoreError(
-            f"{file}: damaged, its config does not have the hash {header.get('config_hash')!r}"
+            f"{file}: damaged: its config does not have the hash {header.get('config_hash')!r}"
         )
     return config
 
 
 def require_config(path: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuse a store extracted with another config; the error names the first differing field."""
+    """Check that a store was extracted with the config ``asked`` for.
+
+    Raises:
+        StoreError: it was not; the message names the first differing field.
+    """
     if config_hash(stored) == config_hash(asked):
         return
-    ours, theirs = flatten(stored), flatten(asked)
+    held = flatten(stored)
+    wanted = flatten(asked)
     changed = [
-        key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)
+        key for key in sorted(held.keys() | wanted.keys()) if held.get(key) != wanted.get(key)
     ]
-    first = (
-        f"{changed[0]} is {ours.get(changed[0])!r} there, {theirs.get(changed[0])!r} asked for"
-        if changed
-        else ""
-    )
+    difference = ""
+    if changed:
+        field = changed[0]
+        difference = f"{field} is {held.get(field)!r} in the store, but {wanted.get(field)!r} here"
     raise StoreError(
-        f"{path}: extracted with config {config_hash(stored)}, not {config_hash(asked)} ({first});"
-        " name another store"
+        f"{path}: extracted with config {config_hash(stored)}, not {config_hash(asked)}"
+        f" ({difference}); name another store"
     )
 
 
 def read_contents(path: Path, expected_hash: str) -> tuple[list[Group], dict[int, Shard]]:
-    """The groups of all plans in order, and the shards that were committed, by group.
+    """The groups of all plans in order, and the committed shards by group index.
 
     Raises:
-        StoreError: a file is missing, damaged, or of another config.
+        StoreError: a file is missing or damaged, or was written with another config.
     """
-    # Shards are listed before plans: whoever reads while another process writes sees no shard
-    # without its plan.
+    # Shards are listed before plans, so a reader never sees a shard without its plan while another
+    # process is writing.
     listed = numbered(path, _SHARD)
     groups: list[Group] = []
     for number, (index, match) in enumerate(numbered(path, PLAN)):
         if index != number:
-            raise StoreError(f"{path}: damaged, plan {number} is missing before {match[0]}")
+            raise StoreError(f"{path}: damaged: plan {number} is missing before {match[0]}")
         groups += _read_plan(path / match[0], len(groups))
     shards: dict[int, Shard] = {}
     for index, match in listed:
         if index >= len(groups):
-            raise StoreError(f"{path / match[0]}: damaged store, no plan has group {index}")
+            raise StoreError(f"{path / match[0]}: damaged store: no plan has group {index}")
         if index in shards:
             raise StoreError(
-                f"{path / match[0]}: damaged store, group {index} is also in"
+                f"{path / match[0]}: damaged store: group {index} is also in"
                 f" {shards[index].path.name}"
             )
         shards[index] = _read_shard(path / match[0], match[2], groups[index], expected_hash)
     dims = {shard.descriptor_dim for shard in shards.values() if shard.names}
     if len(dims) > 1:
         raise StoreError(
-            f"{path}: damaged, its shards hold descriptors of {sorted(dims)} dimensions"
+            f"{path}: damaged: its shards hold descriptors of different dimensions, {sorted(dims)}"
         )
     return groups, shards
 
 
 def numbered(path: Path, pattern: re.Pattern[str]) -> list[tuple[int, re.Match[str]]]:
-    """Files of one kind, plans or shards, with their numbers, in order."""
+    """Files of one kind (plans or shards) with their numbers, in order.
+
+    Raises:
+        StoreError: a file's name begins like one of that kind but does not match ``pattern``.
+    """
     names = sorted(entry.name for entry in path.iterdir())
     kind = pattern.pattern.partition("-")[0]
     found = [(name, pattern.fullmatch(name)) for name in names if name.startswith(f"{kind}-")]
     stray = next((name for name, match in found if match is None), None)
     if stray is not None:
-        raise StoreError(f"{path / stray}: not a name that a {kind} of a feature store has")
+        raise StoreError(
+            f"{path / stray}: not a valid file name for a {kind} of a feature store; move it away"
+        )
     return sorted(((int(match[1]), match) for _, match in found if match), key=lambda item: item[0])
 
 
@@ -190,7 +205,7 @@ def _read_plan(file: Path, first: int) -> list[Group]:
     )
     if not sound or not isinstance(names, list) or not isinstance(size, int) or size < 1:
         raise StoreError(
-            f"{file}: damaged, not a plan of a feature store that begins at group {first}"
+            f"{file}: damaged: not a plan of a feature store that begins at group {first}"
         )
     return cut(names, first, size)
 
@@ -208,19 +223,19 @@ def _read_shard(path: Path, checksum: str, group: Group, expected_hash: str) -> 
         metadata = json.loads(raw)
         failures, counts = dict(metadata["failures"]), tuple(metadata["counts"])
         hashes, dim = tuple(metadata["content_hashes"]), int(metadata["descriptor_dim"])
-        version, stored_hash, index = (
-            metadata["format_version"],
-            metadata["config_hash"],
-            metadata["group"],
-        )
+        version = metadata["format_version"]
+        stored_hash = metadata["config_hash"]
+        index = metadata["group"]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise StoreError(f"{path}: damaged shard ({' '.join(str(error).split())[:120]})") from None
     if version != FORMAT_VERSION:
         raise StoreError(
-            f"{path}: shard of version {version!r}, this delfjax reads {FORMAT_VERSION}"
+            f"{path}: shard has version {version!r}, this delfjax reads {FORMAT_VERSION}"
         )
     if stored_hash != expected_hash:
-        raise StoreError(f"{path}: shard of config {stored_hash}, its store has {expected_hash}")
+        raise StoreError(
+            f"{path}: shard of config {stored_hash}, but its store has {expected_hash}"
+        )
     names = tuple(name for name in group.names if name not in failures)
     if (
         index != group.index
@@ -228,21 +243,29 @@ def _read_shard(path: Path, checksum: str, group: Group, expected_hash: str) -> 
         or len(names) + len(failures) != len(group.names)
     ):
         raise StoreError(
-            f"{path}: damaged, not the shard of group {group.index} of its store's plan"
+            f"{path}: damaged: not the shard of group {group.index} of the store's plan"
         )
     return Shard(path, checksum, names, counts, hashes, failures, dim)
 
 
 def read_rows(shard: Shard, *, verify: bool) -> Rows:
-    """The memory-mapped columns of a shard; ``verify`` compares its checksum first."""
+    """The memory-mapped columns of a shard.
+
+    Args:
+        shard: the shard to read.
+        verify: compare the file's checksum first, which reads every byte.
+
+    Raises:
+        StoreError: the shard is damaged.
+    """
     try:
         # The mapping lives as long as arrays refer to it; the file itself need not stay open.
         with pa.memory_map(str(shard.path)) as source:
             content = source.read_buffer()
         if verify and checksum(content) != shard.checksum:
             raise StoreError(
-                f"{shard.path}: damaged, its checksum is {checksum(content)}; extract into a new"
-                " store"
+                f"{shard.path}: damaged: its checksum is {checksum(content)}, expected"
+                f" {shard.checksum}; extract into a new store"
             )
         batch = pa.ipc.open_file(pa.BufferReader(content)).get_batch(0)
     except (OSError, pa.ArrowException) as error:
@@ -250,7 +273,7 @@ def read_rows(shard: Shard, *, verify: bool) -> Rows:
             f"{shard.path}: damaged shard ({' '.join(str(error).split())[:120]})"
         ) from None
     if tuple(batch.column("name").to_pylist()) != shard.names:
-        raise StoreError(f"{shard.path}: damaged, its images are not those of the store's plan")
+        raise StoreError(f"{shard.path}: damaged: its images are not those of the store's plan")
     scales, pooled = batch.column("scales"), batch.column("global_descriptor")
     sizes = zip(batch.column("height").to_pylist(), batch.column("width").to_pylist(), strict=True)
     return Rows(
@@ -269,11 +292,15 @@ def read_rows(shard: Shard, *, verify: bool) -> Rows:
 
 
 def arrow_bytes(images: Mapping[str, ImageFeatures], metadata: dict[str, Any]) -> pa.Buffer:
-    """An Arrow IPC file with one record batch; an empty list stands for no global descriptor."""
+    """An Arrow IPC file with one record batch; an empty list means no global descriptor.
+
+    Raises:
+        ValueError: a feature is not valid, that is, padding was not removed.
+    """
     features = list(images.values())
     local = [image.local for image in features]
     if not all(np.all(one.valid) for one in local):
-        raise ValueError("only valid features may be stored: drop the padding first")
+        raise ValueError("only valid features can be stored: drop the padding first")
     counts = [len(one.scales) for one in local]
     dim = int(metadata["descriptor_dim"])
     pooled = [

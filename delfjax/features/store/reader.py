@@ -1,4 +1,4 @@
-"""Reading a feature store: features of one image, or the arrays of all."""
+"""Reading a feature store: the features of one image, or the arrays of all images."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from delfjax.features.store.format import (
 )
 from delfjax.types import ImageFeatures
 
-# Shards kept mapped for the next image that is asked for.
+# Number of recently used shards that stay mapped.
 _OPEN_SHARDS = 64
 
 
 @dataclass(frozen=True)
 class StoreArrays:
-    """Features of many images, one after the other.
+    """Concatenated features of many images.
 
     Attributes:
         names: the images, sorted.
-        descriptors: of all features.
-        keypoints_yx: pixels of the original image.
-        scales: factor applied to the image.
-        scores: attention scores.
+        descriptors: descriptor of each feature.
+        keypoints_yx: position of each feature, pixels of the original image.
+        scales: factor applied to the image when each feature was extracted.
+        scores: attention score of each feature.
         offsets: features of image ``i`` are rows ``offsets[i]`` to ``offsets[i + 1]``.
     """
 
@@ -51,10 +51,10 @@ class StoreArrays:
 
 
 class FeatureStore:
-    """A store opened for reading: what was committed at that moment.
+    """A store opened for reading, as it was when it was opened.
 
-    Arrays come memory-mapped and read-only: keypoints, scales, scores and global descriptors
-    ``float32``, local descriptors ``float16``. Not to be shared between threads.
+    Arrays are memory-mapped and read-only; keypoints, scales, scores and global descriptors are
+    ``float32``, local descriptors ``float16``. An instance must not be shared between threads.
     """
 
     def __init__(
@@ -90,10 +90,11 @@ class FeatureStore:
 
         Args:
             path: the folder.
-            config: the extraction config it must have been made with; any, when not given.
+            config: the extraction config that the store must have been made with; by default, any
+                config is accepted.
 
         Raises:
-            StoreError: no store, of another version or config, or damaged.
+            StoreError: the folder is not a store, has another version or config, or is damaged.
         """
         stored = read_header(path)
         if config is not None:
@@ -112,19 +113,19 @@ class FeatureStore:
 
     @property
     def descriptor_dim(self) -> int:
-        """Dimensions of a local descriptor; 0 as long as there is no image."""
+        """Number of dimensions of a local descriptor; 0 while the store holds no image."""
         return next((shard.descriptor_dim for shard in self._shards.values() if shard.names), 0)
 
     def done(self) -> frozenset[str]:
-        """Images that need no extraction: those held, and those that failed."""
+        """Images that need no extraction: those with features, and those that failed."""
         return frozenset(self._places) | frozenset(self._failures)
 
     def failures(self) -> dict[str, str]:
-        """Images that could not be extracted, each with its reason."""
+        """Image → reason, for images that could not be extracted."""
         return dict(sorted(self._failures.items()))
 
     def pending(self) -> tuple[str, ...]:
-        """Images that were planned and not committed: not empty after a run that was stopped."""
+        """Images that were planned but not committed, as an interrupted run leaves them."""
         return self._pending
 
     def counts(self) -> Int[np.ndarray, " images"]:
@@ -133,7 +134,7 @@ class FeatureStore:
         return np.array([self._shards[index].counts[row] for index, row in places], np.int64)
 
     def content_hash(self, name: str) -> str:
-        """Digest of the file that ``name`` was when it was extracted."""
+        """Digest of the file of ``name`` at the time of extraction."""
         index, row = self._place(name)
         return self._shards[index].content_hashes[row]
 
@@ -141,41 +142,40 @@ class FeatureStore:
         """Features of one image.
 
         Raises:
-            StoreError: it is not held, or its shard is damaged.
+            StoreError: the store does not hold the image, or its shard is damaged.
         """
         index, row = self._place(name)
         return self._rows(index).features(row)
 
     def arrays(self, *, reduce: Callable[[np.ndarray], np.ndarray] | None = None) -> StoreArrays:
-        """All features, image after image in the order of ``names``.
+        """The features of all images, concatenated in the order of ``names``.
 
         Args:
-            reduce: applied to the descriptors of each image, so that the full ones never fill the
-                memory.
+            reduce: applied to the descriptors of each image in turn, so the unreduced descriptors
+                of all images need not fit into memory.
         """
         offsets = np.concatenate([[0], np.cumsum(self.counts())]).astype(np.int64)
         images = [self.get(name).local for name in self.names]
-        descriptors = [
-            np.asarray(i.descriptors) if reduce is None else reduce(np.asarray(i.descriptors))
-            for i in images
-        ]
+        descriptors = [np.asarray(image.descriptors) for image in images]
+        if reduce is not None:
+            descriptors = [reduce(part) for part in descriptors]
         none = np.zeros(0, np.float32)
         return StoreArrays(
             names=self.names,
-            descriptors=np.concatenate(descriptors)
-            if images
-            else np.zeros((0, self.descriptor_dim), np.float16),
-            keypoints_yx=np.concatenate(
-                [np.asarray(i.keypoints_yx) for i in images] or [none.reshape(0, 2)]
+            descriptors=np.concatenate(
+                descriptors or [np.zeros((0, self.descriptor_dim), np.float16)]
             ),
-            scales=np.concatenate([np.asarray(i.scales) for i in images] or [none]),
-            scores=np.concatenate([np.asarray(i.scores) for i in images] or [none]),
+            keypoints_yx=np.concatenate(
+                [np.asarray(image.keypoints_yx) for image in images] or [none.reshape(0, 2)]
+            ),
+            scales=np.concatenate([np.asarray(image.scales) for image in images] or [none]),
+            scores=np.concatenate([np.asarray(image.scores) for image in images] or [none]),
             offsets=offsets,
         )
 
     def subset(self, names: Collection[str]) -> FeatureStore:
-        """The same store as if it held and had tried no images but these; those it knows nothing of
-        are left out."""
+        """A view of the store limited to the images, failures and pending images in ``names``;
+        unknown names are ignored."""
         wanted = frozenset(names)
         part = copy.copy(self)
         part._places = {name: place for name, place in self._places.items() if name in wanted}
@@ -186,7 +186,7 @@ class FeatureStore:
         return part
 
     def verify(self) -> None:
-        """Read every byte.
+        """Read every byte and compare all checksums.
 
         Raises:
             StoreError: a shard is damaged.
@@ -197,10 +197,8 @@ class FeatureStore:
     def _place(self, name: str) -> tuple[int, int]:
         if name not in self._places:
             reason = self._failures.get(name)
-            raise StoreError(
-                f"{self.path}: holds no image {name!r}"
-                + (f"; it failed: {reason}" if reason else "")
-            )
+            explanation = f"; it failed: {reason}" if reason else ""
+            raise StoreError(f"{self.path}: holds no image {name!r}{explanation}")
         return self._places[name]
 
     def _rows(self, index: int) -> Rows:

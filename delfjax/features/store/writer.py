@@ -1,4 +1,4 @@
-"""Writing a feature store: the one process that may add images to it."""
+"""Writing a feature store, which only one process may do at a time."""
 
 from __future__ import annotations
 
@@ -31,21 +31,25 @@ from delfjax.types import ImageFeatures
 
 
 class StoreWriter:
-    """The one process that may add to a store: a context manager that holds the store's lock.
+    """A context manager that holds the lock of a store and adds images to the store.
 
-    The lock is the operating system's, so it ends with the process, however that ends.
+    The lock belongs to the operating system, which releases it when the process ends for whatever
+    reason.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], *, shard_size: int = SHARD_SIZE) -> None:
-        """Nothing happens before the context is entered.
+        """Set up the writer; nothing is written before the context is entered.
 
         Args:
-            path: the folder; made when missing.
+            path: the folder of the store; created if missing.
             config: the extraction config, plain JSON values.
-            shard_size: images per shard, for images that are not planned yet.
+            shard_size: images per shard, for images that have not been planned yet.
+
+        Raises:
+            StoreError: ``shard_size`` is less than 1.
         """
         if shard_size < 1:
-            raise StoreError(f"{path}: shard size is {shard_size}, at least 1 image is needed")
+            raise StoreError(f"{path}: shard size is {shard_size}, expected at least 1 image")
         self.path = path
         self._config = config
         self._shard_size = shard_size
@@ -56,11 +60,11 @@ class StoreWriter:
         self._descriptor_dim = 0
 
     def __enter__(self) -> StoreWriter:
-        """Take the lock; make the store, or check the one that is there.
+        """Take the lock; create the store, or check the existing one.
 
         Raises:
-            StoreError: written by another process, of another version or config, damaged, or no
-                store's folder.
+            StoreError: another process is writing the store, the store has another version or
+                config or is damaged, or the folder holds other files.
         """
         _make_folder(self.path)
         self._acquire()
@@ -70,7 +74,7 @@ class StoreWriter:
                 write_header(self.path, self._config)
             self._resume()
         except BaseException:
-            # No with block begins, and so none will end and give the lock back.
+            # The with block never begins, so `__exit__` will not release the lock.
             self._lock.release()
             raise
         return self
@@ -84,18 +88,18 @@ class StoreWriter:
         self._lock.release()
 
     def store(self) -> FeatureStore:
-        """What is committed now, for reading."""
+        """The store, opened for reading, with everything committed so far."""
         return FeatureStore.open(self.path)
 
     def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
-        """Put on record which images are to be extracted.
+        """Record which images are to be extracted.
 
         Args:
-            names: the images wanted; those that no plan has yet are planned, sorted.
-            again: of these, the ones to extract anew although they are done.
+            names: the wanted images; those in no plan yet are planned, in sorted order.
+            again: wanted images to extract again although they are done.
 
         Returns:
-            The groups that hold an image wanted and are not committed, in order.
+            The uncommitted groups that hold a wanted image, in order.
         """
         wanted, repeated = set(names), set(again)
         unfinished = {
@@ -113,29 +117,29 @@ class StoreWriter:
             self._plans += 1
             self._groups += cut(fresh, first, self._shard_size)
         return [
-            g
-            for g in self._groups
-            if g.index not in self._committed and not wanted.isdisjoint(g.names)
+            group
+            for group in self._groups
+            if group.index not in self._committed and not wanted.isdisjoint(group.names)
         ]
 
     def commit(
         self, group: Group, features: Mapping[str, ImageFeatures], failures: Mapping[str, str]
     ) -> None:
-        """Write the shard of ``group``; when this returns, it is on disk.
+        """Write the shard of ``group``; it is on disk when this returns.
 
         Args:
-            group: one that :meth:`plan` gave.
-            features: of the images that went well.
-            failures: reasons of those that did not.
+            group: a group returned by :meth:`plan`.
+            features: image → features, for the images that succeeded.
+            failures: image → reason, for the images that failed.
 
         Raises:
-            StoreError: the descriptors have another dimension than those already held.
-            ValueError: the group was committed before, or an image of it is missing or not its own.
+            StoreError: the descriptors have another dimension than those in the store.
+            ValueError: the group was committed before, or the images are not exactly its own.
         """
         if group.index in self._committed or sorted([*features, *failures]) != sorted(group.names):
             raise ValueError(
-                f"group {group.index} must be committed once, with exactly its {len(group.names)}"
-                " images"
+                f"group {group.index} must be committed once and with exactly its"
+                f" {len(group.names)} images"
             )
         kept = {name: features[name] for name in group.names if name in features}
         dims = {int(image.local.descriptors.shape[-1]) for image in kept.values()} | {
@@ -174,8 +178,8 @@ class StoreWriter:
             self._lock.acquire()
         except LockHeldError as error:
             raise StoreError(
-                f"{self.path}: is being written by {error.holder}; wait for it, or name another"
-                " store"
+                f"{self.path}: is being written by {error.holder}; wait until it has finished, or"
+                " name another store"
             ) from None
         except OSError as error:
             raise StoreError(f"{self._lock.file}: cannot be written: {error.strerror}") from None
@@ -186,12 +190,12 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         found = [entry.name for entry in path.iterdir()]
     except OSError as error:
-        raise StoreError(f"{path}: cannot be made or listed: {error.strerror}") from None
+        raise StoreError(f"{path}: cannot be created or listed: {error.strerror}") from None
     foreign = sorted(
         name for name in found if not (name.startswith(LOCK) or name.endswith(TEMPORARY))
     )
     if foreign and HEADER not in found:
         raise StoreError(
-            f"{path}: not a feature store ({HEADER} is missing, {foreign[0]!r} is there); name a"
-            " new folder"
+            f"{path}: not a feature store ({HEADER} is missing, but {foreign[0]!r} is there); name"
+            " a new folder"
         )

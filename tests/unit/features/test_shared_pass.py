@@ -151,7 +151,7 @@ def test_random_backbones_of_two_seeds_are_two(photos: PhotoFolder, tmp_path: Pa
     assert not np.allclose(first.get("0.png").local.scores, second.get("0.png").local.scores)
 
 
-def test_a_pass_that_was_stopped_goes_on(photos: PhotoFolder, tmp_path: Path) -> None:
+def test_a_pass_that_was_stopped_resumes(photos: PhotoFolder, tmp_path: Path) -> None:
     norm = override(CONFIG, ["scorer.kind=norm", "features.scales=[1.0]"])
     systems = {"norm": norm, "few": override(norm, ["features.max_features=20"])}
     whole = {name: tmp_path / "whole" / name for name in systems}
@@ -171,7 +171,7 @@ def test_a_pass_that_was_stopped_goes_on(photos: PhotoFolder, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("change", ["features.nms_iou=0.5", "features.threshold_kind=absolute"])
-def test_what_a_shared_pass_lacks_is_refused(change: str) -> None:
+def test_settings_that_a_shared_pass_does_not_support_are_refused(change: str) -> None:
     with pytest.raises(ConfigError, match="features.nms_iou or features.threshold_kind is set"):
         SharedPass({0: CONFIG, 1: override(CONFIG, [change])})
 

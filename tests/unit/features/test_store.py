@@ -271,7 +271,7 @@ def test_padding_is_not_stored(tmp_path: Path) -> None:
 def test_a_store_of_another_config_is_refused_and_the_difference_named(tmp_path: Path) -> None:
     _fill(tmp_path / "s", _names(2))
     other = {**_CONFIG, "features": {**_CONFIG["features"], "max_side": 96}}
-    message = r"features.max_side is 64 there, 96 asked for"
+    message = r"features.max_side is 64 in the store, but 96 here"
     with pytest.raises(StoreError, match=message):
         FeatureStore.open(tmp_path / "s", config=other)
     with pytest.raises(StoreError, match=message), StoreWriter(tmp_path / "s", other):
@@ -296,7 +296,7 @@ def _rewrite_header(path: Path, **changes: Any) -> None:
         ({"config": 3}, "its config does not have the hash"),
     ],
 )
-def test_a_header_that_is_not_ours_is_refused(
+def test_a_header_of_another_format_or_version_is_refused(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "s"
@@ -380,7 +380,7 @@ def test_misplaced_and_doubled_shards_are_refused(tmp_path: Path) -> None:
     for name, message in (
         (second.name.replace("000001", "000000"), "group 0 is also in"),
         (second.name.replace("000001", "000009"), "no plan has group 9"),
-        ("shard-1.arrow", "not a name that a shard"),
+        ("shard-1.arrow", "not a valid file name for a shard"),
     ):
         (path / name).write_bytes(second.read_bytes())
         with pytest.raises(StoreError, match=message):
@@ -416,7 +416,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_file_is_not_taken_for_a_folder(tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(b"x")
     with (
-        pytest.raises(StoreError, match="cannot be made or listed"),
+        pytest.raises(StoreError, match="cannot be created or listed"),
         StoreWriter(tmp_path / "s", _CONFIG),
     ):
         pass
