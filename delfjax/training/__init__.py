@@ -1,2 +1,2 @@
-"""Training from image labels alone: descriptors by classification, then attention by
-attention-weighted pooling."""
+"""Training from image labels alone: descriptors by classification, then attention by classifying
+attention-weighted pooled features."""

@@ -1,8 +1,8 @@
-"""What a stage learns from: labelled photographs, which of them are held out, and batches that are
-a function of the step.
+"""Training data: labelled photos, the choice of photos held out for validation, and batches that
+are a function of the step.
 
-Everything random about a batch is drawn from the seed and the number of its step alone: a run that
-was stopped sees the same batches again, whatever the number of threads.
+Everything random about a batch depends only on the seed and the step, so a resumed run sees the
+same batches as an uninterrupted one, for any number of threads.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from delfjax.datasets.images import ImageError, central_square, decode_image, re
 from delfjax.errors import DelfjaxError
 from delfjax.rng import named_generator
 
-# Larger than any photograph: the square is cut out at full size.
+# Larger than the side of any photo: the square is cut out at full size.
 _NO_REDUCTION = 1 << 30
 
 
 class TrainingError(DelfjaxError):
-    """Photographs, labels or a checkpoint that cannot be trained with, or a loss that is no
-    number."""
+    """Photos, labels or a checkpoint cannot be used for training, or a loss is not finite."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one step.
+    """The inputs of one step.
 
     Attributes:
-        inputs: pixels (RGB, 0 … 255), or what the frozen layers made of them.
-        labels: landmark of each.
-        members: which of the photographs each is.
+        inputs: pixels (RGB, 0 … 255), or their feature maps after the frozen layers.
+        labels: landmark of each input.
+        members: index of each input's photo.
     """
 
     inputs: UInt8[np.ndarray, "b h w 3"] | Float16[np.ndarray, "b h w c"]
@@ -47,13 +46,13 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class LabelledPhotos:
-    """Photographs and the landmark that each shows.
+    """Photos, each with the landmark that it shows.
 
     Attributes:
         root: folder of the files.
-        paths: under ``root``.
-        labels: from 0 to ``classes`` − 1.
-        classes: how many landmarks.
+        paths: file of each photo, relative to ``root``.
+        labels: landmark of each photo, 0 … ``classes`` − 1.
+        classes: number of landmarks; each has at least one photo.
     """
 
     root: Path
@@ -71,25 +70,27 @@ class LabelledPhotos:
         empty = np.flatnonzero(np.bincount(self.labels, minlength=self.classes) == 0)
         if empty.size:
             raise TrainingError(
-                f"landmark {empty[0]} has no photograph, and {len(empty)} of {self.classes} have"
+                f"landmark {empty[0]} has no photo; {len(empty)} of {self.classes} landmarks have"
                 " none"
             )
 
     @classmethod
     def of(cls, dataset: RetrievalDataset) -> LabelledPhotos:
-        """The photographs of a dataset that show a landmark; ids without names are numbered in
-        their order.
+        """The database photos of a dataset that show a landmark.
+
+        If the landmarks have no names, their ids are renumbered from 0 in ascending order.
 
         Raises:
-            TrainingError: there are no labels, an id beyond the names, or a landmark without a
-                photograph.
+            TrainingError: the dataset has no labels, an id is beyond the landmarks' names, or a
+                landmark has no photo.
         """
         if dataset.landmarks is None or not len(dataset.database):
             raise TrainingError(
-                f"dataset {dataset.name}: its photographs have no landmark labels to learn from"
+                f"dataset {dataset.name}: its photos have no landmark labels to learn from"
             )
         rows = np.flatnonzero(dataset.landmarks >= 0)
-        labels, classes = dataset.landmarks[rows], len(dataset.landmark_names)
+        labels = dataset.landmarks[rows]
+        classes = len(dataset.landmark_names)
         if not classes:
             ids, labels = np.unique(labels, return_inverse=True)
             classes = len(ids)
@@ -98,7 +99,7 @@ class LabelledPhotos:
         )
 
     def square(self, member: int, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
-        """The central square of a photograph, resized.
+        """The central square of a photo, resized to ``side`` pixels.
 
         Raises:
             ImageError: the file cannot be read.
@@ -108,19 +109,34 @@ class LabelledPhotos:
 
 
 def held_out(labels: Int64[np.ndarray, " n"], share: float, *, seed: int) -> Bool[np.ndarray, " n"]:
-    """Which photographs are for validation: ``share`` of each landmark's, at least one, and never
-    its last."""
-    rng, chosen = named_generator(seed, "validation"), np.zeros(len(labels), bool)
+    """Which photos are held out for validation.
+
+    Args:
+        labels: landmark of each photo.
+        share: share of each landmark's photos to hold out, 0 … 1. At least one photo of a landmark
+            is held out, and at least one is kept for training.
+        seed: seed of the choice.
+    """
+    rng = named_generator(seed, "validation")
+    chosen = np.zeros(len(labels), bool)
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
-        chosen[members[: min(max(1, int(share * len(members))), len(members) - 1)]] = True
+        wanted = max(1, int(share * len(members)))
+        chosen[members[: min(wanted, len(members) - 1)]] = True
     return chosen
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """What is random about a batch; offsets are shares of the room there is."""
+    """The random choices of a batch.
+
+    Attributes:
+        members: photos in the batch.
+        rescale: index of the rescale of the whole batch.
+        offset_yx: position of each crop as a share of the available range, 0 … 1.
+        mirrored: which inputs are mirrored.
+    """
 
     members: Int64[np.ndarray, " b"]
     rescale: int
@@ -129,19 +145,22 @@ class _Draw:
 
 
 class _Draws:
-    """Members and augmentation of each step."""
+    """The random choices of each step."""
 
     def __init__(
         self, labels: np.ndarray, members: np.ndarray, config: TrainingConfig, seed: int
     ) -> None:
-        self._labels, self._members, self._config, self._seed = labels, members, config, seed
+        self._members = members
+        self._config = config
+        self._seed = seed
         self._order = members[np.argsort(labels[members], kind="stable")]
         self._starts = np.searchsorted(labels[self._order], np.unique(labels[members]))
         self._counts = np.diff(np.append(self._starts, len(self._order)))
 
     def at(self, step: int) -> _Draw:
-        """Members and augmentation of a step."""
-        config, rng = self._config, named_generator(self._seed, f"batch {step}")
+        """The random choices of a step."""
+        config = self._config
+        rng = named_generator(self._seed, f"batch {step}")
         size = config.batch_size
         if config.class_balanced:
             classes = rng.integers(0, len(self._starts), size)
@@ -154,18 +173,19 @@ class _Draws:
         )
 
     def central(self, members: np.ndarray, rescale: int) -> _Draw:
-        """Without chance: the middle of each."""
+        """The choices for validation: central crops, nothing mirrored."""
         return _Draw(
             members, rescale, np.full((len(members), 2), 0.5), np.zeros(len(members), bool)
         )
 
 
 class PhotoBatches:
-    """Batches of pixels, read when they are asked for; a photograph that cannot be read gives way
-    to another of its landmark."""
+    """Batches of pixels, read on demand; a photo that cannot be read is replaced by another of the
+    same landmark."""
 
     def __init__(self, photos: LabelledPhotos, *, config: TrainingConfig, seed: int) -> None:
-        self.photos, self._config = photos, config
+        self.photos = photos
+        self._config = config
         self.validation = held_out(photos.labels, config.validation_share, seed=seed)
         self._draws = _Draws(photos.labels, np.flatnonzero(~self.validation), config, seed)
         self._failures: dict[str, str] = {}
@@ -173,7 +193,7 @@ class PhotoBatches:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Photographs that could not be read so far, and why."""
+        """Photo → reason, for photos that could not be read so far."""
         with self._lock:
             return dict(self._failures)
 
@@ -210,7 +230,7 @@ class PhotoBatches:
                 with self._lock:
                     self._failures[self.photos.paths[int(other)]] = error.reason
         raise TrainingError(
-            f"landmark {label}: none of its {len(same)} photographs can be read"
+            f"landmark {label}: none of its {len(same)} photos can be read"
             f" ({self._a_failure(same)})"
         )
 
@@ -220,7 +240,7 @@ class PhotoBatches:
 
 
 class MapBatches:
-    """Batches of crops of feature maps, one array for each of the rescales."""
+    """Batches of crops from cached feature maps, given one array per rescale."""
 
     def __init__(
         self,
@@ -230,13 +250,15 @@ class MapBatches:
         config: TrainingConfig,
         seed: int,
     ) -> None:
-        self.photos, self._maps, self._config = photos, maps, config
+        self.photos = photos
+        self._maps = maps
+        self._config = config
         self.validation = held_out(photos.labels, config.validation_share, seed=seed)
         self._draws = _Draws(photos.labels, np.flatnonzero(~self.validation), config, seed)
 
     @property
     def failures(self) -> dict[str, str]:
-        """None: the maps are there."""
+        """Always empty: every photo was read when the maps were computed."""
         return {}
 
     def at(self, step: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: the last, to go on from, and the best by validation."""
+"""Checkpoints of a training run: the last, from which it resumes, and the best by validation."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ _ABOUT = "training.json"
 
 
 class Checkpoints:
-    """The checkpoints in a folder; used as a context manager, which waits for the last one to be
+    """The checkpoints in a folder, as a context manager that waits until the last one is
     written."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Open or make the folder.
+        """Open the folder, or create it.
 
         Args:
-            folder: theirs alone.
-            about: plain values that decide the training; those in the folder must be the same.
+            folder: holds the checkpoints of a single training run.
+            about: plain values that determine the result of training; a folder that exists must
+                have been created with the same values.
 
         Raises:
-            TrainingError: the folder holds another training; the message names the first setting
-                that differs.
+            TrainingError: the folder belongs to another training run; the message names the first
+                setting that differs.
         """
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / _ABOUT
@@ -64,27 +65,27 @@ class Checkpoints:
 
     @property
     def last(self) -> int | None:
-        """Steps done at the last checkpoint; ``None`` without one."""
+        """Number of steps done at the last checkpoint; ``None`` if there is no checkpoint."""
         step: int | None = self._manager.latest_step()
         return step
 
     @property
     def best(self) -> int | None:
-        """Steps done at the checkpoint with the best validation, the earliest of equals; ``None``
-        without one."""
+        """Number of steps done at the checkpoint with the best validation accuracy, the earliest of
+        equals; ``None`` if there is no checkpoint."""
         self._manager.wait_until_finished()
         step: int | None = self._manager.best_step()
         return step
 
     def save(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
-        """Write the state after ``step`` steps; returns once the arrays are copied."""
+        """Write the state after ``step`` steps; return as soon as the arrays are copied."""
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=dict(metrics))
 
     def restore(self, step: int, like: Any) -> Any:
         """The state after ``step`` steps, placed as ``like`` is.
 
         Raises:
-            TrainingError: it is of another architecture, or damaged.
+            TrainingError: the checkpoint is damaged or belongs to another architecture.
         """
         self._manager.wait_until_finished()
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -102,7 +103,7 @@ def _require_same(folder: Path, held: dict[str, Any], asked: dict[str, Any]) -> 
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise TrainingError(
-                f"{folder}: holds a training with {name} {found.get(name)!r}, not"
+                f"{folder}: holds a training run with {name} {found.get(name)!r}, not"
                 f" {wanted.get(name)!r}; choose another folder"
             )
 

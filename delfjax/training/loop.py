@@ -1,10 +1,10 @@
-"""The one loop of all stages: batches in, a trained network out; a run that is killed goes on with
-the same numbers.
+"""The training loop of all stages: batches in, a trained network out. A run that was killed resumes
+with the same numbers.
 
-A step is two compiled programs over all local devices, with the parameters on each and the batch
-divided among them: the gradient, for each size of maps, and the optimiser's update, one for all
-sizes, to which what it changes is given up. Batches are prepared by threads while the device
-computes.
+A step runs two compiled programs on all local devices; the parameters are replicated and the batch
+is divided among the devices. The first program computes the gradient and is compiled once for every
+size of feature map. The second applies the optimiser's update, is compiled once, and reuses the
+memory of the arrays it replaces. Threads prepare batches while the device computes.
 """
 
 from __future__ import annotations
@@ -36,30 +36,34 @@ from delfjax.training.optimiser import make_optimiser, make_schedule
 from delfjax.types import Array
 
 METRICS = "metrics.jsonl"
-# Batches prepared ahead.
+# Number of batches prepared ahead.
 _AHEAD = 3
-# Platforms that are fastest with one image after another: its maps stay in the processor's cache.
-# From so many parameters on, a few images share the reading of them. Measured for crops of 224 px
-# on two cores: EfficientNet-Lite0 with single images is 2.2 times faster than with a batch of 32 at
-# once and 1.15 times faster than with pairs; ResNet50 with fours is 2 times faster than with all,
-# 1.04 times than with pairs and 1.07 times than with single images.
-_ONE_BY_ONE, _MANY_PARAMETERS, _SHARING = ("cpu",), 1 << 23, 4
+# Platforms that are fastest when images are computed one by one, because the feature maps of one
+# image stay in the processor's cache.
+_ONE_BY_ONE = ("cpu",)
+# From this many parameters on, reading them dominates, and it pays to compute a few images at once.
+# Measured for crops of 224 px on two cores: EfficientNet-Lite0 with single images is 2.2 times
+# faster than with a batch of 32 at once and 1.15 times faster than with pairs; ResNet50 with fours
+# is 2 times faster than with the whole batch, 1.04 times faster than with pairs and 1.07 times
+# faster than with single images.
+_MANY_PARAMETERS = 1 << 23
+_SHARING = 4
 Tensors = dict[str, Array]
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a call has done.
+    """The result of a call of :func:`train`.
 
     Attributes:
-        network: the trained network, of the best checkpoint.
-        steps: of the whole training.
-        resumed_at: steps that were done before.
-        best_step: steps done at the best checkpoint.
-        validation: step → loss and accuracy on the photographs held out.
+        network: the trained network at the best checkpoint.
+        steps: number of steps of the whole run.
+        resumed_at: number of steps done by earlier calls.
+        best_step: number of steps done at the best checkpoint.
+        validation: step → loss and accuracy on the held-out photos.
         seconds: wall time of this call.
-        images_per_second: of this call.
-        failures: photographs that could not be read, and why.
+        images_per_second: throughput of this call.
+        failures: photo → reason, for photos that could not be read.
     """
 
     network: Network
@@ -75,8 +79,13 @@ class TrainingReport:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainingState:
-    """What a step changes: parameters, statistics of batch norm, and the optimiser's memory;
-    tensors by dotted name."""
+    """The arrays that a step changes, tensors by dotted name.
+
+    Attributes:
+        learnt: trained parameters.
+        statistics: batch norm statistics that are learned.
+        optimiser: state of the optimiser.
+    """
 
     learnt: PyTree
     statistics: PyTree
@@ -84,7 +93,7 @@ class TrainingState:
 
 
 class Parts:
-    """A network taken apart: what learns, statistics, and what stays as it is, each by dotted
+    """A network split into trained parameters, learned statistics and fixed tensors, each by dotted
     name."""
 
     def __init__(self, network: Network) -> None:
@@ -100,18 +109,16 @@ class Parts:
         self.statistics: Tensors = {}
         self.fixed: Tensors = {}
         for name, (path, variable) in self._variables.items():
-            parameter = isinstance(variable, nnx.Param)
-            group = (
-                self.fixed
-                if not network.learns(path)
-                else self.learnt
-                if parameter
-                else self.statistics
-            )
+            if not network.learns(path):
+                group = self.fixed
+            elif isinstance(variable, nnx.Param):
+                group = self.learnt
+            else:
+                group = self.statistics
             group[name] = np.asarray(variable[...])
 
     def network(self, tensors: Mapping[str, Any], *, training: bool) -> Network:
-        """The network with ``tensors``, all of them."""
+        """The network with ``tensors``, which must include every tensor."""
         flat = [
             (path, variable.replace(tensors[name]))
             for name, (path, variable) in self._variables.items()
@@ -122,7 +129,7 @@ class Parts:
         return merged
 
     def statistics_of(self, network: Network) -> Tensors:
-        """Statistics that a call has updated."""
+        """The learned statistics of a network, which a call may have updated."""
         flat = {
             ".".join(map(str, path)): variable
             for path, variable in nnx.to_flat_state(nnx.state(network))
@@ -140,27 +147,29 @@ def train(
     devices: Sequence[jax.Device] | None = None,
     progress: bool = True,
 ) -> TrainingReport:
-    """Train a network, or go on where an earlier call was stopped.
+    """Train a network, or resume where an earlier call was stopped.
 
     Args:
-        network: of the stage that ``config`` names, before its first step.
-        batches: what it learns from.
-        config: how.
-        folder: of the checkpoints and :data:`METRICS`; one training's alone.
-        about: plain values beside ``config`` that decide the result, such as the seed: a folder of
-            others is refused.
-        devices: where; all local ones otherwise.
+        network: the network of the stage that ``config`` names, before its first step.
+        batches: the training and validation batches.
+        config: settings of the stage.
+        folder: folder of the checkpoints and of :data:`METRICS`, for this training run only.
+        about: plain values besides ``config`` that determine the result, such as the seed; a folder
+            created with other values is refused.
+        devices: devices to train on; by default, all local ones.
         progress: show a progress bar.
 
     Raises:
-        TrainingError: a loss that is no number (the step and its photographs are named), a batch
-            that the devices or the parts cannot share evenly, or a folder of another training.
+        TrainingError: a loss is not finite (the message names the step and its photos), a batch
+            cannot be divided evenly among devices and parts, or the folder belongs to another
+            training run.
     """
     started = time.perf_counter()
     trainer = Trainer(network, config, list(jax.local_devices() if devices is None else devices))
     validation: dict[int, dict[str, float]] = {}
     with Checkpoints(folder, {**to_dict(config), **(about or {})}) as checkpoints:
-        state, first = trainer.start(), checkpoints.last or 0
+        state = trainer.start()
+        first = checkpoints.last or 0
         if first:
             state = checkpoints.restore(first, state)
         lines = _Lines(folder / METRICS, until=first, config=config)
@@ -176,15 +185,8 @@ def train(
                 if done % config.validate_every == 0 or done == config.steps:
                     lines.settle(batches.photos)
                     validation[done] = trainer.validate(state, batches)
-                    lines.write(
-                        {
-                            "step": done,
-                            **{
-                                f"validation_{name}": value
-                                for name, value in validation[done].items()
-                            },
-                        }
-                    )
+                    named = {f"validation_{name}": v for name, v in validation[done].items()}
+                    lines.write({"step": done, **named})
                     checkpoints.save(done, state, validation[done])
                     rate = (done - first) * config.batch_size / (time.perf_counter() - started)
                     bar.set_postfix({**validation[done], "images/s": round(rate)}, refresh=False)
@@ -198,7 +200,7 @@ def train(
 
 
 class Trainer:
-    """The compiled programs of a training, and where its arrays lie."""
+    """The compiled programs of a training run, and the placement of its arrays on the devices."""
 
     def __init__(self, network: Network, config: TrainingConfig, devices: list[jax.Device]) -> None:
         if config.batch_size % (config.accumulate * len(devices)):
@@ -206,8 +208,10 @@ class Trainer:
                 f"batch_size {config.batch_size} is not a multiple of accumulate × devices,"
                 f" {config.accumulate} × {len(devices)}"
             )
-        self._config, self._parts = config, Parts(network)
-        self._one_by_one, self._devices = devices[0].platform in _ONE_BY_ONE, len(devices)
+        self._config = config
+        self._parts = Parts(network)
+        self._one_by_one = devices[0].platform in _ONE_BY_ONE
+        self._devices = len(devices)
         self._accumulate = max(
             config.accumulate, self._cuts(config.batch_size) if network.images_apart else 1
         )
@@ -228,15 +232,16 @@ class Trainer:
         def begun(learnt: Tensors, statistics: Tensors) -> TrainingState:
             return TrainingState(learnt, statistics, self._optimiser.init(learnt))
 
-        # Copies: the state is given up to the first step, and the network that was handed in keeps
-        # its own.
+        # The first step donates the arrays of the state; copying them leaves the caller's network
+        # intact.
         state: TrainingState = begun(*jax.tree.map(np.array, (parts.learnt, parts.statistics)))
         return state
 
     def step(
         self, state: TrainingState, batch: Batch
     ) -> tuple[TrainingState, dict[str, jax.Array]]:
-        """The state after one more step, and its loss and accuracy; returns at once."""
+        """The state after one more step, and the loss and accuracy of the step; returns without
+        waiting for them."""
         inputs, labels = jax.device_put(
             (batch.inputs, batch.labels.astype(np.int32)), self._divided
         )
@@ -247,8 +252,9 @@ class Trainer:
         return TrainingState(learnt, statistics, optimiser), metrics
 
     def validate(self, state: TrainingState, batches: Batches) -> dict[str, float]:
-        """Mean loss and accuracy over the photographs held out, at every rescale."""
-        members, size = np.flatnonzero(batches.validation), self._config.batch_size
+        """Mean loss and accuracy over the held-out photos at every rescale."""
+        members = np.flatnonzero(batches.validation)
+        size = self._config.batch_size
         total = np.zeros(3)
         for rescale in range(len(self._config.rescales)):
             for start in range(0, len(members), size):
@@ -277,7 +283,7 @@ class Trainer:
         inputs: jax.Array,
         labels: jax.Array,
     ) -> tuple[Tensors, Tensors, dict[str, jax.Array]]:
-        """Gradient of a batch, statistics of batch norm after it, and its loss and accuracy."""
+        """Gradient of a batch, the batch norm statistics after it, and its loss and accuracy."""
         gradient = jax.value_and_grad(self._loss, has_aux=True)
 
         def add_part(
@@ -297,7 +303,7 @@ class Trainer:
     def _updated(
         self, learnt: Tensors, optimiser: PyTree, slope: Tensors
     ) -> tuple[Tensors, PyTree]:
-        # optax promotes its whole-number counts by itself.
+        # optax relies on implicit promotion of its integer counters.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimiser = self._optimiser.update(slope, optimiser, learnt)
         return optax.apply_updates(learnt, updates), optimiser
@@ -332,8 +338,10 @@ class Trainer:
         return jnp.sum(losses * weight), jnp.sum(right * weight), jnp.sum(weight)
 
     def _cuts(self, count: int) -> int:
-        """Parts of ``count`` images to compute one after another: one of all, or of an image or a
-        few for each device."""
+        """Number of parts in which to compute ``count`` images one after another.
+
+        It is 1 (all at once), or such that each part has one or a few images per device.
+        """
         if not self._one_by_one:
             return 1
         each = count // self._devices
@@ -342,13 +350,13 @@ class Trainer:
         return each // math.gcd(each, _SHARING) if many else each
 
     def _each(self, function: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> jax.Array:
-        """``function`` of inputs that do not need each other: all at once, or one after another on
-        each device."""
+        """``function`` of inputs that are independent of each other, computed all at once or part
+        by part on each device."""
         parts: jax.Array = jax.lax.map(function, _divided(inputs, self._cuts(len(inputs))))
         return parts.swapaxes(0, 1).reshape(len(inputs), *parts.shape[2:])
 
     def _maps(self, network: Network, inputs: jax.Array) -> jax.Array:
-        """What the network learns from: maps that were cached, or those of photographs."""
+        """The feature maps that the network learns from: cached ones, or those of the photos."""
         dtype = self._config.dtype
         if inputs.dtype == jnp.uint8:
             inputs = self._each(
@@ -358,13 +366,15 @@ class Trainer:
 
 
 def _divided(batch: jax.Array, parts: int) -> jax.Array:
-    """A batch in parts, ``[parts, …]``: every parts-th image each, so that each device holds its
-    share of every part."""
+    """A batch cut into parts, ``[parts, …]``.
+
+    A part takes every ``parts``-th image, so each device already holds its share of every part.
+    """
     return batch.reshape(-1, parts, *batch.shape[1:]).swapaxes(0, 1)
 
 
 def _prepared(batches: Batches, steps: range) -> Iterator[tuple[int, Batch]]:
-    """The batches of ``steps`` in order, a few prepared ahead by threads."""
+    """The batches of ``steps`` in order; threads prepare a few ahead."""
     with ThreadPoolExecutor(_AHEAD) as pool:
         ahead = {step: pool.submit(batches.at, step) for step in steps[:_AHEAD]}
         for step in steps:
@@ -375,12 +385,12 @@ def _prepared(batches: Batches, steps: range) -> Iterator[tuple[int, Batch]]:
 
 
 class _Lines:
-    """The metrics on disk, one JSON object a line: losses of some steps, and every validation."""
+    """The metrics file, one JSON object per line: losses of some steps, and every validation."""
 
     def __init__(self, file: Path, *, until: int, config: TrainingConfig) -> None:
-        """Keep what was written about the first ``until`` steps; what came after them will come
-        again."""
-        self._file, self._config = file, config
+        """Keep the lines about the first ``until`` steps; later steps will be written again."""
+        self._file = file
+        self._config = config
         self._schedule = make_schedule(config.optimiser, config.steps)
         held = read_json_lines(file, error=TrainingError) if until and file.is_file() else []
         lines = [line for line in held if line["step"] <= until]
@@ -395,28 +405,30 @@ class _Lines:
     def add(
         self, done: int, metrics: dict[str, jax.Array], batch: Batch, photos: LabelledPhotos
     ) -> None:
-        """Note a step; the one before it is waited for, and checked."""
+        """Record a step, after waiting for the step before it and checking its loss."""
         self.settle(photos)
         self._waiting = done, metrics, batch
 
     def settle(self, photos: LabelledPhotos) -> None:
-        """Wait for the last step that was noted.
+        """Wait for the step recorded last, check its loss and write it if it is due.
 
         Raises:
-            TrainingError: its loss is no number.
+            TrainingError: the loss is not finite.
         """
         if self._waiting is None:
             return
-        (done, metrics, batch), self._waiting = self._waiting, None
+        done, metrics, batch = self._waiting
+        self._waiting = None
         values = {name: float(value) for name, value in metrics.items()}
         if not math.isfinite(values["loss"]):
             files = ", ".join(photos.paths[member] for member in batch.members)
             raise TrainingError(
-                f"step {done}: the loss is {values['loss']}; the batch held {files}"
+                f"step {done}: the loss is {values['loss']}, not a finite number; the batch held"
+                f" {files}"
             )
         if done % self._config.log_every == 0:
             self.write({"step": done, **values, "learning_rate": float(self._schedule(done - 1))})
 
     def write(self, line: Mapping[str, int | float]) -> None:
-        """Append one line."""
+        """Append one line to the file."""
         append_json_line(self._file, line)

@@ -1,5 +1,5 @@
-"""Feature maps that the frozen part of a network makes once, kept in the cache: training on a CPU
-becomes a matter of minutes."""
+"""Cached feature maps: the frozen layers of a network run once per photo, which brings training on
+a CPU down to minutes."""
 
 from __future__ import annotations
 
@@ -28,25 +28,31 @@ from delfjax.models.weights import tensor_digest
 from delfjax.training.batches import LabelledPhotos, TrainingError
 from delfjax.training.networks import Network
 
-# Raised whenever the same photographs and layers give other maps.
+# To be increased when the same photos and layers give other maps.
 _VERSION = 3
-# Photographs of one compiled call.
+# Photos per compiled call.
 _TOGETHER = 8
 
 
 def cached_maps(
     network: Network, photos: LabelledPhotos, *, config: TrainingConfig, progress: bool = True
 ) -> list[Float16[np.ndarray, "n _ _ c"]]:
-    """Maps of the whole central square of every photograph, one array for each of the rescales;
-    memory-mapped from the cache.
+    """Feature maps of the whole central square of every photo, one memory-mapped array per rescale.
 
-    Where ``config.frozen_layers`` are fewer than the fixed layers, the maps are made from the maps
-    of those first ones, which are kept too: their work is done once for every backbone that has
-    them.
+    If ``config.frozen_layers`` is less than the number of fixed layers, the maps after those layers
+    are cached as well and the final maps are computed from them. All backbones that share the
+    frozen layers then share that work.
+
+    Args:
+        network: the network that learns from the maps.
+        photos: the photos.
+        config: settings of the stage.
+        progress: show progress bars.
 
     Raises:
-        TrainingError: a photograph cannot be read.
-        OSError: the disk is full; no part of a map is left.
+        TrainingError: a photo cannot be read.
+        OSError: a map cannot be written, for instance because the disk is full; no partial file is
+            left.
     """
     depth = len(network.fixed_layers)
     ends = (config.frozen_layers, depth) if 0 < config.frozen_layers < depth else (depth,)
@@ -64,8 +70,11 @@ def _kept(
     config: TrainingConfig,
     progress: bool,
 ) -> list[Path]:
-    """Files of the maps after the last of ``ends``, made, where they are missing, from those after
-    the one before it."""
+    """Files of the maps after the last layer of ``ends``.
+
+    Missing files are computed from the maps after the layer before it in ``ends`` or, if there is
+    none, from the photos.
+    """
     folder = paths.cache_root() / "maps" / _identity(network, content, ends, config)
     files = [folder / f"rescale-{rescale:g}.npy" for rescale in config.rescales]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
@@ -91,7 +100,7 @@ def _kept(
 
 
 class _Layers(NamedTuple):
-    """Layers ``start`` to ``end`` of those up to ``output``."""
+    """Layers ``start`` to ``end`` of the layers up to ``output``."""
 
     output: str
     start: int
@@ -106,8 +115,8 @@ def _maps(
     layers: _Layers,
     side: int,
 ) -> Iterator[np.ndarray]:
-    """Maps of squares, resized to ``side``, or, where ``layers`` do not begin with the first, of
-    the maps before them."""
+    """Maps after ``layers``, computed from squares resized to ``side`` if ``layers`` begin with the
+    first, otherwise from the maps before them."""
 
     def applied(state: nnx.State[Any, Any], values: jax.Array) -> jax.Array:
         backbone, values = nnx.merge(graph, state), values.astype(jnp.float32)
@@ -159,7 +168,7 @@ def _squares(
 
 
 def _content(photos: LabelledPhotos) -> str:
-    """Digest of the files."""
+    """Digest of the photos' files."""
     content = hashlib.sha256()
     for path in photos.paths:
         content.update(hash_file(photos.root / path).encode())
@@ -167,9 +176,11 @@ def _content(photos: LabelledPhotos) -> str:
 
 
 def _identity(network: Network, content: str, ends: tuple[int, ...], config: TrainingConfig) -> str:
-    """What decides the maps after the last of ``ends``: the layers, their weights and their
-    geometry, the photographs, how large they are, and after which layers maps were rounded on the
-    way."""
+    """Hash of everything that determines the maps after the last layer of ``ends``.
+
+    That is: the layers with their weights and geometry, the photos and their size, and the layers
+    after which intermediate maps were rounded.
+    """
     layers = network.fixed_layers[: ends[-1]]
     weights = {
         f"{depth}.{name}": value

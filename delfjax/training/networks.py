@@ -1,9 +1,9 @@
-"""What each stage trains: a network from photographs, or from feature maps of its frozen part, to
+"""The networks that the stages train: from photos, or from feature maps of the frozen layers, to
 landmark logits.
 
 Source: the paper: stage 1 is plain classification; stage 2 pools ``y = W Σ α(f_n; θ) · f_n`` on
-    fixed descriptors, with α ≥ 0. As in the TF code, scores are computed from the features as they
-    are, while what is pooled is L2-normalised.
+    fixed descriptors, with α ≥ 0. As in the TF code, scores are computed from the unnormalised
+    features, whereas the pooled features are L2-normalised.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from delfjax.ops.pooling import generalised_mean, l2_normalise
 from delfjax.training.optimiser import cross_entropy
 
 Path = Sequence[Any]
-# A loss, and the logits that say how many were right.
+# A loss, and the logits from which accuracy is computed.
 Loss = tuple[jax.Array, jax.Array]
 
 
 class FinetuneNetwork(nnx.Module):
-    """The backbone, the mean of its features, and a classifier that is thrown away after."""
+    """The backbone, the mean of its features, and a classifier that is discarded after training."""
 
-    # Whether the loss of a batch is the mean of those of its images: batch norm that learns its
-    # statistics would need them all.
+    # Whether images can be computed apart, the loss of a batch being the mean of their losses. They
+    # cannot where batch norm learns its statistics, which depend on the whole batch.
     images_apart = True
 
     def __init__(
@@ -53,7 +53,7 @@ class FinetuneNetwork(nnx.Module):
     def fixed(
         self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32"
     ) -> Float[jax.Array, "b fh fw c"]:
-        """What the frozen layers make of RGB in 0 … 255, in the arithmetic of ``dtype``."""
+        """Feature maps after the frozen layers of RGB in 0 … 255, computed in ``dtype``."""
         images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
         return jnp.asarray(
             self.backbone(images, output=self.output, layers=slice(self.frozen_layers)).values
@@ -87,7 +87,7 @@ class FinetuneNetwork(nnx.Module):
 
 class AttentionNetwork(nnx.Module):
     """A frozen backbone, the scorer, and a classifier of the attention-weighted features that is
-    thrown away after."""
+    discarded after training."""
 
     images_apart = False
 
@@ -116,7 +116,7 @@ class AttentionNetwork(nnx.Module):
     def fixed(
         self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32"
     ) -> Float[jax.Array, "b fh fw c"]:
-        """The backbone's features of RGB in 0 … 255, in the arithmetic of ``dtype``."""
+        """The backbone's features of RGB in 0 … 255, computed in ``dtype``."""
         images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
         return jnp.asarray(self.backbone(images, output=self.output).values)
 
@@ -147,13 +147,15 @@ class AttentionNetwork(nnx.Module):
 
 
 class DelgNetwork(nnx.Module):
-    """A global descriptor of conv5 that the backbone learns from; attention and autoencoder of
-    conv4 that it does not.
+    """A global descriptor of conv5, whose loss trains the backbone, and an attention and an
+    autoencoder on conv4, whose losses do not.
 
-    Source: DELG and the TF2 code: GeM, a linear embedding, ArcFace; the loss of the attention
-        (which scores what the autoencoder rebuilds, and weighs the features themselves) and the
-        autoencoder's squared error send no gradient to the backbone. The error is relative to the
-        features here (D-07), so that its weight means the same for any backbone.
+    The attention scores the reconstruction of the autoencoder but weights the original features.
+    The autoencoder's squared error is relative to the features (D-07), which gives its weight the
+    same meaning for any backbone.
+
+    Source: DELG and the TF2 code: GeM, a linear embedding and ArcFace; neither the loss of the
+        attention nor that of the autoencoder sends a gradient to the backbone.
     """
 
     images_apart = False
@@ -171,11 +173,9 @@ class DelgNetwork(nnx.Module):
             middle, code_dim=code_dim, hidden=config.hidden, rectified=rectified, rngs=rngs
         )
         self.classifier = nnx.Linear(middle, classes, rngs=rngs)
-        self.frozen_layers, self.settings, self.pooling = (
-            config.frozen_layers,
-            config.delg,
-            config.pooling,
-        )
+        self.frozen_layers = config.frozen_layers
+        self.settings = config.delg
+        self.pooling = config.pooling
 
     @property
     def fixed_layers(self) -> list[nnx.Module]:
@@ -185,20 +185,20 @@ class DelgNetwork(nnx.Module):
     def fixed(
         self, pixels: Float[jax.Array, "b h w 3"], dtype: str = "float32"
     ) -> Float[jax.Array, "b fh fw c"]:
-        """What the frozen layers make of RGB in 0 … 255, in the arithmetic of ``dtype``."""
+        """Feature maps after the frozen layers of RGB in 0 … 255, computed in ``dtype``."""
         images = FeatureMap.full(self.backbone.normalise(pixels).astype(jnp.dtype(dtype)))
         return jnp.asarray(
             self.backbone(images, output="conv4", layers=slice(self.frozen_layers)).values
         )
 
     def __call__(self, maps: Float[jax.Array, "b fh fw c"]) -> Float[jax.Array, "b classes"]:
-        """Logits of the global descriptor for what :meth:`fixed` returns, without a margin."""
+        """Logits of the global descriptor, without a margin, for what :meth:`fixed` returns."""
         return self.settings.scale * self._cosines(self._features(maps))
 
     def loss(
         self, maps: Float[jax.Array, "b fh fw c"], labels: Int[jax.Array, " b"], *, smoothing: float
     ) -> Loss:
-        """The three losses, weighted; and the logits without a margin."""
+        """The weighted sum of the three losses, and the logits without a margin."""
         features = self._features(maps)
         cosines = self._cosines(features)
         of_global = cross_entropy(self._with_margin(cosines, labels), labels, smoothing=smoothing)
@@ -207,8 +207,8 @@ class DelgNetwork(nnx.Module):
         of_autoencoder = jnp.mean(jnp.square(rebuilt.values - middle)) / jnp.mean(
             jnp.square(middle)
         )
-        # The scorer learns from what was rebuilt, the autoencoder from its own loss alone (ours: TF
-        # lets both teach it).
+        # The scorer learns from the reconstruction; the autoencoder learns from its own loss alone,
+        # whereas in the TF code the attention loss trains it too.
         scores = self.scorer.attention(
             FeatureMap(jax.lax.stop_gradient(rebuilt.values), rebuilt.extent)
         )
@@ -241,7 +241,7 @@ class DelgNetwork(nnx.Module):
         )
 
     def _cosines(self, features: FeatureMap) -> jax.Array:
-        """Of the global descriptor with the direction of each landmark."""
+        """Cosine of the global descriptor with the direction of each landmark."""
         deep = self.backbone(
             features, output=self.output, layers=slice(len(self.backbone.layers("conv4")), None)
         )
@@ -254,8 +254,8 @@ class DelgNetwork(nnx.Module):
         return l2_normalise(self.embedding(pooled)) @ l2_normalise(kernel.T).T
 
     def _with_margin(self, cosines: jax.Array, labels: jax.Array) -> jax.Array:
-        """ArcFace: the angle to the right landmark counts for more than it is, as long as the sum
-        stays below π."""
+        """ArcFace logits: the margin is added to the angle to the correct landmark, provided that
+        the sum stays below π."""
         margin = self.settings.margin
         sines = jnp.sqrt(jnp.maximum(1 - jnp.square(cosines), 1e-12))
         further = cosines * math.cos(margin) - sines * math.sin(margin)
@@ -269,7 +269,7 @@ Network = FinetuneNetwork | AttentionNetwork | DelgNetwork
 def make_network(
     backbone: Backbone, classes: int, *, config: TrainingConfig, output: str, rngs: nnx.Rngs
 ) -> Network:
-    """The network of a stage."""
+    """The network of the stage that ``config`` names."""
     if config.stage == "delg":
         return DelgNetwork(backbone, classes, config=config, rngs=rngs)
     if config.stage == "finetune":
@@ -282,8 +282,9 @@ def make_network(
 
 
 def _in_layers(network: Any, path: Path, layers: Sequence[Any]) -> bool:
-    """Whether the variable at ``path`` of a network belongs to one of its layers."""
-    wanted, node = {id(layer) for layer in layers}, network
+    """Whether the variable at ``path`` of a network belongs to one of ``layers``."""
+    wanted = {id(layer) for layer in layers}
+    node = network
     for part in path[:-1]:
         node = node[part] if isinstance(part, int) else getattr(node, part)
         if id(node) in wanted:

@@ -1,4 +1,4 @@
-"""Gradient descent as the config says, with the schedule that it follows."""
+"""The optimiser, its learning-rate schedule, and the loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Parameters = dict[str, Array]
 
 
 def make_schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
-    """Learning rate of each step: a linear rise over ``warmup_steps``, then down to 0 at
+    """Learning rate of each step: a linear rise over ``warmup_steps``, then a decay to 0 at
     ``steps``."""
     left = max(1, steps - config.warmup_steps)
     if config.schedule == "cosine":
@@ -27,7 +27,8 @@ def make_schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimiser(config: OptimiserConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping of the whole gradient, then SGD with momentum or AdamW; only kernels decay."""
+    """Clipping by the global norm, then SGD with momentum or AdamW; weight decay applies to kernels
+    only."""
     schedule = make_schedule(config, steps)
     if config.name == "adamw":
         descent = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels)
@@ -40,7 +41,8 @@ def make_optimiser(config: OptimiserConfig, steps: int) -> optax.GradientTransfo
 def cross_entropy(
     logits: Float[Array, "b classes"], labels: Int[Array, " b"], *, smoothing: float = 0.0
 ) -> Float[Array, ""]:
-    """Mean softmax cross-entropy; ``smoothing`` of each label is spread over all classes."""
+    """Mean softmax cross-entropy; a share ``smoothing`` of each label is spread over the
+    classes."""
     targets = optax.smooth_labels(
         jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype), smoothing
     )

@@ -1,4 +1,4 @@
-"""A stage from a dataset to a weight file: what the command line and the notebooks call."""
+"""A training stage from dataset to weight file, as the command line and the notebooks call it."""
 
 from __future__ import annotations
 
@@ -32,22 +32,24 @@ def train_stage(
     devices: Sequence[jax.Device] | None = None,
     progress: bool = True,
 ) -> TrainingReport:
-    """Train one stage on the labelled photographs of a dataset, or go on where an earlier call was
+    """Train one stage on the labelled photos of a dataset, or resume where an earlier call was
     stopped.
 
     Args:
-        dataset: its database is learnt from; queries are not looked at.
-        backbone: where the stage starts: ImageNet's weights, or those of an earlier stage.
-        config: how.
-        seed: of everything drawn at random.
-        folder: of the checkpoints and metrics.
-        devices: where; all local ones otherwise.
+        dataset: its database photos are used; its queries are not.
+        backbone: the backbone that the stage starts from, with ImageNet's weights or those of an
+            earlier stage.
+        config: settings of the stage.
+        seed: seed of everything random.
+        folder: folder of the checkpoints and metrics.
+        devices: devices to train on; by default, all local ones.
         progress: show progress bars.
 
     Raises:
-        TrainingError: see :func:`~delfjax.training.loop.train`; or labels that nothing can be
-            learnt from.
-        WeightsError: the backbone's weights are missing, damaged, or those of another architecture.
+        TrainingError: the labels cannot be learned from; see also
+            :func:`~delfjax.training.loop.train`.
+        WeightsError: the backbone's weights are missing, damaged, or belong to another
+            architecture.
     """
     photos = LabelledPhotos.of(dataset)
     network = make_network(
@@ -83,15 +85,17 @@ def train_stage(
 def save_trained(
     file: Path, report: TrainingReport, *, backbone: BackboneConfig, about: dict[str, Any]
 ) -> None:
-    """Write what a stage has learnt, the classifier left out: the backbone (``backbone.weights``),
-    the scorer (``scorer.weights``), or of the stage "delg" the whole system (``model``), the
-    autoencoder being its reduction.
+    """Write what a stage has learned, without the classifier.
+
+    The file holds the backbone (for ``backbone.weights``), the scorer (for ``scorer.weights``), or
+    after the stage "delg" the whole system (for ``model``), whose reduction is the autoencoder's
+    encoder.
 
     Args:
-        file: a ``.safetensors`` file; a ``.json`` file of the same stem says what it is.
-        report: of the training.
-        backbone: that the stage started from.
-        about: plain values worth keeping, such as the training's config and scores.
+        file: the ``.safetensors`` file to write; a ``.json`` file of the same stem describes it.
+        report: the result of training.
+        backbone: the backbone that the stage started from.
+        about: plain values worth keeping, such as the training config and scores.
     """
     network = report.network
     if isinstance(network, DelgNetwork):
@@ -118,10 +122,8 @@ def _save_delg(
         name=backbone.name, output="conv4", stride_layout=backbone.stride_layout, weights="random"
     )
     made_for = {"backbone": {**describe_backbone(started), "weights": tensor_digest(tensors)}}
-    hidden, code_dim = (
-        int(network.scorer.attention.hidden.kernel.shape[-1]),
-        int(network.scorer.encoder.kernel.shape[-1]),
-    )
+    hidden = int(network.scorer.attention.hidden.kernel.shape[-1])
+    code_dim = int(network.scorer.encoder.kernel.shape[-1])
     scorer = {"hidden": hidden, "code_dim": code_dim, "rectified": network.scorer.rectified}
     reduction = {"dim": code_dim, "whiten": False}
     # An encoder without a bias is a reduction whose mean is zero.

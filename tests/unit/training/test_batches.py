@@ -40,7 +40,7 @@ def test_a_label_out_of_range_names_its_photograph(tmp_path: Path) -> None:
 
 
 def test_a_landmark_without_a_photograph_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="landmark 1 has no photograph, and 1 of 3"):
+    with pytest.raises(TrainingError, match="landmark 1 has no photo; 1 of 3"):
         LabelledPhotos(tmp_path, ["a.jpg", "b.jpg"], np.array([0, 2]), 3)
 
 
@@ -111,7 +111,7 @@ def test_crops_of_maps_lie_inside_and_are_mirrored_as_a_whole(tmp_path: Path) ->
     assert directions == {-1, 1} and corners == {0, 1, 6, 7}
 
 
-def test_a_broken_photograph_gives_way_to_another_of_its_landmark_and_is_reported(
+def test_a_broken_photograph_is_replaced_by_another_of_its_landmark_and_reported(
     photos: LabelledPhotos,
 ) -> None:
     batches = PhotoBatches(photos, config=CONFIG, seed=0)
@@ -125,11 +125,11 @@ def test_a_broken_photograph_gives_way_to_another_of_its_landmark_and_is_reporte
     )
 
 
-def test_a_landmark_of_which_nothing_can_be_read_is_an_error(photos: LabelledPhotos) -> None:
+def test_a_landmark_without_a_readable_photograph_is_an_error(photos: LabelledPhotos) -> None:
     batches = PhotoBatches(photos, config=CONFIG, seed=0)
     for name, label in zip(photos.paths, photos.labels, strict=True):
         if label == 2:
             (photos.root / name).write_bytes(b"no image")
-    with pytest.raises(TrainingError, match="landmark 2: none of its 2 photographs can be read"):
+    with pytest.raises(TrainingError, match="landmark 2: none of its 2 photos can be read"):
         for step in range(8):
             batches.at(step)
