@@ -1,2 +1,2 @@
-"""From descriptors to ranked answers: the local index, geometric verification and the search
+"""From descriptors to ranked lists: the local index, geometric verification and the search
 pipeline."""

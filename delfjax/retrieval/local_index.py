@@ -1,9 +1,9 @@
-"""The index over all local descriptors of a database: nearest neighbours, grouped into putative
-matches per image.
+"""The index over all local descriptors of a database: it finds nearest neighbours and groups them
+into putative matches per image.
 
-Exact, inverted lists, or the paper's inverted lists with a product quantiser (10 sub-vectors × 5
-bits). Vectors are unit length, so squared L2 distance ``d²`` and cosine agree: ``cosine = 1 − d² /
-2``.
+The search is exact, uses inverted lists, or uses the paper's inverted lists with a product
+quantiser (10 sub-vectors × 5 bits). Vectors have unit length, so the squared L2 distance ``d²``
+gives the cosine: ``cosine = 1 − d² / 2``.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from delfjax.rng import named_generator
 FORMAT_VERSION = 1
 _FORMAT, _HEADER = "delfjax local index", "index.json"
 _ARRAYS = ("keypoints_yx", "scales", "offsets", "image_sizes", "mean", "projection")
-# Points a coarse centroid wants for training; FAISS warns below it.
+# Training points per centroid, below which FAISS warns.
 _POINTS_PER_CENTROID = 39
-# FAISS compares by matrix products where queries hold at least as many values together. Its
-# default, 128000, suits one query at a time; an image asks with hundreds of features, and is
-# answered three times as fast.
+# FAISS compares by matrix products if the queries of a call hold at least this many values. Its
+# default of 128000 suits single queries; an image asks with hundreds of features, and the lower
+# value answers it three times faster.
 faiss.cvar.distance_compute_blas_threshold = 800
 
 
 class LocalIndexError(DelfjaxError):
-    """An index that cannot be built, or a folder that is not an intact index of this version."""
+    """An index cannot be built, or a folder is not an intact index of this version."""
 
 
 @dataclass(frozen=True)
 class PutativeMatches:
-    """Putative matches of one query, grouped by database image, images with most matches first.
+    """Putative matches of one query, grouped by database image; images with the most matches come
+    first.
 
     Attributes:
-        images: database images.
-        votes: number of matches of each, at most one per query feature.
-        similarity: sum of their cosines; breaks ties of votes.
+        images: numbers of the matched database images.
+        votes: number of matches of each image, at most one per query feature.
+        similarity: sum of the matches' cosines for each image, which breaks ties of votes.
         starts: matches of ``images[i]`` are ``starts[i]:starts[i + 1]``.
         query_index: query feature of each match.
-        database_index: feature of each match, counted over the whole database.
+        database_index: database feature of each match, numbered across the whole database.
         cosine: cosine of each match.
     """
 
@@ -66,19 +67,19 @@ class PutativeMatches:
 
 @dataclass(frozen=True)
 class LocalIndex:
-    """All that a search needs of a database, without its store or its photos.
+    """Everything that a search needs to know of a database; neither store nor photos are needed.
 
     Attributes:
-        config: the whole config it was built with.
+        config: the complete config that the index was built with.
         names: database images, in the order of their numbers.
-        image_sizes: rows and columns of each original image.
+        image_sizes: height and width of each original image, pixels.
         offsets: features of image ``i`` are ``offsets[i]:offsets[i + 1]``.
-        keypoints_yx: of every feature, pixels of the original image.
-        scales: image scale of every feature.
-        reduction: to be applied to query descriptors.
-        vectors: the FAISS index.
-        photos: folder the names are relative to; empty if unknown.
-        seconds: time each step of the build took.
+        keypoints_yx: position of each feature, pixels of the original image.
+        scales: image scale of each feature.
+        reduction: the reduction to apply to query descriptors.
+        vectors: the FAISS index of the reduced descriptors.
+        photos: folder that the names are relative to; empty if unknown.
+        seconds: duration of each step of the build.
     """
 
     config: DelfConfig
@@ -95,8 +96,13 @@ class LocalIndex:
     def putative_matches(
         self, descriptors: Float[np.ndarray, "q d"], *, neighbours: int
     ) -> PutativeMatches:
-        """``neighbours`` nearest of each reduced query descriptor, at most one match per (query
-        feature, image)."""
+        """Match each query descriptor to its nearest neighbours in the database.
+
+        Args:
+            descriptors: reduced query descriptors.
+            neighbours: number of nearest neighbours per descriptor; of those in the same image,
+                only the nearest becomes a match.
+        """
         count = min(neighbours, len(self.scales))
         if not len(descriptors) or not count:
             return _group(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32), self.offsets)
@@ -104,10 +110,10 @@ class LocalIndex:
         return _group(found, 1 - squared / 2, self.offsets)
 
     def save(self, folder: str | Path) -> None:
-        """Write the index as a folder, all of it or nothing; an index already there is replaced.
+        """Write the index to a folder, completely or not at all; an existing index is replaced.
 
         Raises:
-            LocalIndexError: something that is not an index is in the way.
+            LocalIndexError: ``folder`` exists and is not an index.
         """
         path = Path(folder)
         require_replaceable(path)
@@ -137,16 +143,22 @@ class LocalIndex:
 
 
 def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") -> LocalIndex:
-    """Fit the reduction on ``store`` and index its descriptors.
+    """Fit the reduction on ``store``, or load it, and index the reduced descriptors.
+
+    Args:
+        store: features of the database.
+        config: the complete config; its extraction part must be the store's.
+        photos: folder that the store's names are relative to; empty if unknown.
 
     Raises:
-        LocalIndexError: the store is empty, or was extracted with another config.
-        ReductionError: it holds too few descriptors for ``config.reduction.dim``.
+        LocalIndexError: the store was extracted with another config, or the index cannot be built
+            on so few descriptors.
+        ReductionError: the store holds too few descriptors for ``config.reduction.dim``.
     """
     if store.config_hash != config_hash(config.extraction()):
         raise LocalIndexError(
-            f"{store.path}: extracted with config {store.config_hash}, this index asks for "
-            f"{config_hash(config.extraction())}; extract again or use the store's own settings"
+            f"{store.path}: extracted with config {store.config_hash}, but the index needs"
+            f" {config_hash(config.extraction())}; extract again or use the store's settings"
         )
     seconds: dict[str, float] = {}
     with _timed(seconds, "reduction"):
@@ -169,16 +181,16 @@ def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") ->
 
 
 def require_replaceable(path: Path) -> None:
-    """Refuse to write an index over anything but nothing, an empty folder or an older index.
+    """Check that an index can be written to ``path`` without deleting anything but an older index.
 
     Raises:
-        LocalIndexError: it would delete something else, a folder of photos say.
+        LocalIndexError: ``path`` exists and is neither an empty folder nor an index.
     """
     if path.is_dir() and (not any(path.iterdir()) or (path / _HEADER).is_file()):
         return
     if path.exists():
         raise LocalIndexError(
-            f"{path}: is there and is no index, so nothing is written over it; name another folder"
+            f"{path}: exists and is not an index, so it is not overwritten; name another folder"
         )
 
 
@@ -186,15 +198,16 @@ def open_index(folder: str | Path) -> LocalIndex:
     """The index in ``folder``, its arrays memory-mapped.
 
     Raises:
-        LocalIndexError: not an index, of another version, or damaged; the message names the file.
+        LocalIndexError: the folder is not an index, has another version, or is damaged; the message
+            names the file.
     """
     path = Path(folder)
     header = _read_header(path)
     for name, digest in header["files"].items():
         if not (path / name).is_file() or _digest(path / name) != digest:
             raise LocalIndexError(
-                f"{path / name}: missing or damaged (not the recorded digest); build the index"
-                " again"
+                f"{path / name}: missing or damaged (its digest is not the recorded one); build the"
+                " index again"
             )
     arrays = {
         name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
@@ -216,7 +229,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     file = path / _HEADER
     if not file.is_file():
         raise LocalIndexError(
-            f"{path}: no index here (index.json is missing); make one with `delfjax index`"
+            f"{path}: not an index ({_HEADER} is missing); build one with `delfjax index`"
         )
     header = read_json(file, error=LocalIndexError)
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
@@ -226,11 +239,13 @@ def _read_header(path: Path) -> dict[str, Any]:
     version, recorded = header.get("version"), header.pop("header_hash", None)
     if version != FORMAT_VERSION:
         raise LocalIndexError(
-            f"{file}: index format {version}, this delfjax reads {FORMAT_VERSION}; build it again"
+            f"{file}: index format is {version}, this delfjax reads {FORMAT_VERSION}; build the"
+            " index again"
         )
     if config_hash(header) != recorded:
         raise LocalIndexError(
-            f"{file}: damaged or changed (not the recorded hash {recorded}); build the index again"
+            f"{file}: damaged or modified (its hash is not the recorded {recorded}); build the"
+            " index again"
         )
     return header
 
@@ -260,7 +275,7 @@ def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: 
         )
     if kind == "ivf_pq":
         _require_quantisable(dim, min(count, config.train_samples), config)
-    # The SWIG objects of FAISS carry no types.
+    # FAISS's SWIG objects have no type annotations.
     coarse: Any = faiss.IndexFlatL2(dim)
     vectors: Any
     if kind == "ivf":
@@ -269,7 +284,7 @@ def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: 
         vectors = faiss.IndexIVFPQ(
             coarse, dim, lists, config.pq_subvectors, config.pq_bits, faiss.METRIC_L2
         )
-    # The Python object owning the coarse quantiser must outlive the index.
+    # The index takes ownership of the coarse quantiser, which Python would otherwise free too soon.
     coarse.this.disown()
     vectors.own_fields = True
     vectors.cp.seed = seed + 1
@@ -286,8 +301,8 @@ def _require_quantisable(dim: int, training: int, config: IndexConfig) -> None:
         )
     if training < _POINTS_PER_CENTROID << config.pq_bits:
         raise LocalIndexError(
-            f"index.pq_bits is {config.pq_bits}, which takes"
-            f" {_POINTS_PER_CENTROID << config.pq_bits} training descriptors, and there are"
+            f"index.pq_bits is {config.pq_bits}, which needs"
+            f" {_POINTS_PER_CENTROID << config.pq_bits} training descriptors, but there are only"
             f" {training}; use index.kind=exact for a database this small"
         )
 
@@ -297,13 +312,20 @@ def _group(
     cosine: Float[np.ndarray, "q k"],
     offsets: Int[np.ndarray, " images1"],
 ) -> PutativeMatches:
-    """Neighbours (best first in each row, −1 where missing) as matches grouped by image."""
+    """Group neighbours into matches per image.
+
+    Args:
+        found: database features, the best first in each row; −1 where there are no more.
+        cosine: their cosines.
+        offsets: features of image ``i`` are ``offsets[i]:offsets[i + 1]``.
+    """
     queries = np.repeat(np.arange(len(found)), found.shape[1])
-    flat, cosine = found.ravel(), cosine.ravel()
+    flat = found.ravel()
+    cosine = cosine.ravel()
     held = flat >= 0
     queries, flat, cosine = queries[held], flat[held], cosine[held]
     image = np.searchsorted(offsets, flat, side="right") - 1
-    # Neighbours come best first, so the first occurrence of a (image, query feature) pair is its
+    # Neighbours come best first, so the first occurrence of an (image, query feature) pair is its
     # best match.
     pairs, first = np.unique(image * (len(found) + 1) + queries, return_index=True)
     image = pairs // (len(found) + 1)
@@ -311,8 +333,7 @@ def _group(
     images, begin, votes = np.unique(image, return_index=True, return_counts=True)
     similarity = np.add.reduceat(cosine.astype(np.float64), begin) if len(images) else np.zeros(0)
     order = np.lexsort((images, -similarity, -votes))
-    # Row by row: the first match of each image in its new place, then one step further for every
-    # other match.
+    # Matches keep their order within an image; images move to their new places.
     starts = np.concatenate([[0], np.cumsum(votes[order])]).astype(np.int64)
     pick = np.arange(starts[-1]) + np.repeat(begin[order] - starts[:-1], votes[order])
     return PutativeMatches(

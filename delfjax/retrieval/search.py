@@ -21,13 +21,13 @@ from delfjax.types import ImageFeatures, LocalFeatures, Matches, Verification
 
 @dataclass(frozen=True)
 class VerifiedMatches:
-    """Matches of the query with one database image, and what verification made of them.
+    """Matches of the query with one database image, and the result of their verification.
 
     Attributes:
-        query_yx: matched query keypoints, pixels.
-        database_yx: matched database keypoints, pixels.
-        inlier: which of them agree with ``transform``.
-        transform: query ``(x, y, 1)`` to database ``(x, y, 1)``.
+        query_yx: matched query keypoints, pixels of the original image.
+        database_yx: matched database keypoints, pixels of the original image.
+        inlier: which matches agree with ``transform``.
+        transform: maps query ``(x, y, 1)`` to database ``(x, y, 1)``.
     """
 
     query_yx: Float[np.ndarray, "m 2"]
@@ -38,15 +38,15 @@ class VerifiedMatches:
 
 @dataclass(frozen=True)
 class RankedList:
-    """Answer to one query, best first.
+    """The ranked list of one query, best first.
 
     Attributes:
-        images: every database image: the verified shortlist, then the others with a match, then
-            those without.
-        votes: putative matches of each.
-        inliers: verified matches of each; zero beyond the shortlist.
-        by_votes: the images in the order they had before verification.
-        correspondences: of the shortlisted images, keyed by image.
+        images: every database image: the verified shortlist, then other images with a match, then
+            images without one.
+        votes: number of putative matches of each image.
+        inliers: number of verified matches of each image; zero beyond the shortlist.
+        by_votes: the images in their order before verification.
+        correspondences: image → verified matches, for the shortlisted images.
     """
 
     images: Int[np.ndarray, " images"]
@@ -63,15 +63,16 @@ def search(
     config: SearchConfig,
     verification: VerificationConfig,
 ) -> RankedList:
-    """Rank every image of the database for one query: by inliers, ties by votes.
+    """Rank every database image for one query, by inliers and then by votes.
 
     Args:
-        index: the database.
+        index: the index of the database.
         query: unreduced features of the query image, extracted with the config of the index.
-        config: neighbours and length of the shortlist.
+        config: number of neighbours and length of the shortlist.
         verification: geometric model and tolerance.
     """
-    local, max_side = query.local, index.config.features.max_side
+    local = query.local
+    max_side = index.config.features.max_side
     putative = index.putative_matches(
         index.reduction(np.asarray(local.descriptors)), neighbours=config.neighbours
     )
@@ -105,10 +106,10 @@ def match_pair(
     """Mutual nearest neighbours of two images' unreduced descriptors, verified geometrically.
 
     Args:
-        first: features of the image the transform starts from.
-        second: features of the other.
+        first: features of the image that the transform maps from.
+        second: features of the image that it maps to.
         verification: geometric model and tolerance.
-        max_side: longest side both were reduced to before extraction, pixels.
+        max_side: longest side that both images were reduced to before extraction, pixels.
     """
     matches = _mutual_matches(first.local, second.local)
     first_factor, second_factor = (
@@ -142,7 +143,7 @@ def _mutual_matches(first: LocalFeatures, second: LocalFeatures) -> Matches:
 
 
 def _reductions(sizes: Int[np.ndarray, "n 2"], max_side: int) -> Float[np.ndarray, " n"]:
-    """Factor by which each image was reduced before extraction."""
+    """Factor by which each image was reduced before extraction, at most 1."""
     longer: np.ndarray = np.asarray(sizes).max(axis=1, initial=1)
     return np.asarray(np.minimum(1.0, max_side / longer))
 
@@ -153,8 +154,8 @@ def _verify_reduced(
     database_factors: Float[np.ndarray, " candidates"],
     config: VerificationConfig,
 ) -> Verification:
-    """Verify in the pixels that features were extracted from, where the tolerance means the same
-    for a photo of any size."""
+    """Verify in the pixels of the reduced images, where the tolerance has the same meaning for
+    photos of any size; the transform returned is for original pixels."""
     reduced = dataclasses.replace(
         matches,
         query_yx=_resized(np.asarray(matches.query_yx), query_factors),
@@ -177,7 +178,7 @@ def _resized(
 def _matches(
     index: LocalIndex, query: LocalFeatures, putative: PutativeMatches, shortlist: int
 ) -> Matches:
-    """Putative matches of the first ``shortlist`` images, padded to the longest list."""
+    """Putative matches of the first ``shortlist`` images, padded to the longest list of matches."""
     votes = putative.votes[:shortlist]
     longest = int(votes.max(initial=0))
     slot = np.arange(longest)[None]
@@ -210,7 +211,7 @@ def _mutual_nearest() -> jax.stages.Wrapped:
 
 
 def _padded_size(count: int) -> int:
-    # Powers of two, so that pairs of any number of features share a few programs.
+    # With powers of two, a few compiled programs serve pairs with any number of features.
     return max(64, 1 << (count - 1).bit_length())
 
 

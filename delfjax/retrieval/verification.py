@@ -1,9 +1,9 @@
-"""Geometric verification: how many putative matches of a query with each database image agree on
-one transform.
+"""Geometric verification: the number of putative matches of a query with each database image that
+agree on one transform.
 
-A shortlist goes through one compiled program per length of list: its candidates fill lanes of fixed
-number and length, so that what a candidate gets depends on its own matches alone, bit for bit,
-whoever its neighbours are.
+Candidates are verified in calls of a fixed number of lanes, with one compiled program per lane
+length. Because every lane is computed alike, the result of a candidate depends bit for bit on its
+own matches alone, never on the candidates that share its call.
 """
 
 from __future__ import annotations
@@ -23,24 +23,27 @@ from delfjax.ops.geometry import Effort, Limits, PointPairs, RobustFit, robust_f
 from delfjax.programs import StoredProgram
 from delfjax.types import Matches, Verification
 
-# Candidates per compiled call, and the shortest list: small enough that one pair of images is not
-# kept waiting for padding, large enough that calls do not dominate. Longer lists go up in steps of
-# four: three programs up to 1024, as compiling one takes longer than some thousand candidates gain
-# from a closer fit.
-_LANES, _SHORTEST, _STEP = 8, 64, 4
+# Candidates per compiled call, and length of the shortest lane: small enough that padding does not
+# delay a single pair of images, large enough that the overhead of calls does not dominate.
+_LANES = 8
+_SHORTEST = 64
+# Each longer lane is four times as long, which makes three programs up to 1024 matches. Compiling
+# more of them would take longer than several thousand candidates gain from a closer fit.
+_STEP = 4
+# Fewest matches that determine a transform.
 _FEWEST = 3
 
 
 @dataclass(frozen=True)
 class _Call:
-    """The input of one compiled call, and what is needed to read its output.
+    """The input of one compiled call, and the data needed to interpret its output.
 
     Attributes:
-        candidates: which candidates fill the first lanes.
-        chosen: their slots, the most similar match first; a lane's padding points at slots that are
-            not valid.
-        query_middle: origin of the lanes' query points, ``x + iy``, pixels.
-        database_middle: origin of the lanes' database points, ``x + iy``, pixels.
+        candidates: the candidates in the first lanes; further lanes are unused.
+        chosen: slots of each candidate's matches, the most similar first; padding refers to slots
+            that are not valid.
+        query_middle: origin of each lane's query points, ``x + iy``, pixels.
+        database_middle: origin of each lane's database points, ``x + iy``, pixels.
         points: fields of ``PointPairs`` for every lane.
     """
 
@@ -52,29 +55,29 @@ class _Call:
 
 
 class VerificationError(DelfjaxError):
-    """Matches that no geometry can be fitted to."""
+    """Matches hold values that no transform can be fitted to."""
 
 
 def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
-    """Fit a transform to the matches of every candidate and count its one-to-one inliers: the
-    score.
+    """Fit a transform to the matches of every candidate and count its one-to-one inliers, which are
+    the candidate's score.
 
-    Deterministic, and independent of how the matches are ordered (unless two are equally similar),
-    padded or batched. A candidate with more than ``config.max_matches`` matches is judged by the
-    most similar; the others are no inliers.
+    The result is deterministic and does not depend on how the matches are ordered (unless two are
+    equally similar), padded or batched. If a candidate has more than ``config.max_matches``
+    matches, only the most similar are considered; the others are not inliers.
 
     Args:
-        matches: of one pair of images, or of a shortlist along a leading axis. Slots not valid may
-            hold anything.
+        matches: matches of one pair of images, or of a shortlist along a leading axis. Slots that
+            are not valid may hold anything.
         config: the model, the tolerance in pixels of the database image, the effort and the limits.
 
     Returns:
-        Arrays on the host. No inlier and the identity for a candidate without an acceptable
-        transform, which takes at least three inliers that do not lie on a line.
+        Arrays on the host. A candidate without an acceptable transform has no inliers and the
+        identity; an acceptable transform has at least three inliers that are not collinear.
 
     Raises:
-        VerificationError: a valid match with a coordinate, scale or similarity that is not finite,
-            or a scale not above zero.
+        VerificationError: a valid match has a coordinate, scale or similarity that is not finite,
+            or a scale that is not positive.
     """
     valid = np.asarray(matches.valid)
     *batch, slots = valid.shape
@@ -87,9 +90,10 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
     _check(batched)
     mask = np.zeros((candidates, slots), bool)
     transform = np.tile(np.eye(3, dtype=np.float32), (candidates, 1, 1))
-    effort, limits = _effort(config), _limits(config)
+    effort = _effort(config)
+    limits = _limits(config)
     calls = list(_calls(batched, config))
-    # All calls are under way before the first answer is waited for.
+    # All calls are dispatched before the first result is waited for.
     fit = _fit(effort)
     answers = [fit(call.points, limits) for call in calls]
     for call, answer in zip(calls, answers, strict=True):
@@ -111,7 +115,7 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
 
 @cache
 def _fit(effort: Effort) -> StoredProgram[RobustFit]:
-    """Fits all lanes of a call."""
+    """The program that fits all lanes of a call."""
 
     def one(lane: dict[str, jax.Array], limits: dict[str, jax.Array]) -> RobustFit:
         return robust_fit(PointPairs(**lane), Limits(**limits), effort=effort)
@@ -122,9 +126,9 @@ def _fit(effort: Effort) -> StoredProgram[RobustFit]:
 
 
 def _calls(matches: Matches, config: VerificationConfig) -> Iterator[_Call]:
-    """Group the candidates by the length of their lists, and cut each group into calls."""
+    """Group the candidates by lane length, and divide each group into calls."""
     valid = np.asarray(matches.valid)
-    # Stable: equally similar matches keep their order. Valid slots come first.
+    # The sort puts valid slots first; it is stable, so equally similar matches keep their order.
     rank = np.argsort(
         np.where(valid, -np.asarray(matches.similarity, np.float32), np.inf), axis=1, kind="stable"
     )
@@ -140,6 +144,7 @@ def _calls(matches: Matches, config: VerificationConfig) -> Iterator[_Call]:
 
 
 def _padded(count: int) -> int:
+    """Length of the shortest lane that holds ``count`` matches."""
     length = _SHORTEST
     while length < count:
         length *= _STEP
@@ -178,7 +183,7 @@ def _call(
     query_middle, database_middle = _middle(query_yx, held), _middle(database_yx, held)
     source_id, source_sharing = _shared(query_yx, held)
     target_id, target_sharing = _shared(database_yx, held)
-    # The image scale of a feature is inverse to the size of what it shows.
+    # The image scale of a feature is inversely proportional to the size of what it shows.
     enlargement = gather(matches.query_scales) / np.where(held, gather(matches.database_scales), 1)
     return _Call(
         candidates=lanes,
@@ -200,8 +205,10 @@ def _call(
 def _middle(
     at_yx: Float[np.ndarray, "used width 2"], held: Bool[np.ndarray, "used width"]
 ) -> Complex[np.ndarray, " used"]:
-    """Middle of the box around the held points, ``x + iy``: extremes are exact, where a mean
-    depends on the order."""
+    """Middle of the bounding box of the held points, ``x + iy``.
+
+    Unlike a mean, whose rounding depends on the order of the points, extremes are exact.
+    """
     low = np.where(held[..., None], at_yx, np.inf).min(axis=1).astype(np.float64)
     high = np.where(held[..., None], at_yx, -np.inf).max(axis=1).astype(np.float64)
     middle: Complex[np.ndarray, " used"] = (low + high) @ np.array([0.5j, 0.5])
@@ -223,12 +230,12 @@ def _in_thresholds(
 def _shared(
     at_yx: Float[np.ndarray, "used width 2"], held: Bool[np.ndarray, "used width"]
 ) -> tuple[Int[np.ndarray, "used width"], Int[np.ndarray, "used width"]]:
-    """A number in ``[0, width)`` for each distinct point of a lane, and how many held slots have
-    the same point."""
+    """For each slot, the number of its point among the distinct points of the lane (``0`` …
+    ``width − 1``), and how many held slots share that point."""
     used, width = held.shape
-    # A point as one integer of 64 bits; adding zero makes −0.0 and 0.0 the same.
+    # View a point as one 64-bit integer; adding zero turns −0.0 into 0.0.
     point = np.ascontiguousarray(at_yx + np.float32(0)).view(np.uint64)[..., 0]
-    # All bits set is no finite point: what is not held stays apart.
+    # All bits set is not a finite point, so slots that are not held form a group of their own.
     point = np.where(held, point, np.uint64(2**64 - 1))
     order = np.argsort(point, axis=1, kind="stable")
     ranked = np.take_along_axis(point, order, axis=1)
@@ -243,7 +250,8 @@ def _shared(
 def _in_pixels(
     fitted: Float[np.ndarray, "used 3 3"], call: _Call, threshold_px: float
 ) -> Float[np.ndarray, "used 3 3"]:
-    """Transforms of pixels from transforms of points in thresholds about the middles."""
+    """Convert transforms of points in units of the threshold, relative to the middles, to
+    transforms of pixels."""
 
     def frame(middle: Complex[np.ndarray, " used"]) -> Float[np.ndarray, "used 3 3"]:
         to_pixels = np.tile(np.diag([threshold_px, threshold_px, 1.0]), (len(middle), 1, 1))
@@ -255,7 +263,8 @@ def _in_pixels(
 
 
 def _check(matches: Matches) -> None:
-    """Refuse valid matches that are not numbers, naming the first."""
+    """Refuse valid matches with values that are not finite or scales that are not positive; the
+    error names the first."""
     valid = np.asarray(matches.valid)
     for name, part in vars(matches).items():
         values = np.asarray(part)
@@ -267,7 +276,7 @@ def _check(matches: Matches) -> None:
             where = tuple(int(k) for k in np.argwhere(bad)[0])
             wanted = "a finite number above zero" if name.endswith("_scales") else "finite numbers"
             raise VerificationError(
-                f"{name} of match {where[1]} of candidate {where[0]} is {values[where]}, not"
+                f"{name} of match {where[1]} of candidate {where[0]} is {values[where]}, expected"
                 f" {wanted}"
             )
 

@@ -396,7 +396,7 @@ def test_an_index_is_never_written_over_photos(
     capsys: pytest.CaptureFixture[str], store: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "dear.jpg").write_bytes(b"x")
-    assert "is there and is no index" in refused(capsys, "index", store, "--out", tmp_path)
+    assert "exists and is not an index" in refused(capsys, "index", store, "--out", tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["dear.jpg"]
 
 

@@ -189,9 +189,9 @@ def test_nothing_but_an_index_is_ever_replaced(tmp_path: Path, index: LocalIndex
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "dear.jpg").write_bytes(b"x")
-    with pytest.raises(LocalIndexError, match="photos: is there and is no index"):
+    with pytest.raises(LocalIndexError, match="photos: exists and is not an index"):
         index.save(photos)
-    with pytest.raises(LocalIndexError, match="dear.jpg: is there and is no index"):
+    with pytest.raises(LocalIndexError, match="dear.jpg: exists and is not an index"):
         index.save(photos / "dear.jpg")
     assert (photos / "dear.jpg").read_bytes() == b"x"
     (tmp_path / "empty").mkdir()
@@ -232,10 +232,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "offsets.npy").unlink(),
         "offsets.npy: missing or damaged",
     ),
-    "another version": (change(version=2), "index.json: index format 2, this delfjax reads 1"),
-    "a changed config": (change_the_config, "index.json: damaged or changed"),
-    "a changed name": (change(names=["a"] * 5), "index.json: damaged or changed"),
-    "no list of files": (change(files={}), "index.json: damaged or changed"),
+    "another version": (change(version=2), "index.json: index format is 2, this delfjax reads 1"),
+    "a changed config": (change_the_config, "index.json: damaged or modified"),
+    "a changed name": (change(names=["a"] * 5), "index.json: damaged or modified"),
+    "no list of files": (change(files={}), "index.json: damaged or modified"),
     "another format": (change(format="x"), "index.json: damaged, or not the header of an index"),
     "a list": (
         lambda folder: (folder / "index.json").write_text("[]"),
@@ -251,7 +251,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no header": (
         lambda folder: (folder / "index.json").unlink(),
-        "no index here \\(index.json is missing\\)",
+        "not an index \\(index.json is missing\\)",
     ),
 }
 
@@ -339,7 +339,7 @@ def test_the_same_store_and_seed_give_the_same_compressed_index(
     )
 
 
-def test_fewer_neighbours_than_asked_for_are_no_matches_of_nothing(clustered: FeatureStore) -> None:
+def test_missing_neighbours_do_not_become_matches(clustered: FeatureStore) -> None:
     index = build_index(
         clustered, config=override(CONFIG, ["index.kind=ivf", "index.lists=80", "index.probes=1"])
     )
@@ -376,7 +376,7 @@ def test_an_index_grows_into_inverted_lists_by_itself(clustered: FeatureStore) -
         ),
         (
             ["index.kind=ivf_pq", "index.pq_bits=8"],
-            "index.pq_bits is 8, which takes 9984 training .* are 3600",
+            "index.pq_bits is 8, which needs 9984 training .* are only 3600",
         ),
     ],
 )

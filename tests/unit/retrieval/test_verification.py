@@ -71,7 +71,7 @@ def test_the_transform_takes_query_xy_to_database_xy(rng: np.random.Generator) -
     np.testing.assert_allclose(_project(found.transform, query), database, atol=0.1)
 
 
-def test_scattered_matches_are_no_inliers(rng: np.random.Generator) -> None:
+def test_scattered_matches_are_not_inliers(rng: np.random.Generator) -> None:
     query, database = _scene(rng)
     mask = np.asarray(verify(_matches(query, database), config=AFFINE).inlier_mask)
     assert mask[:30].all()
@@ -234,7 +234,7 @@ def test_no_inlier_of_a_homography_lies_beyond_its_horizon(rng: np.random.Genera
         (
             "query_scales",
             0.0,
-            "query_scales of match 7 of candidate 0 is 0.0, not a finite number above zero",
+            "query_scales of match 7 of candidate 0 is 0.0, expected a finite number above zero",
         ),
         ("database_scales", -1.0, "database_scales of match 7 of candidate 0 is -1.0"),
     ],
