@@ -1,2 +1,2 @@
-"""What the commands and the notebooks both call: photos to answers in a few calls, and a labelled
-dataset to its scores, for one system or for several in one pass."""
+"""The calls that commands and notebooks share: from photos to answers, and from a labelled dataset
+to its scores, for one system or for several in one pass."""

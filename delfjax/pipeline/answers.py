@@ -16,18 +16,18 @@ _FIGURE_SIDE = 1024
 
 
 class MissingPhotosError(DelfjaxError):
-    """A figure of photos that are not where they were, or were never given as files."""
+    """A figure was requested of photos that have moved or were never given as files."""
 
 
 @dataclass(frozen=True)
 class PhotoMatch(VerifiedMatches):
-    """What two photos have in common: their mutual nearest neighbours, verified geometrically.
+    """The mutual nearest neighbours of two photos, verified geometrically.
 
-    ``print`` says the verdict in one line.
+    ``print`` shows the verdict in one line.
 
     Attributes:
-        photos: the two files; ``None`` for one that was given as features.
-        min_inliers: inliers from which the photos are said to match.
+        photos: the two files; ``None`` for a photo given as features.
+        min_inliers: fewest inliers for which the photos match.
     """
 
     photos: tuple[Path | None, Path | None]
@@ -39,10 +39,10 @@ class PhotoMatch(VerifiedMatches):
         return int(self.inlier.sum()) >= self.min_inliers
 
     def plot(self, *, title: str = "") -> plots.Plot:
-        """Both photos, their inliers joined by lines.
+        """Both photos, with lines joining their inliers.
 
         Args:
-            title: put before the count of inliers.
+            title: precedes the count of inliers.
 
         Raises:
             MissingPhotosError: a photo was given as features.
@@ -51,8 +51,8 @@ class PhotoMatch(VerifiedMatches):
         files = [photo for photo in self.photos if photo is not None]
         if len(files) < len(self.photos):
             raise MissingPhotosError(
-                "this match was made from features, which have no pixels; match files, or draw"
-                " with plots.plot_correspondences"
+                "this match was made from features, which have no pixels; match files, or draw with"
+                " plots.plot_correspondences"
             )
         first, second = (decode_image(file, max_side=_FIGURE_SIDE) for file in files)
         return plots.plot_correspondences(
@@ -74,9 +74,9 @@ class FoundPhoto:
     """One photo of a ranked list.
 
     Attributes:
-        rank: from 1, the best.
-        image: its name in the index, the path under the folder of photos.
-        inliers: correspondences with the query that agree on one transform.
+        rank: starts at 1, the best.
+        image: name in the index, the path relative to the folder of photos.
+        inliers: putative matches with the query that agree on one transform.
         votes: putative matches with the query, before verification.
         match: whether it shows the same place or thing as the query.
     """
@@ -90,14 +90,15 @@ class FoundPhoto:
 
 @dataclass(frozen=True)
 class SearchResults:
-    """The best photos of an index for one query, best first: a sequence of :class:`FoundPhoto`,
-    which ``print`` shows as a table.
+    """The best photos of an index for one query: a sequence of :class:`FoundPhoto`, best first.
+
+    ``print`` shows it as a table.
 
     Attributes:
-        query: the file searched for; ``None`` if it was given as features.
-        photos: what was found.
-        root: folder that the names are relative to; ``None`` if the index does not know it.
-        ranked: every image of the index by its number, with the correspondences of the shortlist.
+        query: file of the query; ``None`` if it was given as features.
+        photos: the photos found, best first.
+        root: folder that the names are relative to; ``None`` if the index does not record it.
+        ranked: all images of the index, by number, with the correspondences of the shortlist.
     """
 
     query: Path | None
@@ -116,15 +117,15 @@ class SearchResults:
 
     @property
     def matches(self) -> tuple[FoundPhoto, ...]:
-        """Those that show the same place or thing as the query."""
+        """The photos that show the same place or thing as the query."""
         return tuple(photo for photo in self.photos if photo.match)
 
     def plot(self) -> plots.Plot:
-        """The query and what was found, in rows; frames tell matches from the rest.
+        """The query and the photos found, in rows; the colour of a frame marks a match.
 
         Raises:
-            MissingPhotosError: the photos of the index are not at hand, or the query was given as
-                features.
+            MissingPhotosError: the folder of photos is missing or unknown, or the query was given
+                as features.
             ImageError: a photo can no longer be read.
         """
         if self.root is None or not self.root.is_dir():

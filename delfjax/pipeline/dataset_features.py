@@ -26,11 +26,11 @@ from delfjax.types import ImageFeatures
 
 @dataclass(frozen=True)
 class DatasetFeatures:
-    """Features of a dataset.
+    """Features of a dataset: of its database and of its queries.
 
     Attributes:
-        database: of its images.
-        queries: of the queries that are not whole images of the database; the same store where
+        database: features of the database images.
+        queries: features of the queries that are not whole database images; ``database`` again if
             there are none.
     """
 
@@ -38,21 +38,19 @@ class DatasetFeatures:
     queries: FeatureStore
 
     def of(self, query: DatasetQuery) -> ImageFeatures | None:
-        """Features of a query; ``None`` where its image could not be read."""
+        """Features of a query; ``None`` if its image could not be read."""
         store, name = self._place(query)
         return store.get(name) if name in store else None
 
     def failure(self, query: DatasetQuery) -> str:
-        """Why a query has no features."""
+        """The reason why a query has no features."""
         store, name = self._place(query)
         return store.failures().get(name, "not extracted")
 
     def _place(self, query: DatasetQuery) -> tuple[FeatureStore, str]:
-        return (
-            (self.database, query.path)
-            if _is_database_image(query)
-            else (self.queries, crop_name(query))
-        )
+        if _is_database_image(query):
+            return self.database, query.path
+        return self.queries, crop_name(query)
 
 
 def extract_features(
@@ -63,35 +61,36 @@ def extract_features(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> tuple[DatasetFeatures, ExtractionReport]:
-    """Extract (or find extracted) the database into ``store``, and queries that are not images of
-    it beside it.
+    """Extract the database into ``store``, and queries that are not database images beside it.
+
+    What the stores already hold is not extracted again.
 
     Args:
         dataset: a benchmark.
         extractor: the compiled extractor.
-        store: folder of the database's store; that of the queries is ``<store>-queries``.
+        store: folder of the database's store; the queries go to ``<store>-queries``.
         retry_failed: try images with a recorded failure again.
         progress: show progress bars.
 
     Returns:
-        The features, and what was done for database and queries together.
+        The features, and the counts of the extraction for database and queries together.
 
     Raises:
-        StoreError: a store is of another config, damaged, or being written.
+        StoreError: a store has another config, is damaged, or is being written.
     """
     reports = [
         extract_dataset(extractor, source, place, retry_failed=retry_failed, progress=progress)
         for source, (place,) in image_sources(dataset, [store])
     ]
-    whole = {name: sum(getattr(report, name) for report in reports) for name in vars(reports[0])}
-    return open_features(dataset, store), ExtractionReport(**whole)
+    total = {name: sum(getattr(report, name) for report in reports) for name in vars(reports[0])}
+    return open_features(dataset, store), ExtractionReport(**total)
 
 
 def open_features(dataset: RetrievalDataset, store: Path) -> DatasetFeatures:
-    """The features that :func:`extract_features` has left.
+    """Open the features that :func:`extract_features` wrote.
 
     Raises:
-        StoreError: there are none, or they are damaged.
+        StoreError: a store is missing or damaged.
     """
     opened = (
         FeatureStore.open(place).subset(source.names)
@@ -104,8 +103,16 @@ def open_features(dataset: RetrievalDataset, store: Path) -> DatasetFeatures:
 def image_sources(
     dataset: RetrievalDataset, stores: Sequence[Path]
 ) -> list[tuple[ImageSource, list[Path]]]:
-    """What is extracted of a dataset, and where to if its database goes to ``stores``: the
-    database, and the queries that are not images of it, if there are any."""
+    """The images to extract, each source with the stores it is extracted into.
+
+    Args:
+        dataset: a benchmark.
+        stores: stores for its database.
+
+    Returns:
+        The database with ``stores``; then, if there are any, the queries that are not database
+        images, with the query store beside each of ``stores``.
+    """
     sources: list[tuple[ImageSource, list[Path]]] = [
         (PhotoFolder(dataset.root, tuple(dataset.database)), list(stores))
     ]
@@ -120,8 +127,8 @@ def image_sources(
 
 
 def default_store(dataset: RetrievalDataset, config: DelfConfig) -> Path:
-    """Where the features of a dataset's database under a config are cached: by its name, its root
-    and the extraction."""
+    """Folder in the cache for the database features of a dataset, by its name, root and extraction
+    config."""
     root = dataset.root.resolve()
     place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     name = root.name if dataset.name == "folder" else dataset.name
@@ -129,7 +136,7 @@ def default_store(dataset: RetrievalDataset, config: DelfConfig) -> Path:
 
 
 def query_store(store: Path) -> Path:
-    """Where the features of queries are kept whose database has its features in ``store``."""
+    """Folder of the query features that belong to the database features in ``store``."""
     return store.with_name(f"{store.name}-queries")
 
 

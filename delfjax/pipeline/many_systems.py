@@ -1,5 +1,8 @@
-"""Several systems on one dataset: those that differ in the scorer, the scales or the number of
-features share one pass of the backbone."""
+"""Several systems evaluated on one dataset.
+
+Systems that differ only in the scorer, the scales or the number of features share one pass of the
+backbone.
+"""
 
 from __future__ import annotations
 
@@ -27,23 +30,23 @@ def evaluate_systems(
     place: Path,
     progress: bool = True,
 ) -> dict[K, DatasetScores]:
-    """Scores of every system, by its key.
+    """Evaluate every system; returns key → scores.
 
     Args:
         dataset: a benchmark.
         systems: key → config; see :class:`~delfjax.features.shared_pass.SharedPass`.
-        place: folder of their feature stores, which goes when all are scored: a call that was
-            stopped goes on where it was.
+        place: folder for the feature stores, deleted once every system is scored. A call that was
+            interrupted resumes from it.
         progress: show progress bars.
 
     Raises:
-        ConfigError: a system suppresses or thresholds features, or describes them by codes of its
-            own.
-        WeightsError: weights are missing, damaged, or those of another architecture.
-        StoreError: a store is damaged, or being written.
+        ConfigError: a system suppresses or thresholds features, or its local descriptors are the
+            codes of its own autoencoder.
+        WeightsError: weights are missing, damaged, or made for another architecture.
+        StoreError: a store is damaged, or another process is writing it.
         EvaluationError: the dataset cannot be scored.
     """
-    # Systems that differ in what comes after the extraction share a store.
+    # Systems that differ only after the extraction share a store.
     extractions = {config_hash(config.extraction()): config for config in systems.values()}
     stores = {name: place / name for name in extractions}
     shared = SharedPass(extractions)

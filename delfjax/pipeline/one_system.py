@@ -1,5 +1,5 @@
-"""Everything from a labelled dataset to its scores, in one call: extract, index, search every
-query, verify, score."""
+"""A labelled dataset to its scores, in one call: extract, index, search with every query, verify,
+score."""
 
 from __future__ import annotations
 
@@ -35,27 +35,29 @@ from delfjax.retrieval.local_index import LocalIndex, build_index
 from delfjax.retrieval.search import search
 from delfjax.types import ImageFeatures
 
-# The two orders that are scored: before and after geometric verification.
-_VOTES, _INLIERS = "votes", "inliers"
+# The two rankings that are scored: before and after geometric verification.
+_VOTES = "votes"
+_INLIERS = "inliers"
 
 
 @dataclass(frozen=True)
 class DatasetScores:
-    """What one index answers to the queries of one dataset.
+    """The scores and rankings of one index for the queries of one dataset.
 
     Attributes:
         dataset: name of the dataset.
-        tiers: of a folder, tier → {"votes": mAP before, "inliers": mAP after verification}.
+        tiers: tier → {"votes": mAP before, "inliers": mAP after verification}; empty unless the
+            dataset is a folder.
         results: protocol → {"votes": scores before, "inliers": scores after verification}, each
             with the ``protocol`` id, ``means`` and the scores of all ``queries``.
-        rankings: query → database paths by inliers, best first, cut after as many as are worth
-            reporting.
+        rankings: query → database paths by inliers, best first, truncated to the length that the
+            protocols report.
         rankings_by_votes: the same before verification.
-        scores: {"votes", "inliers"} → query → votes or inliers of the images of its ranking.
-        beyond: {"votes", "inliers"} → query → labelled images behind the cut, each with its rank,
-            from 0: with them, every score follows from the rankings. Queries without any are left
-            out.
-        query_failures: query that could not be read, which scores 0 → reason.
+        scores: {"votes", "inliers"} → query → votes or inliers of the images in its ranking.
+        beyond: {"votes", "inliers"} → query → labelled images after the truncation, each with its
+            rank, from 0. With them, every score can be recomputed from the rankings. Queries
+            without such images are left out.
+        query_failures: unreadable query → reason; such a query scores 0.
     """
 
     dataset: str
@@ -68,28 +70,34 @@ class DatasetScores:
     query_failures: dict[str, str]
 
     def headline(self, stage: str) -> float:
-        """The one number of a dataset, by ``"votes"`` or ``"inliers"``; of a folder, the mean over
-        its tiers."""
+        """The headline score of the dataset; for a folder, the mean over its tiers.
+
+        Args:
+            stage: ``"votes"`` (before verification) or ``"inliers"`` (after it).
+        """
         protocol, mean = HEADLINES[self.dataset]
         means = self.results[protocol][stage]["means"]
         return float(means[mean] if mean in means else np.mean(list(means.values())))
 
     def by_query(self, stage: str) -> dict[str, float]:
-        """What each query adds to the headline, where it has a score."""
+        """Query → its score in the headline; queries without a score are left out."""
         protocol, mean = HEADLINES[self.dataset]
         kept = self.results[protocol][stage]["queries"]
         found = kept[mean] if mean in kept else next(iter(kept.values()))
         return {query: float(value) for query, value in found.items() if value is not None}
 
     def rows(self, stage: str) -> dict[str, float]:
-        """Every mean that is a share: tier → its mean for a folder, else mean → value; named by its
-        protocol too if need be."""
+        """Name → score, for every mean in [0, 1].
+
+        The name is the tier for a folder, else that of the mean, preceded by the protocol where
+        several protocols have a mean of this name.
+        """
         if self.tiers:
             return {tier: scores[stage] for tier, scores in self.tiers.items()}
         means = [
-            (protocol, mean, v)
+            (protocol, mean, value)
             for protocol, kept in self.results.items()
-            for mean, v in kept[stage]["means"].items()
+            for mean, value in kept[stage]["means"].items()
         ]
         names = [mean for _, mean, _ in means]
         return {
@@ -104,12 +112,12 @@ class DatasetEvaluation(DatasetScores):
     """Scores of one config on one dataset.
 
     Attributes:
-        config_hash: of the whole config.
-        seconds: wall time of each stage.
-        num_images: images that were indexed.
-        num_failed: images of the database that could not be read.
-        num_ignored: queries that the ground truth says are not scored; they were not searched for.
-        failures: image of the database that could not be read → reason.
+        config_hash: hash of the whole config.
+        seconds: stage → wall time, seconds.
+        num_images: database images that were indexed.
+        num_failed: database images that could not be read.
+        num_ignored: queries that the ground truth excludes; they were not searched for.
+        failures: unreadable database image → reason.
     """
 
     config_hash: str
@@ -134,31 +142,31 @@ def evaluate_dataset(
     extractor: Extractor | None = None,
     progress: bool = True,
 ) -> DatasetEvaluation:
-    """Extract (or reuse), fit the reduction, index, search with every query, verify, score.
+    """Extract or reuse features, fit the reduction, index, search with every query, verify, score.
 
-    A query is cut to its box at full size; cut queries, and those that are not in the database,
-    have a store of their own beside that of the database. An image that cannot be read is a failure
-    on record; a query that cannot be read scores 0.
+    A query is cut to its box at full resolution. Cut queries, and those that are not in the
+    database, have their own store beside that of the database. An unreadable image is recorded as a
+    failure; an unreadable query scores 0.
 
     Args:
         dataset: a benchmark, from :func:`~delfjax.datasets.catalogue.open_dataset`.
         config: the whole system.
-        protocols: which of the dataset's protocols; all when empty.
-        store: where the features of the database are kept, those of the queries in
+        protocols: protocols of the dataset to score by; all when empty.
+        store: folder for the features of the database, those of the queries going to
             ``<store>-queries``; by default in the cache, by dataset, root and config.
-        retry_failed: try images with a recorded failure again, of the database and of the queries.
-        extractor: one of this config that is there already, for instance from another dataset.
+        retry_failed: try images with a recorded failure again, database and queries alike.
+        extractor: a loaded extractor of this config, for instance from another dataset.
         progress: show progress bars.
 
     Raises:
-        EvaluationError: the dataset has no queries, no protocol, or lacks what its protocol judges
-            by.
-        ConfigError: a protocol that it does not have.
-        StoreError: the store is of another config, damaged, or being written.
-        ReductionError: too few features to fit the reduction.
+        EvaluationError: the dataset has no queries, has no protocol, or lacks labels that its
+            protocol needs.
+        ConfigError: the dataset has no such protocol.
+        StoreError: the store has another config, is damaged, or is being written.
+        ReductionError: there are too few features to fit the reduction.
     """
     started = time.perf_counter()
-    # Before hours of extraction: a protocol that cannot judge says so.
+    # Check the protocols now: a missing label must not surface after hours of extraction.
     make_scorers(dataset, tuple(dataset.database), protocols)
     place = store or default_store(dataset, config)
     chosen = extractor or load_extractor(config)
@@ -195,27 +203,29 @@ def score_index(
     protocols: Sequence[str] = (),
     progress: bool = True,
 ) -> DatasetScores:
-    """Search an index with every query of a dataset, verify, and score both orders.
+    """Search an index with every query of a dataset, verify, and score both rankings.
 
     Args:
         dataset: a benchmark.
-        index: of its database.
-        features: of its queries.
-        config: its sections ``search`` and ``verification`` count; by default those of the index.
-        protocols: which of the dataset's protocols; all when empty.
+        index: index of its database.
+        features: features of its queries.
+        config: only its sections ``search`` and ``verification`` are used; by default those of the
+            index.
+        protocols: protocols of the dataset to score by; all when empty.
         progress: show a progress bar.
 
     Raises:
-        EvaluationError: the dataset has no queries, no protocol, or lacks what its protocol judges
-            by.
-        ConfigError: a protocol that it does not have.
+        EvaluationError: the dataset has no queries, has no protocol, or lacks labels that its
+            protocol needs.
+        ConfigError: the dataset has no such protocol.
     """
     names = tuple(dataset.database)
     stages = {
         stage: _Stage(names, make_scorers(dataset, names, protocols))
         for stage in (_VOTES, _INLIERS)
     }
-    searcher, called = _Searcher(index, dataset, config or index.config), query_names(dataset)
+    searcher = _Searcher(index, dataset, config or index.config)
+    called = query_names(dataset)
     query_failures: dict[str, str] = {}
     for number in tqdm(scored_queries(dataset), desc="search", unit="query", disable=not progress):
         query = dataset.queries[number]
@@ -242,12 +252,12 @@ def score_index(
 
 @dataclass(frozen=True)
 class JudgedInliers:
-    """Inliers of the images that were found, by what they are.
+    """Inlier counts of the ranked images, separated by whether the image is a right answer.
 
     Attributes:
-        right: of every image that answers its query.
-        wrong: of the images that do not, over the queries that have an answer; junk and the query
-            itself left out.
+        right: counts of the images that answer their query.
+        wrong: counts of the images that do not, over the queries that have an answer; junk and the
+            query itself are left out.
         unanswered: query without an answer → inliers of the best image found for it.
     """
 
@@ -257,10 +267,11 @@ class JudgedInliers:
 
 
 def judge_inliers(dataset: RetrievalDataset, found: DatasetScores) -> JudgedInliers:
-    """Sort the inliers of every ranking by whether its images are right: a threshold has to stand
-    between them."""
+    """Separate the inlier counts of right and wrong images: a threshold has to lie between them."""
     number = {name: place for place, name in enumerate(dataset.database)}
-    right, wrong, unanswered = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], {}
+    right = [np.zeros(0, np.int64)]
+    wrong = [np.zeros(0, np.int64)]
+    unanswered: dict[str, int] = {}
     for name, query in zip(query_names(dataset), dataset.queries, strict=True):
         if name not in found.rankings:
             continue
@@ -273,7 +284,8 @@ def judge_inliers(dataset: RetrievalDataset, found: DatasetScores) -> JudgedInli
                 *query.sets.values(),
             ]
         )
-        is_right, is_ignored = np.isin(images, answers), np.isin(images, ignored)
+        is_right = np.isin(images, answers)
+        is_ignored = np.isin(images, ignored)
         if answers.size:
             right.append(inliers[is_right])
             wrong.append(inliers[~is_right & ~is_ignored])
@@ -283,7 +295,7 @@ def judge_inliers(dataset: RetrievalDataset, found: DatasetScores) -> JudgedInli
 
 
 class _Stage:
-    """What becomes of the answers in one order."""
+    """Scores one of the two rankings and keeps what is reported of it."""
 
     def __init__(self, database: Sequence[str], scorers: dict[str, Scorer]) -> None:
         self.scorers = scorers
@@ -294,7 +306,7 @@ class _Stage:
         self._longest = max(scorer.longest for scorer in scorers.values())
 
     def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
-        """Score an answer and keep what of it is reported."""
+        """Score an answer and keep the part that is reported."""
         for scorer in self.scorers.values():
             scorer.add(name, query, answer)
         head, tail = answer.images[: self._longest], answer.images[self._longest :]
@@ -309,15 +321,16 @@ class _Stage:
 
 
 class _Searcher:
-    """Searches an index, and answers in the numbers of the dataset."""
+    """Searches an index and answers with image numbers of the dataset."""
 
     def __init__(self, index: LocalIndex, dataset: RetrievalDataset, config: DelfConfig) -> None:
-        self._index, self._config = index, config
+        self._index = index
+        self._config = config
         self._places = positions(ImagePaths(index.names).column, dataset.database.column)
         self._in_order = np.argsort(self._places)
 
     def answers(self, features: ImageFeatures | None) -> dict[str, Answer]:
-        """The images by votes and by inliers; none for a query without features of its own."""
+        """The images by votes and by inliers; no images for a query without features."""
         if features is None:
             nothing = Answer(np.zeros(0, np.int64), np.zeros(0, np.int64))
             return {_VOTES: nothing, _INLIERS: nothing}
@@ -330,7 +343,7 @@ class _Searcher:
         votes = np.zeros(len(self._places), np.int64)
         votes[ranked.images] = ranked.votes
         found = int(np.count_nonzero(votes))
-        # Images that nothing speaks for are equal: they stand in the order of the database.
+        # Images without a vote are tied, so they keep the order of the database.
         rest = self._in_order[votes[self._in_order] == 0]
         by_votes = np.concatenate([ranked.by_votes[:found], rest])
         return {

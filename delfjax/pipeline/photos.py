@@ -1,9 +1,8 @@
-"""From photos to answers, in calls that take paths or what an earlier call returned: features of a
-photo, a folder into a store, a store into an index, a search, a match, an evaluation.
+"""From photos to answers: extract, index, search, match and evaluate in one call each.
 
-These are the verbs of ``import delfjax``, and the commands ``delfjax extract | index | search |
-match`` print what they return. The first call with an extraction config loads its network and
-compiles it; later ones in the same process find it loaded.
+A call takes a path or the result of an earlier call. ``import delfjax`` offers these functions, and
+the commands ``delfjax extract | index | search | match`` print what they return. The first call
+with an extraction config loads and compiles its network; later calls in the same process reuse it.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ from delfjax.retrieval.search import match_pair
 from delfjax.retrieval.search import search as rank_images
 from delfjax.types import ImageFeatures
 
-# In a store: the folder that the names of its images are relative to.
+# File of a store that records the folder its image names are relative to.
 _SOURCE = "source.json"
 
 
 def extract_photo(photo: str | Path, *, config: DelfConfig | None = None) -> ImageFeatures:
-    """Local features of one photo, descriptors unreduced.
+    """Extract the local features of one photo, with unreduced descriptors.
 
     Args:
         photo: an image file.
-        config: its sections ``backbone``, ``scorer`` and ``features`` count; by default those of
+        config: only its sections ``backbone``, ``scorer`` and ``features`` are used; by default
             the default preset.
 
     Raises:
-        ImageError: the file is missing or no image.
+        ImageError: the file is missing or not an image.
         WeightsError: the weights of ``config`` are missing or do not fit.
     """
     return _features([photo], config or DelfConfig())[0]
@@ -59,22 +58,23 @@ def extract_folder(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> FeatureStore:
-    """Extract every photo under a folder into a store; run again, it resumes and takes only what is
-    new or has changed.
+    """Extract every photo under a folder into a store.
+
+    A second call resumes: it extracts only photos that are new or have changed.
 
     Args:
         folder: photos, searched for recursively.
-        store: folder of the store, made when missing.
-        config: how features are extracted; by default the default preset.
+        store: folder of the store, created if missing.
+        config: how to extract the features; by default the default preset.
         retry_failed: try photos with a recorded failure again.
-        progress: show a progress bar, which ends with the counts of what was skipped and failed.
+        progress: show a progress bar, which ends with the counts of skipped and failed photos.
 
     Returns:
-        The features of the photos of this folder; its ``failures()`` says which could not be read.
+        The features of the photos in this folder; ``failures()`` lists the unreadable ones.
 
     Raises:
-        FolderError: the folder is missing, or holds no photo.
-        StoreError: the store is of another config, damaged, or being written.
+        FolderError: the folder is missing or holds no photo.
+        StoreError: the store has another config, is damaged, or is being written.
         WeightsError: the weights of ``config`` are missing or do not fit.
     """
     photos = find_photos(folder)
@@ -86,7 +86,7 @@ def extract_folder(
 
 
 def find_photos(folder: str | Path) -> PhotoFolder:
-    """The photos under a folder, at least one.
+    """List the photos under a folder; there is at least one.
 
     Raises:
         FolderError: the folder is missing, cannot be listed, or holds no photo.
@@ -105,10 +105,10 @@ def extract_photos(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> FeatureStore:
-    """:func:`extract_folder` for photos that are listed already, such as the database of a dataset.
+    """Extract listed photos, such as the database of a dataset; see :func:`extract_folder`.
 
     Raises:
-        StoreError: the store is of another config, damaged, or being written.
+        StoreError: the store has another config, is damaged, or is being written.
         WeightsError: the weights of ``config`` are missing or do not fit.
     """
     place = Path(store)
@@ -119,17 +119,16 @@ def extract_photos(
 
 
 def open_store(folder: str | Path) -> FeatureStore:
-    """The feature store in ``folder``, for reading.
+    """Open the feature store in ``folder`` for reading.
 
     Raises:
-        StoreError: no store, of another version, or damaged.
+        StoreError: there is no store, it has another version, or it is damaged.
     """
     return FeatureStore.open(Path(folder))
 
 
 def stored_config(store: FeatureStore, base: DelfConfig | None = None) -> DelfConfig:
-    """``base``, by default the default preset, with the sections that ``store`` was extracted
-    with."""
+    """The config ``base`` (default preset if omitted) with the extraction sections of ``store``."""
     return from_dict(DelfConfig, {**to_dict(base or DelfConfig()), **store.config})
 
 
@@ -139,19 +138,19 @@ def build_index(
     config: DelfConfig | None = None,
     photos: str | Path | None = None,
 ) -> LocalIndex:
-    """Fit the reduction on a store and index its descriptors; ``save`` of the index keeps it.
+    """Fit the reduction on a store and index its descriptors; ``save`` on the result keeps it.
 
     Args:
         store: a store, or its folder.
-        config: the whole system, its extraction that of the store; by default the default preset
-            with the store's extraction.
-        photos: folder that the names of the store are relative to; by default the one that
-            :func:`extract_folder` has recorded.
+        config: the whole system, with the extraction sections of the store; by default the default
+            preset with those sections.
+        photos: folder that the names in the store are relative to; by default the one that
+            :func:`extract_folder` recorded.
 
     Raises:
-        StoreError: there is no store, or it is damaged.
+        StoreError: the store is missing or damaged.
         LocalIndexError: the store is empty, or was extracted with another config.
-        ReductionError: it holds too few descriptors for ``config.reduction.dim``.
+        ReductionError: the store has too few descriptors for ``config.reduction.dim``.
     """
     opened = store if isinstance(store, FeatureStore) else open_store(store)
     return local_index.build_index(
@@ -168,19 +167,21 @@ def search(
     top: int = 10,
     config: DelfConfig | None = None,
 ) -> SearchResults:
-    """Find the photos of an index that show what ``photo`` shows: ranked by verified inliers, ties
-    by votes.
+    """Find the photos of an index that show what ``photo`` shows.
+
+    The ranking is by verified inliers; votes break ties.
 
     Args:
-        index: an index, or its folder; opened by :func:`open_index`, it is read only once.
-        photo: an image file, or its features, extracted as the index was.
-        top: how many results are returned.
-        config: its sections ``search`` and ``verification`` count; by default those of the index.
+        index: an index, or its folder. For many searches, open it once with :func:`open_index`.
+        photo: an image file, or its features, extracted with the config of the index.
+        top: most results to return.
+        config: only its sections ``search`` and ``verification`` are used; by default those of the
+            index.
 
     Raises:
-        LocalIndexError: there is no index, or it is damaged.
-        ImageError: the file is missing or no image.
-        WeightsError: the weights that the index was made with are missing.
+        LocalIndexError: the index is missing or damaged.
+        ImageError: the file is missing or not an image.
+        WeightsError: the weights that the index was built with are missing.
     """
     opened = index if isinstance(index, LocalIndex) else open_index(index)
     asked = config or opened.config
@@ -213,13 +214,13 @@ def match(
     """Match two photos and verify the matches geometrically.
 
     Args:
-        first: an image file, or its features; the transform starts from it.
-        second: the other.
+        first: an image file, or its features; the transform maps it to ``second``.
+        second: the other photo.
         config: extraction and verification; by default the default preset. Features must have been
             extracted with it.
 
     Raises:
-        ImageError: a file is missing or no image.
+        ImageError: a file is missing or not an image.
         WeightsError: the weights of ``config`` are missing or do not fit.
     """
     used = config or DelfConfig()
@@ -244,20 +245,20 @@ def evaluate(
     """Score the whole system on a labelled folder or a dataset: extract, index, search, verify.
 
     Args:
-        dataset: a folder with a ``groundtruth.json`` or with a folder for each landmark, or a
+        dataset: a folder with a ``groundtruth.json`` or with one subfolder per landmark, or a
             benchmark from :func:`~delfjax.datasets.catalogue.open_dataset`.
         config: the whole system; by default the default preset.
-        protocols: which of the dataset's protocols; all when empty.
-        store: where features are kept; by default in the cache, by dataset and config.
+        protocols: protocols of the dataset to score by; all when empty.
+        store: folder for the features; by default in the cache, by dataset and config.
         retry_failed: try images with a recorded failure again.
         progress: show progress bars.
 
     Raises:
-        DatasetError: the folder has no labels, or these are malformed.
-        EvaluationError: the dataset has no queries, or lacks what its protocol judges by.
-        ConfigError: a protocol that it does not have.
-        StoreError: the store is of another config, damaged, or being written.
-        ReductionError: too few features to fit the reduction.
+        DatasetError: the folder has no labels, or they are malformed.
+        EvaluationError: the dataset has no queries, or lacks labels that its protocol needs.
+        ConfigError: the dataset has no such protocol.
+        StoreError: the store has another config, is damaged, or is being written.
+        ReductionError: there are too few features to fit the reduction.
     """
     used = config or DelfConfig()
     opened = dataset if isinstance(dataset, RetrievalDataset) else open_dataset("folder", dataset)
@@ -278,8 +279,8 @@ def _extractor(config: DelfConfig) -> Extractor:
 
 
 def _keep_programs() -> None:
-    """Let the next process find what this one compiles, as the commands do; a cache that the caller
-    has chosen stays."""
+    """Keep compiled programs for the next process, as the commands do, unless the caller has set a
+    cache."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         device.use_compilation_cache()
 
@@ -287,7 +288,7 @@ def _keep_programs() -> None:
 def _features(
     photos: Sequence[str | Path | ImageFeatures], config: DelfConfig
 ) -> list[ImageFeatures]:
-    """Features of each photo, those of files extracted side by side."""
+    """Features of each photo; files are all dispatched before any result is awaited."""
     started = [
         photo if isinstance(photo, ImageFeatures) else _start(photo, config) for photo in photos
     ]
