@@ -1,10 +1,10 @@
-"""Where data lives. The only room that reads the environment.
+"""Where data lives. The only module that reads the environment.
 
-``DELFJAX_DATA`` moves the data root; otherwise it is ``data/`` of the checkout. Where the library
-was installed without its checkout, datasets and runs go into ``delfjax-data`` of the current
-folder, where their owner sees them, and the cache goes where the system keeps caches: compiled
-programs serve every folder of photos, and ``delfjax match`` leaves nothing behind where it was
-called.
+``DELFJAX_DATA`` sets the data root; by default it is ``data/`` of the checkout. If the library is
+installed without its checkout, datasets and runs go to ``delfjax-data`` in the current folder,
+where the user sees them. The cache goes to the system's cache folder, because compiled programs
+serve every folder of photos and ``delfjax match`` should leave nothing in the folder it is called
+from.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import platformdirs
 
 
 def repository_root() -> Path | None:
-    """The checkout this library runs from, or ``None`` when it was installed as a plain package."""
+    """The checkout this library runs from; ``None`` if it was installed as a plain package."""
     root = Path(__file__).resolve().parents[1]
     return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
 
 
 def data_root() -> Path:
-    """Root of the datasets, the runs and, unless the library was installed without its checkout,
+    """Root of the datasets and runs and, unless the library was installed without its checkout, of
     the cache."""
     return _chosen_root() or Path.cwd() / "delfjax-data"
 
 
 def shipped_weights() -> Path:
-    """Folder of the weights that come with the library, wherever the data root was moved to."""
+    """Folder of the weights that are part of the package, independent of the data root."""
     return Path(__file__).resolve().parent / "models" / "shipped"
 
 
 def runs_root() -> Path:
-    """Folder of the run folders: ``runs/<experiment>/<hash10>``."""
+    """Parent of all run folders, ``<experiment>/<hash10>``."""
     return data_root() / "runs"
 
 
 def cache_root() -> Path:
-    """Folder of what can be computed again: stores of `evaluate`, compiled programs."""
+    """Folder of everything that can be recomputed, such as feature stores and compiled programs."""
     root = _chosen_root()
     return root / "cache" if root is not None else platformdirs.user_cache_path("delfjax")
 
@@ -49,12 +49,12 @@ def compilation_cache() -> Path:
 
 
 def program_cache() -> Path:
-    """Folder of programs that are traced but not yet compiled."""
+    """Folder of traced programs that are not yet compiled."""
     return cache_root() / "programs"
 
 
 def _chosen_root() -> Path | None:
-    """The data root that the environment or the checkout decides, if either does."""
+    """The data root set by the environment or else by the checkout, if there is either."""
     moved = os.environ.get("DELFJAX_DATA")
     if moved:
         return Path(moved).expanduser().resolve()

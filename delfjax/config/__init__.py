@@ -2,10 +2,10 @@
 hash.
 
 A config is a tree of frozen dataclasses. Its root, :class:`Config`, has a section for every part:
-the system (:class:`DelfConfig`: what an extraction, an index and a search depend on), the stages of
-its training, and mining. ``override(config, ["features.max_features=500"])`` is the one way to
-change a field from text; an unknown field or a wrong type is a :class:`ConfigError` that names the
-nearest field.
+the system (:class:`DelfConfig`: all that an extraction, an index and a search depend on), the
+stages of its training, and mining. ``override(config, ["features.max_features=500"])`` is the only
+way to change a field from text. An unknown field raises a :class:`ConfigError` that names the
+nearest one; so does a value of the wrong type.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Overrides: ``path.to.field=value``, the one way to change a config from text."""
+"""Overrides: ``path.to.field=value``, the only way to change a config from text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from delfjax.files import flatten
 
 C = TypeVar("C")
 
-# The one name that is no field: ``model=FILE`` stands for all fields that a model file sets
-# (:func:`delfjax.models.model_files.expand` writes them out).
+# The one name that is not a field: ``model=FILE`` stands for all fields that a model file sets.
+# :func:`delfjax.models.model_files.expand` replaces it with them.
 MODEL = "model"
 
 
@@ -25,7 +25,7 @@ class Assignment:
 
     Attributes:
         path: dotted path of the field.
-        value: its new value: JSON, or bare text.
+        value: new value, as JSON or bare text.
     """
 
     path: str
@@ -37,15 +37,15 @@ class Assignment:
         return self.path.partition(".")[0]
 
     def __str__(self) -> str:
-        """As it is written on a command line."""
+        """The override as written on a command line."""
         return f"{self.path}={self.value}"
 
 
 def parse_assignment(text: str) -> Assignment:
-    """The override that ``text`` says, of whichever config.
+    """Split ``path.to.field=value``, without checking that any config has the field.
 
     Raises:
-        ConfigError: there is no ``=``.
+        ConfigError: ``text`` has no ``=``.
     """
     path, separator, value = text.partition("=")
     if not separator:
@@ -54,34 +54,34 @@ def parse_assignment(text: str) -> Assignment:
 
 
 def assignments_of(text: str) -> list[str]:
-    """The assignments of a notebook's ``overrides``: ``"a.b=1; c.d=2"``."""
+    """The assignments in a notebook's parameter ``overrides``, such as ``"a.b=1; c.d=2"``."""
     return [part.strip() for part in text.split(";") if part.strip()]
 
 
 def parse_overrides(
     assignments: Iterable[str], *, sections: Iterable[str] = SECTIONS, within: str = ""
 ) -> list[Assignment]:
-    """The overrides of a command, in their order, each with the section it belongs to.
+    """Parse the overrides of a command, in order, completing each path with its section.
 
     Args:
         assignments: ``section.field=value``.
         sections: the sections of :class:`~delfjax.config.Config` that the command depends on;
             :data:`MODEL` among them admits ``model=FILE``.
-        within: a section whose fields may be named without it, ``steps=100``.
+        within: a section whose fields may be named without it, as in ``steps=100``.
 
     Raises:
-        ConfigError: no ``=``, or a field that no such section has; the nearest of all sections is
-            named.
+        ConfigError: an assignment has no ``=``, or names a field that is in none of ``sections``;
+            the message names the nearest field.
     """
-    taken = tuple(sections)
-    known = {path: path for section in taken for path in _fields()[section]}
-    # Without its section, a field hides a section of the same name: within the stage "delg",
-    # "delg.code_dim" is its field "delg.delg.code_dim".
+    used = tuple(sections)
+    known = {path: path for section in used for path in _fields()[section]}
+    # A field named without its section takes precedence over a section of the same name: within the
+    # stage "delg", "delg.code_dim" means the field "delg.delg.code_dim".
     known |= {path.removeprefix(f"{within}."): path for path in _fields().get(within, ())}
     parsed = [parse_assignment(text) for text in assignments]
     for path, section in ((each.path, each.section) for each in parsed if each.path not in known):
         problem = (
-            f"is not used here; sections that are: {', '.join(taken)}"
+            f"is not used here; sections that are: {', '.join(used)}"
             if path in _fields().get(section, ())
             else f"does not exist{nearest(path, known)}"
         )
@@ -90,11 +90,11 @@ def parse_overrides(
 
 
 def override(config: C, assignments: Iterable[str | Assignment]) -> C:
-    """``config`` with each ``path.to.field=value`` applied in turn; values are JSON, or bare text.
+    """Apply each ``path.to.field=value`` to a copy of ``config``; values are JSON or bare text.
 
     Raises:
-        ConfigError: no ``=``, an unknown field (the nearest is named), or a value of the wrong
-            type.
+        ConfigError: an assignment has no ``=``, names an unknown field (the message names the
+            nearest), or has a value of the wrong type.
     """
     values = to_dict(config)
     known = list(flatten(values))
@@ -103,17 +103,17 @@ def override(config: C, assignments: Iterable[str | Assignment]) -> C:
         path = assignment.path
         if path not in known:
             raise ConfigError(f"config field {path!r} does not exist{nearest(path, known)}")
-        *rooms, leaf = path.split(".")
-        place = values
-        for room in rooms:
-            place = place[room]
-        place[leaf] = _parsed(assignment.value)
+        *sections, field = path.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        section[field] = _parsed(assignment.value)
     return from_dict(type(config), values)
 
 
 @functools.cache
 def _fields() -> dict[str, list[str]]:
-    """Section → paths of its fields; :data:`MODEL` stands among them as a section of one."""
+    """Section → paths of its fields; :data:`MODEL` counts as a section with one field."""
     plain = to_dict(Config())
     return {**{name: list(flatten({name: plain[name]})) for name in SECTIONS}, MODEL: [MODEL]}
 

@@ -1,4 +1,4 @@
-"""Configs by name: of the system, and of the stages of its training."""
+"""Presets: named configs of the system and of its training stages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from delfjax.config.values import require_known
 
 PRESETS: dict[str, DelfConfig] = {
     "default": DelfConfig(),
-    # A laptop in a hurry: about a third of the time.
+    # About a third of the default's time, for a laptop.
     "fast": DelfConfig(features=FeaturesConfig(max_side=384, max_features=500)),
-    # Seconds, for tests and notebooks in continuous integration.
+    # Takes seconds, for tests and for notebooks in continuous integration.
     "ci": DelfConfig(
         features=FeaturesConfig(max_side=256, max_features=300, scales=(0.5, 0.7071, 1.0))
     ),
@@ -26,7 +26,7 @@ PRESETS: dict[str, DelfConfig] = {
     "paper2017": DelfConfig(
         backbone=BackboneConfig(name="resnet50", stride_layout="he", weights="random"),
         scorer=ScorerConfig(weights="random"),
-        # FAISS wants 39 training descriptors for each of the cells.
+        # FAISS recommends at least 39 training descriptors per cell.
         index=IndexConfig(kind="ivf_pq", lists=8192, probes=5, train_samples=320_000),
     ),
 }
@@ -41,11 +41,11 @@ TRAINING_PRESETS: dict[str, TrainingConfig] = {
         rescales=(0.25, 0.3536, 0.5, 0.7071, 1.0),
         steps=500_000,
     ),
-    # Source: the DELG paper, 512 px and 1.5 million steps; the rate is that of the TF2 code.
+    # Source: the DELG paper, 512 px and 1.5 million steps; the learning rate is from the TF2 code.
     "paper_delg": TrainingConfig(stage="delg", square_side=585, crop_side=512, steps=1_500_000),
-    # A minute or so each on two cores, for photographs of 256 pixels. Measured on the landmark
-    # world: in as many steps at half the learning rate, mAP of FT 0.406 in place of 0.433, of
-    # FT+ATT 0.469 in place of 0.494.
+    # The quick presets take about a minute each on two cores, for photographs of 256 pixels.
+    # Measured on the landmark world: half the learning rate with as many steps lowers the mAP of FT
+    # from 0.433 to 0.406, and of FT+ATT from 0.494 to 0.469.
     "quick_finetune": replace(
         _QUICK,
         crop_side=256,
@@ -58,8 +58,8 @@ TRAINING_PRESETS: dict[str, TrainingConfig] = {
     "quick_attention": replace(
         _QUICK,
         stage="attention",
-        # The attention trains none of them: its maps are made from those that the other stages
-        # start from.
+        # This stage trains no layer of the backbone. Its maps are computed from those of the first
+        # nine layers, which the other quick stages cache too.
         frozen_layers=9,
         rescales=(0.3536, 0.5, 0.7071),
         steps=300,
@@ -81,20 +81,20 @@ TRAINING_PRESETS: dict[str, TrainingConfig] = {
 
 
 def preset(name: str) -> DelfConfig:
-    """The preset called ``name``.
+    """The system preset called ``name``.
 
     Raises:
-        ConfigError: there is none; the message names the nearest.
+        ConfigError: there is no such preset; the message names the nearest.
     """
     require_known("preset", name, PRESETS)
     return PRESETS[name]
 
 
 def training_preset(name: str) -> TrainingConfig:
-    """The preset called ``name``.
+    """The training preset called ``name``.
 
     Raises:
-        ConfigError: there is none; the message names the nearest.
+        ConfigError: there is no such preset; the message names the nearest.
     """
     require_known("training preset", name, TRAINING_PRESETS)
     return TRAINING_PRESETS[name]

@@ -14,8 +14,8 @@ class Config(SystemSections, TrainingStages):
     """Every number that changes a result: the sections of the system, the stages of its training,
     and mining.
 
-    What depends on some of the sections takes these alone (a search the :attr:`system`, mining its
-    own section): the hash of a result then says nothing of the others.
+    A computation takes only the sections it depends on: a search takes :attr:`system`, mining its
+    own section. The hash of a result is therefore independent of all other sections.
     """
 
     mining: MiningConfig = field(default_factory=MiningConfig)
@@ -27,7 +27,7 @@ class Config(SystemSections, TrainingStages):
 
     @property
     def stages(self) -> TrainingStages:
-        """The stages of its training."""
+        """The stages of the system's training."""
         return TrainingStages(**{name: getattr(self, name) for name in STAGE_SECTIONS})
 
 

@@ -22,27 +22,26 @@ UnitFloat = Annotated[float, Field(ge=0, le=1)]
 
 
 class ConfigError(DelfjaxError):
-    """A config field that does not exist or does not take the value given."""
+    """A config field does not exist or does not accept the value."""
 
 
 class Strict:
-    """Shared by all configs: unknown fields are refused, values are validated by their
-    annotations."""
+    """Base of all configs: refuses unknown fields and validates values by their annotations."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON values of a config."""
+    """The config as plain JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
 def from_dict(kind: type[C], values: dict[str, Any]) -> C:
-    """Validated config of type ``kind`` from plain JSON values.
+    """Make and validate a config of type ``kind`` from plain JSON values.
 
     Raises:
-        ConfigError: a field that does not exist, or a value that it does not take.
+        ConfigError: a field does not exist or does not accept its value.
     """
     try:
         validate = _validator(kind)  # type: ignore[arg-type]  # every class is hashable
@@ -58,7 +57,7 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
 
 @functools.cache
 def _validator(kind: type[Any]) -> Callable[[Any], Any]:
-    # Made once for each kind: that takes much longer than validating.
+    # Cached, because building a validator takes much longer than using it.
     return TypeAdapter(kind).validate_python
 
 
@@ -74,16 +73,16 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     """Refuse a ``name`` that is not one of ``known``.
 
     Raises:
-        ConfigError: the message names the nearest and all there are.
+        ConfigError: ``name`` is unknown; the message names the nearest and lists all.
     """
-    there = list(known)
-    if name not in there:
+    names = list(known)
+    if name not in names:
         raise ConfigError(
-            f"{kind} {name!r} is unknown{nearest(name, there) or ';'} there are: {', '.join(there)}"
+            f"{kind} {name!r} is unknown{nearest(name, names) or ';'} there are: {', '.join(names)}"
         )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The clause of an error that suggests the nearest of ``known``; empty where none is near."""
+    """A clause of an error that suggests the nearest of ``known``; empty if none is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f"; did you mean {close[0]!r}?" if close else ""
