@@ -1,21 +1,21 @@
-# Every target that needs the environment makes it first, in .venv, from nothing but Python >= 3.11.
+# Every target that needs the environment first creates it in .venv; only Python >= 3.11 is required.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What the notebooks need, and with it what the tests need.
+# Stamps of two installations: what the notebooks need, and that plus what the tests need.
 RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
-# Notebooks under test start without a run: none of yesterday can make them pass. What the tests before them have compiled and
-# rendered is shared.
+# Notebooks under test start without any run, so that no old run can make them pass. They share only the cache of the tests that
+# ran before them: compiled programs and rendered worlds.
 TEST_DATA := $(CURDIR)/data/cache/pytest
 NBVAL_DATA := $(CURDIR)/data/cache/nbval
 MYPY := $(BIN)/mypy --strict delfjax
-# Modules and notebooks alike.
+# Checks modules and notebooks.
 RUFF := $(BIN)/ruff check . && $(BIN)/ruff format --check delfjax tests notebooks
 NBVAL = $(BIN)/python -m pytest -p delfjax.suite.running.notebook_schema --nbval --nbval-current-env -p no:xdist -p no:cacheprovider -q
 
-# Dozens of processes import the same modules: where the environment forbids to write bytecode, as in many a container, each would
-# compile thousands of them again.
+# Dozens of processes import the same modules. Where the environment disables bytecode, as many containers do, each process would
+# compile thousands of modules again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -26,8 +26,8 @@ help:  ## list the targets
 
 env: $(INSTALLED)  ## create .venv (PYTHON=python3.12 picks another interpreter, 3.11 or newer)
 
-# The newest pip: the one that comes with Python 3.11 takes twice as long to choose versions. Most modules of most packages are never
-# imported: Python compiles the others when they are, in half the time.
+# --upgrade-deps: the pip of Python 3.11 takes twice as long to resolve versions as the newest. --no-compile: most modules are never
+# imported, and compiling the others on import takes half the time.
 define install
 @command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; name one with make env PYTHON=python3.12" >&2; exit 1; }
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -48,36 +48,36 @@ lint: env  ## ruff and mypy --strict
 	$(RUFF)
 	$(MYPY)
 
-# Processes side by side: threads of OpenMP that wait must not take the processors from those that work. Kernels are forked from
-# a process that has imported what they import.
+# Processes run in parallel, so waiting OpenMP threads must not keep the processors from working ones. Kernels are forked from a
+# process that has already imported the modules that they need.
 test: export OMP_WAIT_POLICY ?= PASSIVE
 test: export JUPYTER_DEFAULT_PROVISIONER_NAME ?= delfjax-forked
-test: env  ## everything that must hold: lint, the test suite, every notebook
+test: env  ## run everything: lint, the test suite, every notebook
 	@mkdir -p $(dir $(TEST_DATA))
 	$(RUFF)
-	@# mypy has one processor for half a minute: it goes beside the tests.
+	@# mypy uses one processor for half a minute, so it runs in parallel with the tests.
 	$(MYPY) & types=$$!; $(BIN)/python -m pytest -p no:nbval -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests; tests=$$?; wait $$types && exit $$tests
 	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA) && ln -s $(TEST_DATA)/delfjax-data/cache $(NBVAL_DATA)/cache
-	@# Two halves side by side; notebooks from 30 on read each other's runs, in order.
+	@# Two halves in parallel. Notebooks from 30 on read each other's runs, so they stay in order.
 	DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[0-2]*.ipynb & first=$$!; \
 	  DELFJAX_DATA=$(NBVAL_DATA) $(NBVAL) notebooks/[3-9]*.ipynb; second=$$?; wait $$first && exit $$second
 
-test-slow: env  ## the exhaustive tests, over an hour: 300 images, a sweep killed twice, a world on two devices, mining
+test-slow: env  ## run the exhaustive tests, over an hour: 300 images, a sweep killed twice, a world on two devices, mining
 	$(BIN)/python -m pytest -n 2 -m slow tests
 
 reproduce: $(RUNTIME)  ## run every notebook (preset quick), then build the report; both land in data/runs
 	"$(BIN)/delfjax" reproduce
 
-# The kernel "Python 3" of this environment goes before one that a user has installed under the same name; JupyterLab refuses
-# to run as root, as one does in a container, unless told that it may.
+# The kernel "Python 3" of this environment takes precedence over one that a user has installed under the same name. As root, the
+# usual user in a container, JupyterLab only starts with --allow-root.
 lab: export JUPYTER_PREFER_ENV_PATH := 1
 lab: export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
-lab: $(RUNTIME)  ## open the notebooks, the first one to begin with
+lab: $(RUNTIME)  ## open the notebooks in JupyterLab, starting with the first
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/00_start_here.ipynb notebooks
 
 bench: env  ## print the benchmark tables (pip install -e '.[bench]' adds PyTorch to race against)
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-clean:  ## remove .venv and every cache; data/ keeps what was downloaded and run
+clean:  ## remove .venv and every cache; downloads and runs in data/ stay
 	rm -rf $(VENV) data/cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
