@@ -179,3 +179,8 @@ def test_nothing_is_tied_to_one_machine() -> None:
         for path in TEXTS
         for found in tied.finditer(path.read_text())
     ]
+
+
+def test_the_readme_stays_short() -> None:
+    """Long tables belong where their numbers are made."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
