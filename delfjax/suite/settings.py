@@ -36,7 +36,7 @@ from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS
 from delfjax.evaluation.dataset_protocols import PROTOCOLS
 from delfjax.models.model_files import override_system
-from delfjax.suite.runs.folders import FinishedRun, Run, open_run, start_run
+from delfjax.suite.runs.folders import PRESETS, FinishedRun, Run, open_run, start_run
 from delfjax.world.knobs import WorldConfig, world_config
 
 # Objects and distractors of the smallest set: photographs of unlike things, two of them with much
@@ -178,7 +178,6 @@ _TRAININGS = {"ci": 1, "quick": 3, "full": 3}
 # What a notebook can be about: two that need no download, and every benchmark that has a name and a
 # protocol.
 DATASETS = ("world", "embedded", *(name for name in PROTOCOLS if name not in ("world", "folder")))
-PRESETS = tuple(_SIDES)
 
 
 @dataclass(frozen=True)

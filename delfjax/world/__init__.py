@@ -6,8 +6,9 @@ challenge of instance retrieval is a knob (:mod:`~delfjax.world.challenges`).
 
 - :mod:`~delfjax.world.knobs`: how large and how hard a world is.
 - :mod:`~delfjax.world.census`: which landmarks it has, where they stand, which photographs show
-  them. The landmarks come from :mod:`~delfjax.world.landmark_grammar`.
+  them. The landmarks come from :mod:`~delfjax.world.architecture.grammar`.
 - :mod:`~delfjax.world.photography`: the place, time, camera and surroundings of one photograph.
+- :mod:`~delfjax.world.scene`: what is rendered: camera, film, light, ground and solids.
 - :mod:`~delfjax.world.rendering`: a scene becomes pixels, or the exact truth about each pixel.
 - :mod:`~delfjax.world.writing` and :mod:`~delfjax.world.reading`: a world on disk.
 

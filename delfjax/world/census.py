@@ -16,8 +16,8 @@ from functools import lru_cache
 import numpy as np
 
 from delfjax.rng import named_generator
+from delfjax.world.architecture.grammar import Landmark, make_landmark
 from delfjax.world.knobs import WorldConfig
-from delfjax.world.landmark_grammar import Landmark, make_landmark
 from delfjax.world.photography import Shot, Site, take_shot
 
 SPLITS = ("train", "database", "query", "distractor", "no_match")

@@ -15,9 +15,9 @@ import numpy as np
 
 from delfjax.rng import named_generator
 from delfjax.world import surroundings
+from delfjax.world.architecture.grammar import Landmark
 from delfjax.world.knobs import WorldConfig
-from delfjax.world.landmark_grammar import Landmark
-from delfjax.world.rendering import MAX_SOLIDS, Camera, Film, Ground, Light, Scene, look_at
+from delfjax.world.scene import MAX_SOLIDS, Camera, Film, Ground, Light, Scene, look_at
 from delfjax.world.solids import Solid, placed
 
 # Share of the picture's height that a landmark takes at scale 0.
@@ -156,7 +156,7 @@ def _contents(
 ) -> list[Solid]:
     """Solids of the landmarks, of their surroundings, and of what stands in the way.
 
-    At most :data:`~delfjax.world.rendering.MAX_SOLIDS`, in this order: the last are left out.
+    At most :data:`~delfjax.world.scene.MAX_SOLIDS`, in this order: the last are left out.
     """
     solids = landmark_solids(site)
     groups: list[list[Solid]] = []

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int64
 
 from delfjax.world.census import Census, Frame
 from delfjax.world.photography import Site
-from delfjax.world.rendering import Scene, Truth, render_truth
+from delfjax.world.rendering import Truth, render_truth
+from delfjax.world.scene import Scene
 from delfjax.world.solids import WorldError
 from delfjax.world.writing import MANIFEST, SCHEMA, read_config
 

@@ -42,6 +42,22 @@ LAYERS = {
     "__init__": 8,
 }
 
+# The inner rooms of a room, the lowest first; "." stands for its own modules. Imports go down too.
+INNER_ROOMS = {
+    "ops": ("cpu", "."),
+    "features": ("store", "."),
+    "suite": ("runs", ".", "running", "reporting"),
+}
+# Neighbours that know nothing of each other: the first never imports the second.
+STRANGERS = (
+    ("world/", "datasets/"),
+    ("world/", "models/"),
+    ("datasets/published/", "datasets/fetch/"),
+    ("datasets/fetch/", "datasets/published/"),
+    ("world/architecture/", "world/rendering"),
+    ("models/", "world/"),
+)
+
 # The only places that may import each of these; () is nowhere: such a package is for tests and
 # benchmarks alone.
 FENCES: dict[str, tuple[str, ...]] = {
@@ -134,6 +150,49 @@ def test_no_module_imports_upwards() -> None:
         for module, room in imported
         if LAYERS[room] > LAYERS[_room(module)]
     ]
+
+
+def _modules_imported(module: str) -> set[str]:
+    """Files of the library that a module imports, such as ``ops/pyramid.py``."""
+    found = set()
+    for name in _imports(PACKAGE / module):
+        parts = name.split(".")[1:] if name.startswith("delfjax.") else []
+        for length in (len(parts), len(parts) - 1):
+            path = "/".join(parts[:length])
+            found |= {f"{path}{end}" for end in (".py", "/__init__.py")} & set(MODULES)
+    return found
+
+
+def _floor(module: str) -> int | None:
+    """How high a module stands within its room; ``None`` in a room without inner ones."""
+    room, _, rest = module.partition("/")
+    inner = rest.partition("/")[0] if "/" in rest else "."
+    floors = INNER_ROOMS.get(room)
+    return None if floors is None else floors.index(inner)
+
+
+def test_imports_go_down_within_a_room_too() -> None:
+    """A package's lazy stub stands above its modules: it names those that notebooks import."""
+    pairs = [
+        (module, other)
+        for module in MODULES
+        if not module.endswith(".pyi")
+        for other in _modules_imported(module)
+        if _room(other) == _room(module) and _floor(module) is not None
+    ]
+    assert len(pairs) > 50
+    assert not [pair for pair in pairs if (_floor(pair[1]) or 0) > (_floor(pair[0]) or 0)]
+
+
+def test_strangers_do_not_import_each_other() -> None:
+    pairs = [(module, other) for module in MODULES for other in _modules_imported(module)]
+    known = [
+        (module, other)
+        for module, other in pairs
+        for first, second in STRANGERS
+        if module.startswith(first) and other.startswith(second)
+    ]
+    assert pairs and not known
 
 
 def test_the_library_does_not_use_its_own_public_names() -> None:

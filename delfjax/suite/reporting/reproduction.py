@@ -21,9 +21,8 @@ from delfjax.suite.reporting.report import build_report
 from delfjax.suite.running.notebook_rules import Kind, notebooks, parameter_defaults, read_notebook
 from delfjax.suite.running.runner import Job, prepare
 from delfjax.suite.running.workers import LocalWorkers
-from delfjax.suite.runs.folders import RunError, open_run
+from delfjax.suite.runs.folders import PRESETS, RunError, open_run
 from delfjax.suite.runs.provenance import git_state
-from delfjax.suite.settings import PRESETS
 
 # Notebooks by how their names begin. Within a lane each finds what an earlier one has made: those
 # that train share trainings, those that search share features. The first lane begins with the world

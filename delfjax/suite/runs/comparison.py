@@ -24,9 +24,8 @@ from delfjax import paths
 from delfjax.config import require_known
 from delfjax.evaluation.significance import bootstrap_interval, paired_permutation_test
 from delfjax.files import flatten
-from delfjax.suite.runs.folders import FinishedRun, RunError, finished_runs
+from delfjax.suite.runs.folders import PRESETS, FinishedRun, RunError, finished_runs
 from delfjax.suite.runs.tables import as_text, compact, table_of
-from delfjax.suite.settings import PRESETS
 
 # Pairs of settings that are tested against each other: all pairs of six.
 MOST_PAIRS = 15

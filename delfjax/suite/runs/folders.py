@@ -33,6 +33,9 @@ from delfjax.files import (
 )
 from delfjax.suite.runs.provenance import provenance
 
+# Presets that a run can have: seconds, minutes, as long as the data deserves.
+PRESETS = ("ci", "quick", "full")
+
 _DONE = "DONE"
 _CONFIG = "config.json"
 _RESULTS = "results.json"

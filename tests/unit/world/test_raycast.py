@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from delfjax.world.raycast import FAR, SeenFromSun, Vector, nearest, shadowed, surface_at
-from delfjax.world.rendering import MAX_SOLIDS, seen_from_sun
+from delfjax.world.rendering import seen_from_sun
+from delfjax.world.scene import MAX_SOLIDS
 from delfjax.world.solids import Hole, Material, Shape, Solid, corners, table
 
 RAYS = 4000

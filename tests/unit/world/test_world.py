@@ -26,7 +26,8 @@ from delfjax.world.census import SPLITS, Census
 from delfjax.world.challenges import KNOBS
 from delfjax.world.knobs import PRESETS, WorldConfig, world_config
 from delfjax.world.reading import World, correspondences, open_world
-from delfjax.world.rendering import MAX_SOLIDS, render, render_truth, tile_lists
+from delfjax.world.rendering import render, render_truth, tile_lists
+from delfjax.world.scene import MAX_SOLIDS
 from delfjax.world.solids import WorldError, corners
 from delfjax.world.writing import MANIFEST, PICTURE_SHARE, VISIBLE_SHARE, build_world, read_config
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from delfjax.rng import named_generator
-from delfjax.world.genes import Genes
+from delfjax.world.architecture.genes import Genes
 from delfjax.world.solids import Colour, Material
 
 # Colours of the wall, of joints and stripes, and of ornaments, linear RGB: limestone, sandstone,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from delfjax.world.genes import Genes
-from delfjax.world.monument_parts import (
+from delfjax.world.architecture.genes import Genes
+from delfjax.world.architecture.monument_parts import (
     arched,
     battlements,
     belfry,
@@ -20,7 +20,7 @@ from delfjax.world.monument_parts import (
     portico,
     rider,
 )
-from delfjax.world.palettes import Palette
+from delfjax.world.architecture.palettes import Palette
 from delfjax.world.solids import Real, Solid, ball, box, dome, placed, round_tower
 
 

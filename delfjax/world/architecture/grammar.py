@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 
 from delfjax.rng import named_generator
-from delfjax.world.genes import Genes
-from delfjax.world.monuments import MONUMENTS
-from delfjax.world.palettes import make_palette
+from delfjax.world.architecture.genes import Genes
+from delfjax.world.architecture.monuments import MONUMENTS
+from delfjax.world.architecture.palettes import make_palette
 from delfjax.world.solids import Real, Solid
 
 
@@ -24,7 +24,7 @@ class Landmark:
     Attributes:
         number: its number in the world.
         family: number of its family, whose members look alike.
-        kind: what it is, a key of :data:`~delfjax.world.monuments.MONUMENTS` such as
+        kind: what it is, a key of :data:`~delfjax.world.architecture.monuments.MONUMENTS` such as
             ``"cathedral"``.
         solids: its parts, placed about the origin.
         height: metres.

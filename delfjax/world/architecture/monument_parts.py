@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from delfjax.world.genes import Genes
-from delfjax.world.palettes import Palette
+from delfjax.world.architecture.genes import Genes
+from delfjax.world.architecture.palettes import Palette
 from delfjax.world.solids import Hole, Material, Point, Real, Solid, ball, box, placed, round_tower
 
 
