@@ -1,9 +1,10 @@
 """Files: durable replacement, locks, JSON, and dotted names for nested values.
 
-Everything here writes whole files or none, even if the process is killed or the machine stops: the
-content goes to a temporary file in the same folder, is synced to disk, and is then renamed. Names
-of temporary files start with a dot and end in :data:`TEMPORARY`. Nothing reads one that a killed
-process left behind; :func:`remove_leftovers` deletes them.
+Files are written completely or not at all, even if the process is killed or the machine stops
+(:func:`append_json_line` is the exception): the content goes to a temporary file in the same
+folder, is synced to disk, and is then renamed. Names of temporary files start with a dot and end in
+:data:`TEMPORARY`. Temporary files that a killed process left behind are never read;
+:func:`remove_leftovers` deletes them.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from typing import Any, BinaryIO
 
 import filelock
 
-# Ending of the name under which a file or folder is written before it gets its own.
+# Suffix of the temporary name under which a file or folder is written.
 TEMPORARY = ".tmp"
-# Errors of systems or disks without locks, and of disks that cannot sync a folder.
+# Errors of systems or disks without locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
+# Errors of disks that cannot sync a folder.
 _NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 # Between two attempts to take a lock, seconds.
 _POLL_S = 0.1
 
 
 class LockHeldError(Exception):
-    """Somebody else holds the lock; callers say what that means for them.
+    """Another holder has the lock; callers turn this into an error of their own.
 
     Attributes:
-        holder: for instance ``process 123 on laptop``.
+        holder: description of the holder, for instance ``process 123 on laptop``.
     """
 
     def __init__(self, file: Path, holder: str) -> None:
@@ -45,20 +47,21 @@ class LockHeldError(Exception):
 
 
 class Lock:
-    """An exclusive lock between processes, as a context manager; two objects exclude each other
-    within one process as well.
+    """An exclusive lock between processes, as a context manager; two instances in the same process
+    exclude each other as well.
 
-    The lock belongs to the operating system, so it ends with the process, however that ends. Where
-    the system has no locks, a marker file beside ``file`` takes their place; it no longer counts
-    once its process is gone. ``file`` stays: it names the holder, and is empty while there is none.
+    The lock belongs to the operating system, which releases it when the process ends for whatever
+    reason. On a system without locks, a marker file beside ``file`` is used instead; it is ignored
+    once its process is gone. ``file`` is never deleted: it names the holder, and is empty while the
+    lock is free.
     """
 
     def __init__(self, file: Path, *, wait_s: float = 0.0) -> None:
-        """Nothing happens until the lock is acquired.
+        """Set up the lock without acquiring it.
 
         Args:
             file: created if missing; its folder must exist.
-            wait_s: how long to wait for another holder, seconds; ``math.inf`` waits for ever.
+            wait_s: how long to wait for another holder, seconds; ``math.inf`` waits forever.
         """
         self.file = file
         self._wait_s = wait_s
@@ -69,7 +72,7 @@ class Lock:
         """Take the lock; this object must not hold it already.
 
         Raises:
-            LockHeldError: somebody else still holds it after ``wait_s``.
+            LockHeldError: another holder still has the lock after ``wait_s``.
             OSError: the file cannot be opened for writing.
         """
         descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -79,17 +82,18 @@ class Lock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        # The lock holds even where a full disk leaves no room to say whose it is. On Windows only
-        # the holder can read the first byte of a locked file, so it is a blank.
+        # The lock is valid even if a full disk leaves no room to name the holder. The first byte is
+        # a blank because on Windows only the holder can read the first byte of a locked file.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f" process {os.getpid()} on {socket.gethostname()}".encode())
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         os.ftruncate(self._descriptor, 0)
         if self._marker is None:
-            # A child forked meanwhile shares the descriptor: closing ours would leave it the lock.
+            # A child process forked meanwhile shares the descriptor, so closing ours would leave
+            # the lock with the child.
             filelock.unlock_descriptor(self._descriptor)
         else:
             self._marker.release()
@@ -122,7 +126,8 @@ class Lock:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-        # Not the file itself: it stays there, and a marker counts as long as it exists.
+        # The file itself cannot be the marker: it is never deleted, and a marker holds the lock for
+        # as long as it exists.
         marker = filelock.SoftFileLock(f"{self.file}.held", thread_local=False)
         try:
             marker.acquire(blocking=False)
@@ -182,13 +187,13 @@ def move_file(source: Path, target: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill that becomes ``folder`` when the block ends without an error.
+    """A temporary folder that becomes ``folder`` when the block ends without an error.
 
-    Folders above it are created.
+    Parent folders are created.
 
     Raises:
-        OSError: it cannot be written, or ``folder`` exists by the end of the block; nothing of it
-            is left.
+        OSError: a file cannot be written, or ``folder`` exists by the end of the block; the
+            temporary folder is deleted.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(folder)
@@ -207,8 +212,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync_disks() -> None:
-    """Sync everything written so far, where the system can: after thousands of files, quicker than
-    one by one."""
+    """Sync everything written so far, if the system can; faster than syncing thousands of files one
+    by one."""
     if hasattr(os, "sync"):
         os.sync()
 
@@ -216,7 +221,7 @@ def sync_disks() -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that killed processes left in a folder or below it.
 
-    The caller must be the only one who writes there: files still being written go as well.
+    No other process may be writing there: files that are still being written would be deleted too.
 
     Raises:
         OSError: something cannot be deleted.
@@ -233,7 +238,7 @@ def _temporary(file: Path) -> Path:
 
 
 def _sync_file(file: Path) -> None:
-    # Windows syncs only what is open for writing.
+    # Windows syncs a file only if it is open for writing.
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
 
@@ -242,7 +247,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:
-        # Windows opens no folders, and needs no sync of them.
+        # Windows cannot open folders, and does not need to sync them.
         return
     try:
         os.fsync(descriptor)
@@ -257,11 +262,11 @@ def read_json(file: Path, *, error: Callable[[str], Exception]) -> Any:
     """The value in a JSON file.
 
     Args:
-        file: in UTF-8.
-        error: makes the exception from a message that names the file: an error class, usually.
+        file: the file, in UTF-8.
+        error: makes an exception from a message that names the file; usually an error class.
 
     Raises:
-        Exception: what ``error`` makes: the file cannot be read, or is not JSON.
+        Exception: made by ``error``: the file cannot be read, or is not JSON.
     """
     try:
         return json.loads(file.read_bytes())
@@ -275,11 +280,11 @@ def read_json_object(file: Path, *, error: Callable[[str], Exception]) -> dict[s
     """The named values in a JSON file; see :func:`read_json`.
 
     Raises:
-        Exception: what ``error`` makes: the file cannot be read, or is not a JSON object.
+        Exception: made by ``error``: the file cannot be read, or is not a JSON object.
     """
     values = read_json(file, error=error)
     if not isinstance(values, dict):
-        raise error(f"{file}: damaged, holds a {type(values).__name__} instead of a JSON object")
+        raise error(f"{file}: damaged: holds a {type(values).__name__}, expected a JSON object")
     return values
 
 
@@ -287,7 +292,7 @@ def read_json_lines(file: Path, *, error: Callable[[str], Exception]) -> list[An
     """The values in a file that holds one JSON value per line.
 
     Raises:
-        Exception: what ``error`` makes: the file cannot be read, or a line is not JSON.
+        Exception: made by ``error``: the file cannot be read, or a line is not JSON.
     """
     values: list[Any] = []
     try:
@@ -332,12 +337,12 @@ def write_json(
     """Write named values as JSON, durably; see :func:`replace_file`.
 
     Args:
-        file: written, or replaced.
-        values: plain values, all numbers finite.
+        file: the file to write or replace.
+        values: plain values; all numbers must be finite.
         indent: spaces per level; without it, everything is on one line.
         sort_keys: sort by name instead of keeping the order given.
-        ensure_ascii: write all other characters as escapes.
-        end: follows the closing brace, a line break for instance.
+        ensure_ascii: escape all characters that are not ASCII.
+        end: text after the closing brace, for instance a line break.
 
     Raises:
         OSError: the file cannot be written; an older file stays as it was.
@@ -369,9 +374,9 @@ def flatten(values: Mapping[str, Any], *, lists: bool = False) -> dict[str, Any]
     """Nested values by dotted name: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``.
 
     Args:
-        values: nested to any depth; empty ones leave no name.
-        lists: descend into lists and tuples as well, whose items are named 0, 1, …; otherwise these
-            are values like any other.
+        values: mappings nested to any depth; an empty one contributes no name.
+        lists: also descend into lists and tuples, whose items are named 0, 1, …; by default, a list
+            is a value like any other.
     """
     return dict(_leaves(values, "", lists))
 

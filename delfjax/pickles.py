@@ -1,9 +1,9 @@
-"""Pickles, read without running anything in them.
+"""A restricted reader of pickles, which executes nothing from them.
 
-A pickle is a program. :func:`unpickle` gives it nothing to call but the stand-ins its caller names,
-and checks the opcodes first: a class is refused without being looked up, and no memo index
-allocates memory for entries that do not exist. :func:`read_plain_pickle` reads plain values and
-NumPy arrays that way; its stand-ins hold the bytes of an array until they have been checked.
+A pickle is a program. :func:`unpickle` lets it call only the stand-ins that the caller names, and
+checks all opcodes first: a class is refused without being looked up, and a memo index cannot
+allocate memory for entries that do not exist. :func:`read_plain_pickle` uses it to read plain
+values and NumPy arrays; its stand-ins hold the bytes of an array until they have been checked.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-# Files of plain values larger than this are refused, bytes: ground truth has about a megabyte.
+# Largest file of plain values that is read, bytes; ground truth takes about a megabyte.
 MAX_BYTES = 256 << 20
 
-# What protocols 2 to 5 write for dictionaries, lists, tuples, numbers, text and calls. Left out:
-# whatever makes an object of a class other than by a call (NEWOBJ, INST, OBJ), persistent ids, and
+# What protocols 2 to 5 write for dictionaries, lists, tuples, numbers, text and calls. Left out are
+# opcodes that create an object of a class without a call (NEWOBJ, INST, OBJ), persistent ids, and
 # the extension registry.
 BINARY_OPCODES = frozenset(
     {
@@ -40,17 +40,17 @@ BINARY_OPCODES = frozenset(
         *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
     }
 )
-# The text of protocols 0 and 1 as well, bytes and sets.
+# In addition, the text opcodes of protocols 0 and 1, bytes and sets.
 _PLAIN_OPCODES = BINARY_OPCODES | {
     *("INT", "LONG", "FLOAT", "STRING", "UNICODE", "PUT", "GET"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     *("EMPTY_SET", "ADDITEMS", "FROZENSET"),
 }
 _NUMBERED_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-# Kinds of array elements that are numbers or text; objects are not.
+# NumPy's kinds of array elements that are numbers or text, not objects.
 _KINDS = frozenset("biufSU")
 
-# What unpickling a malformed file raises; all of it means the same.
+# Exceptions that unpickling a malformed file may raise; all mean that the file is damaged.
 MALFORMED = (
     pickle.UnpicklingError,
     struct.error,
@@ -66,19 +66,19 @@ MALFORMED = (
 
 
 class RefusedError(Exception):
-    """Why a pickle is refused; callers say which file."""
+    """The reason why a pickle is refused; callers add the file."""
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """What a pickle may hold.
+    """What a pickle may contain.
 
     Attributes:
-        what: in words, in the plural.
-        opcodes: names of them, as :mod:`pickletools` has them.
-        names: (module, name) → what stands for it. All pickles share these stand-ins, so they must
+        what: the admitted values in words, a plural noun for error messages.
+        opcodes: names of the admitted opcodes, as in :mod:`pickletools`.
+        names: (module, name) → its stand-in. All pickles share the stand-ins, which therefore must
             not accept attributes.
-        encoding: of byte strings that Python 2 wrote.
+        encoding: encoding of byte strings that Python 2 wrote.
     """
 
     what: str
@@ -94,21 +94,20 @@ def unpickle(
     start: int = 0,
     persistent: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, int]:
-    """The value pickled at ``start``, and where its pickle ends; nothing is imported.
+    """The value pickled at ``start``, and the position after its pickle; nothing is imported.
 
     Args:
-        data: the pickle, and whatever surrounds it.
-        admitted: what it may hold.
-        start: its first byte.
-        persistent: persistent id → value, where the opcode for them is admitted.
+        data: bytes that contain the pickle.
+        admitted: what the pickle may contain.
+        start: position of its first byte.
+        persistent: returns the value of a persistent id, if that opcode is admitted.
 
     Raises:
-        RefusedError: it holds something else.
-        Exception: one of :data:`MALFORMED`: it is truncated or damaged.
+        RefusedError: the pickle contains something else.
+        Exception: one of :data:`MALFORMED`: the pickle is truncated or damaged.
     """
     with warnings.catch_warnings():
-        # Text with a bad escape is refused, or read as it stands; Python's warning of it would come
-        # first.
+        # Python warns about bad escapes in text before the text is refused or read unchanged.
         warnings.simplefilter("ignore", DeprecationWarning)
         end = _checked(data, start, admitted)
         unpickler = _Unpickler(data[start:end], admitted, persistent)
@@ -116,27 +115,27 @@ def unpickle(
 
 
 def _checked(data: bytes, start: int, admitted: Admitted) -> int:
-    """Look at every opcode; returns where the pickle ends."""
+    """Check every opcode; return the position after the pickle."""
     stream = io.BytesIO(data)
     stream.seek(start)
     writes = 0
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name not in admitted.opcodes:
             raise RefusedError(
-                f"pickle opcode {opcode.name}, which {admitted.what} have no use for"
+                f"contains the pickle opcode {opcode.name}, which {admitted.what} do not use"
             )
-        # The memo is an array: an index far out would allocate all before it. Python 2 counts from
-        # one.
+        # The memo is an array, so a large index would allocate all entries before it. Python 2
+        # counts from one.
         if opcode.name in _NUMBERED_PUTS and (
             not isinstance(argument, int) or argument > writes + 1
         ):
-            raise RefusedError(f"pickle memo index {argument} out of sequence")
+            raise RefusedError(f"pickle memo index {argument} is out of sequence")
         writes += opcode.name in _NUMBERED_PUTS or opcode.name == "MEMOIZE"
     return stream.tell()
 
 
 class _Unpickler(pickle.Unpickler):
-    """The C unpickler, which looks nothing up but what is admitted."""
+    """The C unpickler, restricted to admitted names."""
 
     def __init__(
         self, data: bytes, admitted: Admitted, persistent: Callable[[Any], Any] | None
@@ -146,39 +145,38 @@ class _Unpickler(pickle.Unpickler):
         self._persistent = persistent
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for an admitted name; any other is refused without being looked up."""
+        """The stand-in of an admitted name; any other name is refused without being looked up."""
         if (module, name) not in self._admitted.names:
             raise RefusedError(f"holds {module}.{name}; only {self._admitted.what} are admitted")
         return self._admitted.names[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        """What a persistent id stands for."""
+        """The value of a persistent id."""
         if self._persistent is None:
             raise RefusedError(
-                f"persistent id {pid!r:.80}, which {self._admitted.what} do not have"
+                f"contains the persistent id {pid!r:.80}, which {self._admitted.what} do not have"
             )
         return self._persistent(pid)
 
 
 def read_plain_pickle(path: Path, *, error: Callable[[str], Exception]) -> Any:
-    """The value in a pickle that holds nothing but dictionaries, lists, tuples, sets, numbers, text
-    and arrays.
+    """The value in a pickle of dictionaries, lists, tuples, sets, numbers, text and arrays only.
 
-    Byte strings of Python 2 become text (Latin-1 keeps every byte; in its text protocol they must
-    be ASCII).
+    Byte strings of Python 2 become text (Latin-1 keeps every byte; in Python 2's text protocol they
+    must be ASCII). Nothing in the file is executed.
 
     Args:
         path: the file.
-        error: makes the exception from a message that names the file: an error class, usually.
+        error: makes an exception from a message that names the file; usually an error class.
 
     Raises:
-        Exception: what ``error`` makes: the file is missing, too large, truncated or damaged, or
-            holds anything else. Nothing in it is run.
+        Exception: made by ``error``: the file is missing, too large, truncated or damaged, or
+            contains anything else.
     """
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise error(f"{path}: {size} bytes, at most {MAX_BYTES} are read")
+            raise error(f"{path}: the file has {size} bytes, expected at most {MAX_BYTES}")
         data = path.read_bytes()
     except OSError as failure:
         raise error(f"{path}: cannot be read: {failure.strerror}") from None
@@ -193,13 +191,13 @@ def read_plain_pickle(path: Path, *, error: Callable[[str], Exception]) -> Any:
 
 
 class _Name:
-    """Stands for the class ``numpy.ndarray``; nothing can be done with it."""
+    """Stands in for the class ``numpy.ndarray``; it cannot be called."""
 
     __slots__ = ()
 
 
 class _DType:
-    """Stands for a NumPy element type: its code, and its byte order once that is set."""
+    """Stands in for a NumPy element type: its code, and its byte order once that is set."""
 
     __slots__ = ("code", "order")
 
@@ -210,21 +208,25 @@ class _DType:
     def __setstate__(self, state: object) -> None:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", ">", "|", "="):
-            raise RefusedError(f"element type with the state {state!r:.60}")
+            raise RefusedError(f"holds an element type with the invalid state {state!r:.60}")
         self.order = order
 
     def real(self) -> np.dtype[Any]:
-        """The NumPy type, if it is one of numbers or text."""
+        """The NumPy type; only numbers and text are admitted."""
         if not isinstance(self.code, str):
-            raise RefusedError(f"element type {self.code!r:.40}")
+            raise RefusedError(
+                f"holds an element type {self.code!r:.40}, expected its code as text"
+            )
         dtype = np.dtype(self.code)
         if dtype.kind not in _KINDS or dtype.fields is not None:
-            raise RefusedError(f"array of {self.code!r:.40}, only numbers and text are admitted")
+            raise RefusedError(
+                f"holds an array of {self.code!r:.40}; only numbers and text are admitted"
+            )
         return dtype.newbyteorder(self.order)
 
 
 class _Array:
-    """Stands for an array until its bytes have been checked against its shape."""
+    """Stands in for an array until its bytes have been checked against its shape."""
 
     __slots__ = ("state",)
 
@@ -237,14 +239,14 @@ class _Array:
     def real(self) -> np.ndarray:
         """The array: a copy in native byte order."""
         if not isinstance(self.state, tuple) or len(self.state) != 5:
-            raise RefusedError("array without contents")
+            raise RefusedError("holds an array without contents")
         _version, shape, dtype, fortran, raw = self.state
         return _array(raw, dtype, shape, fortran=fortran is True)
 
 
 class _Function:
-    """Stands for one of the functions that make arrays; without attributes, so that no pickle
-    leaves a trace on it."""
+    """Stands in for one of the functions that make arrays; it takes no attributes, so a pickle
+    cannot modify it."""
 
     __slots__ = ("_name",)
 
@@ -252,17 +254,17 @@ class _Function:
         self._name = name
 
     def __setstate__(self, state: object) -> None:
-        raise RefusedError(f"state {state!r:.40} for the function {self._name}")
+        raise RefusedError(f"sets the state {state!r:.40} on the function {self._name}")
 
     def __call__(self, *arguments: Any) -> object:
         if self._name == "encode":
             text, encoding = arguments if len(arguments) == 2 else ("", "")
             if not isinstance(text, str) or encoding != "latin1":
-                raise RefusedError(f"encoding {encoding!r:.20}, only latin1 stands for bytes")
+                raise RefusedError(f"encodes bytes as {encoding!r:.20}, expected 'latin1'")
             return text.encode("latin1")
         if self._name == "bytes":
             if arguments:
-                raise RefusedError(f"bytes made of {arguments!r:.40}")
+                raise RefusedError(f"calls bytes with {arguments!r:.40}, expected no arguments")
             return b""
         if self._name == "scalar":
             dtype, raw = arguments
@@ -276,15 +278,16 @@ class _Function:
 
 
 class _Scalar:
-    """Stands for a NumPy number until it has been checked."""
+    """Stands in for a NumPy number until it has been checked."""
 
     __slots__ = ("dtype", "raw")
 
     def __init__(self, dtype: object, raw: object) -> None:
-        self.dtype, self.raw = dtype, raw
+        self.dtype = dtype
+        self.raw = raw
 
     def real(self) -> object:
-        """The number, as Python has it."""
+        """The number as a Python value."""
         return _array(self.raw, self.dtype, (), fortran=False).item()
 
 
@@ -295,10 +298,10 @@ _PLAIN = Admitted(
         ("numpy", "ndarray"): _Name(),
         ("numpy", "dtype"): _Function("dtype"),
         ("_codecs", "encode"): _Function("encode"),
-        # How protocol 2 writes no bytes, those of an empty array.
+        # Protocol 2 writes the empty bytes of an empty array as a call of `bytes`.
         ("__builtin__", "bytes"): _Function("bytes"),
         ("builtins", "bytes"): _Function("bytes"),
-        # Before and since NumPy 2.
+        # NumPy 2 renamed `numpy.core` to `numpy._core`.
         ("numpy.core.multiarray", "_reconstruct"): _Function("_reconstruct"),
         ("numpy._core.multiarray", "_reconstruct"): _Function("_reconstruct"),
         ("numpy.core.multiarray", "scalar"): _Function("scalar"),
@@ -311,13 +314,15 @@ _PLAIN = Admitted(
 
 
 def _real(value: Any, done: dict[int, Any]) -> Any:
-    """``value`` with arrays in place of what stands for them; what is shared is converted once, a
-    cycle is refused."""
+    """``value`` with arrays in place of their stand-ins.
+
+    A shared object is converted once, and a cycle is refused.
+    """
     if value is None or type(value) in (bool, int, float, str, bytes, bytearray):
         return value
     if id(value) in done:
         if done[id(value)] is _UNFINISHED:
-            raise RefusedError("holds a container that holds itself")
+            raise RefusedError("holds a container that contains itself")
         return done[id(value)][1]
     done[id(value)] = _UNFINISHED
     if isinstance(value, _Array | _Scalar):
@@ -330,7 +335,7 @@ def _real(value: Any, done: dict[int, Any]) -> Any:
         raise RefusedError(
             f"holds a {type(value).__name__.lstrip('_').lower()} where a value should be"
         )
-    # Kept with its original, whose id stays taken as long as that lives.
+    # The original is kept alive as well, because its id identifies it.
     done[id(value)] = (value, made)
     return made
 
@@ -340,15 +345,24 @@ _UNFINISHED = object()
 
 def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> np.ndarray:
     if not isinstance(dtype, _DType):
-        raise RefusedError(f"array of {type(dtype).__name__}, expected a NumPy element type")
+        raise RefusedError(
+            f"holds an array of {type(dtype).__name__}, expected a NumPy element type"
+        )
     real = dtype.real()
     # Python 2 wrote the bytes of an array as a byte string, which is read as Latin-1 text.
     data = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(data, bytes | bytearray):
-        raise RefusedError(f"array whose contents are a {type(raw).__name__}, expected bytes")
+        raise RefusedError(
+            f"holds an array whose contents are a {type(raw).__name__}, expected bytes"
+        )
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
-        raise RefusedError(f"array of shape {shape!r:.40}")
+        raise RefusedError(
+            f"holds an array of shape {shape!r:.40}, expected a tuple of non-negative integers"
+        )
     if math.prod(shape) * real.itemsize != len(data):
-        raise RefusedError(f"array of shape {shape} and type {real} with {len(data)} bytes")
+        raise RefusedError(
+            f"holds an array of shape {shape} and type {real} that has {len(data)} bytes, expected"
+            f" {math.prod(shape) * real.itemsize}"
+        )
     elements = np.frombuffer(bytes(data), real) if len(data) else np.empty(0, real)
     return elements.reshape(shape, order="F" if fortran else "C").astype(real.newbyteorder("="))

@@ -1,12 +1,14 @@
-"""Traced programs kept on disk: a second process finds them without running the Python that wrote
-them.
+"""Traced programs stored on disk, which another process can run without tracing them again.
 
 JAX's persistent cache (:func:`delfjax.device.use_compilation_cache`) spares a second process the
-compilation, but to look a program up there it has to be traced and lowered first: for one level of
-the pyramid three quarters of a second, where loading what was lowered before takes a tenth of that.
-A stored program is a ``jax.export`` of the function, and is found again only under the same
-arguments' shapes, settings, devices, versions, and sources: those of the module that defines the
-function and of all that it imports from this library (:mod:`delfjax.sources`).
+compilation, but a program must still be traced and lowered before it can be looked up there. That
+takes three quarters of a second for one level of the pyramid; loading the stored lowered program
+takes a tenth of that.
+
+A stored program is the ``jax.export`` of a function. It is reused only if the shapes of the
+arguments, the settings, the devices, the versions and the sources are the same. The sources are
+those of the module that defines the function and of everything it imports from this library
+(:mod:`delfjax.sources`).
 """
 
 from __future__ import annotations
@@ -32,25 +34,25 @@ from delfjax.sources import source_digest
 
 R = TypeVar("R")
 
-# Programs that this process has loaded, by file: another extractor of the same backbone loads none
-# of them again. They hold no weights, and there are few: what can be compiled is bounded.
+# Programs that this process has loaded, by file, so another extractor of the same backbone need not
+# load them again. They hold no weights, and their number is bounded.
 _LOADED: dict[Path, Callable[..., Any]] = {}
-# First bytes of a file: a digest of the rest.
+# A file begins with a digest of the rest, of this many bytes.
 _DIGEST = hashlib.sha256().digest_size
 
 
 class StoredProgram(Generic[R]):
-    """A pure function of arrays, compiled for the shapes it is called with, each program kept while
-    the cache is in use."""
+    """A pure function of arrays, compiled for the shapes that it is called with; the programs are
+    stored on disk if JAX's persistent cache is in use."""
 
     def __init__(self, function: Callable[..., R], *, settings: dict[str, Any]) -> None:
-        """Nothing is traced yet.
+        """Set up the function; nothing is traced before the first call.
 
         Args:
-            function: pure; takes pytrees of arrays by position and everything else from
-                ``settings``, returns a pytree of arrays: of tuples, lists, dictionaries and classes
-                that are :func:`~delfjax.types.storable`.
-            settings: plain values that decide what the function does, its name among them.
+            function: a pure function whose positional arguments are pytrees of arrays and whose
+                behaviour is otherwise determined by ``settings``. It returns a pytree of arrays
+                made of tuples, lists, dictionaries and :func:`~delfjax.types.storable` classes.
+            settings: plain values that determine what the function computes, including a name.
         """
         self._function = function
         self._settings = json.dumps(settings, sort_keys=True)
@@ -60,21 +62,21 @@ class StoredProgram(Generic[R]):
     @property
     def module(self) -> str:
         """Name of the module whose sources the programs depend on: the one that defines the
-        function, whatever is wrapped around it."""
+        innermost function, inside all wrappers and partials."""
         function = inspect.unwrap(self._function)
         while isinstance(function, functools.partial):
             function = inspect.unwrap(function.func)
         return str(function.__module__)
 
     def __call__(self, *arguments: PyTree) -> R:
-        """What the function returns for ``arguments``, arrays of JAX or NumPy."""
+        """Call the function with ``arguments``, pytrees of JAX or NumPy arrays."""
         leaves, structure = jax.tree.flatten(arguments)
         key = structure, tuple(_place(leaf) for leaf in leaves)
         if key not in self._programs:
             with self._lock:
                 if key not in self._programs:
                     program = self._program(leaves, structure)
-                    # The first call compiles: once, however many threads ask.
+                    # The first call compiles. Under the lock, it does so once for all threads.
                     found = program(*leaves)
                     self._programs[key] = program
                     return found
@@ -101,19 +103,22 @@ class StoredProgram(Generic[R]):
 
 
 def description(structure: object) -> str:
-    """The text of an object without static arrays, such as the graph of a module: the same in every
-    process."""
+    """The ``repr`` of an object without memory addresses, which is the same in every process.
+
+    Args:
+        structure: an object without static arrays, such as the graph of a module.
+    """
     return re.sub(r" at 0x[0-9a-f]+", "", repr(structure))
 
 
 def _place(leaf: Any) -> tuple[Any, ...]:
-    """What a program depends on of an argument: its shape, its type, and where it lies."""
+    """The properties of an argument that a program depends on: shape, type and placement."""
     return leaf.shape, leaf.dtype, leaf.sharding if isinstance(leaf, jax.Array) else None
 
 
 def _read(file: Path) -> bytes | None:
-    """The program in ``file``; ``None`` where there is none, or where it is damaged and has to be
-    made again."""
+    """The program in ``file``; ``None`` if the file is missing or damaged, and the program must be
+    exported again."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -124,7 +129,7 @@ def _read(file: Path) -> bytes | None:
 
 @functools.cache
 def _surroundings() -> tuple[str, ...]:
-    """What a trace depends on beside its arguments and sources: versions and devices."""
+    """The versions, options and devices that a trace depends on besides arguments and sources."""
     devices = [f"{device.platform} {device.device_kind}" for device in jax.local_devices()]
     precision = [
         str(jax.config.values[name]) for name in ("jax_default_matmul_precision", "jax_enable_x64")

@@ -1,7 +1,7 @@
-"""The sources that a module stands on: its own, and those of all modules of this library that it
-imports, directly or through others.
+"""The sources that a module depends on: its own, and those of all modules of this library that it
+imports, directly or indirectly.
 
-What is computed from them is still good after an edit elsewhere in the library.
+A result that was computed by a module stays valid when other parts of the library are edited.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-# An import from this library, wherever in a file it stands, with the names in parentheses and
-# comments among them. To search for these takes a twentieth of the time that parsing does, and
-# every search of photos waits for it. What a docstring shows of imports counts too: a module more
-# than needed does no harm.
+# An import from this library, anywhere in a file; the names may be in parentheses, with comments
+# among them. This search takes a twentieth of the time of parsing, and every photo search waits for
+# it. It also finds imports shown in docstrings, but a superfluous dependency does no harm.
 _IMPORT = re.compile(
     r"^[ \t]*(?:from|import) (delfjax\b[\w.]*)(?: import (\((?:[^)#]|#[^\n]*)*\)|[^\n#]*))?",
     re.MULTILINE,
@@ -28,11 +27,13 @@ _IMPORTED_NAME = re.compile(r"(\w+)(?: as \w+)?")
 
 @functools.cache
 def source_digest(module: str, *, package: Path = PACKAGE) -> str:
-    """Digest of the sources that a module of this library stands on; of any other module, which may
-    import anything, of the whole library.
+    """Digest of the sources that a module depends on.
+
+    A module outside the library may import anything from it, so its digest covers the whole
+    library.
 
     Args:
-        module: its dotted name.
+        module: dotted name of the module.
         package: folder of the library.
     """
     own = module.partition(".")[0] == package.name
@@ -44,7 +45,12 @@ def source_digest(module: str, *, package: Path = PACKAGE) -> str:
 
 
 def source_files(module: str, *, package: Path = PACKAGE) -> frozenset[Path]:
-    """The files that a module of this library stands on; arguments as of :func:`source_digest`."""
+    """The files that a module of this library depends on.
+
+    Args:
+        module: dotted name of the module.
+        package: folder of the library.
+    """
     found: set[Path] = set()
     waiting = {module}
     seen: set[str] = set()
@@ -60,12 +66,11 @@ def source_files(module: str, *, package: Path = PACKAGE) -> frozenset[Path]:
 
 @functools.cache
 def _file(name: str, package: Path) -> Path | None:
-    """The file of the module ``name``, or of the one that defines what goes by this name."""
-    rooms = name.split(".")[1:]
-    # What the library as a whole exports is defined in its modules, which never import it from
-    # there: its own file is nobody's.
-    for depth in range(len(rooms), max(len(rooms) - 2, 0), -1):
-        place = os.path.join(package, *rooms[:depth])
+    """The file of the module ``name``, or of the module that contains the object ``name``."""
+    parts = name.split(".")[1:]
+    # Modules never import from the top-level package, so its `__init__.py` is not a dependency.
+    for depth in range(len(parts), max(len(parts) - 2, 0), -1):
+        place = os.path.join(package, *parts[:depth])
         for file in (f"{place}.py", os.path.join(place, "__init__.py")):
             if os.path.isfile(file):
                 return Path(file)
@@ -74,7 +79,7 @@ def _file(name: str, package: Path) -> Path | None:
 
 @functools.cache
 def _read(file: Path) -> tuple[str, frozenset[str]]:
-    """Digest of a file, and the dotted names of what it imports from this library."""
+    """Digest of a file, and the dotted names that it imports from this library."""
     content = file.read_bytes()
     return hashlib.sha256(content).hexdigest(), frozenset(_imported(content.decode()))
 

@@ -336,7 +336,7 @@ def test_an_error_that_is_not_about_locks_is_raised(
         (b'{"a": ', "damaged or not JSON (Expecting value: line 1 column 7 (char 6))"),
         (b"\xff\x00", "damaged or not JSON ("),
         (b"[" * 100_000, "damaged or not JSON ("),
-        (b"[1]", "damaged, holds a list instead of a JSON object"),
+        (b"[1]", "damaged: holds a list, expected a JSON object"),
         (None, "cannot be read: No such file or directory"),
     ],
 )

@@ -271,7 +271,8 @@ def test_a_damaged_or_foreign_index_is_refused_by_the_name_of_its_file(
 def test_a_store_of_another_extraction_is_refused(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", random_images())
     other = override(CONFIG, ["features.max_side=512"])
-    expected = f"config {store.config_hash}, this index asks for {config_hash(other.extraction())}"
+    needed = config_hash(other.extraction())
+    expected = f"config {store.config_hash}, but the index needs {needed}"
     with pytest.raises(LocalIndexError, match=expected):
         build_index(store, config=other)
 

@@ -158,7 +158,7 @@ def test_a_folder_holds_one_world(world: World, tmp_path: Path) -> None:
         open_world(tmp_path)
     for written, said in (
         ("{", "damaged or not JSON"),
-        ("[]", "instead of a JSON object"),
+        ("[]", "expected a JSON object"),
         ("{}", "not the description of a world"),
     ):
         (tmp_path / "world.json").write_text(written)

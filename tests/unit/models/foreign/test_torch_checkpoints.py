@@ -389,7 +389,7 @@ def test_code_in_the_header_of_a_legacy_file_never_runs(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-ODD = "tensors have no use for"
+ODD = "which tensors do not use"
 
 
 @pytest.mark.parametrize(
