@@ -109,7 +109,7 @@ def test_a_missing_upstream_run_is_named_before_a_kernel_starts(refused: Said) -
     assert "no finished run of 40_build_index with these settings" in refused(
         "run", "41_search", "--preset", "ci"
     )
-    assert "0 finished runs of 40_build_index are called 'abc'; there are: none" in refused(
+    assert "0 finished runs of 40_build_index begin with 'abc'; there are: none" in refused(
         "run", "41", "--upstream", "abc"
     )
 

@@ -1,1 +1,1 @@
-"""Run folders: their layout, where they came from, and how finished runs compare."""
+"""Run folders: their layout, their provenance, and the comparison of finished runs."""

@@ -1,9 +1,9 @@
-"""Finished runs of one experiment side by side: what differs, what came out, and whether that is
-more than chance.
+"""Comparison of the finished runs of one experiment: which settings differ, how the results differ,
+and whether the difference is more than chance.
 
-Columns are dotted names. Settings are called as ``--set`` calls them, results as ``results.json``
-nests them (after ``results.`` where a setting has the same name), and what a run comes from begins
-with ``provenance.``.
+Columns are dotted names. A setting is named as for ``--set``, a result by its place in
+``results.json`` (preceded by ``results.`` if a setting has the same name), and provenance by
+``provenance.`` and its field.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -27,25 +27,25 @@ from delfjax.files import flatten
 from delfjax.suite.runs.folders import PRESETS, FinishedRun, RunError, finished_runs
 from delfjax.suite.runs.tables import as_text, compact, table_of
 
-# Pairs of settings that are tested against each other: all pairs of six.
+# Most pairs of settings that are tested: all pairs of six settings.
 MOST_PAIRS = 15
-# Results shown where a table is to stay short.
+# Most results in a short table.
 MAIN_METRICS = 8
-# Settings that repeat another one.
+# Settings that only repeat the seed.
 _REPEATED = ("photos.seed",)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The finished runs of an experiment, compared; as text, it is made for a terminal.
+    """The finished runs of an experiment, compared; ``print`` shows it for a terminal.
 
     Attributes:
-        experiment: name, that of the notebook.
-        table: one row for each run, with everything (:func:`runs_table`).
-        overview: the same, short (:func:`overview`).
+        experiment: name of the experiment, which is that of its notebook.
+        table: one row per run, with all its values (:func:`runs_table`).
+        overview: one row per run, with its main values (:func:`overview`).
         summary: means over seeds (:func:`summary`).
-        tests: settings against each other, query by query (:func:`paired_tests`).
-        problems: one line for each damaged run, which is left out.
+        tests: tests of settings against each other, query by query (:func:`paired_tests`).
+        problems: one line per damaged run; such runs are left out.
     """
 
     experiment: str
@@ -56,21 +56,15 @@ class Comparison:
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        shown = list(dict.fromkeys(self.summary["metric"]))
-        main = self.summary[self.summary["metric"].isin(shown[:MAIN_METRICS])].reset_index(
-            drop=True
-        )
-        more = (
-            f" ({len(shown) - MAIN_METRICS} more are in the table of --out)"
-            if len(shown) > MAIN_METRICS
-            else ""
-        )
-        count = (
-            f"{len(self.table)} finished run{'' if len(self.table) == 1 else 's'} of"
-            f" {self.experiment}"
-        )
+        names = list(dict.fromkeys(self.summary["metric"]))
+        is_main = self.summary["metric"].isin(names[:MAIN_METRICS])
+        main = self.summary[is_main].reset_index(drop=True)
+        left_out = len(names) - MAIN_METRICS
+        more = f" ({left_out} more are in the table of --out)" if left_out > 0 else ""
+        runs = "finished run" if len(self.table) == 1 else "finished runs"
         parts = [
-            f"{count}, the latest last\n{as_text(self.overview)}",
+            f"{len(self.table)} {runs} of {self.experiment}, the latest last\n"
+            f"{as_text(self.overview)}",
             f"means over seeds{more}\n{as_text(main)}",
         ]
         if len(self.tests) or self.tests.attrs["notes"]:
@@ -79,83 +73,93 @@ class Comparison:
 
 
 def compare(experiment: str, *, by: Sequence[str] = (), preset: str = "any") -> Comparison:
-    """Compare the finished runs of an experiment, grouped by the settings ``by``, or by all that
-    differ but the seed.
+    """Compare the finished runs of an experiment.
+
+    Args:
+        experiment: its name, or a prefix that no other experiment has.
+        by: settings to group runs by; by default all that differ, except the seed.
+        preset: use only runs of this preset.
 
     Raises:
-        RunError: there is no finished run; the nearest experiment that has some is named.
-        ConfigError: an unknown field or preset.
+        RunError: there is no finished run; the message names the nearest experiment that has one.
+        ConfigError: a field or the preset is unknown.
     """
     runs, problems = runs_of(experiment, preset=preset)
-    tables = runs_table(runs), overview(runs), summary(runs, by), paired_tests(runs, by)
-    return Comparison(runs[0].experiment, *tables, problems)
+    return Comparison(
+        experiment=runs[0].experiment,
+        table=runs_table(runs),
+        overview=overview(runs),
+        summary=summary(runs, by),
+        tests=paired_tests(runs, by),
+        problems=problems,
+    )
 
 
 def experiments_with_runs() -> list[str]:
-    """Names of the experiments that have a finished run, damaged or not."""
+    """Names of the experiments that have a finished run, even a damaged one."""
     return sorted({done.parent.parent.name for done in paths.runs_root().glob("*/*/DONE")})
 
 
 def runs_of(experiment: str, *, preset: str = "any") -> tuple[list[FinishedRun], list[str]]:
-    """The finished runs of an experiment, the latest last, and one line for each that is damaged.
+    """The finished runs of an experiment, the latest last, and one line per damaged run.
 
     Args:
-        experiment: its name, or a beginning that no other has.
-        preset: only those of this preset.
+        experiment: its name, or a prefix that no other experiment has.
+        preset: use only runs of this preset; ``"any"`` uses all.
 
     Raises:
-        RunError: there is none; the nearest experiment that has some is named.
-        ConfigError: another preset.
+        RunError: there is no such run; the message names the nearest experiment that has one.
+        ConfigError: the preset is unknown.
     """
     require_known("preset", preset, ("any", *PRESETS))
-    there = experiments_with_runs()
-    begun = [name for name in there if name.startswith(experiment)]
-    name = begun[0] if len(begun) == 1 and experiment not in there else experiment
+    known = experiments_with_runs()
+    fitting = [name for name in known if name.startswith(experiment)]
+    name = fitting[0] if len(fitting) == 1 and experiment not in known else experiment
     runs, problems = finished_runs(name)
     runs = [
         run for run in runs if preset in ("any", run.provenance.get("parameters", {}).get("preset"))
     ]
     if not runs:
-        raise RunError(_none_of(name, preset=preset, damaged=problems, there=there))
+        raise RunError(_no_run_of(name, preset=preset, damaged=problems, known=known))
     return runs, problems
 
 
 def runs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
-    """One row for each run, called by its hash: settings, results and provenance under dotted
-    names.
+    """One row per run, indexed by its hash, with settings, results and provenance.
 
-    Lists are JSON text, long ones their length and a digest; what a run lacks is left empty.
+    Column names are dotted. A list becomes JSON text, a long one its length and a digest. Values
+    that a run lacks are left empty.
     """
     rows = []
     for run in runs:
         settings = flatten(run.config)
-        found = {
-            f"results.{name}" if name in settings else name: value
-            for name, value in flatten(run.results).items()
-        }
+        found = {_column(name, settings): value for name, value in flatten(run.results).items()}
         origin = {f"provenance.{name}": value for name, value in flatten(run.provenance).items()}
         rows.append({**settings, **found, **origin})
     return table_of(rows, index=[run.hash for run in runs])
 
 
 def overview(runs: Sequence[FinishedRun], *, limit: int = MAIN_METRICS) -> pd.DataFrame:
-    """One row for each run: settings that differ, its main results (at most ``limit``), and
-    seconds."""
-    fields, shown = varying(runs), metrics(runs)[:limit]
+    """One row per run: settings that differ, its main results (at most ``limit``), and seconds."""
+    fields = varying(runs)
+    shown = metrics(runs)[:limit]
     rows = []
     for run in runs:
-        settings, results = flatten(run.config), flatten(run.results)
+        settings = flatten(run.config)
+        results = flatten(run.results)
         rows.append({
             **{name: settings.get(name) for name in fields},
-            **{_unlike(name, fields): results.get(name) for name in shown},
+            **{_column(name, fields): results.get(name) for name in shown},
             "seconds": run.provenance.get("seconds"),
         })  # fmt: skip
     return table_of(rows, index=[run.hash for run in runs])
 
 
 def varying(runs: Sequence[FinishedRun]) -> list[str]:
-    """Settings in which the runs differ; one that some of them lack does. What merely repeats the
-    seed does not count."""
+    """Settings in which the runs differ, including those that only some runs have.
+
+    Settings that only repeat the seed are left out.
+    """
     settings = [flatten(run.config) for run in runs]
     names = dict.fromkeys(name for values in settings for name in values)
     return [
@@ -167,7 +171,7 @@ def varying(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def metrics(runs: Sequence[FinishedRun]) -> list[str]:
-    """Names of the results that are numbers in some run, those least nested first."""
+    """Names of the results that are numbers in some run, the least nested first."""
     names = dict.fromkeys(
         name for run in runs for name, value in flatten(run.results).items() if _is_number(value)
     )
@@ -177,8 +181,7 @@ def metrics(runs: Sequence[FinishedRun]) -> list[str]:
 def groups(
     runs: Sequence[FinishedRun], by: Sequence[str] = ()
 ) -> dict[tuple[Any, ...], list[FinishedRun]]:
-    """Runs of like settings: values of the fields (see :func:`group_fields`) → runs, in the order
-    of these values."""
+    """Group runs with equal settings: values of :func:`group_fields` → runs, sorted by value."""
     fields = group_fields(runs, by)
     members: dict[tuple[Any, ...], list[FinishedRun]] = defaultdict(list)
     for run in runs:
@@ -188,10 +191,10 @@ def groups(
 
 
 def group_fields(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[str]:
-    """What runs are grouped by: the fields ``by``, or every setting that differs but the seed.
+    """Settings that runs are grouped by: ``by``, or else all that differ except the seed.
 
     Raises:
-        ConfigError: no run has such a field; the nearest is named.
+        ConfigError: no run has such a field; the message names the nearest.
     """
     known = dict.fromkeys(name for run in runs for name in flatten(run.config))
     for name in by:
@@ -200,21 +203,21 @@ def group_fields(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[st
 
 
 def summary(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> pd.DataFrame:
-    """Every number among the results, for each group of like settings: its mean over seeds and how
-    sure that is.
+    """Mean over seeds, with its uncertainty, of every numeric result in each group of settings.
 
-    Runs of one seed (where ``by`` leaves other settings out) are averaged first, so that each seed
-    counts once.
+    A group can have several runs per seed if ``by`` leaves out settings that differ. These are
+    averaged first, so that each seed counts once.
 
     Returns:
-        The fields, ``metric``, ``mean``, ``std`` (of the seeds, n − 1), ``low`` and ``high`` (95 %
-        bootstrap interval of the mean), ``seeds``, ``runs``. Of one seed nothing is known about the
-        spread: ``std``, ``low``, ``high`` are empty.
+        A table with the fields, ``metric``, ``mean``, ``std`` (over seeds, with n − 1), ``low`` and
+        ``high`` (95 % bootstrap interval of the mean), ``seeds`` and ``runs``. For a single seed,
+        ``std``, ``low`` and ``high`` are empty.
 
     Raises:
-        ConfigError: an unknown field.
+        ConfigError: a field is unknown.
     """
-    fields, rows = group_fields(runs, by), []
+    fields = group_fields(runs, by)
+    rows: list[dict[str, Any]] = []
     for values, members in groups(runs, by).items():
         settings = dict(zip(fields, values, strict=True))
         rows += [
@@ -229,14 +232,14 @@ def summary(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> pd.DataFrame
 def intervals(
     runs: Sequence[FinishedRun], metric: str, by: Sequence[str] = ()
 ) -> dict[str, tuple[float, float, float]]:
-    """Settings of each group in words → mean of one result over seeds, lower and upper end of its
-    interval.
+    """Label of each group → mean of one result over seeds, lower and upper end of its interval.
 
     Raises:
-        ConfigError: no run has that result, or an unknown field; the nearest is named.
+        ConfigError: no run has that result, or a field is unknown; the message names the nearest.
     """
     require_known("metric", metric, metrics(runs))
-    fields, found = group_fields(runs, by), {}
+    fields = group_fields(runs, by)
+    found: dict[str, tuple[float, float, float]] = {}
     for values, members in groups(runs, by).items():
         if metric in metrics(members):
             spread = _spread(members, metric)
@@ -249,19 +252,19 @@ def intervals(
 
 
 def paired_tests(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> pd.DataFrame:
-    """Every two groups of like settings, compared query by query with a permutation test.
+    """Compare every two groups of settings query by query with a permutation test.
 
-    The score of a query is its mean over seeds; only queries that both groups have are compared.
-    The p-values are those of single tests: among twenty, one below 0.05 is chance.
-    ``attrs["notes"]`` says what was left out.
+    The score of a query is its mean over seeds. Only queries that both groups have are compared.
+    The p-values are not corrected for multiple tests: of twenty tests, one is expected to fall
+    below 0.05 by chance. ``attrs["notes"]`` says what was left out.
 
     Returns:
-        ``first``, ``second`` (settings), ``metric``, ``queries``, ``first_mean``, ``second_mean``,
-        ``difference`` (second − first) and ``p``; no row where runs kept no scores per query, or
-        only one group did.
+        A table with ``first``, ``second`` (labels of the groups), ``metric``, ``queries``,
+        ``first_mean``, ``second_mean``, ``difference`` (second − first) and ``p``. A pair has a row
+        for each metric for which both groups have scores per query.
 
     Raises:
-        ConfigError: an unknown field.
+        ConfigError: a field is unknown.
     """
     fields = group_fields(runs, by)
     notes: list[str] = []
@@ -296,7 +299,7 @@ def paired_tests(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> pd.Data
 
 
 def label(fields: Sequence[str], values: Sequence[Any]) -> str:
-    """Settings of a group in words, ``"search.neighbours=5, index.kind=exact"``."""
+    """Label of a group, such as ``"search.neighbours=5, index.kind=exact"``."""
     words = (
         f"{name}={'absent' if value is None else value}"
         for name, value in zip(fields, values, strict=True)
@@ -304,34 +307,33 @@ def label(fields: Sequence[str], values: Sequence[Any]) -> str:
     return ", ".join(words) or "all runs"
 
 
-def _none_of(name: str, *, preset: str, damaged: Sequence[str], there: Sequence[str]) -> str:
+def _no_run_of(name: str, *, preset: str, damaged: Sequence[str], known: Sequence[str]) -> str:
     of = f"no finished run of {name!r}" + ("" if preset == "any" else f" at preset {preset!r}")
     if damaged:
-        return f"{of} is whole: {damaged[0]}"
-    near = difflib.get_close_matches(
-        name, [other for other in there if other != name], n=1, cutoff=0.0
-    )
-    if name in there or not near:
+        return f"{of} is undamaged: {damaged[0]}"
+    others = [other for other in known if other != name]
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.0)
+    if name in known or not near:
         return f"{of}; make one first: delfjax run {name}"
-    return f"{of}; the nearest experiment that has some is {near[0]!r}"
+    return f"{of}; the nearest experiment that has one is {near[0]!r}"
 
 
 def _order(values: tuple[Any, ...]) -> list[tuple[int, float, str]]:
-    """Numbers by size, then text by the alphabet; what is absent comes first."""
-    return [
-        (
-            (0, 0.0, "")
-            if value is None
-            else (1, float(value), "")
-            if _is_number(value)
-            else (2, 0.0, str(value))
-        )
-        for value in values
-    ]
+    """Sort key of a group: absent values first, then numbers by size, then text by the alphabet."""
+    return [_rank(value) for value in values]
 
 
-def _unlike(name: str, taken: Iterable[str]) -> str:
-    return f"results.{name}" if name in set(taken) else name
+def _rank(value: Any) -> tuple[int, float, str]:
+    if value is None:
+        return 0, 0.0, ""
+    if _is_number(value):
+        return 1, float(value), ""
+    return 2, 0.0, str(value)
+
+
+def _column(name: str, settings: Collection[str]) -> str:
+    """Column of a result, distinct from the names of settings."""
+    return f"results.{name}" if name in settings else name
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -339,7 +341,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _each_seed(measured: Iterable[tuple[Hashable, float]]) -> np.ndarray:
-    """Mean of every seed's values, in the order in which the seeds first appear."""
+    """Mean of each seed's values, in the order in which the seeds first appear."""
     values: dict[Hashable, list[float]] = defaultdict(list)
     for seed, value in measured:
         values[seed].append(value)
@@ -358,7 +360,7 @@ def _spread(runs: Sequence[FinishedRun], metric: str) -> dict[str, Any]:
 
 
 def _scores_per_query(runs: Sequence[FinishedRun], notes: list[str]) -> dict[str, dict[str, float]]:
-    """Metric → query → mean over seeds; runs whose scores cannot be read are noted and left out."""
+    """Metric → query → mean over seeds; runs with unreadable scores are noted and left out."""
     measured: dict[str, dict[str, list[tuple[Hashable, float]]]] = defaultdict(
         lambda: defaultdict(list)
     )

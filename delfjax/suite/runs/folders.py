@@ -1,11 +1,10 @@
-"""Run folders: where an experiment leaves what it did, so that others read it and nothing
-half-written is ever read.
+"""Run folders: where an experiment keeps its results, and where other notebooks read them.
 
-``runs/<experiment>/<hash10>/`` holds ``config.json``, ``metrics.jsonl``, ``figures/``, ``queries/``
-(scores per query), whatever the experiment keeps, ``results.json`` and ``provenance.json``;
-``DONE`` is written last and holds the digests of the others. A folder without it is a crash and is
-started anew; one whose files no longer agree with it is damaged, and neither is ever read. The hash
-is that of the resolved config, seed included. One process at a time writes a folder.
+``runs/<experiment>/<hash10>/`` holds ``config.json``, ``results.json``, ``provenance.json``,
+``figures/``, ``queries/`` (scores per query) and any files of the experiment's own. ``DONE`` is
+written last and holds digests of the JSON files. A folder without ``DONE`` did not finish and is
+started again; a folder whose files do not match their digests is damaged. Neither is ever read. The
+hash is that of the resolved config, seed included. Only one process at a time writes a folder.
 """
 
 from __future__ import annotations
@@ -43,23 +42,23 @@ _PROVENANCE = "provenance.json"
 _FIGURES = "figures"
 _QUERIES = "queries"
 _REMEDY = 'run {0} first, or ask for upstream="build"'
-# What the runner writes beside the run while the run is being written.
+# Files that the runner writes into the folder while the notebook is still running.
 KEPT = ("notebook.ipynb", "traceback.txt")
-# Seconds to wait for another process that writes the same folder: one that was killed may take that
-# long to go.
+# Seconds to wait for another process that writes the same folder: a killed process may take that
+# long to exit.
 _PATIENCE = 15.0
-# Folders that this process is writing, with their locks: a cell run twice starts its run twice.
+# Folders that this process is writing, with their locks. A notebook cell that is executed twice
+# starts its run twice, and must not wait for its own lock.
 _held: dict[Path, Lock] = {}
 
 
 class RunError(DelfjaxError):
-    """A run that is missing, unfinished, damaged, being written, or whose results cannot be
-    written."""
+    """A run is missing, unfinished, damaged or being written, or its results cannot be written."""
 
 
 @runtime_checkable
 class Figure(Protocol):
-    """What can be saved as a picture."""
+    """Anything that can be saved as a picture."""
 
     def savefig(self, file: Path, /) -> None:
         """Write the picture to ``file``."""
@@ -70,10 +69,10 @@ class FinishedRun:
     """One finished run, read from its folder.
 
     Attributes:
-        experiment: name, that of the notebook.
-        path: its folder.
-        config: plain values that decided the results, seed included.
-        results: what it found; finite numbers, text and nested plain values.
+        experiment: name of the experiment, which is that of its notebook.
+        path: folder of the run.
+        config: plain values that determine the results, seed included.
+        results: finite numbers, text and nested plain values.
         provenance: commit, versions, device, upstream runs, command, seconds, peak memory.
     """
 
@@ -84,24 +83,24 @@ class FinishedRun:
     provenance: dict[str, Any]
 
     def __repr__(self) -> str:
-        # What a notebook that ends with it shows: where everything is, not everything.
+        # Shown by a notebook cell that ends with the run: say where everything is, do not dump it.
         return f"run {self.hash} of {self.experiment}, finished: {self.path}"
 
     @property
     def hash(self) -> str:
-        """Ten digits that identify the config."""
+        """Ten hexadecimal digits that identify the config."""
         return self.path.name
 
     @property
     def figures(self) -> list[Path]:
-        """The pictures, by name."""
+        """Files of the figures, sorted by name."""
         return sorted((self.path / _FIGURES).glob("*.png"))
 
     def query_scores(self) -> dict[str, dict[str, float]]:
-        """Scores per query: metric → query → score; empty where the run kept none.
+        """Scores per query: metric → query → score; empty if the run saved none.
 
         Raises:
-            RunError: a file of them is damaged.
+            RunError: a file of scores is damaged.
         """
         return {
             file.stem: read_json_object(file, error=RunError)
@@ -114,12 +113,12 @@ class Run:
     """One run of one experiment, open for writing until :meth:`finish`.
 
     Attributes:
-        experiment: name, that of the notebook.
-        config: plain values that decide the results, seed included.
-        path: its folder.
-        parameters: the notebook's parameters, from which the command is made that would do this
-            again.
-        upstream: role → the finished run it read.
+        experiment: name of the experiment, which is that of its notebook.
+        config: plain values that determine the results, seed included.
+        path: folder of the run.
+        parameters: the notebook's parameters, from which the command that repeats the run is made.
+        upstream: role → finished run that this run reads.
+        started: value of ``time.perf_counter`` at the start.
     """
 
     experiment: str
@@ -131,17 +130,17 @@ class Run:
 
     @property
     def hash(self) -> str:
-        """Ten digits that identify the config."""
+        """Ten hexadecimal digits that identify the config."""
         return self.path.name
 
     def save_figure(self, name: str, figure: Figure) -> None:
-        """Keep ``figure`` as ``figures/<name>.png``."""
+        """Save ``figure`` as ``figures/<name>.png``."""
         folder = self.path / _FIGURES
         folder.mkdir(exist_ok=True)
         figure.savefig(folder / f"{name}.png")
 
     def save_query_scores(self, metric: str, scores: Mapping[str, float]) -> None:
-        """Keep the scores of every query, so that two settings can be compared query by query.
+        """Save the score of every query, so that two settings can be compared query by query.
 
         Raises:
             RunError: a score is not finite.
@@ -156,12 +155,12 @@ class Run:
         """Write results and provenance, then mark the run as done.
 
         Args:
-            results: what was found: the same for the same config, so that runs can be compared byte
-                by byte.
-            timings: seconds and rates, which differ from run to run; they go with the provenance.
+            results: plain values that are the same for the same config, so that runs can be
+                compared byte by byte.
+            timings: seconds and rates, which differ from run to run; part of the provenance.
 
         Raises:
-            RunError: a result is not finite, so that no table ever shows it; or the disk is full.
+            RunError: a result is not finite, or a file cannot be written.
         """
         self._refuse_infinite(results)
         seconds = time.perf_counter() - self.started
@@ -208,19 +207,19 @@ def start_run(
     upstream: Mapping[str, FinishedRun] | None = None,
     resume: bool = False,
 ) -> Run:
-    """A run folder for ``experiment`` under ``config``; what an earlier run left there is removed.
+    """Open a run folder for ``experiment`` under ``config``, removing the files of an earlier run.
 
     Args:
-        experiment: name, that of the notebook.
-        config: plain values that decide the results, seed included.
-        parameters: of the notebook, as given.
-        upstream: role → the finished run that is read.
-        resume: keep what an unfinished run left, for experiments that go on from there; a finished
-            one is made anew.
+        experiment: name of the experiment, which is that of its notebook.
+        config: plain values that determine the results, seed included.
+        parameters: the notebook's parameters, as given.
+        upstream: role → finished run that this run reads.
+        resume: keep the files of an unfinished run, for experiments that can resume from them. A
+            finished run is still removed and made again.
 
     Raises:
-        RunError: another process is writing that folder, what is to be resumed has another config,
-            or the disk is full.
+        RunError: another process is writing the folder, the unfinished run has another config, or
+            a file cannot be written.
     """
     path = run_path(experiment, config)
     try:
@@ -244,7 +243,7 @@ def finished_run(experiment: str, config: dict[str, Any]) -> FinishedRun:
     """The finished run of ``experiment`` under ``config``.
 
     Raises:
-        RunError: there is none (the message says which notebook makes it), or it is damaged.
+        RunError: there is no such run (the message says how to make it), or it is damaged.
     """
     path = run_path(experiment, config)
     if not (path / _DONE).is_file():
@@ -261,7 +260,7 @@ def open_run(path: Path) -> FinishedRun:
     """The finished run in a folder.
 
     Raises:
-        RunError: it is not finished, or its files are not those that were there when it finished.
+        RunError: the run is not finished, or its files have changed since it finished.
     """
     if not (path / _DONE).is_file():
         raise RunError(f"{path}: not a finished run")
@@ -279,9 +278,9 @@ def open_run(path: Path) -> FinishedRun:
 
 
 def finished_runs(experiment: str) -> tuple[list[FinishedRun], list[str]]:
-    """Every finished run of an experiment, the latest last, and one line for each that is
-    damaged."""
-    runs, problems = [], []
+    """The finished runs of an experiment, the latest last, and one line per damaged run."""
+    runs: list[FinishedRun] = []
+    problems: list[str] = []
     for done in sorted((paths.runs_root() / experiment).glob(f"*/{_DONE}")):
         try:
             runs.append(open_run(done.parent))
@@ -291,11 +290,10 @@ def finished_runs(experiment: str) -> tuple[list[FinishedRun], list[str]]:
 
 
 def latest_run(experiment: str, settings: Mapping[str, Any]) -> FinishedRun:
-    """The latest finished run of ``experiment`` whose config agrees with ``settings`` wherever
-    these say something.
+    """The latest finished run of ``experiment`` whose config agrees with all of ``settings``.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no such run.
     """
     runs, problems = finished_runs(experiment)
     fitting = [run for run in runs if not differences(settings, run.config)]
@@ -312,15 +310,15 @@ def find_run(experiment: str, digits: str, settings: Mapping[str, Any]) -> Finis
     """The finished run whose hash begins with ``digits``.
 
     Raises:
-        RunError: there is none or more than one, or it was made with other settings than these.
+        RunError: no run or more than one begins like that, or the run has other settings.
     """
     folder = paths.runs_root() / experiment
     known = sorted(done.parent for done in folder.glob(f"*/{_DONE}"))
     found = [path for path in known if path.name.startswith(digits)]
     if len(found) != 1:
-        there = ", ".join(path.name for path in known[-5:]) or "none"
+        names = ", ".join(path.name for path in known[-5:]) or "none"
         raise RunError(
-            f"{len(found)} finished runs of {experiment} are called {digits!r}; there are: {there}"
+            f"{len(found)} finished runs of {experiment} begin with {digits!r}; there are: {names}"
         )
     run = open_run(found[0])
     unlike = differences(settings, run.config)
@@ -337,11 +335,10 @@ def run_path(experiment: str, config: Mapping[str, Any]) -> Path:
 
 
 def differences(settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Where ``config`` disagrees with ``settings``, one phrase each; fields that only ``config``
-    has do not count."""
+    """One phrase for each field of ``settings`` that has another value in ``config``."""
     held = flatten(config)
     return [
-        f"{name} is {held.get(name)!r}, {wanted!r} is wanted"
+        f"{name} is {held.get(name)!r}, expected {wanted!r}"
         for name, wanted in flatten(settings).items()
         if held.get(name) != wanted
     ]
@@ -351,18 +348,21 @@ def _require_same(path: Path, config: dict[str, Any]) -> None:
     held = read_json_object(path / _CONFIG, error=RunError)
     unlike = differences(json.loads(json.dumps(config)), held)
     if unlike:
-        raise RunError(f"{path}: holds a run of other settings: {'; '.join(unlike[:3])}")
+        raise RunError(f"{path}: holds a run with other settings: {'; '.join(unlike[:3])}")
 
 
 def _clear(path: Path) -> None:
     (path / _DONE).unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.name not in KEPT:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
 
 def _acquire(path: Path) -> None:
-    """Take the lock of a run folder; it is released by :func:`_release` or with the process."""
+    """Lock a run folder until :func:`_release` or the end of the process."""
     if path in _held:
         return
     lock = Lock(path.parent / f".{path.name}.lock", wait_s=_PATIENCE)

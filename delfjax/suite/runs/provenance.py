@@ -1,4 +1,4 @@
-"""Where a run comes from: commit, versions, device, command, time and memory."""
+"""The provenance of a run: commit, versions, device, command, time and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ _GIT_SECONDS = 20
 def provenance(
     experiment: str, *, parameters: Mapping[str, Any], seconds: float, timings: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Everything about a run but its settings and results, as plain values."""
+    """Everything about a run except its settings and results, as plain values.
+
+    Args:
+        experiment: name of the notebook.
+        parameters: the notebook's parameters, as given.
+        seconds: wall time of the run.
+        timings: stage → seconds, or rate → value.
+    """
     device = jax.local_devices()[0]
     return {
         "delfjax": __version__,
@@ -42,7 +49,7 @@ def provenance(
 
 
 def command(experiment: str, parameters: Mapping[str, Any]) -> str:
-    """The command that does the same again."""
+    """The command that repeats the run."""
     words = ["delfjax", "run", experiment]
     for name, value in parameters.items():
         if name == "overrides":
@@ -56,8 +63,8 @@ def command(experiment: str, parameters: Mapping[str, Any]) -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout and whether it has changes; ``None`` without a checkout or without
-    git."""
+    """Commit of the checkout and whether it has uncommitted changes; ``None`` without a checkout or
+    without git."""
     root = paths.repository_root()
     if root is None:
         return None
@@ -78,11 +85,12 @@ def git_state() -> dict[str, Any] | None:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far; on accelerators, that of the first device if
-    it is larger. Systems that do not tell count as none."""
-    on_device = (
-        float((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)) / 1024**2
-    )
+    """Peak resident memory of this process so far, MiB, or that of the first device if larger.
+
+    A system or device that does not report its memory counts as 0.
+    """
+    memory = jax.local_devices()[0].memory_stats() or {}
+    on_device = float(memory.get("peak_bytes_in_use", 0)) / 1024**2
     return round(max(_resident_mb(), on_device), 1)
 
 

@@ -213,7 +213,7 @@ def test_without_a_finished_run_the_nearest_experiment_that_has_one_is_named() -
     with pytest.raises(
         RunError,
         match=(
-            r"no finished run of '10_exmaple'; the nearest experiment that has some is '10_example'"
+            r"no finished run of '10_exmaple'; the nearest experiment that has one is '10_example'"
         ),
     ):
         compare.runs_of("10_exmaple")
@@ -225,7 +225,7 @@ def test_when_every_run_is_damaged_the_first_reason_is_given() -> None:
     run = made({"map": 0.5})
     (run.path / "config.json").unlink()
     with pytest.raises(
-        RunError, match=f"no finished run of '10_example' is whole: .*{run.hash}: damaged"
+        RunError, match=f"no finished run of '10_example' is undamaged: .*{run.hash}: damaged"
     ):
         compare.runs_of(NAME)
 

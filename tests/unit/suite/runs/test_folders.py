@@ -97,11 +97,11 @@ def test_a_run_is_found_by_how_its_hash_begins_if_its_settings_agree() -> None:
     run = start_run("10_example", CONFIG).finish({})
     assert find_run("10_example", run.hash[:6], {"seed": 0}).path == run.path
     with pytest.raises(
-        RunError, match="made with other settings: delf.features.max_side is 256, 512 is wanted"
+        RunError, match="made with other settings: delf.features.max_side is 256, expected 512"
     ):
         find_run("10_example", run.hash, {"delf": {"features": {"max_side": 512}}})
     with pytest.raises(
-        RunError, match=f"0 finished runs of 10_example are called 'zz'; there are: {run.hash}"
+        RunError, match=f"0 finished runs of 10_example begin with 'zz'; there are: {run.hash}"
     ):
         find_run("10_example", "zz", {})
 
