@@ -1,6 +1,6 @@
 """What the notebooks share: settings, data, trained stages, run folders, the runner and the report.
 
-``__init__.pyi`` lists the names that notebooks import from here; each is loaded when it is used.
+``__init__.pyi`` lists the names that notebooks import from here; each is loaded on first use.
 """
 
 import lazy_loader

@@ -1,8 +1,8 @@
-"""The dataset that a notebook is about: made when it is not there yet, opened when it is, and what
-is exactly known about it.
+"""The dataset of a notebook: made on first use, then opened from the cache, with its exact ground
+truth where there is one.
 
-What is made lies in the cache under a hash of what decides its bytes and never changes there, so
-that each notebook finds what an earlier one left by asking for the same parameters.
+A dataset lies in the cache under a hash of the values that determine its bytes, and never changes
+there. A notebook with the same parameters as an earlier one therefore reuses its dataset.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from delfjax.world.knobs import WorldConfig
 from delfjax.world.reading import World, correspondences, open_world
 from delfjax.world.writing import VERSION, build_world
 
-# A keypoint this near to a landmark is taken to be on it, pixels: half a cell of the enlarged
-# photograph.
+# Largest distance from a point with a known correspondence at which a keypoint counts as on the
+# landmark, pixels: half a cell of the enlarged photograph.
 _ON_LANDMARK_PX = 4.0
 
 
 def suite_dataset(experiment: PhotoExperiment, *, progress: bool = False) -> RetrievalDataset:
-    """The benchmark of ``experiment``, written or rendered first where that needs no download.
+    """Open the benchmark of ``experiment``; one that needs no download is made first if missing.
 
     Raises:
         PhotoSetError: the installed scikit-image lacks a photograph.
-        DatasetError: a benchmark is not in its place, incomplete or malformed.
+        DatasetError: a benchmark is missing, incomplete or malformed.
     """
     if experiment.dataset == "world":
         return open_dataset("world", world_set(experiment.world(), progress=progress))
@@ -51,7 +51,7 @@ def suite_dataset(experiment: PhotoExperiment, *, progress: bool = False) -> Ret
 
 
 def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
-    """The photographs of ``experiment``, written when they are not there yet: all of them or none.
+    """The embedded photographs of ``experiment``, all of which are written first if missing.
 
     Raises:
         PhotoSetError: the installed scikit-image lacks a photograph.
@@ -63,8 +63,7 @@ def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
 
 
 def world_set(config: WorldConfig, *, progress: bool = False) -> Path:
-    """Folder of a landmark world in the cache, rendered when it is not there yet; an interrupted
-    one is gone on with."""
+    """Folder of a landmark world in the cache, rendered first if missing or unfinished."""
     folder = paths.cache_root() / "worlds" / config_hash({"version": VERSION, **config.plain()})
     build_world(folder, config, progress=progress)
     return folder
@@ -78,18 +77,18 @@ def true_errors_px(
     first_yx: Float[np.ndarray, "n 2"],
     second_yx: Float[np.ndarray, "n 2"],
 ) -> Float[np.ndarray, " n"] | None:
-    """How far matches lie from where the second image truly shows the same point.
+    """Distances of matches from the true position of the same point in the second image.
 
     Args:
         benchmark: from :func:`suite_dataset`.
         first: path of an image.
-        second: path of another.
-        first_yx: points of the first, pixels.
-        second_yx: what each is matched with in the second, pixels.
+        second: path of another image.
+        first_yx: matched points of the first image, pixels.
+        second_yx: matched points of the second image, pixels.
 
     Returns:
-        Pixels of the second image; infinite for a point of the first that the second does not see.
-        ``None`` where nobody knows, as for every photograph of the real world.
+        Distances in pixels of the second image; infinite for a point that the second image does not
+        show. ``None`` if the true positions are unknown, as for all real photographs.
     """
     if benchmark.name == "world":
         world, rows = _opened(benchmark.root)

@@ -1,13 +1,13 @@
-"""A live view of what a search finds, for JupyterLab: pick a photo, see the ranked list, click a
-result for its matches.
+"""A live view of search results for JupyterLab: choose a photo, see the ranked list, click a result
+for its matches.
 
-It works on any feature store and the index that was built from it::
+It works with any feature store and the index that was built from it::
 
     Explorer(open_index(Path("my.index")), FeatureStore.open(Path("my.store")))
 
-Where nothing is live (an executed copy, a static reader) the same object shows a picture of its
-state. A photo that cannot be read becomes one line of text in the view: callbacks never raise what
-a user's files can cause.
+Without a live kernel (in an executed copy or a static viewer), the same object shows a picture of
+its state. An unreadable photo becomes a line of text in the view: callbacks never raise an error
+that a user's files can cause.
 """
 
 from __future__ import annotations
@@ -33,22 +33,24 @@ from delfjax.features.store import FeatureStore
 from delfjax.retrieval.local_index import LocalIndex
 from delfjax.retrieval.search import VerifiedMatches, search
 
-# Longest sides that photos are shown at, pixels: in the list, and by themselves.
-_SMALL_SIDE, _LARGE_SIDE = 240, 800
-# Keypoints shown at first.
+# Longest side of a photo, pixels: in the ranked list, and in the larger pictures.
+_SMALL_SIDE = 240
+_LARGE_SIDE = 800
+# Number of keypoints shown at first.
 _TOP = 200
-# Characters of a name under a thumbnail; its end tells more than its beginning.
+# Most characters of a name under a thumbnail. The end is kept, since it tells more than the start.
 _NAME = 20
 _MARKS = {True: " ✓", False: " ✗", None: ""}
-# Width of a card, so that twelve make two rows in JupyterLab, and of the larger pictures.
-_CARD, _MATCHES, _KEYPOINTS = "148px", "100%", "640px"
-# In the place of a photo that cannot be read.
+# Widths of a card (twelve cards fill two rows in JupyterLab) and of the larger pictures.
+_CARD = "148px"
+_MATCHES = "100%"
+_KEYPOINTS = "640px"
+# Shown instead of a photo that cannot be read.
 _BLANK = np.full((90, 120, 3), 236, np.uint8)
 
 
 class ExplorerError(DelfjaxError):
-    """A store and an index that do not belong together, or photos that are not where they should
-    be."""
+    """A store and an index do not belong together, or something cannot be shown."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ class Hit:
     """One entry of the ranked list.
 
     Attributes:
-        name: the photo.
-        inliers: verified matches.
-        verdict: whether it is right; ``None`` where that is not known.
-        correspondences: ``None`` beyond the shortlist, which is all that is verified.
+        name: name of the photo.
+        inliers: number of inliers.
+        verdict: whether the photo is a right answer; ``None`` if that is unknown.
+        correspondences: the putative matches with their inliers; ``None`` for photos after the
+            shortlist, which are not verified.
     """
 
     name: str
@@ -69,23 +72,22 @@ class Hit:
 
 
 class Explorer:
-    """The view; the value of a notebook cell shows it. Its controls can be driven from code as
-    well.
+    """The view, shown when it is the value of a notebook cell. Code can drive its controls too.
 
     Attributes:
-        widget: all of it.
-        query: the photo searched for; ``query.value`` is its name.
-        narrow: part of a name; ``query`` offers only the names that contain it.
-        hits: the ranked list, the query itself left out.
-        results: a button for each entry shown, best first; ``results[2].click()`` shows the matches
+        widget: the whole view.
+        query: menu of the query photo; ``query.value`` is its name.
+        narrow: text field; ``query`` offers only the names that contain its text.
+        hits: the ranked list, without the query itself.
+        results: one button per result shown, best first; ``results[2].click()`` shows the matches
             of the third.
-        thumbnails: the pictures above them.
-        top: how many keypoints are shown, those with the highest scores.
-        least: lowest score that is shown, as a share of the highest of the photo.
+        thumbnails: the pictures above the buttons.
+        top: slider of the number of keypoints shown, those with the highest scores.
+        least: slider of the lowest score shown, as a share of the photo's highest score.
         correspondences: picture of the matches with the chosen result.
         keypoints: picture of the query's keypoints.
-        again: searches for the chosen result.
-        message: what could not be shown, and why.
+        again: button that searches for the chosen result.
+        message: text that says what could not be shown, and why.
     """
 
     def __init__(
@@ -99,43 +101,45 @@ class Explorer:
         config: DelfConfig | None = None,
         shown: int = 11,
     ) -> None:
-        """Search for the first photo.
+        """Build the view and search for the first photo.
 
         Args:
-            index: the database.
-            store: features of the photos that can be searched for: those the index was built from,
-                or others like them.
+            index: index of the database.
+            store: features of the photos that can be searched for: the store the index was built
+                from, or another with the same extraction config.
             photos_root: folder that the names are relative to; by default the one that the index
-                remembers.
-            queries: gives the pixels of photos that are no whole files, such as queries cut to
-                their boxes.
-            truth: photo → the photos that are right answers; photos not in it are shown without
-                verdicts.
-            config: its sections ``search`` and ``verification`` count; by default those of the
-                index.
-            shown: results in the list.
+                records.
+            queries: source of the pixels of photos that are not whole files, such as queries cut
+                to their boxes.
+            truth: photo → its right answers; results of other photos are shown without verdicts.
+            config: only its sections ``search`` and ``verification`` are used; by default those of
+                the index.
+            shown: most results in the list.
 
         Raises:
-            ExplorerError: the store is empty, or the index was built from another one.
+            ExplorerError: the store is empty, or has another extraction config than the index.
         """
         if store.config_hash != index.reduction.extraction_hash:
             raise ExplorerError(
-                f"{store.path}: extracted with config {store.config_hash}, the index was built from"
-                f" one with {index.reduction.extraction_hash}; open the store that the index was"
-                " built from"
+                f"{store.path}: extracted with config {store.config_hash}, but the index was built"
+                f" from a store with config {index.reduction.extraction_hash}; open the store that"
+                " the index was built from"
             )
         if not len(store):
             raise ExplorerError(
-                f"{store.path}: holds no photo that could be searched for; extract some first"
+                f"{store.path}: holds no photo to search for; extract some photos first"
             )
-        self._index, self._store, self._truth = index, store, truth or {}
+        self._index = index
+        self._store = store
+        self._truth = truth or {}
         self._root = Path(index.photos) if photos_root is None else photos_root
-        self._queries, self._cut = queries, frozenset(queries.names if queries else ())
+        self._queries = queries
+        self._cut = frozenset(queries.names if queries else ())
         self._config = config or index.config
         self.hits: tuple[Hit, ...] = ()
         self._chosen = 0
         self._photos: dict[tuple[str, int], DecodedImage] = {}
-        # What each part shows, and what kept it from being shown.
+        # Part of the view → the state it shows, and part → why it could not be shown.
         self._drawn: dict[str, Hashable] = {}
         self._problems: dict[str, str] = {}
         self._make_controls()
@@ -145,8 +149,7 @@ class Explorer:
         self._search()
 
     def picture(self) -> bytes:
-        """What the view shows now, as one PNG: the ranked list, and the matches with the chosen
-        result."""
+        """The present view as one PNG: the ranked list, and the matches with the chosen result."""
         query = self.query.value
         entries = [
             plots.RankedImage(
@@ -156,10 +159,12 @@ class Explorer:
         ]
         figures = [
             plots.plot_ranked_list(
-                self._pixels(query), entries, title=f"What shows the same as {_elided(query, 48)}?"
+                self._pixels(query),
+                entries,
+                title=f"Photos that show the same as {_elided(query, 48)}",
             )
         ]
-        # The list is there all the same; the message of the live view says why the matches are not.
+        # Show at least the list; the message of the live view says why there are no matches.
         with contextlib.suppress(DelfjaxError):
             figures.append(self._plot_correspondences())
         return plots.stacked_png(figures)
@@ -178,28 +183,27 @@ class Explorer:
         wide = widgets.Layout(width="460px")
         self.query = widgets.Dropdown(options=self._store.names, description="query", layout=wide)
         self.narrow = widgets.Text(
-            placeholder="part of a name, then Enter", description="only", continuous_update=False
+            placeholder="part of a name, then Enter", description="filter", continuous_update=False
         )
         most = max(1, int(self._store.counts().max()))
         self.top = widgets.IntSlider(
-            min(_TOP, most), min=1, max=most, description="best", layout=wide
+            min(_TOP, most), min=1, max=most, description="keypoints", layout=wide
         )
         self.least = widgets.FloatSlider(
-            0.0, min=0.0, max=1.0, step=0.01, description="score from", layout=wide
+            0.0, min=0.0, max=1.0, step=0.01, description="min. score", layout=wide
         )
         self.least.readout_format = ".0%"
         self.message = widgets.HTML()
         self.again = widgets.Button(
             description="Search for this photo", icon="search", layout=widgets.Layout(width="auto")
         )
-        self.correspondences, self.keypoints = _picture(_MATCHES), _picture(_KEYPOINTS)
+        self.correspondences = _picture(_MATCHES)
+        self.keypoints = _picture(_KEYPOINTS)
 
     def _make_list(self, shown: int) -> None:
         width = widgets.Layout(width=_CARD)
-        self._query_thumbnail, self.thumbnails = (
-            _picture(_CARD),
-            tuple(_picture(_CARD) for _ in range(shown)),
-        )
+        self._query_thumbnail = _picture(_CARD)
+        self.thumbnails = tuple(_picture(_CARD) for _ in range(shown))
         self.results = tuple(widgets.Button(layout=width) for _ in range(shown))
         self._names = tuple(widgets.Label(layout=width) for _ in range(shown))
 
@@ -234,18 +238,19 @@ class Explorer:
         self.again.on_click(self._search_again)
 
     def _search(self, _change: object = None) -> None:
-        """A new query: everything changes."""
+        """Search for the chosen query and draw the whole view."""
         query = self.query.value
         self._photos.clear()
         self._problems.clear()
         try:
             self.hits = self._ranked(query)
         except DelfjaxError as error:
-            self.hits, self._problems["search"] = (), str(error)
+            self.hits = ()
+            self._problems["search"] = str(error)
         if not self._root.is_dir():
             self._problems["root"] = (
-                f"photos: {self._root} is not a folder; give photos_root the one that the names"
-                " start from"
+                f"photos: {self._root} is not a folder; set photos_root to the folder that the"
+                " names are relative to"
             )
         self._draw(
             "query",
@@ -263,7 +268,8 @@ class Explorer:
             )
             if hit is not None:
                 button.description = f"{rank + 1} · {hit.inliers} inliers{_MARKS[hit.verdict]}"
-                button.tooltip, label.value = hit.name, _elided(hit.name)
+                button.tooltip = hit.name
+                label.value = _elided(hit.name)
                 self._draw(
                     f"result {rank}",
                     thumbnail,
@@ -281,7 +287,7 @@ class Explorer:
         self.query.value = name
 
     def _choose(self, rank: int) -> None:
-        """Another result: only its matches and two buttons change."""
+        """Choose a result: only its matches and two buttons change."""
         self._chosen = rank
         for place, button in enumerate(self.results):
             button.button_style = "primary" if place == rank else ""
@@ -293,21 +299,18 @@ class Explorer:
         self._show_problems()
 
     def _narrow(self, _change: object) -> None:
-        """Offer fewer queries; the present one stays where its name fits too."""
+        """Offer only matching queries; the present query stays chosen if it matches."""
         part = self.narrow.value.strip()
         fitting = tuple(name for name in self._store.names if part.casefold() in name.casefold())
         self._problems.pop("narrow", None)
         if fitting:
             self._offer(fitting, self.query.value if self.query.value in fitting else fitting[0])
         else:
-            self._problems["narrow"] = (
-                f"no photo's name contains {part!r}; all that were offered still are"
-            )
+            self._problems["narrow"] = f"no photo's name contains {part!r}; the menu is unchanged"
         self._show_problems()
 
     def _offer(self, names: tuple[str, ...], chosen: str) -> None:
-        """Change the names offered; one search at most follows, not one for every step of the
-        change."""
+        """Change the names in the menu and the chosen one, with at most one search."""
         before = self.query.value
         self.query.unobserve(self._search, "value")
         self.query.options = names
@@ -330,8 +333,10 @@ class Explorer:
         *,
         blank: bool = False,
     ) -> None:
-        """Draw ``part`` unless it already shows ``state``; what cannot be drawn is blank or hidden,
-        and said."""
+        """Draw ``part`` unless it already shows ``state``.
+
+        A part that cannot be drawn is blank or hidden, and the problem is recorded for the message.
+        """
         if self._drawn.get(part) == state:
             return
         self._problems.pop(part, None)
@@ -339,17 +344,17 @@ class Explorer:
         try:
             place.value, place.layout.display = plots.png(plot()), None
         except DelfjaxError as error:
-            # Not remembered as drawn: the file may be there the next time.
+            # Do not record it as drawn: the file may be readable the next time.
             del self._drawn[part]
             self._problems[part] = str(error)
             place.value = plots.png(plots.plot_thumbnail(_BLANK))
             place.layout.display = None if blank else "none"
 
     def _show_problems(self) -> None:
-        # Without the folder no photo is there, and without a search no result; one line says it.
-        first = [self._problems[part] for part in ("search", "root") if part in self._problems][:1]
-        told = first or list(dict.fromkeys(self._problems.values()))
-        self.message.value = "<br>".join(f"<b>⚠ {html.escape(line)}</b>" for line in told)
+        # A failed search or a missing folder causes all other problems, so one line is enough.
+        causes = [self._problems[part] for part in ("search", "root") if part in self._problems]
+        lines = causes[:1] or list(dict.fromkeys(self._problems.values()))
+        self.message.value = "<br>".join(f"<b>⚠ {html.escape(line)}</b>" for line in lines)
 
     def _ranked(self, query: str) -> tuple[Hit, ...]:
         found = search(
@@ -391,12 +396,13 @@ class Explorer:
 
     def _plot_correspondences(self) -> plots.Plot:
         if self._chosen >= len(self.hits):
-            raise ExplorerError(f"query {self.query.value!r}: nothing is found")
-        query, hit = self.query.value, self.hits[self._chosen]
+            raise ExplorerError(f"query {self.query.value!r}: no other photo is in the index")
+        query = self.query.value
+        hit = self.hits[self._chosen]
         if hit.correspondences is None:
             count = self._config.search.shortlist
             raise ExplorerError(
-                f"{hit.name}: not verified, only the {count} photos with most votes are"
+                f"{hit.name}: not verified; only the {count} photos with most votes are"
                 " (search.shortlist)"
             )
         first, second = (self._photo(name, _LARGE_SIDE) for name in (query, hit.name))
@@ -411,7 +417,8 @@ class Explorer:
 
     def _plot_keypoints(self) -> plots.Plot:
         query = self.query.value
-        photo, local = self._photo(query, _LARGE_SIDE), self._store.get(query).local
+        photo = self._photo(query, _LARGE_SIDE)
+        local = self._store.get(query).local
         scores = np.asarray(local.scores)
         high = scores >= self.least.value * scores.max(initial=0.0)
         features = dataclasses.replace(
@@ -434,5 +441,5 @@ def _elided(name: str, limit: int = _NAME) -> str:
 
 
 def _with(function: Callable[..., Any], *arguments: object) -> Callable[..., Any]:
-    """``function`` of ``arguments``, whatever a widget passes on top."""
+    """A callback that calls ``function`` with ``arguments`` and ignores what the widget passes."""
     return lambda *_: function(*arguments)

@@ -1,7 +1,7 @@
-"""The settings that the notebooks share: their parameters decide everything they do.
+"""The settings of the notebooks, derived from the parameters that all of them share.
 
-A notebook is about one dataset: the landmark world, the embedded photographs of
-:mod:`delfjax.datasets.skimage_photos`, or a benchmark of the catalogue by its name.
+A notebook works on one dataset: the landmark world, the embedded photographs of
+:mod:`delfjax.datasets.skimage_photos`, or a benchmark of the catalogue, by name.
 :mod:`delfjax.suite.data` makes or opens it.
 """
 
@@ -39,38 +39,42 @@ from delfjax.models.model_files import override_system
 from delfjax.suite.runs.folders import PRESETS, FinishedRun, Run, open_run, start_run
 from delfjax.world.knobs import WorldConfig, world_config
 
-# Objects and distractors of the smallest set: photographs of unlike things, two of them with much
+# Objects and distractors of the smallest photo set: different things, two of them with much
 # repetition.
 _FEW_OBJECTS = ("astronaut", "chelsea", "coffee", "motorcycle", "rocket")
 _FEW_DISTRACTORS = ("clock", "gravel", "moon")
-# Tens of thousands of descriptors, not millions: with the paper's 60 neighbours nearly every image
-# gets a vote from nearly every feature, and chance yields many inliers. Hence fewer neighbours, and
-# a tolerance half as wide as the default for photographs half as large. Measured on "quick": 99.9 %
-# of wrong photos stay below 25 inliers, 91 % of right ones do not.
+# Settings for databases of tens of thousands of descriptors instead of millions. With the paper's
+# 60 neighbours, nearly every image would get a vote from nearly every feature, and many inliers
+# would arise by chance. Hence fewer neighbours, a smaller residual and more inliers. Measured on
+# "quick": 99.9 % of wrong photos stay below 25 inliers, and 91 % of right ones reach them.
 _SMALL_DATABASE = (
     "search.neighbours=10",
     "verification.threshold_px=10",
     "verification.min_inliers=25",
 )
-# Photographs of 256 pixels take seconds; enlarged, for cells of 8 pixels.
+# Photographs of 256 pixels take seconds. The second scale enlarges them, for cells of 8 pixels.
 _CI_SCALES = "features.scales=[1.0, 2.0]"
-# Photographs of the world: as many features as a landmark of it has cells at all scales together.
-# So few matches need no more hypotheses: on the world of "quick" mAP 0.464, and 0.462 with the
-# default, four times as many.
+# Settings for photographs of the world. A landmark has about 300 cells over all scales, and so few
+# matches need fewer hypotheses: on the world of "quick", mAP is 0.464, against 0.462 with the
+# default, which tries four times as many.
 _SMALL_PHOTOS = (
     "features.max_features=300",
     "search.shortlist=30",
     "verification.pair_hypotheses=1024",
     "verification.refined=64",
 )
-# What a preset changes for them. Scales: levels smaller than 0.5 have a dozen cells. 2.0 costs as
-# much as all others together, but on small photographs the attention needs its small cells: without
-# it, mAP 0.432 against 0.477. Whole octaves take three fifths of the time of half octaves and
-# compile three programs in place of five: measured on the world of "quick", mAP of norm 0.369
-# (0.361) and of attention 0.443 (0.480). Index: the 168,000 descriptors of "quick" need no codebook
-# for millions: it is made in a quarter of the time and searched in two thirds of it, and mAP
-# changes by less than 0.01. The 12,000 of "ci" need lists of 200: with the default's of 30, codes
-# of what is left within a list are learnt from too little.
+# Further changes for the world, by preset.
+#
+# Scales: pyramid levels below 0.5 have only a dozen cells. Scale 2.0 costs as much as all others
+# together, but on small photographs the attention needs its small cells: without it, mAP is 0.432
+# instead of 0.477. Whole octaves take three fifths of the time of half octaves and compile three
+# programs instead of five. Measured on the world of "quick": mAP of the norm is 0.369 (0.361 with
+# half octaves), of the attention 0.443 (0.480).
+#
+# Index: the 168,000 descriptors of "quick" do not need a codebook for millions. The smaller one is
+# built in a quarter of the time and searched in two thirds, and mAP changes by less than 0.01. The
+# 12,000 descriptors of "ci" need lists of about 200: with the default's lists of 30, the codes of
+# the residuals within a list are learned from too few descriptors.
 _WORLD_CHANGES: dict[str, tuple[str, ...]] = {
     "ci": (_CI_SCALES, "index.lists=64"),
     "quick": (
@@ -83,13 +87,11 @@ _WORLD_CHANGES: dict[str, tuple[str, ...]] = {
 }
 # Longest side of the photographs, pixels.
 _SIDES = {"ci": 256, "quick": 512, "full": 1024}
-
-
-# Sections that overrides of a notebook can change; no run depends on mining's.
+# Sections that a notebook's overrides can change; no run depends on the section of mining.
 _SECTIONS = (*SYSTEM_SECTIONS, *STAGE_SECTIONS)
-# What each experiment of the suite depends on: sections of the config beside the seed, and the run
-# it reads (role, experiment). A notebook that is not listed, a copy of one for instance, depends on
-# all sections.
+# What each experiment of the suite depends on: sections of the config, besides the seed, and the
+# run that it reads (role, experiment). A notebook that is not listed, such as a user's copy,
+# depends on all sections.
 _EXTRACTION = EXTRACTION_SECTIONS
 _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
@@ -107,9 +109,9 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "50_ablation": ((*_SEARCH, "finetune", "attention"), None),
     "51_visualise_attention": (("backbone", "features", "attention"), None),
 }
-# A world that is searched alone: nothing to train on, and an answer to every query.
+# A world that is only searched: no training photographs, and an answer to every query.
 _SEARCHED_ALONE = {"train_landmarks": 0, "train_views": 0, "no_match": 0}
-# The world of `13_measure_challenges`: as large as each preset has time for.
+# The world of `13_measure_challenges`, as large as the time of each preset allows.
 _CHALLENGE: dict[str, dict[str, int]] = {
     "ci": {
         "landmarks": 4,
@@ -134,8 +136,8 @@ _CHALLENGE: dict[str, dict[str, int]] = {
         "image_side": 512,
     },
 }
-# What `11_mine_landmarks` changes of the world of a preset: for seconds, fewer photographs, and
-# enough of each landmark.
+# Changes to the world for `11_mine_landmarks`: at "ci", fewer photographs in all, but enough of
+# each landmark.
 _MINED: dict[str, dict[str, int]] = {
     "ci": {
         **_SEARCHED_ALONE,
@@ -145,8 +147,8 @@ _MINED: dict[str, dict[str, int]] = {
         "distractors": 6,
     },
 }
-# How each preset trains: in seconds, in a minute or two on two cores, or as long as the paper's
-# presets would.
+# Training by preset: "ci" takes seconds, "quick" a minute or two on two cores, and "full" as long
+# as the paper's presets.
 _SECONDS: dict[str, Any] = {
     "square_side": 192,
     "crop_side": 160,
@@ -173,23 +175,22 @@ _TRAINING = {
         for name, length in (("quick", "quick"), ("full", "paper"))
     },
 }
-# Trainings that `50_ablation` averages over.
+# Number of trainings that `50_ablation` averages over.
 _TRAININGS = {"ci": 1, "quick": 3, "full": 3}
-# What a notebook can be about: two that need no download, and every benchmark that has a name and a
-# protocol.
+# Datasets of the notebooks: two that need no download, and every named benchmark with a protocol.
 DATASETS = ("world", "embedded", *(name for name in PROTOCOLS if name not in ("world", "folder")))
 
 
 @dataclass(frozen=True)
 class PhotoExperiment:
-    """Settings of the suite under one set of parameters.
+    """Settings of the suite for one set of parameters.
 
     Attributes:
-        whole: the system, and how each stage of it is trained.
-        objects: photographs that are searched for.
-        distractors: photographs without an answer.
-        photo_side: longest side of the photographs, pixels.
-        parameters: what the notebook was given.
+        whole: config of the system and of its training stages.
+        objects: embedded photographs that are searched for.
+        distractors: embedded photographs that answer no query.
+        photo_side: longest side of the embedded photographs, pixels.
+        parameters: parameters of the notebook.
     """
 
     whole: Config
@@ -199,21 +200,26 @@ class PhotoExperiment:
     parameters: Mapping[str, Any]
 
     def settings(self, experiment: str) -> dict[str, Any]:
-        """Plain values that decide every result of ``experiment``, seed included: the config of its
-        run."""
+        """Config of a run of ``experiment``: the plain values that determine its results.
+
+        Raises:
+            ConfigError: the experiment works only on another dataset.
+        """
         whole = to_dict(self.whole)
         used = {name: whole[name] for name in _sections_of(experiment) if name != "seed"}
-        used["features"] = {k: v for k, v in whole["features"].items() if k != "batch_size"}
+        used["features"] = {
+            name: value for name, value in whole["features"].items() if name != "batch_size"
+        }
         if experiment == "50_ablation":
             used["seeds"] = list(self.seeds)
         return {**self._data(experiment), "seed": self.whole.seed, **used}
 
     def _data(self, experiment: str) -> dict[str, Any]:
-        """Plain values that decide every image, or tell one copy of a benchmark from another."""
+        """Plain values that determine every image, or that identify a copy of a benchmark."""
         dataset = self.dataset
         if experiment in _WORLDS and dataset != "world":
             raise ConfigError(
-                f"{experiment}: dataset {dataset!r}, this notebook is about 'world' alone"
+                f"{experiment}: dataset is {dataset!r}, but this notebook works only on 'world'"
             )
         if dataset == "world":
             return {
@@ -226,12 +232,12 @@ class PhotoExperiment:
 
     @property
     def config(self) -> DelfConfig:
-        """The whole system."""
+        """Config of the whole system."""
         return self.whole.system
 
     @property
     def training(self) -> TrainingStages:
-        """How each stage of it is trained."""
+        """Configs of the training stages."""
         return self.whole.stages
 
     @property
@@ -241,17 +247,17 @@ class PhotoExperiment:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the trainings that an average is taken over."""
+        """Seeds of the trainings that `50_ablation` averages over."""
         return tuple(
             self.whole.seed + number for number in range(_TRAININGS[self.parameters["preset"]])
         )
 
     def world(self, **changes: Any) -> WorldConfig:
-        """The landmark world of these parameters, with some of its fields changed."""
+        """Config of the landmark world, with some of its fields changed."""
         return world_config(self.parameters["preset"], seed=self.whole.seed, **changes)
 
     def photos(self) -> dict[str, Any]:
-        """Plain values that decide the bytes of the photographs."""
+        """Plain values that determine the bytes of the embedded photographs."""
         return {
             "objects": list(self.objects),
             "distractors": list(self.distractors),
@@ -260,7 +266,16 @@ class PhotoExperiment:
         }
 
     def start(self, experiment: str, *, resume: bool = False, **upstream: FinishedRun) -> Run:
-        """Start the run of ``experiment`` that reads the runs ``upstream`` (role=run)."""
+        """Start a run of ``experiment``.
+
+        Args:
+            experiment: its name.
+            resume: keep the files of an unfinished run.
+            **upstream: role=run for each finished run that the new run reads.
+
+        Raises:
+            RunError: see :func:`~delfjax.suite.runs.folders.start_run`.
+        """
         settings = self.settings(experiment)
         return start_run(
             experiment, settings, parameters=self.parameters, upstream=upstream, resume=resume
@@ -268,7 +283,7 @@ class PhotoExperiment:
 
 
 def _reductions(preset: str, dataset: str) -> list[str]:
-    """What the defaults are changed by for small photographs and small databases."""
+    """Overrides of the defaults for small photographs and small databases."""
     if dataset not in ("world", "embedded"):
         return [f"features.max_side={_SIDES[preset]}"]
     if dataset == "embedded":
@@ -284,16 +299,15 @@ def _content(dataset: str, _data_root: Path) -> str:
 
 
 def upstream_of(experiment: str) -> tuple[str, str] | None:
-    """Role and name of the experiment whose run ``experiment`` reads; ``None`` where it reads
-    none."""
+    """Role and name of the experiment whose run ``experiment`` reads; ``None`` if it reads none."""
     return _STAGES[experiment][1] if experiment in _STAGES else None
 
 
 def relevant_overrides(experiment: str, overrides: str) -> str:
-    """Those of ``overrides`` that the run of ``experiment`` depends on.
+    """The part of ``overrides`` that a run of ``experiment`` depends on.
 
     Raises:
-        ConfigError: an unknown field; the nearest is named.
+        ConfigError: a field is unknown; the message names the nearest.
     """
     used = (*_sections_of(experiment), MODEL)
     asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL))
@@ -301,28 +315,27 @@ def relevant_overrides(experiment: str, overrides: str) -> str:
 
 
 def _sections_of(experiment: str) -> tuple[str, ...]:
-    """The sections that the run of ``experiment`` depends on."""
+    """The sections of the config that a run of ``experiment`` depends on."""
     return ("seed", *_STAGES[experiment][0]) if experiment in _STAGES else _SECTIONS
 
 
 def photo_experiment(
     preset: str, seed: int, *, dataset: str = "world", overrides: str = "", upstream: str = "latest"
 ) -> PhotoExperiment:
-    """What the parameters of a notebook stand for.
+    """Derive the settings of a notebook from its parameters.
 
     Args:
-        preset: ``"ci"``: a few small photographs, seconds; ``"quick"``: minutes; ``"full"``: as
-            many and as large as there are.
-        seed: of the photographs and of everything that is drawn at random.
+        preset: ``"ci"`` takes seconds, with a few small photographs; ``"quick"`` takes minutes;
+            ``"full"`` uses all photographs at full size.
+        seed: seed of the photographs and of all random draws.
         dataset: ``"world"``, the landmark world; ``"embedded"``, the photographs of scikit-image;
-            or a benchmark of the catalogue, which ``preset`` changes nothing of but the size its
-            images are reduced to.
+            or a benchmark of the catalogue, for which ``preset`` changes only the size of images.
         overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``.
-        upstream: which run the notebook reads; noted here for the command that does the same again.
+        upstream: the run that the notebook reads; recorded for the command that repeats the run.
 
     Raises:
-        ConfigError: another preset or dataset, an unknown field, or a value that it does not take;
-            the nearest is named.
+        ConfigError: a preset, dataset or field is unknown (the message names the nearest), or a
+            field does not accept its value.
     """
     require_known("preset", preset, PRESETS)
     require_known("dataset", dataset, DATASETS)
@@ -342,27 +355,27 @@ def photo_experiment(
     whole = override_system(base, asked)
     if whole.seed != seed:
         raise ConfigError(
-            f"overrides set seed to {whole.seed}, the parameter seed says {seed}; set the"
-            " parameter alone"
+            f"overrides set seed to {whole.seed}, but the parameter seed is {seed}; set only the"
+            " parameter"
         )
     photos = (_FEW_OBJECTS, _FEW_DISTRACTORS) if preset == "ci" else (OBJECTS, DISTRACTORS)
     return PhotoExperiment(whole, *photos, photo_side=_SIDES[preset], parameters=given)
 
 
 def challenge_world(experiment: PhotoExperiment, **knobs: float) -> WorldConfig:
-    """A world small enough to be rendered once for each setting of a knob; no part of it is for
-    training."""
+    """Config of a world without training photographs, small enough to render for each setting of a
+    knob."""
     return experiment.world(
         **_SEARCHED_ALONE, **_CHALLENGE[experiment.parameters["preset"]], **knobs
     )
 
 
 def mining_world(experiment: PhotoExperiment) -> WorldConfig:
-    """The world that is mined: that of the parameters, or for seconds a smaller one."""
+    """Config of the world to mine: that of the parameters, except for a smaller one at "ci"."""
     return experiment.world(**_MINED.get(experiment.parameters["preset"], {}))
 
 
-# Experiments on the landmark world alone, and on which.
+# Experiments that work only on the landmark world → config of that world.
 _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "10_inspect_dataset": PhotoExperiment.world,
     "11_mine_landmarks": mining_world,
@@ -376,29 +389,29 @@ _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
 
 
 def features_run(index: FinishedRun) -> FinishedRun:
-    """The run of ``30_extract_features`` that a run of ``40_build_index`` names.
+    """The run of ``30_extract_features`` that a run of ``40_build_index`` read.
 
     Raises:
-        RunError: it is gone or damaged.
+        RunError: the run is missing or damaged.
     """
     return open_run(paths.runs_root() / str(index.provenance["upstream"]["features"]))
 
 
 def store_of(run: Run | FinishedRun) -> Path:
-    """Where a run of ``30_extract_features`` keeps its feature store."""
+    """Folder of the feature store in a run of ``30_extract_features``."""
     return run.path / "store"
 
 
 def model_of(run: Run | FinishedRun) -> Path:
-    """Where a run of ``31_fit_reduction`` keeps its system, whole."""
+    """Model file of the whole system in a run of ``31_fit_reduction``."""
     return run.path / "model.safetensors"
 
 
 def index_of(run: Run | FinishedRun, kind: str) -> Path:
-    """Where a run of ``40_build_index`` keeps its index of that kind."""
+    """Folder of the index of one kind in a run of ``40_build_index``."""
     return run.path / f"index-{kind}"
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """``rows`` for display: row name → column → value."""
+    """Row name → column → value, as a table for display."""
     return pd.DataFrame.from_dict(rows, orient="index")

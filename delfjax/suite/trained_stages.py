@@ -1,9 +1,9 @@
-"""What the notebooks about training share: stages that are trained once under their settings,
-systems made of them, and where their keypoints lie.
+"""What the notebooks about training share: stages that are trained once per settings, systems built
+from them, and measures of where their keypoints lie.
 
 A trained stage lies in the cache, under a hash of the photographs, the layers it starts from, its
-config and its seed: a notebook that asks for what another has trained finds it there, and a
-training that was killed goes on.
+config and its seed. A notebook with the same settings reuses it, and an interrupted training
+resumes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from delfjax.training.loop import METRICS
 from delfjax.training.stages import save_trained, train_stage
 from delfjax.world.reading import World
 
-# Raised whenever the same settings train to other weights.
+# Increase this whenever a change of the code makes the same settings train to other weights.
 _VERSION = 1
 
 
@@ -43,11 +43,11 @@ class TrainedStage:
     """A stage after its training.
 
     Attributes:
-        weights: what it has learnt, a ``.safetensors`` file.
+        weights: file of the learned weights, ``.safetensors``.
         losses: step → loss of its batch.
-        accuracy: step → share of the photographs held out that are named right.
-        best_step: steps of the weights that were kept.
-        seconds: the training took, feature maps included.
+        accuracy: step → share of the validation photographs that are classified correctly, [0, 1].
+        best_step: step whose weights were kept.
+        seconds: duration of the training, including the feature maps.
     """
 
     weights: Path
@@ -65,24 +65,23 @@ def trained_stage(
     seed: int,
     progress: bool = False,
 ) -> TrainedStage:
-    """Train a stage on the training photographs of a world, or find it trained.
+    """Train a stage on the training photographs of a world, or reuse a cached result.
 
     Args:
-        world: its folder, from :func:`~delfjax.suite.data.world_set`.
-        backbone: where the stage starts.
-        config: how.
-        seed: of everything drawn at random.
+        world: folder of the world, from :func:`~delfjax.suite.data.world_set`.
+        backbone: the backbone that the stage starts from.
+        config: config of the stage.
+        seed: seed of all random draws.
         progress: show progress bars.
 
     Raises:
         TrainingError: see :func:`~delfjax.training.stages.train_stage`.
     """
-    start, how = describe_backbone(backbone), to_dict(config)
     settings = {
         "version": _VERSION,
         "world": world.name,
-        "backbone": start,
-        "config": how,
+        "backbone": describe_backbone(backbone),
+        "config": to_dict(config),
         "seed": seed,
     }
     folder = paths.cache_root() / "trained" / config_hash(settings)
@@ -97,9 +96,14 @@ def trained_stage(
             folder=folder / "training",
             progress=progress,
         )
-        told = {"trained_on": world.name, "training": to_dict(config), "seed": seed}
-        measured = {"best_step": report.best_step, "seconds": report.seconds}
-        save_trained(weights, report, backbone=backbone, about={**told, **measured})
+        description = {
+            "trained_on": world.name,
+            "training": to_dict(config),
+            "seed": seed,
+            "best_step": report.best_step,
+            "seconds": report.seconds,
+        }
+        save_trained(weights, report, backbone=backbone, about=description)
     about = load_part(weights, BACKBONE)[1]
     lines = read_json_lines(folder / "training" / METRICS, error=TrainingError)
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
@@ -116,10 +120,13 @@ def system(
     attention: TrainedStage | None = None,
     delg: TrainedStage | None = None,
 ) -> DelfConfig:
-    """``config`` with the stages that were trained; without an attention, the norm of the features
-    is the score.
+    """``config`` with trained stages; without an attention stage, the feature norm is the score.
 
-    Of the stage "delg", which is a whole system, take no other with it.
+    Args:
+        config: the system to change.
+        descriptors: a stage "finetune".
+        attention: a stage "attention".
+        delg: a stage "delg", which is a whole system: the other stages are then ignored.
     """
     if delg is not None:
         return override_system(config, [f"model={delg.weights}"])
@@ -132,24 +139,31 @@ def system(
 
 
 def landmark_masks(world: World, *, split: str, count: int) -> dict[str, Bool[np.ndarray, "h w"]]:
-    """Masks of the landmarks on up to ``count`` photographs of a split, evenly over it: path →
-    pixels that show one."""
+    """Path → mask of the pixels that show a landmark.
+
+    Args:
+        world: a landmark world.
+        split: the split to take photographs from.
+        count: most photographs to take, spread evenly over the split.
+    """
     rows = world.rows(split)
-    chosen = rows[
-        np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
-    ]
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows)))
+    chosen = rows[np.unique(places.round().astype(int))]
     return {world.paths[int(row)]: world.mask(int(row)) for row in chosen}
 
 
 def landmark_shares(
     store: FeatureStore, masks: Mapping[str, Bool[np.ndarray, "h w"]], *, kept: Sequence[int]
 ) -> Float[np.ndarray, "photos kept"]:
-    """Share of the best keypoints that lie on a landmark, for each photograph and each number kept.
+    """Share of the best keypoints that lie on a landmark, per photograph and number of keypoints.
 
     Args:
-        store: holds the features of every photograph of ``masks``, the best first.
-        masks: photograph → pixels that show a landmark.
-        kept: how many keypoints.
+        store: features of every photograph in ``masks``, sorted by score, best first.
+        masks: photograph → mask of the pixels that show a landmark.
+        kept: numbers of keypoints to evaluate.
+
+    Returns:
+        Shares in [0, 1]; 0 for a photograph without keypoints.
     """
     shares = np.empty((len(masks), len(kept)))
     for row, (name, mask) in enumerate(masks.items()):
@@ -162,13 +176,23 @@ def landmark_shares(
 def detector_curve(
     store: FeatureStore, masks: Mapping[str, Bool[np.ndarray, "h w"]], *, points: int = 50
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """Recall and precision of the score as a detector of landmarks, over the keypoints of all
-    photographs at once."""
+    """Recall and precision of the score as a detector of landmarks.
+
+    The keypoints of all photographs are ranked together.
+
+    Args:
+        store: features of every photograph in ``masks``.
+        masks: photograph → mask of the pixels that show a landmark.
+        points: most points on the curve, at evenly spaced ranks.
+    """
     on = np.concatenate([_on_mask(store, name, mask) for name, mask in masks.items()])
     scores = np.concatenate([store.get(name).local.scores for name in masks])
     right = np.cumsum(on[np.argsort(-scores, kind="stable")])
-    ends = np.unique(np.ceil(np.linspace(0, len(right), points + 1)[1:]).astype(int)) - 1
-    return right[ends] / max(1, right[-1]), right[ends] / (ends + 1)
+    lengths = np.ceil(np.linspace(0, len(right), points + 1)[1:]).astype(int)
+    ends = np.unique(lengths) - 1
+    recall = right[ends] / max(1, right[-1])
+    precision = right[ends] / (ends + 1)
+    return recall, precision
 
 
 def _on_mask(

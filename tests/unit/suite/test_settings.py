@@ -132,7 +132,7 @@ def test_an_unknown_preset_is_refused_by_name() -> None:
         ConfigError, match="'search.neighbors' does not exist; did you mean 'search.neighbours'"
     ):
         photo_experiment("ci", 0, overrides="search.neighbors=5")
-    with pytest.raises(ConfigError, match="overrides set seed to 4, the parameter seed says 0"):
+    with pytest.raises(ConfigError, match="overrides set seed to 4, but the parameter seed is 0"):
         photo_experiment("ci", 0, overrides="seed=4")
 
 
@@ -165,7 +165,7 @@ def test_experiments_on_the_world_depend_on_its_knobs_and_not_on_the_photographs
 def test_a_notebook_refuses_a_dataset_that_it_is_not_about() -> None:
     with pytest.raises(
         ConfigError,
-        match="10_inspect_dataset: dataset 'embedded', this notebook is about 'world' alone",
+        match="10_inspect_dataset: dataset is 'embedded', but this notebook works only on 'world'",
     ):
         photo_experiment("ci", 0, dataset="embedded").settings("10_inspect_dataset")
 
