@@ -1,2 +1,2 @@
-"""What finished runs amount to: the poster's tables, the HTML report, expected results, the whole
-reproduction."""
+"""Reports on finished runs: the poster's tables, the HTML report, the check against expected
+results, and the whole reproduction."""

@@ -1,8 +1,8 @@
-"""The tables of the ICCV 2017 poster, and what finished runs put beside each published number.
+"""The tables of the ICCV 2017 poster, with our measured number beside each published one.
 
-Every number that the poster prints is a :class:`PosterCell`: it says which experiment, result and
-settings would measure the same. :func:`ours` looks for the latest finished run that fits, and says
-why there is none.
+Every number that the poster prints is a :class:`PosterCell`, which says which experiment, settings
+and result would measure the same quantity. :func:`ours` finds the latest finished run that fits, or
+says why there is none.
 
 Source: Noh, Araujo, Sim, Weyand, Han 2017, "Large-Scale Image Retrieval with Attentive Deep Local
     Features", poster.
@@ -34,14 +34,14 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class System:
-    """One way to search, as the poster names it.
+    """A retrieval system of the poster.
 
     Attributes:
-        name: as printed.
-        experiment: the one that would measure it; empty where the suite has none.
-        settings: what a run of that experiment must agree with.
-        unlike: dotted field → values that make it another system.
-        quoted: whether the authors took the numbers from another paper instead of running it.
+        name: name as printed.
+        experiment: experiment that would measure it; empty if the suite has none.
+        settings: settings that a run of that experiment must have.
+        unlike: dotted field → values with which a run is of another system.
+        quoted: whether the authors quote the numbers from another paper.
     """
 
     name: str
@@ -53,18 +53,18 @@ class System:
 
 @dataclass(frozen=True)
 class PosterCell:
-    """One published number, and where ours would come from.
+    """One published number, and the runs that would measure it.
 
     Attributes:
-        system: row of the table: a system, or what is counted.
+        system: row of the table: a system, or the quantity counted.
         dataset: one of :data:`NAMES`.
-        published: as printed (mAP in percent); ``None`` where the poster has no number.
-        experiment: the one whose runs are looked through; empty where the suite has none.
+        published: number as printed (mAP in percent); ``None`` if the poster has none.
+        experiment: experiment whose runs would measure it; empty if the suite has none.
         metric: dotted name of the result.
-        settings: what a run must agree with.
-        unlike: dotted field → values that make it another system.
-        factor: the result times this is comparable with ``published``.
-        quoted: whether the authors took the number from another paper.
+        settings: settings that a run must have.
+        unlike: dotted field → values with which a run is of another system.
+        factor: factor that converts the result to the unit of ``published``.
+        quoted: whether the authors quote the number from another paper.
     """
 
     system: str
@@ -90,8 +90,7 @@ class PosterCell:
 
 @dataclass(frozen=True)
 class Ours:
-    """What stands beside a published number: a value and the run it comes from, or the reasons why
-    there is none."""
+    """Our counterpart of a published number: a value and its run, or why there is none."""
 
     value: int | float | str | None = None
     run: FinishedRun | None = None
@@ -103,11 +102,11 @@ class PosterTable:
     """One table of the poster.
 
     Attributes:
-        title: what it says.
-        cells: its numbers.
-        rows: attribute of a cell that names the row, ``"system"`` or ``"dataset"``; the other one
-            names the column.
-        notes: what a reader has to know.
+        title: title of the table.
+        cells: numbers of the table.
+        rows: attribute of a cell that names its row, ``"system"`` or ``"dataset"``; the other
+            attribute names its column.
+        notes: remarks for the reader.
     """
 
     title: str
@@ -126,20 +125,21 @@ class PosterTable:
         return found
 
 
-# The search that stands for DELF, and what it is not: neither a random nor an untrained network is
-# a trained one.
-_SEARCH, _EXTRACT, _MAP = "41_search_and_verify", "30_extract_features", "mean.inliers"
+_SEARCH = "41_search_and_verify"
+_EXTRACT = "30_extract_features"
+_MAP = "mean.inliers"
 _RESNET = {"name": "resnet50", "output": "conv4"}
-_TUNED = {"backbone.weights": ("imagenet", "random")}
-_TRAINED = {"scorer.weights": ("random",)}
+# Weights with which a run does not count as fine-tuned, or its attention as trained.
+_NOT_TUNED = {"backbone.weights": ("imagenet", "random")}
+_NOT_TRAINED = {"scorer.weights": ("random",)}
 
 _DELF = System(
     "DELF+FT+ATT (ours)",
     _SEARCH,
     {"backbone": _RESNET, "scorer": {"kind": "attention"}},
-    unlike={**_TUNED, **_TRAINED},
+    unlike={**_NOT_TUNED, **_NOT_TRAINED},
 )
-# Percent of mean average precision on each of these datasets; the poster prints "—" for None.
+# Columns of the results, mean average precision in percent; the poster prints "—" for None.
 _BENCHMARKS = ("oxford5k", "oxford105k", "paris6k", "paris106k")
 _PUBLISHED: tuple[tuple[System, tuple[float | None, ...]], ...] = (
     (System("DIR"), (86.1, 82.8, 94.5, 90.6)),
@@ -153,7 +153,7 @@ _PUBLISHED: tuple[tuple[System, tuple[float | None, ...]], ...] = (
     (_DELF, (83.8, 82.6, 85.0, 81.7)),
     (System("DELF+FT+ATT+DIR+QE (ours)"), (90.0, 88.5, 95.7, 92.8)),
 )
-# Landmarks (scenes), query images, database images, whether there are query distractors.
+# The values that _COUNTED names, in its order.
 _SIZES: dict[str, tuple[int | str, ...]] = {
     "google_landmarks_v1": (12_894, 100_000, 1_060_709, "yes"),
     "oxford5k": (16, 55, 5_062, "no"),
@@ -172,9 +172,11 @@ _VARIANTS = (
         "DELF+ATT",
         _SEARCH,
         {"backbone": {**_RESNET, "weights": "imagenet"}, "scorer": {"kind": "attention"}},
-        unlike=_TRAINED,
+        unlike=_NOT_TRAINED,
     ),
-    System("DELF+FT", _SEARCH, {"backbone": _RESNET, "scorer": {"kind": "norm"}}, unlike=_TUNED),
+    System(
+        "DELF+FT", _SEARCH, {"backbone": _RESNET, "scorer": {"kind": "norm"}}, unlike=_NOT_TUNED
+    ),
     System(
         "DELF-noFT",
         _SEARCH,
@@ -184,14 +186,14 @@ _VARIANTS = (
 
 
 def poster_tables() -> tuple[PosterTable, PosterTable, PosterTable]:
-    """The datasets, the results, and the ablation."""
+    """The tables of the datasets, of the results, and of the ablation."""
     return _datasets_table(), _results_table(), _ablation_table()
 
 
 def gathered_runs() -> tuple[dict[str, list[FinishedRun]], list[str]]:
-    """Experiment → its finished runs, the latest last; and one line for each run that is
-    damaged."""
-    runs, problems = {}, []
+    """Experiment → its finished runs, the latest last; and one line per damaged run."""
+    runs: dict[str, list[FinishedRun]] = {}
+    problems: list[str] = []
     for experiment in experiments_with_runs():
         whole, damaged = finished_runs(experiment)
         problems += damaged
@@ -201,7 +203,7 @@ def gathered_runs() -> tuple[dict[str, list[FinishedRun]], list[str]]:
 
 
 def ours(cell: PosterCell, runs: Mapping[str, Sequence[FinishedRun]]) -> Ours:
-    """What the latest run that fits found, or why there is nothing to show."""
+    """The result of the latest run that fits, or the reasons why there is none."""
     fitting = [run for run in runs.get(cell.experiment, ()) if cell.fits(run)]
     if not fitting:
         return Ours(reasons=_why_not(cell))
@@ -216,8 +218,8 @@ def ours(cell: PosterCell, runs: Mapping[str, Sequence[FinishedRun]]) -> Ours:
 
 
 def attention_helps_more(runs: Mapping[str, Sequence[FinishedRun]]) -> bool | None:
-    """Whether our runs bear out the ablation, FT+ATT > ATT > FT > noFT; ``None`` as long as one of
-    them is missing."""
+    """Whether our runs confirm the ablation, FT+ATT > ATT > FT > noFT; ``None`` if a run is
+    missing."""
     found = [ours(cell, runs).value for cell in _ablation_table().cells]
     values = [value for value in found if isinstance(value, int | float)]
     return values == sorted(set(values), reverse=True) if len(values) == len(found) else None
@@ -226,7 +228,7 @@ def attention_helps_more(runs: Mapping[str, Sequence[FinishedRun]]) -> bool | No
 def as_frame(
     table: PosterTable, runs: Mapping[str, Sequence[FinishedRun]]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """A table for a notebook: published beside ours; and the reasons that its letters stand for."""
+    """A table for a notebook with published and our numbers, and the reasons behind its letters."""
     letters: dict[str, str] = {}
     rows = {
         row: {
@@ -245,7 +247,7 @@ def as_frame(
 
 
 def published_scores(table: PosterTable) -> dict[str, dict[str, float]]:
-    """Row → column → published number, without the cells that have none."""
+    """Row → column → published number; cells without a number are left out."""
     return {
         row: {
             column: float(cell.published)
@@ -259,7 +261,7 @@ def published_scores(table: PosterTable) -> dict[str, dict[str, float]]:
 def measured_scores(
     table: PosterTable, runs: Mapping[str, Sequence[FinishedRun]]
 ) -> dict[str, dict[str, float]]:
-    """Row → column → our number, without the cells that have none."""
+    """Row → column → our number; cells without a number are left out."""
     found: dict[str, dict[str, float]] = {}
     for row, cells in table.grid().items():
         values = {column: ours(cell, runs).value for column, cell in cells.items()}
@@ -272,15 +274,14 @@ def measured_scores(
 
 
 def shown(value: int | float | str | None) -> str:
-    """A number of the poster as it is printed: counts with separators, scores with one digit."""
+    """A number as the poster prints it: counts with separators, scores with one decimal."""
     if value is None or isinstance(value, str):
         return value or "—"
     return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
 
 
 def letters_of(reasons: Sequence[str], letters: dict[str, str]) -> str:
-    """The letters that stand for ``reasons``; new ones are added to ``letters`` (reason →
-    letter)."""
+    """The letters that stand for ``reasons``; new reasons are added to ``letters``."""
     return ", ".join(letters.setdefault(reason, chr(ord("a") + len(letters))) for reason in reasons)
 
 
@@ -319,15 +320,11 @@ def _results_table() -> PosterTable:
         for dataset, published in zip(_BENCHMARKS, row, strict=True)
     )
     notes = (
-        (
-            "Mean average precision in percent, by the classic protocol of Oxford and Paris, not"
-            " the revisited one."
-        ),
+        "Mean average precision in percent, by the classic protocol of Oxford and Paris, not the "
+        "revisited one.",
         "*: quoted from the original papers; the authors of DELF ran the other systems themselves.",
-        (
-            "—: LIFT was not run on the larger datasets. “(ours)” is the poster's word for its"
-            " authors' systems."
-        ),
+        "—: LIFT was not run on the larger datasets. "
+        "“(ours)” marks the systems of the poster's authors.",
     )
     return PosterTable("Results on existing datasets", cells, notes=notes)
 
@@ -335,10 +332,8 @@ def _results_table() -> PosterTable:
 def _ablation_table() -> PosterTable:
     cells = tuple(_scored(system, "google_landmarks_v1", None) for system in _VARIANTS)
     notes = (
-        (
-            "Published claim: attention helps more than fine-tuning, FT+ATT > ATT > FT > noFT; the"
-            " poster draws curves, no numbers."
-        ),
+        "Published claim: attention helps more than fine-tuning, FT+ATT > ATT > FT > noFT. "
+        "The poster shows curves, not numbers.",
     )
     return PosterTable("Ablation: does attention help more than fine-tuning?", cells, notes=notes)
 

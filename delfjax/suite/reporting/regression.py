@@ -1,9 +1,9 @@
-"""Results and figures of the smallest preset against those that were accepted.
+"""Regression check: results and figures of the smallest preset against accepted ones.
 
-``delfjax regression check`` lists what has moved further than its tolerance; ``delfjax regression
-accept`` makes the runs of today the expected ones, for a change that was meant. Expected results
-lie in ``data/fixtures/expected/<experiment>/``: one file of values with their tolerances, where a
-tolerance can be edited by hand, and a thumbnail of each figure.
+``delfjax regression check`` lists everything that has changed by more than its tolerance. After an
+intended change, ``delfjax regression accept`` makes today's runs the expected ones. Expected
+results are in ``data/fixtures/expected/<experiment>/``: one file with values and tolerances, where
+a tolerance can be edited by hand, and a thumbnail of each figure.
 """
 
 from __future__ import annotations
@@ -26,26 +26,29 @@ from delfjax.suite.running.notebook_rules import Kind, kind_of, read_notebook, s
 from delfjax.suite.running.runner import prepare
 from delfjax.suite.runs.folders import FinishedRun, RunError, open_run
 
-# Relative drift of a value that is put down to another machine's rounding. Whole numbers, words and
-# truths must be equal, unless a tolerance is set for them.
+# Relative difference of a float that is attributed to the rounding of another machine. Integers,
+# text and booleans must be equal unless a tolerance is set for them.
 TOLERANCE = 0.005
-# Figures are compared in grey at this width, pixels, blurred by this share of it: letters of
-# another font blur into the same grey, while a bar, a photo or a line that has moved does not.
-_WIDTH, _BLUR = 320, 0.012
-# Largest difference of a blurred pixel, 0 … 1. Measured: 0.10 between letters with and without
-# serifs, 0.16 for a bar that is 5 % shorter, 0.23 for one that is 10 % shorter.
+# Figures are compared in grey at this width, pixels, blurred with a standard deviation of this
+# share of it. Letters of another font blur into the same grey; a bar, photo or line that moved does
+# not.
+_WIDTH = 320
+_BLUR = 0.012
+# Largest difference of a blurred pixel, in [0, 1]. Measured: 0.10 between letters with and without
+# serifs, 0.16 for a bar that is 5 % shorter, 0.23 for a bar that is 10 % shorter.
 PICTURE_TOLERANCE = 0.15
-_VALUES, _PRESET = "expected.json", "ci"
+_VALUES = "expected.json"
+_PRESET = "ci"
 
 
 def ci_runs(names: Sequence[str]) -> list[FinishedRun]:
     """Finished runs of the smallest preset, in reading order.
 
     Args:
-        names: of experiments, each by how it begins; all of them where there are none.
+        names: prefixes of experiments; all experiments when empty.
 
     Raises:
-        RunError: a name that fits no notebook, or an experiment without a finished run.
+        RunError: a name fits no notebook, or an experiment has no finished run.
     """
     experiments = [
         notebook
@@ -56,47 +59,47 @@ def ci_runs(names: Sequence[str]) -> list[FinishedRun]:
 
 
 def drift(run: FinishedRun, folder: Path) -> list[str]:
-    """Where a run has moved away from what is expected, one line each.
+    """The differences of a run from the expected results, one line each.
 
     Args:
-        run: of the smallest preset.
-        folder: its expected results.
+        run: a run of the smallest preset.
+        folder: folder of its expected results.
 
     Raises:
-        RunError: nothing is expected of this experiment yet.
+        RunError: the experiment has no expected results yet.
     """
     if not (folder / _VALUES).is_file():
         raise RunError(
-            f"{folder}: nothing is expected of {run.experiment} yet; {_remedy(run.experiment)}"
+            f"{folder}: {run.experiment} has no expected results yet; {_remedy(run.experiment)}"
         )
     known = read_json_object(folder / _VALUES, error=RunError)
     lines = (
         []
         if known["config_hash"] == run.hash
-        else [f"config is {run.hash}, {known['config_hash']} is expected"]
+        else [f"config is {run.hash}, expected {known['config_hash']}"]
     )
     found = flatten(run.results, lists=True)
-    lines += [f"{name} is gone" for name in known["results"].keys() - found.keys()]
+    lines += [f"{name} is missing" for name in known["results"].keys() - found.keys()]
     for name, value in found.items():
         if name not in known["results"]:
             lines.append(f"{name} is new")
         elif not _agree(value, known["results"][name], known["tolerances"].get(name)):
-            lines.append(f"{name} is {value!r}, {known['results'][name]!r} is expected")
+            lines.append(f"{name} is {value!r}, expected {known['results'][name]!r}")
     figures, expected = (
         {path.name: path for path in files} for files in (run.figures, folder.glob("*.png"))
     )
-    lines += [f"figure {name} is new or gone" for name in figures.keys() ^ expected.keys()]
+    lines += [f"figure {name} is new or missing" for name in figures.keys() ^ expected.keys()]
     for name in figures.keys() & expected.keys():
         difference = picture_difference(_picture(figures[name]), _picture(expected[name]))
         if difference > PICTURE_TOLERANCE:
             lines.append(
-                f"figure {name} looks different ({difference:.2f}, at most {PICTURE_TOLERANCE})"
+                f"figure {name} differs by {difference:.2f}, at most {PICTURE_TOLERANCE} is allowed"
             )
     return sorted(lines)
 
 
 def accept(run: FinishedRun, folder: Path) -> None:
-    """Make ``run`` what is expected from now on; tolerances that were set by hand stay."""
+    """Make ``run`` the expected result; tolerances that were edited by hand stay."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / _VALUES
     known = read_json_object(file, error=RunError) if file.is_file() else {}
@@ -117,7 +120,7 @@ def accept(run: FinishedRun, folder: Path) -> None:
 
 
 def expected_folder(experiment: str) -> Path:
-    """Where the expected results of an experiment lie.
+    """Folder of the expected results of an experiment.
 
     Raises:
         RunError: the library was installed without its checkout.
@@ -125,7 +128,7 @@ def expected_folder(experiment: str) -> Path:
     root = paths.repository_root()
     if root is None:
         raise RunError(
-            "expected results belong to the checkout; delfjax runs from an installed package"
+            "expected results are part of the checkout, but delfjax runs from an installed package"
         )
     return root / "data" / "fixtures" / "expected" / experiment
 
@@ -133,8 +136,8 @@ def expected_folder(experiment: str) -> Path:
 def picture_difference(
     first: Float[np.ndarray, "h w"], second: Float[np.ndarray, "h2 w2"]
 ) -> float:
-    """Largest difference of two blurred pictures, 0 … 1; 1 where their shapes differ by more than a
-    letter's height."""
+    """Largest difference of two blurred pictures, in [0, 1]; 1 if their heights differ by more than
+    that of a letter."""
     if abs(first.shape[0] - second.shape[0]) > 0.04 * _WIDTH:
         return 1.0
     same = resize(second, first.shape, anti_aliasing=True)
@@ -151,13 +154,12 @@ def _agree(value: Any, expected: Any, tolerance: float | None) -> bool:
 
 
 def _picture(path: Path) -> Float[np.ndarray, "h w"]:
-    """A picture in grey, 0 … 1, at the width in which pictures are compared."""
+    """A picture in grey, in [0, 1], at the width in which pictures are compared."""
     pixels = imread(path)
-    grey = (
-        pixels / 255.0
-        if pixels.ndim == 2
-        else rgb2gray(rgba2rgb(pixels) if pixels.shape[2] == 4 else pixels)
-    )
+    if pixels.ndim == 2:
+        grey = pixels / 255.0
+    else:
+        grey = rgb2gray(rgba2rgb(pixels) if pixels.shape[2] == 4 else pixels)
     height = max(1, round(grey.shape[0] * _WIDTH / grey.shape[1]))
     resized: np.ndarray = resize(grey, (height, _WIDTH), anti_aliasing=True)
     return np.asarray(resized, np.float64)

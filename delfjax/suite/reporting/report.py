@@ -1,11 +1,11 @@
-"""One HTML page from all finished runs: the poster's tables with ours beside them, and a section
-for each experiment.
+"""One HTML page from all finished runs: the poster's tables with our numbers beside them, and a
+section for each experiment.
 
-Nothing is trained or extracted, and the page loads nothing: style, script and pictures are inside.
-Every number stands beside the hash of its run, and the last table says which command makes that
-run.
+The report only reads finished runs. The page loads nothing: style, script and pictures are
+embedded. Every measured number stands beside the hash of its run, and the last table lists the
+command that repeats each run.
 
-This module gathers plain values; the Jinja templates beside it lay them out, and escape every one.
+This module collects plain values; the Jinja templates beside it lay them out and escape them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from delfjax.suite.runs.tables import number
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _UNKNOWN = "not known"
-# Whether our runs are in the order that the poster claims.
+# Whether the scores of our runs are in the order that the poster claims.
 _VERDICTS = {
-    None: "Not known yet: not all four variants were run.",
+    None: "Not known yet: not all four variants have been run.",
     True: "Yes.",
     False: "No.",
 }
@@ -50,11 +50,11 @@ _VERDICTS = {
 
 @dataclass(frozen=True)
 class RunLink:
-    """A run as the page names it.
+    """A link to a run.
 
     Attributes:
-        text: its hash, or what is known of a run that is not on the page.
-        anchor: name of the row with its command; empty where there is none.
+        text: hash of the run, or ``experiment/hash`` for a run that is not on the page.
+        anchor: anchor of the row with its command; empty if there is none.
     """
 
     text: str
@@ -63,14 +63,14 @@ class RunLink:
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a table.
+    """One cell of a table.
 
     Attributes:
-        text: what it shows.
-        sorts_as: the number behind ``text`` with all of its digits; empty where it is none.
+        text: the text shown.
+        sorts_as: the number behind ``text`` with all its digits; empty if ``text`` is not a number.
         runs: runs to link to.
-        command: a command line, in pieces that are never broken.
-        row_of: anchor that the links to a run lead to, where this cell is their goal.
+        command: a command line, in pieces within which a line never breaks.
+        row_of: anchor of this cell, if links to a run lead here.
     """
 
     text: str = ""
@@ -82,8 +82,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Heading:
-    """The heading of a column: its name, in pieces between which a line may break, and whether it
-    holds numbers."""
+    """The heading of a column.
+
+    Attributes:
+        pieces: its name, in pieces between which a line may break.
+        numeric: whether the column holds numbers.
+    """
 
     pieces: tuple[str, ...]
     numeric: bool
@@ -102,11 +106,11 @@ class Pair:
     """A published number and ours.
 
     Attributes:
-        published: as printed.
-        ours: as printed; says that there is none where ``run`` is missing.
-        run: where ours comes from.
-        reasons: why there is none.
-        letters: the same, as letters of the list below the table.
+        published: the published number, as text.
+        ours: our number, as text, or a remark that there is none.
+        run: run that our number comes from; ``None`` if there is none.
+        reasons: why there is no number of ours.
+        letters: the reasons as letters of the list below the table.
     """
 
     published: str
@@ -118,7 +122,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PosterPart:
-    """A table of the poster: row by row a pair for each column, and what its letters stand for."""
+    """A table of the poster: rows with a pair per column, and the reasons behind its letters."""
 
     title: str
     corner: str
@@ -130,7 +134,7 @@ class PosterPart:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its title; ``source`` is a ``data:`` address that holds all of it."""
+    """A picture with its title; ``source`` is a ``data:`` URL that contains the picture."""
 
     title: str
     source: str
@@ -138,18 +142,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class ExperimentPart:
-    """What the page shows of an experiment.
+    """The section of an experiment.
 
     Attributes:
-        name: that of its notebook.
-        question: what the notebook asks; empty where it is none of the suite.
-        count: how many runs there are, in words.
+        name: name of its notebook.
+        question: question of the notebook; empty if the notebook is not part of the suite.
+        count: number of runs, in words.
         runs: settings that differ and main results of each run.
-        seeds: means over seeds, where some settings were run with several.
-        latest: the run that figures and results are of.
-        figures: its pictures.
-        results: all of its results.
-        problems: one line for each picture that is left out.
+        seeds: means over seeds, if some settings were run with several seeds.
+        latest: the run that ``figures`` and ``results`` come from.
+        figures: pictures of the latest run.
+        results: all results of the latest run.
+        problems: one line per unreadable picture, which is left out.
     """
 
     name: str
@@ -168,12 +172,12 @@ class Page:
     """Everything on the page.
 
     Attributes:
-        facts: name → text; what the runs were made with.
+        facts: pairs of name and text about devices, commits and versions of the runs.
         poster: the poster's tables.
         verdict: whether our runs confirm the poster's claim.
-        experiments: one part for each experiment that has a finished run.
-        left_out: one line for each run or picture that could not be read.
-        commands: the command behind each run, where there is any.
+        experiments: one section per experiment with a finished run.
+        left_out: one line per run or picture that could not be read.
+        commands: the command of each run; ``None`` if there is no run.
     """
 
     facts: tuple[tuple[str, str], ...]
@@ -189,7 +193,7 @@ Runs = Mapping[str, Sequence[FinishedRun]]
 
 
 def build_report(out: Path | None = None) -> Path:
-    """Write the page; returns where it is.
+    """Write the page and return its file.
 
     Args:
         out: the file; by default ``report/index.html`` in the folder of the runs.
@@ -210,7 +214,7 @@ def build_report(out: Path | None = None) -> Path:
 
 
 def page_text() -> str:
-    """The page as it is written."""
+    """The HTML of the page."""
     templates = Environment(
         loader=PackageLoader("delfjax.suite.reporting"),
         autoescape=True,
@@ -232,7 +236,7 @@ def _page() -> Page:
         poster=tuple(_poster_part(table, runs, links) for table in poster.poster_tables()),
         verdict=_VERDICTS[poster.attention_helps_more(runs)],
         experiments=experiments,
-        # Without the folder of the runs, which is of this machine.
+        # The absolute path of the runs is of no interest to readers on other machines.
         left_out=tuple(
             line.replace(f"{paths.runs_root()}/", "") for line in (*damaged, *unreadable)
         ),
@@ -270,7 +274,7 @@ def _poster_part(table: poster.PosterTable, runs: Runs, links: Links) -> PosterP
 
 
 def _pair(cell: PosterCell, runs: Runs, links: Links, letters: dict[str, str]) -> Pair:
-    """The letters of reasons that were not met before are added to ``letters``."""
+    """One pair of the poster; letters for new reasons are added to ``letters``."""
     published = poster.shown(cell.published)
     found = poster.ours(cell, runs)
     if found.run is None:
@@ -294,7 +298,7 @@ def _experiment(name: str, runs: Sequence[FinishedRun], links: Links) -> Experim
         figures=tuple(figure for figure in pictures.values() if figure is not None),
         results=_table(["result", "value"], results),
         problems=tuple(
-            f"{path}: not a picture that can be read"
+            f"{path}: not a readable PNG picture"
             for path, figure in pictures.items()
             if figure is None
         ),
@@ -336,7 +340,7 @@ def _seeds_table(runs: Sequence[FinishedRun], links: Links) -> Table:
 
 
 def _figure(path: Path) -> Figure | None:
-    """The picture in a file; ``None`` where it cannot be read or is no PNG."""
+    """The picture in a file; ``None`` if it cannot be read or is not a PNG."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -371,7 +375,7 @@ def _commands(runs: Sequence[FinishedRun], links: Links) -> Table:
 
 
 def _table(names: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> Table:
-    """A table under headings; a long dotted name may break after a dot, a number may not."""
+    """A table under headings. A long dotted name may break after a dot, but not within a number."""
     headings = tuple(
         Heading(
             pieces=tuple(re.split(r"(?<=[._])(?!\d)", name)),
@@ -383,7 +387,7 @@ def _table(names: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> Table:
 
 
 def _cell(value: Any) -> Cell:
-    """A plain value; what is missing, or no number at all, is left empty."""
+    """The cell of a plain value; empty for ``None`` and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Cell()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -392,7 +396,7 @@ def _cell(value: Any) -> Cell:
 
 
 def _question(experiment: str) -> str:
-    """What the notebook of that name asks; nothing where it is not one of the suite."""
+    """The question of a notebook; empty if the notebook is not part of the suite."""
     try:
         path = next((path for path in notebooks() if path.stem == experiment), None)
         first = read_notebook(path).cells[0].source if path is not None else ""

@@ -41,10 +41,10 @@ def test_the_same_run_is_as_expected(tmp_path: Path) -> None:
 def test_one_per_cent_of_drift_is_found_and_a_tenth_of_it_is_not(tmp_path: Path) -> None:
     accept(finished(RESULTS), tmp_path)
     assert drift(finished({**RESULTS, "mean": {"inliers": 0.8 * 1.01}}), tmp_path) == [
-        "mean.inliers is 0.808, 0.8 is expected"
+        "mean.inliers is 0.808, expected 0.8"
     ]
     assert drift(finished({**RESULTS, "mean": {"inliers": 0.8 * 1.001}}), tmp_path) == []
-    assert drift(finished({**RESULTS, "pairs": 121}), tmp_path) == ["pairs is 121, 120 is expected"]
+    assert drift(finished({**RESULTS, "pairs": 121}), tmp_path) == ["pairs is 121, expected 120"]
 
 
 def test_a_tolerance_set_by_hand_holds_and_outlives_acceptance(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_figure_that_changed_is_found_and_another_font_is_not(tmp_path: Path) 
     accept(finished(RESULTS), tmp_path)
     assert drift(finished(RESULTS, font="serif"), tmp_path) == []
     (line,) = drift(finished(RESULTS, bar=0.7), tmp_path)
-    assert line.startswith("figure scores.png looks different")
+    assert line.startswith("figure scores.png differs by")
 
 
 def test_pictures_of_other_shapes_are_different() -> None:

@@ -215,7 +215,7 @@ def test_a_picture_that_is_none_is_left_out_and_named() -> None:
     run = drawn("10_example")
     (run.path / "figures" / "tier_scores.png").write_bytes(b"")
     parsed = page()
-    assert "tier_scores.png: not a picture" in parsed.text
+    assert "tier_scores.png: not a readable PNG picture" in parsed.text
     assert not [tag for tag, _, _ in parsed.attributes if tag == "img"]
 
 
