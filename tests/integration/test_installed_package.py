@@ -84,4 +84,4 @@ def test_the_attention_that_ships_has_its_card(installed: Installed) -> None:
 def test_a_notebook_that_is_not_there_is_one_line(installed: Installed) -> None:
     done = installed.run("delfjax", "run", "30")
     assert done.returncode == 1 and done.stdout == ""
-    assert re.fullmatch("delfjax: the notebooks are not here: .*\n", done.stderr), done.stderr
+    assert re.fullmatch("delfjax: the notebooks are missing, .*\n", done.stderr), done.stderr

@@ -102,7 +102,7 @@ def test_a_notebook_that_does_not_exist_is_named(refused: Said, tmp_path: Path) 
         "run", "4"
     )
     (tmp_path / "torn.ipynb").write_text('{"cells": [')
-    assert "torn.ipynb: no notebook" in refused("run", str(tmp_path / "torn.ipynb"))
+    assert "torn.ipynb: not a notebook" in refused("run", str(tmp_path / "torn.ipynb"))
 
 
 def test_a_missing_upstream_run_is_named_before_a_kernel_starts(refused: Said) -> None:

@@ -199,9 +199,9 @@ def test_fixing_strips_what_running_leaves_and_twice_is_once(
         ("import os\nos.getcwd()", "imports something"),
         ("!ls", "command of the shell"),
         ("%matplotlib inline", "command of the shell"),
-        ("root = 'data/runs'", "writes the path 'data/runs'"),
-        ("print(f'{run.path}/store')", "writes the path '/store'"),
-        ("name = 'results.json'", "writes the path 'results.json'"),
+        ("root = 'data/runs'", "contains the path 'data/runs'"),
+        ("print(f'{run.path}/store')", "contains the path '/store'"),
+        ("name = 'results.json'", "contains the path 'results.json'"),
         ("\n".join(["x = 1"] * 16), "longer than 15 lines"),
     ],
 )
@@ -247,7 +247,7 @@ def test_checks_that_are_no_asserts_with_a_message_are_found(
 ) -> None:
     _cell(experiment, "checks").source = source
     assert any(
-        "which is no assert with a message" in line for line in hygiene.violations(experiment)
+        "which is not an assert with a message" in line for line in hygiene.violations(experiment)
     )
 
 
@@ -255,21 +255,21 @@ def test_an_experiment_without_checks_is_found(experiment: NotebookNode) -> None
     for cell in experiment.cells:
         if "checks" in hygiene.tags(cell):
             cell.metadata.clear()
-    assert "has no cell tagged 'checks', at least one is needed" in hygiene.violations(experiment)
+    assert "has no cell tagged 'checks'; at least one is needed" in hygiene.violations(experiment)
 
 
 def test_checks_with_something_between_them_are_found(experiment: NotebookNode) -> None:
     checks = experiment.cells.index(_cell(experiment, "checks"))
     between = [nbformat.v4.new_markdown_cell("More."), nbformat.v4.new_code_cell("more = 1")]
     experiment.cells[checks + 1 : checks + 1] = between
-    complaint = "the cells tagged 'checks' do not follow each other"
+    complaint = "the cells tagged 'checks' are not consecutive"
     assert complaint in hygiene.violations(experiment)
 
 
 def test_a_run_that_is_finished_before_its_checks_or_before_the_end_is_found(
     experiment: NotebookNode,
 ) -> None:
-    complaint = "the run is not finished once, right after the checks, by the last cell of code"
+    complaint = "the last code cell, right after the checks, must be the only one to finish the run"
     assert complaint not in hygiene.violations(experiment)
     longer = copy.deepcopy(experiment)
     longer.cells += [nbformat.v4.new_markdown_cell("More."), nbformat.v4.new_code_cell("more = 1")]
@@ -362,7 +362,7 @@ def test_a_bound_for_each_preset_is_no_empty_assert(experiment: NotebookNode, so
 def test_a_title_that_does_not_say_what_to_expect_is_found(experiment: NotebookNode) -> None:
     experiment.cells[0].source = experiment.cells[0].source.replace("**Expect**", "Expect")
     assert any(
-        line.startswith("the first cell does not say") for line in hygiene.violations(experiment)
+        line.startswith("the first cell does not have") for line in hygiene.violations(experiment)
     )
 
 
@@ -402,7 +402,7 @@ def test_a_file_is_checked_and_fixed_by_its_path(
     assert main(["notebooks", "check", str(other)]) == 0
     other.write_text("{", encoding="utf-8")
     assert main(["notebooks", "fix", str(other)]) == 1
-    assert f"{other}: no notebook" in capsys.readouterr().err
+    assert f"{other}: not a notebook" in capsys.readouterr().err
 
 
 def test_checking_the_suite_ends_with_exit_code_0(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,2 +1,2 @@
-"""Notebooks executed without a browser: the runner, sweeps, workers, and the rules a notebook
-obeys."""
+"""Running notebooks without a browser: the runner, sweeps, workers, and the rules that notebooks
+obey."""

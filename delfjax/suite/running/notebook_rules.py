@@ -1,11 +1,11 @@
-"""What a notebook of the suite may look like: the rules of ``delfjax notebooks check | fix``.
+"""The rules for notebooks of the suite, applied by ``delfjax notebooks check | fix``.
 
-``fix`` strips what running leaves behind (outputs, execution counts, metadata of editors) and names
-the cells by their place; ``check`` lists every rule that a notebook breaks. A *tour* has no
-parameters and writes nothing; an *experiment* has one cell of parameters, then checks in one cell
-or in several that follow each other, and finishes a run with its last cell of code; a *report* has
-parameters and checks and reads finished runs. How the code is laid out is left to ruff, which
-formats notebooks as it formats modules.
+``fix`` removes the traces of execution (outputs, execution counts, editor metadata) and numbers the
+cells; ``check`` lists every rule that a notebook breaks. There are three kinds of notebooks. A
+*tour* has no parameters and writes nothing. An *experiment* has one cell of parameters and one or
+several consecutive cells of checks, and its last code cell finishes a run. A *report* has
+parameters and checks and reads finished runs. Code style is left to ruff, which formats notebooks
+as well as modules.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from delfjax.files import replace_file
 from delfjax.suite.runs.folders import RunError
 
 LONGEST_CELL = 15
-# Import statements of this library in one notebook: more say where things lie, not what is used.
+# Most import statements of this library in a notebook. More would show where names are defined
+# rather than what is used.
 MOST_IMPORTS = 8
-# Words of a text cell without a heading: fewer name the code below instead of explaining it.
+# Fewest words of a text cell without a heading: fewer only name the code below.
 FEWEST_WORDS = 8
-# Sentences that would fit any notebook, in lower case.
+# Sentences that would fit any notebook and say nothing, in lower case.
 _EMPTY_SENTENCES = frozenset(
     {
         "all are extracted",
@@ -47,11 +48,11 @@ _EMPTY_SENTENCES = frozenset(
         "what must hold of them",
     }
 )
-# Characters of a cell's title in a progress bar.
+# Most characters of a cell's title in a progress bar.
 _TITLE = 60
-# What the last cell of an experiment says.
+# A call in the last code cell of an experiment.
 _FINISH = "run.finish("
-# What the first cell says, in this order.
+# Headings of the first cell, in this order.
 HEADINGS = ("Question", "Reads", "Writes", "Paper section", "Time", "Expect")
 _LIBRARY = "delfjax"
 _PRESET = "preset"
@@ -74,7 +75,7 @@ def tags(cell: NotebookNode) -> list[str]:
 
 
 class Kind(Enum):
-    """What a notebook is for."""
+    """The kind of a notebook; see the module docstring."""
 
     TOUR = "tour"
     EXPERIMENT = "experiment"
@@ -82,7 +83,7 @@ class Kind(Enum):
 
 
 def kind_of(notebook: NotebookNode) -> Kind:
-    """What sort of notebook this is: whether it takes parameters, and whether it finishes a run."""
+    """The kind of a notebook, by whether it has parameters and whether it finishes a run."""
     if not any("parameters" in tags(cell) for cell in notebook.cells):
         return Kind.TOUR
     finishes = any(_FINISH in cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -93,32 +94,32 @@ def notebooks() -> list[Path]:
     """The notebooks of the suite, in reading order.
 
     Raises:
-        RunError: the library was installed without them.
+        RunError: the library was installed without its checkout.
     """
     root = paths.repository_root()
     if root is None:
         raise RunError(
-            "the notebooks are not here: delfjax is installed without its checkout; name a"
-            " notebook's file, or use the command of a checkout"
+            "the notebooks are missing, because delfjax is installed without its checkout; name the"
+            " file of a notebook, or run delfjax from a checkout"
         )
     return sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """The notebook in a file.
+    """Read the notebook in a file.
 
     Raises:
-        RunError: there is none.
+        RunError: the file is missing or not a notebook.
     """
     try:
         content: NotebookNode = nbformat.read(path, as_version=4)
     except (OSError, ValueError, nbformat.ValidationError) as error:
-        raise RunError(f"{path}: no notebook ({str(error).partition(chr(10))[0]})") from None
+        raise RunError(f"{path}: not a notebook ({str(error).partition(chr(10))[0]})") from None
     return content
 
 
 def parameter_defaults(notebook: NotebookNode) -> dict[str, Any]:
-    """Parameters of a notebook with their defaults; none for a tour."""
+    """Parameter → default value; empty for a tour."""
     cell = next((cell for cell in notebook.cells if "parameters" in tags(cell)), None)
     body = ast.parse(cell.source).body if cell is not None else []
     return {
@@ -131,22 +132,20 @@ def parameter_defaults(notebook: NotebookNode) -> dict[str, Any]:
 
 
 def cell_titles(notebook: NotebookNode) -> dict[str, str]:
-    """What each code cell does, by the cell's identifier: the first sentence of the text before
-    it."""
-    titles, said = {}, ""
+    """Identifier of each code cell → its title: the first sentence of the text before it."""
+    titles: dict[str, str] = {}
+    title = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            said = re.split(r"(?<=[.:;?])\s", cell.source.lstrip("# ").replace("\n\n", ". "))[
-                0
-            ].rstrip(".:;")
+            prose = cell.source.lstrip("# ").replace("\n\n", ". ")
+            title = re.split(r"(?<=[.:;?])\s", prose)[0].rstrip(".:;")
         elif cell.cell_type == "code":
-            titles[cell.id] = said if len(said) <= _TITLE else said[: _TITLE - 1] + "…"
+            titles[cell.id] = title if len(title) <= _TITLE else title[: _TITLE - 1] + "…"
     return titles
 
 
 def normalised(notebook: NotebookNode) -> NotebookNode:
-    """The notebook as it is committed: a copy without outputs, with stable identifiers and only the
-    metadata needed."""
+    """A copy to commit: without outputs, with stable cell identifiers and minimal metadata."""
     clean: NotebookNode = new_notebook(
         metadata={"kernelspec": dict(_KERNEL), "language_info": dict(_LANGUAGE)}
     )
@@ -159,13 +158,13 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
 
 
 def text(notebook: NotebookNode) -> str:
-    """The bytes of a notebook's file, as text."""
+    """The text of a notebook's file."""
     written: str = nbformat.writes(notebook, version=4)
     return written.rstrip("\n") + "\n"
 
 
 def violations(notebook: NotebookNode) -> list[str]:
-    """Every rule that the notebook breaks, one line each."""
+    """The rules that the notebook breaks, one line each."""
     found = [] if text(normalised(notebook)) == text(notebook) else ["is not normalised; run fix"]
     return [
         *found,
@@ -179,10 +178,10 @@ def violations(notebook: NotebookNode) -> list[str]:
 
 
 def fix(path: Path) -> bool:
-    """Normalise the file; says whether anything changed.
+    """Normalise the notebook in a file; return whether anything changed.
 
     Raises:
-        RunError: it holds no notebook.
+        RunError: the file is missing or not a notebook.
     """
     after = text(normalised(read_notebook(path)))
     changed = after != path.read_text(encoding="utf-8")
@@ -192,24 +191,29 @@ def fix(path: Path) -> bool:
 
 
 def check(path: Path) -> list[str]:
-    """Every rule that the notebook in the file breaks.
+    """The rules that the notebook in a file breaks, one line each.
 
     Raises:
-        RunError: it holds no notebook.
+        RunError: the file is missing or not a notebook.
     """
     notebook = read_notebook(path)
     found = violations(notebook)
-    # Key order and indentation as well: else the next `fix` would show up as a change.
+    # Compare key order and indentation too; otherwise the next `fix` would change the file.
     written = path.read_text(encoding="utf-8")
     return found if found or written == text(notebook) else ["is not normalised; run fix"]
 
 
 def select(names: Sequence[str]) -> list[Path]:
-    """The notebooks of the suite whose names begin with one of ``names``, in reading order, and
-    the files among ``names``; the whole suite where there are none.
+    """Select notebooks.
+
+    Args:
+        names: prefixes of notebooks of the suite, or notebook files; the whole suite when empty.
+
+    Returns:
+        The selected notebooks of the suite in reading order, then the files.
 
     Raises:
-        RunError: a name that fits no notebook.
+        RunError: a name fits no notebook.
     """
     known = notebooks()
     files = [Path(name) for name in names if Path(name).is_file()]
@@ -226,21 +230,22 @@ def select(names: Sequence[str]) -> list[Path]:
 def _title(notebook: NotebookNode) -> Iterator[str]:
     first = notebook.cells[0] if notebook.cells else None
     if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
-        yield "does not begin with a title"
+        yield "does not start with a title"
         return
     places = [first.source.find(f"**{heading}") for heading in HEADINGS]
     if -1 in places or places != sorted(places):
-        yield f"the first cell does not say, in this order: {', '.join(HEADINGS)}"
+        yield f"the first cell does not have, in this order: {', '.join(HEADINGS)}"
 
 
 def _order(notebook: NotebookNode) -> Iterator[str]:
-    code, kind = [cell for cell in notebook.cells if cell.cell_type == "code"], kind_of(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    kind = kind_of(notebook)
     if kind == Kind.TOUR:
         if not code or not _only_imports(code[0]):
-            yield "the first code cell is not that of the imports"
+            yield "the first code cell does not hold the imports"
         return
     if [cell for cell in code if "parameters" in tags(cell)] != code[:1]:
-        yield "the parameters are not one cell, the first with code"
+        yield "the parameters are not in one cell, the first code cell"
     elif not _only_literals(code[0]):
         yield "the parameters are not all of the form name = literal"
     if len(code) < 2 or not _only_imports(code[1]):
@@ -248,11 +253,11 @@ def _order(notebook: NotebookNode) -> Iterator[str]:
     checks = [number for number, cell in enumerate(code) if "checks" in tags(cell)]
     finish = [number for number, cell in enumerate(code) if _FINISH in cell.source]
     if not checks:
-        yield "has no cell tagged 'checks', at least one is needed"
+        yield "has no cell tagged 'checks'; at least one is needed"
     elif checks != list(range(checks[0], checks[-1] + 1)):
-        yield "the cells tagged 'checks' do not follow each other"
+        yield "the cells tagged 'checks' are not consecutive"
     elif kind == Kind.EXPERIMENT and not finish == [checks[-1] + 1] == [len(code) - 1]:
-        yield "the run is not finished once, right after the checks, by the last cell of code"
+        yield "the last code cell, right after the checks, must be the only one to finish the run"
     else:
         for number in checks:
             yield from _plain_asserts(code[number])
@@ -268,10 +273,10 @@ def _cells(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _captions(notebook: NotebookNode) -> Iterator[str]:
-    """Text cells that tell a reader nothing.
+    """Complaints about text cells that tell a reader nothing.
 
-    A heading alone may name a step. The line before the parameters may be short, since they are
-    explained once for all notebooks.
+    A heading alone may name a step. The text before the parameters may be short, because the
+    parameters are explained once for all notebooks.
     """
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "markdown":
@@ -296,24 +301,23 @@ def _code(cell: NotebookNode) -> Iterator[str]:
     if cell.source.count("\n") + 1 > LONGEST_CELL and not _only_imports(cell):
         yield f"is longer than {LONGEST_CELL} lines"
     if _SHELL.search(cell.source):
-        yield "holds a command of the shell or of IPython"
+        yield "contains a shell or IPython command"
         return
     for node in ast.walk(ast.parse(cell.source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
             yield (
-                f"defines {getattr(node, 'name', 'a lambda')!r}; code that has a name belongs in"
-                " the library"
+                f"defines {getattr(node, 'name', 'a lambda')!r}; named code belongs in the library"
             )
         elif isinstance(node, ast.Import | ast.ImportFrom) and not _only_imports(cell):
-            yield "imports something; all imports stand in their own cell"
+            yield "imports something; all imports belong in one cell"
         elif (
             isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_path(node.value)
         ):
-            yield f"writes the path {node.value!r}; paths are resolved in the library"
+            yield f"contains the path {node.value!r}; paths are resolved in the library"
 
 
 def _library_imports(notebook: NotebookNode) -> Iterator[str]:
-    """Each statement counts once, however many names it imports."""
+    """A complaint about too many import statements, whatever number of names each imports."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     statements = [
         node for source in code if not _SHELL.search(source) for node in ast.parse(source).body
@@ -326,14 +330,17 @@ def _library_imports(notebook: NotebookNode) -> Iterator[str]:
     count = sum(str(module).partition(".")[0] == _LIBRARY for module in modules)
     if count > MOST_IMPORTS:
         yield (
-            f"has {count} import statements of {_LIBRARY}, at most {MOST_IMPORTS} are allowed; take"
-            f" names from {_LIBRARY} itself, {_LIBRARY}.suite and the other rooms that offer theirs"
+            f"has {count} import statements of {_LIBRARY}, at most {MOST_IMPORTS} are allowed; "
+            f"import from {_LIBRARY}, {_LIBRARY}.suite and the other packages that export names"
         )
 
 
 def _optional_asserts(notebook: NotebookNode) -> Iterator[str]:
-    """Asserts that hold at some preset whatever was measured: ``preset == "ci" or claim``, or a
-    flag derived from the preset in the place of the comparison."""
+    """Complaints about asserts that hold at some preset whatever was measured.
+
+    Such an assert reads ``preset == "ci" or claim``, or has a flag derived from the preset in the
+    place of ``preset == "ci"``.
+    """
     flags: set[str] = set()
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or _SHELL.search(cell.source):
@@ -355,8 +362,10 @@ def _optional_asserts(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _compares_preset(node: ast.expr, flags: Collection[str]) -> bool:
-    """Whether a condition is decided by the preset, alone or with others. A choice of values
-    (``0.2 if preset == "ci" else 0.3``) is not."""
+    """Whether the preset decides a condition, alone or with other conditions.
+
+    A choice of values, ``0.2 if preset == "ci" else 0.3``, is not such a condition.
+    """
     if isinstance(node, ast.BoolOp):
         return any(_compares_preset(part, flags) for part in node.values)
     if isinstance(node, ast.UnaryOp):
@@ -379,8 +388,10 @@ def _only_imports(cell: NotebookNode) -> bool:
 
 
 def _only_literals(cell: NotebookNode) -> bool:
-    """Bare constants, one target each: papermill sees no others, and derived values would not
-    follow a new one."""
+    """Whether a cell only assigns constants to single names.
+
+    papermill recognises no other parameters, and a derived value would not follow an injected one.
+    """
     body = ast.parse(cell.source).body
     return bool(body) and all(
         isinstance(node, ast.Assign)
@@ -394,4 +405,5 @@ def _only_literals(cell: NotebookNode) -> bool:
 def _plain_asserts(cell: NotebookNode) -> Iterator[str]:
     for node in ast.parse(cell.source).body:
         if not isinstance(node, ast.Assert) or node.msg is None:
-            yield f"the checks hold {ast.unparse(node)[:60]!r}, which is no assert with a message"
+            code = ast.unparse(node)[:60]
+            yield f"the checks contain {code!r}, which is not an assert with a message"

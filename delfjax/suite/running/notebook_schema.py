@@ -1,17 +1,17 @@
-"""Imports nbformat without a grammar that it has no use for; imported before whatever else imports
-nbformat.
+"""nbformat, imported without a slow grammar that it does not need.
 
-With nbformat comes jsonschema, and with that, where it is installed, ``rfc3987_syntax``: as it is
-imported, it builds a parser of internationalised addresses for two seconds, as long as all else
-that a runner of notebooks imports. No schema of a notebook has such addresses; in this process,
-jsonschema takes any text for one.
+Import this module before any other module imports nbformat. nbformat imports jsonschema, which
+imports ``rfc3987_syntax`` where it is installed. That import builds a parser of internationalised
+addresses and takes two seconds, as long as all other imports of the notebook runner. No notebook
+schema contains such addresses. As a side effect, jsonschema accepts any text as an address in this
+process.
 """
 
 from __future__ import annotations
 
 import sys
 
-# An import statement takes what is None here for not installed.
+# The import system treats a module that is None in sys.modules as not installed.
 _GRAMMAR = "rfc3987_syntax"
 _known = sys.modules.setdefault(_GRAMMAR, None)  # type: ignore[arg-type]  # the import system knows None, its stubs do not
 try:

@@ -1,5 +1,5 @@
-"""The run that a notebook reads: the latest with its settings, one named by its hash, or one built
-on demand."""
+"""The run that a notebook reads: the latest with its settings, one identified by its hash, or one
+made on demand."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from delfjax.suite.settings import PhotoExperiment, upstream_of
 
 
 def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
-    """The finished run of experiment ``name`` that a notebook reads, as its parameter ``upstream``
-    says.
+    """The finished run of experiment ``name`` that a notebook's parameter ``upstream`` selects.
 
-    ``"latest"`` is the latest finished run with these settings, ``"build"`` makes it first where
-    there is none, and anything else is the beginning of a run's hash.
+    ``"latest"`` selects the latest finished run with the notebook's settings. ``"build"`` makes
+    that run first if there is none. Any other value is the beginning of a run's hash.
 
     Raises:
-        RunError: there is none, it was made with other settings, it is damaged, or building it
-            failed.
+        RunError: there is no such run, it has other settings, it is damaged, or making it failed.
     """
-    reference, settings = str(experiment.parameters["upstream"]), experiment.settings(name)
+    reference = str(experiment.parameters["upstream"])
+    settings = experiment.settings(name)
     if reference == "latest":
         return latest_run(name, settings)
     if reference != "build":
@@ -28,14 +27,14 @@ def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
     try:
         return finished_run(name, settings)
     except RunError:
-        # Only a notebook that reads a run itself is told which.
-        told = {
+        # Pass ``upstream`` on only to a notebook that reads a run itself.
+        parameters = {
             key: value
             for key, value in experiment.parameters.items()
             if key != "upstream" or upstream_of(name)
         }
         # A kernel cannot execute another notebook in its own event loop.
-        problem = execute_in_process(name, told, data_root=paths.data_root())
+        problem = execute_in_process(name, parameters, data_root=paths.data_root())
         if problem:
             raise RunError(f"building {name}: {problem}") from None
     return finished_run(name, settings)
