@@ -22,7 +22,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from delfjax import __version__, paths
-from delfjax.files import flatten
+from delfjax.files import flatten, replace_file
 from delfjax.suite.reporting import poster
 from delfjax.suite.reporting.poster import PosterCell
 from delfjax.suite.running.notebook_rules import HEADINGS, notebooks, read_notebook
@@ -203,11 +203,9 @@ def build_report(out: Path | None = None) -> Path:
     """
     target = out if out is not None else paths.runs_root() / "report" / "index.html"
     text = page_text()
-    partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
+        replace_file(target, text.encode("utf-8"))
     except OSError as error:
         raise RunError(f"report {target}: cannot be written: {error.strerror or error}") from None
     return target
