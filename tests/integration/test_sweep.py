@@ -15,11 +15,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from distributed import LocalCluster
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from delfjax import paths
 from delfjax.cli import main
 from delfjax.files import Lock
+from delfjax.suite.running import kernels
 from delfjax.suite.running.sweeps import plan_sweep, read_sweep, run_sweep
 from delfjax.suite.runs.folders import finished_runs
 
@@ -138,11 +140,11 @@ def test_a_failure_costs_its_own_runs_only_and_is_listed(
     )
 
 
-def test_a_cluster_executes_the_same_sweep(sweep: Path) -> None:
-    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-    ) as cluster:
+def test_a_cluster_executes_the_same_sweep(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers are Dask's own, which may fork no kernels, whatever the environment says."""
+    monkeypatch.setenv(kernels.CHOICE, kernels.NAME)
+    options = {"scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}, "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster:
         tasks = plan_sweep(read_sweep(write_sweep(sweep.parent, seeds=[0, 1])))
         report = run_sweep(tasks, scheduler=cluster.scheduler_address, progress=False)
     assert len(report.done) == 2 and not report.failed and len(table("70_small")) == 2

@@ -71,9 +71,7 @@ def test_this_interpreter_is_one_the_project_allows() -> None:
 def test_whatever_the_library_imports_is_a_declared_requirement() -> None:
     """A package that comes along with another one is not ours to import: the other may drop it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    # An optional extra is imported where it is used.
-    lines = project["dependencies"] + project["optional-dependencies"]["cluster"]
-    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     distributions = packages_distributions()
     undeclared = set()
     for path in (ROOT / "delfjax").rglob("*.py"):

@@ -8,11 +8,10 @@ run side by side: one alone leaves a third of two cores idle.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
+from collections.abc import Mapping, Sequence, Set
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -20,7 +19,7 @@ from delfjax.config import require_known
 from delfjax.suite.reporting.report import build_report
 from delfjax.suite.running.notebook_rules import Kind, notebooks, parameter_defaults, read_notebook
 from delfjax.suite.running.runner import Job, prepare
-from delfjax.suite.running.workers import LocalWorkers
+from delfjax.suite.running.workers import Call, Workers, local_workers
 from delfjax.suite.runs.folders import PRESETS, RunError, open_run
 from delfjax.suite.runs.provenance import git_state
 
@@ -40,30 +39,16 @@ def reproduce(preset: str) -> Path:
     """
     require_known("preset", preset, PRESETS)
     names = notebooks()
-    *lanes, others, last = plan(names)
+    jobs = {path.stem: _job(path, preset) for path in names}
+    kept = {name for name, job in jobs.items() if _is_current(job)}
     # Side by side where the processors are all there is.
-    at_once = 1 if entry_points(group="jax_plugins") else len(lanes)
-    with (
-        closing(LocalWorkers(at_once, shared=True)) as workers,
-        ThreadPoolExecutor(at_once) as pool,
-        tqdm(total=len(names), desc="reproduce", unit="notebook") as bar,
-    ):
-
-        def run(lane: Sequence[Path]) -> None:
-            for notebook in lane:
-                tqdm.write(_made(notebook, preset, workers))
-                bar.update()
-
-        try:
-            # Of the last, each reads what the others have left, and nothing of the rest of them.
-            for together in (lanes, [others], [[notebook] for notebook in last]):
-                for future in as_completed([pool.submit(run, lane) for lane in together]):
-                    future.result()
-        except BaseException:
-            # Failed or stopped: nothing new is started, and what runs is told to stop as well.
-            pool.shutdown(wait=False, cancel_futures=True)
-            workers.interrupt()
-            raise
+    at_once = 1 if entry_points(group="jax_plugins") else len(_LANES)
+    with tqdm(total=len(names), desc="reproduce", unit="notebook") as bar:
+        for name in sorted(kept):
+            tqdm.write(_line(jobs[name], "kept"))
+            bar.update()
+        with local_workers(at_once, shared=True) as workers:
+            _execute(_calls(names, jobs, kept), jobs, workers, bar)
     return build_report()
 
 
@@ -83,19 +68,44 @@ def plan(names: Sequence[Path]) -> list[list[Path]]:
     return [*lanes, left, after]
 
 
-def _made(notebook: Path, preset: str, workers: LocalWorkers) -> str:
-    """Run a notebook, unless this very commit has; returns the line that says so."""
-    started = time.perf_counter()
-    job = prepare(
-        notebook,
-        {"preset": preset} if "preset" in parameter_defaults(read_notebook(notebook)) else {},
-    )
-    kept = _is_current(job)
-    problem = "" if kept else workers.execute(str(notebook), job.parameters)
-    if problem:
-        raise RunError(problem)
-    said = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
-    return f"{notebook.stem:28s} {said:>8s}  {job.path / 'notebook.ipynb'}"
+def _job(notebook: Path, preset: str) -> Job:
+    known = parameter_defaults(read_notebook(notebook))
+    return prepare(notebook, {"preset": preset} if "preset" in known else {})
+
+
+def _calls(names: Sequence[Path], jobs: Mapping[str, Job], kept: Set[str]) -> dict[str, Call]:
+    """What is to be executed: lanes side by side, then what is in none of them, then the last, each
+    of which reads what the others have left and nothing of the rest of them."""
+    *lanes, others, last = plan(names)
+    calls: dict[str, Call] = {}
+    for together in (lanes, [others], [[notebook] for notebook in last]):
+        before = frozenset(calls)
+        for lane in together:
+            needs = before
+            for name in [path.stem for path in lane if path.stem not in kept]:
+                calls[name] = Call(str(jobs[name].notebook), jobs[name].parameters, needs)
+                needs = frozenset({name})
+    return calls
+
+
+def _execute(
+    calls: Mapping[str, Call], jobs: Mapping[str, Job], workers: Workers, bar: Any
+) -> None:
+    started: dict[str, float] = {}
+
+    def note(running: Sequence[str]) -> None:
+        for name in running:
+            started.setdefault(name, time.perf_counter())
+
+    for name, problem in workers.execute_all(calls, on_start=note):
+        if problem:
+            raise RunError(problem)
+        tqdm.write(_line(jobs[name], f"{time.perf_counter() - started[name]:.1f} s"))
+        bar.update()
+
+
+def _line(job: Job, said: str) -> str:
+    return f"{job.notebook.stem:28s} {said:>8s}  {job.path / 'notebook.ipynb'}"
 
 
 def _is_current(job: Job) -> bool:

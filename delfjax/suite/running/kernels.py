@@ -47,7 +47,12 @@ class ForkedKernel(LocalProvisioner):
             os.path.realpath(python) == os.path.realpath(sys.executable)
             and tuple(words[:2]) == _LAUNCHER
         )
-        if not known or "forkserver" not in multiprocessing.get_all_start_methods():
+        # A daemon, as Dask's workers are by default, may have no such children.
+        may_fork = (
+            "forkserver" in multiprocessing.get_all_start_methods()
+            and not multiprocessing.current_process().daemon
+        )
+        if not known or not may_fork:
             return await super().launch_kernel(cmd, **kwargs)
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(list(_IMPORTED))

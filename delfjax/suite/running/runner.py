@@ -9,13 +9,8 @@ looked at where it failed.
 from __future__ import annotations
 
 import ast
-import json
 import logging
-import os
 import re
-import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +27,6 @@ from tqdm.auto import tqdm
 
 from delfjax import paths
 from delfjax.config import config_hash, require_known
-from delfjax.errors import DelfjaxError
 from delfjax.suite.running.notebook_rules import (
     Kind,
     cell_titles,
@@ -50,8 +44,6 @@ _NOTEBOOK, _TRACEBACK = "notebook.ipynb", "traceback.txt"
 # the midst of a progress bar.
 _KERNEL_ARGUMENTS = ["--log-level=ERROR"]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-# Seconds between looks at whether the process that asked for this run still lives.
-_PARENT_CHECK = 0.5
 
 
 @dataclass(frozen=True)
@@ -164,36 +156,6 @@ def run_notebook(job: Job, *, progress: bool = True) -> Path:
     return executed
 
 
-def main(arguments: list[str]) -> int:
-    """Execute notebooks, one after another, on the processors that are named; ends with the process
-    that asks for them.
-
-    Each line of standard input is a name and parameters, each of standard output what went wrong,
-    empty where nothing did; both as JSON.
-    """
-    if arguments and hasattr(os, "sched_setaffinity"):
-        # Kernels inherit it, and every pool of threads is made as large as this.
-        os.sched_setaffinity(0, map(int, arguments))
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    try:
-        # Whatever prints on the way must not be taken for an answer.
-        with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
-            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-            for line in sys.stdin:
-                print(json.dumps(_problem(*json.loads(line))), file=answers, flush=True)
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-def _problem(name: str, parameters: Mapping[str, Any]) -> str:
-    try:
-        run_notebook(prepare(find_notebook(name), parameters), progress=False)
-    except DelfjaxError as error:
-        return str(error)
-    return ""
-
-
 def _execute(job: Job, executed: Path, progress: bool) -> None:
     content = read_notebook(job.notebook)
     titles = cell_titles(content)
@@ -274,13 +236,3 @@ def _typed(what: str, value: Any, default: Any) -> Any:
             f"{what} is {type(default).__name__}, for instance {default!r}; got {value!r}"
         )
     return value
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_PARENT_CHECK)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

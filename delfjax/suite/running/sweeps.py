@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +23,13 @@ from delfjax import paths
 from delfjax.config import ConfigError, from_dict, require_known
 from delfjax.errors import DelfjaxError
 from delfjax.suite.running.runner import Job, find_notebook, prepare
-from delfjax.suite.running.workers import LocalWorkers, execute_in_process
+from delfjax.suite.running.workers import Call, Workers, local_workers, workers_of
 from delfjax.suite.runs.folders import RunError
 from delfjax.suite.runs.provenance import command
 from delfjax.suite.settings import relevant_overrides, upstream_of
 
-# A scheduler is waited for, seconds.
-_CONNECT_S = 10
+# Of the notebooks that run at once, the progress bar names so many.
+_SHOWN = 4
 # What a sweep can give a field, and the shapes of a file's entries.
 Value = bool | int | float | str | list[Any]
 Columns = dict[str, list[Value]]
@@ -180,32 +177,35 @@ def run_sweep(
         progress: show one progress bar for the whole.
 
     Raises:
-        RunError: the scheduler cannot be reached, or Dask is not installed.
+        RunError: the scheduler cannot be reached, or is lost.
     """
     started = time.perf_counter()
     report = SweepReport(skipped=[task.name for task in tasks if task.job.finished])
-    waiting = {task.job.path: task for task in tasks if task.name not in report.skipped}
-    with (
-        _executor(workers, scheduler) as (executor, execute),
-        tqdm(total=len(waiting), desc="sweep", unit="run", disable=not progress) as bar,
-    ):
-        running: dict[Future[str], Task] = {}
-        while waiting or running:
-            for task in [
-                task
-                for task in waiting.values()
-                if task.needs not in waiting and not _is_made(task.needs, running)
-            ]:
-                del waiting[task.job.path]
-                running[executor.submit(execute, str(task.job.notebook), _parameters(task))] = task
-            bar.set_postfix_str(
-                ", ".join(task.job.notebook.stem for task in list(running.values())[:workers])
-            )
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task = running.pop(future)
-                bar.update(1 + _settle(task, future.result(), waiting, report))
+    calls = {task.name: _call(task) for task in tasks if task.name not in report.skipped}
+    if calls:
+        with (
+            local_workers(min(workers, len(calls))) if scheduler is None else workers_of(scheduler)
+        ) as executing:
+            _execute(calls, executing, report, progress)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _execute(
+    calls: Mapping[str, Call], workers: Workers, report: SweepReport, progress: bool
+) -> None:
+    """Execute runs and note in ``report`` how each ended."""
+    with tqdm(total=len(calls), desc="sweep", unit="run", disable=not progress) as bar:
+
+        def show(names: Sequence[str]) -> None:
+            bar.set_postfix_str(", ".join(name.partition("/")[0] for name in names[:_SHOWN]))
+
+        for name, problem in workers.execute_all(calls, on_start=show):
+            bar.update()
+            if problem:
+                report.failed[name] = problem
+            else:
+                report.done.append(name)
 
 
 def _add(
@@ -220,59 +220,12 @@ def _add(
     return job.path
 
 
-def _parameters(task: Task) -> dict[str, Any]:
-    return (
-        task.job.parameters
-        if task.needs is None
-        else {**task.job.parameters, "upstream": task.needs.name}
-    )
-
-
-def _is_made(path: Path | None, running: Mapping[Future[str], Task]) -> bool:
-    return any(task.job.path == path for task in running.values())
-
-
-def _settle(task: Task, problem: str, waiting: dict[Path, Task], report: SweepReport) -> int:
-    """Note how a run ended; returns how many others can no longer be made."""
-    if not problem:
-        report.done.append(task.name)
-        return 0
-    report.failed[task.name] = problem
-    lost = 0
-    for other in [other for other in waiting.values() if other.needs == task.job.path]:
-        del waiting[other.job.path]
-        lost += 1 + _settle(other, f"not run, for it reads {task.name}", waiting, report)
-    return lost
-
-
-@contextmanager
-def _executor(
-    workers: int, scheduler: str | None
-) -> Iterator[tuple[Executor, Callable[[str, dict[str, Any]], str]]]:
-    """Something that executes runs, and the function to give it."""
-    if scheduler is not None:
-        with _dask_client(scheduler) as client:
-            yield client.get_executor(), partial(execute_in_process, data_root=paths.data_root())
-        return
-    with closing(LocalWorkers(workers)) as local, ThreadPoolExecutor(workers) as executor:
-        try:
-            yield executor, local.execute
-        except BaseException:
-            # Stopped: nothing new is started, and what runs is told to stop as well.
-            executor.shutdown(wait=False, cancel_futures=True)
-            local.interrupt()
-            raise
-
-
-def _dask_client(scheduler: str) -> Any:
-    try:
-        from distributed import Client  # noqa: PLC0415 - an optional extra
-    except ImportError:
-        raise RunError("a scheduler needs Dask: pip install -e '.[cluster]'") from None
-    try:
-        return Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
-    except OSError as error:
-        raise RunError(f"scheduler {scheduler!r} cannot be reached: {error}") from None
+def _call(task: Task) -> Call:
+    if task.needs is None:
+        return Call(str(task.job.notebook), task.job.parameters)
+    needs = f"{task.needs.parent.name}/{task.needs.name}"
+    parameters = {**task.job.parameters, "upstream": task.needs.name}
+    return Call(str(task.job.notebook), parameters, frozenset({needs}))
 
 
 def _required() -> list[str]:

@@ -3,8 +3,8 @@ made on demand."""
 
 from __future__ import annotations
 
-from delfjax import paths
-from delfjax.suite.running.workers import execute_in_process
+from typing import Any
+
 from delfjax.suite.runs.folders import FinishedRun, RunError, find_run, finished_run, latest_run
 from delfjax.suite.settings import PhotoExperiment, upstream_of
 
@@ -33,8 +33,16 @@ def upstream_run(experiment: PhotoExperiment, name: str) -> FinishedRun:
             for key, value in experiment.parameters.items()
             if key != "upstream" or upstream_of(name)
         }
-        # A kernel cannot execute another notebook in its own event loop.
-        problem = execute_in_process(name, parameters, data_root=paths.data_root())
+        problem = _built(name, parameters)
         if problem:
             raise RunError(f"building {name}: {problem}") from None
     return finished_run(name, settings)
+
+
+def _built(name: str, parameters: dict[str, Any]) -> str:
+    """Execute a notebook in a process of its own, for a kernel cannot execute another notebook in
+    its event loop; returns what went wrong, or nothing."""
+    from delfjax.suite.running.workers import Call, local_workers  # noqa: PLC0415 - takes a second, seldom needed
+
+    with local_workers(1) as workers:
+        return workers.execute(Call(name, parameters))

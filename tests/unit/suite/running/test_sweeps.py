@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from delfjax.config import ConfigError
-from delfjax.suite.running import sweeps
+from delfjax.suite.running import workers
 from delfjax.suite.running.sweeps import SweepFile, plan_sweep, read_sweep, run_sweep
 from delfjax.suite.runs.folders import RunError
 
@@ -104,12 +104,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_sweep(tmp_path / "sweep.yaml")
 
 
-def test_a_scheduler_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "_CONNECT_S", 1)
-    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    with pytest.raises(RunError, match="scheduler 'tcp://127.0.0.1:9' cannot be reached"):
-        run_sweep(
-            plan_sweep(SweepFile(question="?", notebooks=["30"])),
-            scheduler="tcp://127.0.0.1:9",
-            progress=False,
-        )
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere", "abc://127.0.0.1:9"])
+def test_a_scheduler_that_cannot_be_reached_is_named(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(workers, "_CONNECT_S", 1)
+    tasks = plan_sweep(SweepFile(question="?", notebooks=["30"]))
+    with pytest.raises(RunError, match=f"scheduler '{address}' cannot be reached") as raised:
+        run_sweep(tasks, scheduler=address, progress=False)
+    assert "\n" not in str(raised.value)
