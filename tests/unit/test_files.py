@@ -1,5 +1,5 @@
-"""Files appear whole or not at all, a lock ends with its process, and JSON that is not as it should
-be is refused by name."""
+"""Files appear whole or not at all, a lock ends with its process, and invalid JSON is refused by
+name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class OwnError(Exception):
-    """What a room that reads JSON raises."""
+    """The error of a module that reads JSON."""
 
 
 def names(folder: Path) -> list[str]:
@@ -217,7 +217,7 @@ def without_locks(_descriptor: int, *, blocking: bool) -> bool:
 
 @pytest.fixture(params=["system", "marker"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Locks of the operating system, and what stands for them where it has none."""
+    """Locks of the operating system, and their replacement on a system without locks."""
     if request.param == "marker":
         monkeypatch.setattr(filelock, "lock_descriptor", without_locks)
     return str(request.param)
@@ -420,7 +420,7 @@ def test_nested_values_get_dotted_names() -> None:
 
 
 def test_it_imports_neither_jax_nor_numpy() -> None:
-    """Whoever only locks or reads a file need not wait for them."""
+    """A process that only locks or reads a file should not wait for these imports."""
     script = "import sys, delfjax.files; print({'jax', 'numpy'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True

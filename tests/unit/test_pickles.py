@@ -1,5 +1,5 @@
-"""Ground-truth pickles: plain values and arrays come through, nothing else does, and nothing is
-run."""
+"""Ground-truth pickles: plain values and arrays are read, everything else is refused, and nothing
+is executed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROTOCOLS = range(6)
 
 
 class OwnError(Exception):
-    """What a room that reads pickles raises."""
+    """The error of a module that reads pickles."""
 
 
 def read_plain_pickle(path: Path) -> Any:

@@ -1,4 +1,5 @@
-"""Programs kept on disk: traced once, found by other processes, made again when damaged."""
+"""Programs stored on disk are traced once, found by other processes, and exported again if
+damaged."""
 
 from __future__ import annotations
 

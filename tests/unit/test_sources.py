@@ -1,4 +1,4 @@
-"""A module stands on the sources that it imports, however it does, and on no others."""
+"""A module depends on the sources that it imports, in whatever form, and on no others."""
 
 from __future__ import annotations
 

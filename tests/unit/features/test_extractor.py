@@ -1,4 +1,5 @@
-"""The pyramid extractor: canvases change nothing, programs are few, options do what they say."""
+"""The pyramid extractor: canvases do not change features, few programs are compiled, and options
+have their documented effect."""
 
 from __future__ import annotations
 
@@ -127,8 +128,8 @@ def native(
 def assert_equal_to_native(
     model: Delf, config: DelfConfig, ours: LocalFeatures, image: np.ndarray
 ) -> np.ndarray:
-    """Every cell of every level was found, where it lies and as it is natively; returns the native
-    scores."""
+    """Check that every cell of every level was found, with the position, score and descriptor of
+    native extraction; return the native scores."""
     keypoints, scales, scores, descriptors = native(model, config, image)
     assert len(ours.scales) == len(scales)  # borders included: not one cell more or less
     for scale in np.unique(scales):
@@ -162,7 +163,7 @@ def test_every_feature_equals_that_of_the_image_extracted_alone(
 def test_every_feature_of_300_images_of_any_sizes_equals_that_of_the_image_extracted_alone(
     model: Delf, any_size: Extractor, part: int
 ) -> None:
-    """All seven levels of ten images; slow, since the native side compiles each size by itself."""
+    """All seven levels of ten images; slow, because native extraction compiles every size."""
     sizes = (
         np.random.default_rng(0).integers(*ANY_SIZE, (300, 2))[10 * part : 10 * part + 10].tolist()
     )
@@ -349,7 +350,7 @@ def test_the_global_descriptor_has_unit_length_and_knows_its_image(model: Delf, 
 
 
 def test_codes_with_a_bias_replace_features_and_regions_lie_within_the_unpadded_map() -> None:
-    """DELG as its TF2 code has it, here with an encoder that says the same of every feature."""
+    """DELG as in its TF2 code, with an encoder that gives every feature the same code."""
 
     def build(rngs: nnx.Rngs) -> Delf:
         scorer = AutoencodedScorer(1024, code_dim=4, code_bias=True, hidden=4, rngs=rngs)

@@ -1,5 +1,5 @@
-"""PCA of local descriptors: equal to its definition, deterministic, refused where it means
-nothing."""
+"""PCA of local descriptors: it equals its definition, is deterministic, and is refused where it is
+not defined."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The feature store: what goes in comes out, once, whatever stops the writer; what is not sound is
-refused by name."""
+"""The feature store: features are read back as written, also after interruptions, and damaged files
+are refused by name."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_a_failure_is_kept_with_its_reason_and_not_planned_again(tmp_path: Path)
         assert writer.plan(names) == []
 
 
-def test_a_retried_failure_is_replaced_by_what_came_of_it(tmp_path: Path) -> None:
+def test_a_retried_failure_is_replaced_by_its_new_result(tmp_path: Path) -> None:
     names = _names(6)
     _fill(tmp_path / "s", names, broken=names[2:4])
     with StoreWriter(tmp_path / "s", _CONFIG) as writer:
@@ -422,7 +422,7 @@ def test_a_file_is_not_taken_for_a_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_half_written_file_of_a_killed_writer_is_swept_away(tmp_path: Path) -> None:
+def test_a_half_written_file_of_a_killed_writer_is_deleted(tmp_path: Path) -> None:
     _fill(tmp_path / "clean", _names(3))
     path = tmp_path / "s"
     path.mkdir()

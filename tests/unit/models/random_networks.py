@@ -1,5 +1,5 @@
-"""Networks with tensors drawn by NumPy: drawn by JAX, each shape would be a program of its own to
-compile."""
+"""Networks with random tensors drawn by NumPy, because JAX would compile a program for every
+shape."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""DELF's models: weights that name what a photograph shows, folding that changes nothing, refusals
-that say why."""
+"""DELF's models: pretrained weights recognise a photograph, folding batch norm changes nothing, and
+unsuitable weights are refused with the reason."""
 
 from __future__ import annotations
 
@@ -254,7 +254,8 @@ def test_a_saved_backbone_loads_as_it_was(tmp_path: Path) -> None:
 
 
 def attention(path: Path, *, channels: int = 112, **backbone: str) -> str:
-    """A scorer's file, made for EfficientNet-Lite0 of ImageNet but for what is changed."""
+    """A scorer's file, made for EfficientNet-Lite0 with ImageNet's weights except for the fields
+    given in ``backbone``."""
     about = {"name": "attention", "backbone": {**describe_backbone(BackboneConfig()), **backbone}}
     save_weights(path, named_tensors(AttentionScorer(channels, hidden=8, rngs=nnx.Rngs(0))), about)
     return str(path)
@@ -267,7 +268,7 @@ def test_attention_weights_of_another_width_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_attention_for_other_features_is_refused(tmp_path: Path) -> None:
-    """Of the same shape, it would be accepted in silence and score noise."""
+    """Its shape fits, so without this check it would be accepted silently and score noise."""
     file = attention(tmp_path / "attention.safetensors", weights="0123456789abcdef")
     with pytest.raises(WeightsError) as error:
         load_delf(override(DelfConfig(), [f"scorer.weights={file}"]))
@@ -280,7 +281,7 @@ def test_an_attention_for_other_features_is_refused(tmp_path: Path) -> None:
     assert "scorer.kind=norm" in str(error.value)
 
 
-def test_backbones_go_by_what_their_files_hold(tmp_path: Path) -> None:
+def test_backbones_are_identified_by_the_content_of_their_files(tmp_path: Path) -> None:
     files = [
         checkpoint(tmp_path / name, "efficientnet_lite0")
         for name in ("one.safetensors", "same.safetensors")

@@ -1,4 +1,4 @@
-"""Building blocks: what a kernel begins with."""
+"""Building blocks of the backbones: the initialisation of kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight files: the report of names, our own format."""
+"""Weight files: the report of names that do not fit, and delfjax's own format."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The local index: neighbours equal brute force, grouping equals its definition, nothing damaged or
-foreign is opened."""
+"""The local index: neighbours equal those of brute force, grouping equals its definition, and
+damaged or foreign folders are refused."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_saved_index_gives_the_same_matches(
     assert [file.name for file in tmp_path.iterdir()] == ["index"]
 
 
-def test_an_older_index_is_replaced_and_stays_readable_by_who_has_it_open(
+def test_an_older_index_is_replaced_and_stays_readable_where_it_is_open(
     tmp_path: Path, index: LocalIndex, queries: np.ndarray
 ) -> None:
     index.save(tmp_path / "index")

@@ -1,5 +1,5 @@
-"""Search and pairwise matching on features made by hand: who comes first, who comes last, what is
-moved where."""
+"""Search and pairwise matching on handmade features: the order of the ranked list, and the
+transforms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What verification promises about the score, the transform and degenerate input."""
+"""Guarantees of verification about the score, the transform and degenerate input."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a stage learns from: labels are checked, some photographs are held out, batches are a
-function of the step."""
+"""Training data: labels are checked, some photographs are held out, and batches are a function of
+the step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = TrainingConfig(square_side=40, crop_side=32, rescales=(0.5, 1.0), batch
 
 @pytest.fixture
 def photos(tmp_path: Path) -> LabelledPhotos:
-    """Nine photographs of three landmarks, each landmark in a grey of its own, oblong."""
+    """Nine oblong photographs of three landmarks, each landmark in its own shade of grey."""
     names = []
     for number in range(9):
         names.append(f"{number}.png")

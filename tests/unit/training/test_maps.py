@@ -1,5 +1,4 @@
-"""Cached maps are those of the network, and what two backbones have in common is worked out
-once."""
+"""Cached maps equal those of the network, and layers that two backbones share are computed once."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ CONFIG = TrainingConfig(
 def photos(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> LabelledPhotos:
-    """Three squares of noise, and a cache of their own."""
+    """Three squares of noise, and a separate cache."""
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
     names = [f"{number}.png" for number in range(3)]
     for name in names:
@@ -37,7 +36,7 @@ def photos(
 
 
 def network(*, changed: int | None = None) -> AttentionNetwork:
-    """Of a small ResNet, the weights of one of its layers times 1.5."""
+    """The network of a small ResNet, with the weights of one layer multiplied by 1.5."""
     backbone = small_resnet()
     if changed is not None:
         layer = backbone.layers("conv4")[changed]

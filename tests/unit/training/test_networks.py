@@ -1,4 +1,4 @@
-"""What each stage trains, and what it leaves alone."""
+"""Which parameters each stage trains, and which it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_sum_is_the_mean_times_the_cells(backbone: EfficientNetLite0) -> None:
 
 
 def delg(resnet: ResNet, **weights: float) -> DelgNetwork:
-    """Of the backbone, conv4 and conv5 learn."""
+    """A DELG network whose conv4 and conv5 are trained."""
     settings = DelgConfig(code_dim=8, embedding_dim=16, **weights)
     config = TrainingConfig(stage="delg", hidden=16, frozen_layers=3, delg=settings)
     network = make_network(resnet, 3, config=config, output="conv4", rngs=nnx.Rngs(1))

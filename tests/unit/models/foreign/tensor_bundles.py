@@ -30,7 +30,7 @@ MAGIC = 0xDB4775248B80FB57
 
 
 def varint(number: int) -> bytes:
-    """Seven bits to the byte, the lowest first."""
+    """A number with seven bits per byte, the lowest first."""
     head = b""
     while number > 127:
         head, number = head + bytes([number & 127 | 128]), number >> 7
@@ -38,7 +38,7 @@ def varint(number: int) -> bytes:
 
 
 def number(field: int, value: int) -> bytes:
-    """A field of an integer."""
+    """An integer field."""
     return varint(field << 3) + varint(value)
 
 
@@ -49,13 +49,13 @@ def part(field: int, content: bytes | str) -> bytes:
 
 
 def masked(data: bytes) -> bytes:
-    """Checksum of ``data`` as these files write it."""
+    """The masked checksum of ``data``, as these files store it."""
     crc = google_crc32c.value(data)
     return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def entry(dtype: int, shape: Sequence[int], offset: int, data: bytes, shard: int = 0) -> bytes:
-    """What an index says of a tensor."""
+    """The entry of a tensor in an index."""
     dimensions = b"".join(part(2, number(1, size)) for size in shape)
     message = number(1, dtype) + part(2, dimensions)
     message += number(3, shard) if shard else b""
@@ -64,7 +64,7 @@ def entry(dtype: int, shape: Sequence[int], offset: int, data: bytes, shard: int
 
 
 def table(entries: Mapping[str, bytes], *, kind: int = 0, in_order: bool = True) -> bytes:
-    """An index: blocks of five entries, every third key whole."""
+    """An index: blocks of five entries, every third key stored in full."""
     data, places = b"", []
     keys = sorted(entries, key=str.encode) if in_order else list(entries)
     for start in range(0, len(keys), 5):
@@ -104,14 +104,14 @@ def _closed(block: bytes, kind: int) -> bytes:
 
 
 def header(shards: int = 1, *, big_endian: bool = False) -> bytes:
-    """What stands under the empty key."""
+    """The header, which is stored under the empty key."""
     return number(1, shards) + (number(2, 1) if big_endian else b"") + part(3, number(1, 1))
 
 
 def write_bundle(
     prefix: Path, tensors: Mapping[str, np.ndarray], *, shards: int = 1, graph: bytes | None = None
 ) -> Path:
-    """A checkpoint; tensors go to the files in turn, the graph of objects to the first."""
+    """Write a checkpoint; data files take tensors in turn, the first also takes the graph."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     entries, data = {"": header(shards)}, [bytearray() for _ in range(shards)]
     for count, (name, tensor) in enumerate(tensors.items()):
@@ -166,7 +166,7 @@ def write_objects(
 
 
 def write_datum(path: Path, array: np.ndarray) -> Path:
-    """A ``DatumProto`` of DELF's: a shape, and floats row by row."""
+    """Write a ``DatumProto`` of DELF: a shape, and floats in row-major order."""
     shape = b"".join(varint(size) for size in array.shape)
     path.write_bytes(part(1, part(1, shape)) + part(2, part(1, array.astype("<f4").tobytes())))
     return path

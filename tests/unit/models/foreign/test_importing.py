@@ -1,4 +1,4 @@
-"""Foreign checkpoints become ours to the last name, or every name that does not fit is listed."""
+"""Foreign checkpoints are imported completely, or every name that does not fit is listed."""
 
 from __future__ import annotations
 

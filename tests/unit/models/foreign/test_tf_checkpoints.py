@@ -1,5 +1,5 @@
-"""TensorFlow's checkpoints: every type and place is read, and whatever is damaged or of another
-kind is refused by name."""
+"""TensorFlow checkpoints: every supported type is read from every location, and files that are
+damaged or of another kind are refused by name."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_variables_whose_names_do_not_tell_them_apart_go_by_their_paths(tmp_path
 
 
 def test_a_variable_in_a_list_of_keras_has_the_path_of_its_attributes(tmp_path: Path) -> None:
-    """Keras keeps lists of variables, and the key of a tensor may be its place in one."""
+    """Keras keeps lists of variables, and the key of a tensor may be its position in a list."""
     graph = object_graph({"block/kernel": "kernel"}, keys={"block/kernel": f"variables/0{VALUE}"})
     index = write_bundle(tmp_path / "variables", {f"variables/0{VALUE}": ONE["x"]}, graph=graph)
     assert list(read_tf_tensors(index, names="objects")) == ["block/kernel"]
@@ -217,7 +217,7 @@ def test_a_missing_file_of_values_is_named(tmp_path: Path) -> None:
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """Cut somewhere, or with a bit flipped."""
+    """The content cut somewhere, or with one bit flipped."""
     place = int(rng.integers(len(data)))
     if rng.random() < 0.3:
         return data[:place]
@@ -253,7 +253,7 @@ def test_damage_anywhere_in_the_files_is_noticed_or_harmless(
 def test_malformed_messages_with_correct_checksums_give_a_weights_error_or_tensors(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    """Checksums guard against accidents, not against whoever writes them."""
+    """Checksums guard against accidents, not against an attacker, who can compute them as well."""
     entries = {"": header(), "x": entry(1, (2, 3), 4, bytes(24)), "y": entry(3, (), 0, bytes(4))}
     graph = object_graph({"a/b/x": "one", "a/y": "two"}, keys={"a/b/x": "x", "a/y": "y"})
     held = {"x": np.zeros((2, 3), np.float32), "y": np.zeros((), np.int32)}

@@ -1,4 +1,4 @@
-"""The restricted reader of PyTorch checkpoints, on hand-made ones.
+"""The restricted reader of PyTorch checkpoints, tested on handmade files.
 
 They are assembled opcode by opcode, so that no test needs torch and hostile ones can be written at
 all.
@@ -31,7 +31,7 @@ NUMBERS = np.arange(12, dtype=np.float32)
 
 @dataclass(frozen=True)
 class Opcodes:
-    """Opcodes to splice in as they are."""
+    """Opcodes that are inserted into a pickle unchanged."""
 
     code: bytes
 
