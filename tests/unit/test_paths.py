@@ -1,5 +1,5 @@
-"""Where data lives: moved by one variable, otherwise in the checkout, otherwise in the current
-folder, the cache with its user."""
+"""Where data lives: set by one variable, else in the checkout, else in the current folder and the
+user's cache folder."""
 
 from __future__ import annotations
 

@@ -84,13 +84,13 @@ def test_text_with_an_equals_sign_in_it_is_one_value() -> None:
         ("backbone.weights=5", "'backbone.weights': .*string, got 5"),
     ],
 )
-def test_a_bad_override_is_one_line_that_says_what_would_do(assignment: str, message: str) -> None:
+def test_a_bad_override_is_one_line_that_suggests_a_good_one(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
         override(DelfConfig(), [assignment])
     assert "\n" not in str(refused.value)
 
 
-def test_the_root_has_every_section_and_gives_the_parts_that_others_take() -> None:
+def test_the_root_has_every_section_and_yields_system_and_stages() -> None:
     changes = ["seed=3", "search.neighbours=5", "delg.delg.code_dim=7", "mining.radius_m=50"]
     whole = override(Config(), changes)
     assert set(to_dict(whole)) == set(SECTIONS)
@@ -102,7 +102,7 @@ def test_the_root_has_every_section_and_gives_the_parts_that_others_take() -> No
     assert Config(**vars(whole.system), **vars(whole.stages), mining=whole.mining) == whole
 
 
-def test_overrides_are_told_apart_by_section_in_their_order() -> None:
+def test_overrides_keep_their_order_and_know_their_section() -> None:
     asked = assignments_of("search.neighbours=5 ;mining.radius_m = 3;; seed=1; attention.steps=2;")
     assert asked == ["search.neighbours=5", "mining.radius_m = 3", "seed=1", "attention.steps=2"]
     found = [(each.section, str(each)) for each in parse_overrides(asked)]
@@ -151,7 +151,7 @@ def test_fields_of_one_section_need_not_name_it() -> None:
         ("steps", "'steps' is not of the form path.to.field=value"),
     ],
 )
-def test_a_field_of_no_section_that_is_taken_is_refused_by_name(
+def test_a_field_outside_the_sections_used_is_refused_by_name(
     assignment: str, message: str
 ) -> None:
     taken = (*SYSTEM_SECTIONS, "attention")
@@ -160,7 +160,7 @@ def test_a_field_of_no_section_that_is_taken_is_refused_by_name(
     assert "\n" not in str(refused.value)
 
 
-def test_a_model_file_is_an_override_where_it_is_taken() -> None:
+def test_a_model_file_is_an_override_for_commands_that_accept_it() -> None:
     (found,) = parse_overrides(["model=my=file.safetensors"], sections=(*SYSTEM_SECTIONS, MODEL))
     assert (found.section, found.value) == (MODEL, "my=file.safetensors")
     with pytest.raises(ConfigError, match="'model' does not exist"):

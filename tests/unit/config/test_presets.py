@@ -21,7 +21,7 @@ from delfjax.config import (
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_survives_the_way_through_json(name: str) -> None:
+def test_a_preset_survives_a_round_trip_through_json(name: str) -> None:
     plain = json.loads(json.dumps(to_dict(preset(name))))
     assert from_dict(DelfConfig, plain) == preset(name)
     assert config_hash(plain) == config_hash(preset(name))

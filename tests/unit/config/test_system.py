@@ -8,7 +8,7 @@ import pytest
 from delfjax.config import DelfConfig, config_hash, from_dict, override, to_dict
 
 
-def test_only_what_decides_the_features_is_part_of_the_extraction() -> None:
+def test_only_sections_that_determine_features_are_part_of_the_extraction() -> None:
     default = config_hash(DelfConfig().extraction())
     for same in (
         "features.batch_size=4",

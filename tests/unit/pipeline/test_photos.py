@@ -1,5 +1,5 @@
-"""From photos to answers: paths or what is loaded already, the network loaded once, results that
-say and draw what was found."""
+"""From photos to answers: calls take paths or loaded objects, load the network once, and return
+results that print and plot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONFIG = override(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, textured_image: np.ndarray) -> Path:
-    """Two views of one photo, and another one; what is not a photo."""
+    """Two views of one photo, another photo, and a file that is not a photo."""
     root = tmp_path_factory.mktemp("photos") / "album"
     root.mkdir()
     noise = np.random.default_rng(2).integers(0, 256, (12, 16, 3), np.uint8).repeat(8, 0)
@@ -86,7 +86,7 @@ def test_a_second_call_loads_no_network_and_compiles_nothing(
     assert again.match and not refused.match
 
 
-def test_features_stand_for_their_photo_but_have_no_pixels_to_draw(folder: Path) -> None:
+def test_features_replace_their_photo_but_have_no_pixels_to_draw(folder: Path) -> None:
     features = photos.extract_photo(folder / "first.png", config=CONFIG)
     pair = photos.match(features, folder / "second.png", config=CONFIG)
     files = photos.match(folder / "first.png", folder / "second.png", config=CONFIG)
@@ -97,7 +97,7 @@ def test_features_stand_for_their_photo_but_have_no_pixels_to_draw(folder: Path)
         pair.plot()
 
 
-def test_a_folder_is_extracted_once_and_what_is_new_is_added(folder: Path, tmp_path: Path) -> None:
+def test_a_second_extraction_of_a_folder_adds_only_new_photos(folder: Path, tmp_path: Path) -> None:
     album = tmp_path / "album"
     album.mkdir()
     (album / "a.png").write_bytes((folder / "first.png").read_bytes())
@@ -112,7 +112,7 @@ def test_a_folder_is_extracted_once_and_what_is_new_is_added(folder: Path, tmp_p
     assert photos.open_store(str(first.path)).names == second.names
 
 
-def test_what_cannot_be_listed_of_a_folder_is_warned_of(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_listed_is_a_warning(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes((folder / "first.png").read_bytes())
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"")
     with pytest.warns(UserWarning, match="is left out: file name is not valid UTF-8"):
@@ -120,7 +120,7 @@ def test_what_cannot_be_listed_of_a_folder_is_warned_of(folder: Path, tmp_path: 
     assert held.names == ("a.png",)
 
 
-def test_a_folder_without_photos_and_a_file_that_is_none_are_refused(folder: Path) -> None:
+def test_a_folder_without_photos_and_a_file_that_is_not_a_photo_are_refused(folder: Path) -> None:
     with pytest.raises(FolderError, match="no photos in this folder \\(1 other files\\)"):
         photos.extract_folder(miniature_without_photos(folder), folder / "never")
     assert not (folder / "never").exists()
@@ -166,7 +166,7 @@ def test_a_search_ranks_names_and_says_which_match(
     assert best == replace(found[0], match=False)
 
 
-def test_a_search_draws_what_it_found_as_long_as_the_photos_are_there(
+def test_a_search_plots_its_results_while_the_photos_exist(
     index: LocalIndex, store: FeatureStore, folder: Path
 ) -> None:
     found = photos.search(index, folder / "first.png")

@@ -1,4 +1,4 @@
-"""The dataset of a notebook is made once, whole, and what is exactly known about it is exact."""
+"""The dataset of a notebook is made once and completely, and its known ground truth is exact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from delfjax.world.reading import correspondences, open_world
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoExperiment:
-    """One object and one distractor at 96 pixels, under a data root of its own."""
+    """One object and one distractor at 96 pixels, under a separate data root."""
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
     return replace(
         photo_experiment("ci", 3, dataset="embedded"),
@@ -68,7 +68,9 @@ def test_a_world_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == before
 
 
-def test_where_matches_truly_lie_is_known_of_what_is_made_here(tiny: PhotoExperiment) -> None:
+def test_true_positions_of_matches_are_known_for_the_embedded_photographs(
+    tiny: PhotoExperiment,
+) -> None:
     benchmark = suite_dataset(tiny)
     source, shrunk = "images/coffee/source.jpg", "images/coffee/scale.jpg"
     homography = homography_between(load_homographies(benchmark.root), source, shrunk)
@@ -84,7 +86,7 @@ def test_where_matches_truly_lie_is_known_of_what_is_made_here(tiny: PhotoExperi
     )
 
 
-def test_what_the_rendered_world_shows_is_known_to_the_pixel(
+def test_correspondences_of_the_rendered_world_are_known_to_the_pixel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "cache_root", lambda: tmp_path)

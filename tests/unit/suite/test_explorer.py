@@ -1,5 +1,5 @@
-"""The view of search results: every control changes what it should and nothing else, and files
-never raise in a callback."""
+"""The view of search results: each control changes only its own part, and a bad file never raises
+in a callback."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def collection(folder: Path) -> Collection:
 
 @pytest.fixture
 def photos(folder: Path, collection: Collection, tmp_path: Path) -> Path:
-    """A copy of the photos, to be spoilt."""
+    """A copy of the photos that a test may damage."""
     return Path(shutil.copytree(folder / "photos", tmp_path / "photos"))
 
 
@@ -61,11 +61,11 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
     return {name for name in after if before[name] != after[name]}
 
 
-def test_it_begins_with_the_first_photo_and_its_best_result(explorer: Explorer) -> None:
+def test_the_view_starts_with_the_first_photo_and_its_best_result(explorer: Explorer) -> None:
     assert explorer.query.value == NAMES[0]
     assert [hit.name for hit in explorer.hits[:2]] == ["bridge/view 1.png", "bridge/view 2.png"]
     first, second, third = (button.description for button in explorer.results[:3])
-    # What the views share by construction; a chance match or two may agree as well.
+    # The features that the views share by construction, and perhaps a chance match or two.
     assert re.fullmatch(r"1 · 3[2-5] inliers ✓", first) and re.fullmatch(
         r"2 · 2[4-7] inliers ✓", second
     )
@@ -86,7 +86,7 @@ def test_another_query_shows_its_own_list(explorer: Explorer) -> None:
     assert "tower/view 0.png" not in [hit.name for hit in explorer.hits]
 
 
-def test_a_click_shows_the_matches_of_that_result_and_nothing_else_changes(
+def test_a_click_on_a_result_changes_only_the_matches_shown(
     explorer: Explorer,
 ) -> None:
     before = shown(explorer)
@@ -97,7 +97,7 @@ def test_a_click_shows_the_matches_of_that_result_and_nothing_else_changes(
     assert shown(explorer) == before
 
 
-def test_sliders_change_the_keypoints_alone(explorer: Explorer) -> None:
+def test_sliders_change_only_the_keypoints(explorer: Explorer) -> None:
     before = shown(explorer)
     explorer.top.value = 5
     fewer = shown(explorer)
@@ -106,7 +106,7 @@ def test_sliders_change_the_keypoints_alone(explorer: Explorer) -> None:
     assert changed(fewer, shown(explorer)) == {"keypoints"}
 
 
-def test_what_does_not_change_is_not_drawn_again(
+def test_an_unchanged_part_is_not_drawn_again(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
@@ -126,7 +126,7 @@ def test_what_does_not_change_is_not_drawn_again(
     ) == (2, 1, 6)
 
 
-def test_the_result_can_be_searched_for(explorer: Explorer) -> None:
+def test_a_result_can_become_the_query(explorer: Explorer) -> None:
     explorer.narrow.value = "view 0"
     assert explorer.query.options == ("bridge/view 0.png", "tower/view 0.png")
     explorer.again.click()
@@ -160,7 +160,7 @@ def test_without_truth_there_are_no_verdicts(collection: Collection, photos: Pat
     assert view.results[0].description.endswith("✓")
 
 
-def test_the_index_knows_where_the_photos_are(collection: Collection) -> None:
+def test_the_photos_are_found_through_the_index(collection: Collection) -> None:
     store, index = collection
     assert Explorer(index, store, shown=2).message.value == ""
 
@@ -178,7 +178,7 @@ def test_a_missing_photo_is_one_line_and_the_others_are_shown(
     assert explorer.correspondences.layout.display == "none"
     explorer.results[1].click()
     assert explorer.correspondences.layout.display is None
-    # Once it is back, it is shown.
+    # A restored photo is shown again.
     shutil.copy(photos / NAMES[0], photos / NAMES[1])
     explorer.query.value = NAMES[2]
     explorer.query.value = NAMES[0]
@@ -236,7 +236,7 @@ def test_a_reader_without_widgets_gets_a_picture(explorer: Explorer) -> None:
 def test_a_large_photo_is_shown_smaller_with_its_keypoints_in_place(
     collection: Collection, photos: Path
 ) -> None:
-    """Keypoints are pixels of the original, whatever size is shown."""
+    """Keypoints are in pixels of the original, but drawn on a smaller copy."""
     store, index = collection
     view = Explorer(index, store, photos)
     before = view.keypoints.value

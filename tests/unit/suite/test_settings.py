@@ -1,5 +1,5 @@
-"""What the notebooks share: one preset and seed decide the settings, and photographs are written
-once, whole."""
+"""Settings of the notebooks: preset and seed determine them, and an experiment depends only on what
+it uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEARCH = "41_search_and_verify"
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoExperiment:
-    """One object and one distractor at 96 pixels, under a data root of its own."""
+    """One object and one distractor at 96 pixels, under a separate data root."""
     monkeypatch.setenv("DELFJAX_DATA", str(tmp_path))
     return replace(
         photo_experiment("ci", 3, dataset="embedded"),
@@ -42,7 +42,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoExperiment:
     )
 
 
-def test_preset_and_seed_alone_decide_the_settings() -> None:
+def test_settings_depend_only_on_preset_and_seed() -> None:
     runs = [(preset, seed) for preset in ("ci", "quick", "full") for seed in (0, 1)]
     hashes = {config_hash(photo_experiment(*run).settings(SEARCH)) for run in runs}
     assert len(hashes) == len(runs)
@@ -61,7 +61,7 @@ def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
         == 5
         != plain.settings(SEARCH)["search"]["neighbours"]
     )
-    # A notebook that nobody knows depends on everything.
+    # An unlisted notebook depends on everything.
     assert set(plain.settings("43_my_idea")) == set(plain.settings(SEARCH)) | {
         "finetune",
         "attention",
@@ -71,7 +71,7 @@ def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
         relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3")
         == "index.probes=3"
     )
-    # The parameter alone sets it, so it is kept, to be refused.
+    # Only the parameter may set the seed, so this override is kept and refused later.
     assert relevant_overrides("40_build_index", "search.neighbours=5; seed=1") == "seed=1"
     assert (
         relevant_overrides("40_build_index", "model=mine.safetensors") == "model=mine.safetensors"
@@ -102,7 +102,7 @@ def test_a_training_depends_on_its_own_stage_and_has_overrides_of_its_own() -> N
 
 
 @pytest.mark.parametrize("name", ["40_build_index", SEARCH])
-def test_settings_contain_those_of_what_is_read(name: str) -> None:
+def test_settings_contain_those_of_the_upstream_run(name: str) -> None:
     experiment, read = photo_experiment("ci", 0), upstream_of(name)
     assert read is not None and not differences(
         experiment.settings(read[1]), experiment.settings(name)
@@ -136,7 +136,7 @@ def test_an_unknown_preset_is_refused_by_name() -> None:
         photo_experiment("ci", 0, overrides="seed=4")
 
 
-def test_what_a_run_keeps_lies_in_its_folder(tiny: PhotoExperiment) -> None:
+def test_the_files_of_a_run_are_in_its_folder(tiny: PhotoExperiment) -> None:
     run = tiny.start(SEARCH)
     assert store_of(run).parent == run.path
     assert {index_of(run, kind).parent for kind in ("exact", "ivf_pq")} == {run.path}
@@ -162,7 +162,7 @@ def test_experiments_on_the_world_depend_on_its_knobs_and_not_on_the_photographs
     assert mining_world(photo_experiment("quick", 0, dataset="world")) == world_config("quick")
 
 
-def test_a_notebook_refuses_a_dataset_that_it_is_not_about() -> None:
+def test_a_notebook_about_the_world_refuses_another_dataset() -> None:
     with pytest.raises(
         ConfigError,
         match="10_inspect_dataset: dataset is 'embedded', but this notebook works only on 'world'",
@@ -170,7 +170,7 @@ def test_a_notebook_refuses_a_dataset_that_it_is_not_about() -> None:
         photo_experiment("ci", 0, dataset="embedded").settings("10_inspect_dataset")
 
 
-def test_a_benchmark_is_searched_with_the_defaults_and_told_by_its_lists(
+def test_a_benchmark_uses_the_defaults_and_is_identified_by_its_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = photo_experiment("quick", 0, dataset="holidays")

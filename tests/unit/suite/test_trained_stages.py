@@ -1,5 +1,4 @@
-"""What notebooks say about keypoints on landmarks is what the masks say, and a stage is trained
-once."""
+"""Measures of keypoints on landmarks agree with the masks, and a stage is trained only once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expected results: drift beyond its tolerance is found, by name; another font is no drift."""
+"""Expected results: drift beyond its tolerance is found by name; another font is not drift."""
 
 from __future__ import annotations
 

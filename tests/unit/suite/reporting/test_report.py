@@ -33,7 +33,7 @@ def own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Page(HTMLParser):
-    """A page taken apart; fails where tags are not closed in order."""
+    """A parsed page; fails if tags are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -178,8 +178,8 @@ SCRIPT = "<script>alert(1)</script>"
 
 
 def test_a_script_in_a_name_a_setting_a_result_or_an_error_is_shown_as_text() -> None:
-    """Wherever it comes from: only the script of the page itself is one."""
-    # What names a folder or a file cannot hold a slash.
+    """The only script on the page is its own, wherever the text comes from."""
+    # Names of folders and files cannot contain a slash.
     name = "<script>alert(1)"
     runs = []
     for photo in (SCRIPT, "other"):
@@ -211,7 +211,7 @@ def test_a_damaged_run_is_left_out_and_named_without_the_path_of_this_machine(
     assert str(tmp_path) not in parsed.text
 
 
-def test_a_picture_that_is_none_is_left_out_and_named() -> None:
+def test_an_unreadable_picture_is_left_out_and_named() -> None:
     run = drawn("10_example")
     (run.path / "figures" / "tier_scores.png").write_bytes(b"")
     parsed = page()
@@ -219,7 +219,7 @@ def test_a_picture_that_is_none_is_left_out_and_named() -> None:
     assert not [tag for tag, _, _ in parsed.attributes if tag == "img"]
 
 
-def test_the_page_is_written_where_it_is_asked_for_or_not_at_all(tmp_path: Path) -> None:
+def test_the_page_is_written_completely_to_the_given_file_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "pages" / "report.html"
     assert build_report(out) == out and [entry.name for entry in out.parent.iterdir()] == [
         "report.html"

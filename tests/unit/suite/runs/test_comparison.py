@@ -1,5 +1,5 @@
-"""Comparison of finished runs: what differs is found, means can be checked by hand, damage costs
-one run."""
+"""Comparison of finished runs: differing settings are found, means can be checked by hand, and a
+damaged run costs only itself."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_table_has_one_row_for_each_run_with_settings_results_and_provenance()
     assert table["provenance.command"].iloc[1] == f"delfjax run {NAME} --preset ci --seed 1"
 
 
-def test_short_lists_are_text_and_long_ones_a_digest_that_tells_them_apart() -> None:
+def test_short_lists_are_text_and_long_ones_a_distinguishing_digest() -> None:
     first, second = (
         made({}),
         made({}, photos={"objects": [f"other {place}" for place in range(30)]}),
@@ -69,7 +69,7 @@ def test_short_lists_are_text_and_long_ones_a_digest_that_tells_them_apart() -> 
     assert table["photos.objects"].nunique() == 2
 
 
-def test_a_result_with_the_name_of_a_setting_keeps_away_from_it() -> None:
+def test_a_result_with_the_name_of_a_setting_gets_a_prefix() -> None:
     table = compare.runs_table([made({"seed": 99, "mean": 0.5}, seed=7)])
     assert (table["seed"].item(), table["results.seed"].item()) == (7, 99)
 
@@ -126,7 +126,7 @@ def test_each_seed_counts_once_however_many_runs_it_has() -> None:
     assert (row["mean"], row["seeds"], row["runs"]) == ((0.25 + 0.75) / 2, 2, 3)
 
 
-def test_text_and_truth_values_are_no_metrics_and_nested_ones_come_last() -> None:
+def test_only_numbers_are_metrics_and_nested_ones_come_last() -> None:
     run = made(
         {
             "deep": {"crop": {"votes": 1.0}},
@@ -181,7 +181,7 @@ def test_one_group_or_none_with_scores_is_compared_with_nothing() -> None:
     ).empty
 
 
-def test_pairs_beyond_fifteen_are_left_out_and_that_is_said() -> None:
+def test_pairs_beyond_fifteen_are_left_out_with_a_note() -> None:
     runs = [made({"map": 0.5}, neighbours=n, scores={"a": n / 10}) for n in range(7)]
     tests = compare.paired_tests(runs)
     assert len(tests) == compare.MOST_PAIRS == 15
@@ -230,7 +230,7 @@ def test_when_every_run_is_damaged_the_first_reason_is_given() -> None:
         compare.runs_of(NAME)
 
 
-def test_a_beginning_names_an_experiment_as_long_as_no_other_begins_so() -> None:
+def test_a_unique_prefix_names_an_experiment() -> None:
     made({"map": 0.5})
     assert compare.runs_of("10")[0][0].experiment == NAME
     made({"map": 0.5}, name="10_other")

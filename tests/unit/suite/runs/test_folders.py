@@ -1,5 +1,4 @@
-"""Run folders: complete or absent, read by others only when done, never with a number that is
-none."""
+"""Run folders: complete or absent, read only when finished, and never with a non-finite number."""
 
 from __future__ import annotations
 
@@ -93,7 +92,7 @@ def test_the_latest_run_that_agrees_with_some_settings_is_found() -> None:
         latest_run("10_example", {"features": {"m": 4}})
 
 
-def test_a_run_is_found_by_how_its_hash_begins_if_its_settings_agree() -> None:
+def test_a_run_is_found_by_a_prefix_of_its_hash_if_its_settings_agree() -> None:
     run = start_run("10_example", CONFIG).finish({})
     assert find_run("10_example", run.hash[:6], {"seed": 0}).path == run.path
     with pytest.raises(
@@ -160,7 +159,7 @@ time.sleep(60)
     assert start_run("10_example", CONFIG).path == path
 
 
-def test_what_is_read_back_of_a_run_is_what_it_kept() -> None:
+def test_scores_and_figures_of_a_run_read_back_the_same() -> None:
     run = start_run("10_example", CONFIG)
     run.save_query_scores("AP", {"a.jpg": 0.25, "b.jpg": 1.0})
     run.save_figure("scores", plots.plot_tier_scores({"photo": {"votes": 0.5}}))
@@ -194,14 +193,14 @@ def test_a_run_started_again_is_not_done_until_it_finishes_again() -> None:
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_what_an_unfinished_run_left_is_kept_only_on_request(resume: bool) -> None:
+def test_files_of_an_unfinished_run_are_kept_only_on_request(resume: bool) -> None:
     run = start_run("10_example", CONFIG)
     (run.path / "checkpoint").write_text("half-way")
     again = start_run("10_example", CONFIG, resume=resume)
     assert (again.path / "checkpoint").exists() == resume
 
 
-def test_a_finished_run_is_made_anew_even_where_an_unfinished_one_would_go_on() -> None:
+def test_a_finished_run_starts_afresh_even_with_resume() -> None:
     run = start_run("10_example", CONFIG)
     (run.path / "checkpoint").write_text("whole")
     run.finish({})
@@ -216,7 +215,7 @@ def test_a_finished_run_is_made_anew_even_where_an_unfinished_one_would_go_on() 
         ({"errors": [0.5, float("-inf")]}, "'errors.1' is -inf"),
     ],
 )
-def test_a_result_that_is_no_number_is_refused_by_name_and_the_run_not_done(
+def test_a_non_finite_result_is_refused_by_name_and_the_run_stays_unfinished(
     results: dict[str, Any], name: str
 ) -> None:
     run = start_run("10_example", CONFIG)
