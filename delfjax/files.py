@@ -315,14 +315,14 @@ def write_json_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     replace_file(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def append_json_line(file: Path, values: Mapping[str, Any], *, sort_keys: bool = False) -> None:
+def append_json_line(file: Path, values: Mapping[str, Any]) -> None:
     """Append named values to a file as one line of JSON; the file is created if missing.
 
     Raises:
         OSError: the file cannot be written.
     """
     with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(values, sort_keys=sort_keys) + "\n")
+        stream.write(json.dumps(values) + "\n")
 
 
 def write_json(

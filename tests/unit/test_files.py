@@ -381,9 +381,9 @@ def test_a_number_that_json_lacks_is_refused_and_the_older_file_stays(
 
 def test_lines_of_json_are_written_added_to_and_read(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
-    append_json_line(file, {"b": 1, "a": 2}, sort_keys=True)
+    append_json_line(file, {"b": 1, "a": 2})
     append_json_line(file, {"b": 3, "a": 4})
-    assert file.read_text() == '{"a": 2, "b": 1}\n{"b": 3, "a": 4}\n'
+    assert file.read_text() == '{"b": 1, "a": 2}\n{"b": 3, "a": 4}\n'
     lines = read_json_lines(file, error=OwnError)
     write_json_lines(file, lines[1:])
     assert file.read_text() == '{"b": 3, "a": 4}\n'
