@@ -1,9 +1,9 @@
 """Average precision of one ranked list, and its mean over queries and landmarks.
 
-Ranks count from 0. *Junk* are the images that may stand anywhere in a ranked list without reward or
-penalty: the query itself, and ambiguous views. :func:`junk_free_ranks` decides what happens to
-them: they are removed before ranks are counted, so the average precision never sees them. Which
-images are junk is up to the protocol (:mod:`delfjax.evaluation.labelled_protocols`).
+Ranks count from 0. *Junk* images may appear anywhere in a ranked list without reward or penalty,
+for instance ambiguous views or, in Holidays, the query itself. :func:`junk_free_ranks` removes them
+before ranks are counted, so the average precision never sees them. Which images are junk is up to
+the protocol (:mod:`delfjax.evaluation.labelled_protocols`).
 
 Everything is computed in float64 on the host.
 """

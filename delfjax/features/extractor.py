@@ -50,8 +50,8 @@ R = TypeVar("R")
 _ACCELERATOR_BATCH = 16
 # Batches in flight on an accelerator: one is computed while the next is transferred.
 _ACCELERATOR_IN_FLIGHT = 2
-# Images that a CPU computes at a time: each needs its own memory, and on sixteen cores more than
-# this are not faster.
+# Most images extracted at once on a CPU. Each needs its own memory, and on sixteen cores a higher
+# limit was no faster.
 _MOST_THREADS = 8
 # Networks that stay loaded; a session alternates between few extraction configs.
 _LOADED_NETWORKS = 4
@@ -259,9 +259,11 @@ class Extractor:
         """
         sizes = [image.pixels.shape[:2] for image in images]
         shapes = self.canvas(*sizes[0])
-        if len(images) > self.batch_size or any(self.canvas(*size) != shapes for size in sizes):
+        if len(images) > self.batch_size:
+            raise ValueError(f"a batch takes up to {self.batch_size} images, got {len(images)}")
+        if any(self.canvas(*size) != shapes for size in sizes):
             raise ValueError(
-                f"a batch takes up to {self.batch_size} images of one canvas, got sizes {sizes}"
+                f"images of sizes {sizes} need different canvases (padded sizes); batch them apart"
             )
         if self._threads is None:
             return PendingBatch(self._compute(images, shapes), tuple(images))

@@ -174,7 +174,7 @@ def search(
     Args:
         index: an index, or its folder. For many searches, open it once with :func:`open_index`.
         photo: an image file, or its features, extracted with the config of the index.
-        top: most results to return.
+        top: maximum number of results.
         config: only its sections ``search`` and ``verification`` are used; by default those of the
             index.
 

@@ -14,6 +14,7 @@ from delfjax.plots.style import (
     BLUE,
     GREEN,
     GREY,
+    GRID,
     HEADLINE,
     ORANGE,
     PURPLE,
@@ -56,7 +57,7 @@ def plot_positions(groups: Mapping[str, Float[np.ndarray, "_ 2"]], *, title: str
     )
     axes.set_xticks(range(-180, 181, 60))
     axes.set_yticks(range(-90, 91, 30))
-    axes.grid(color="#e5e5e5")
+    axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=TEXT)
     return figure
@@ -85,7 +86,7 @@ def plot_counts(groups: Mapping[str, Num[np.ndarray, " _"]], *, title: str, labe
             label=name,
         )
     axes.set(xlabel="rank", ylabel=label, ylim=(0, None))
-    axes.grid(color="#e5e5e5")
+    axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=TEXT)
     return figure
@@ -115,7 +116,7 @@ def plot_trends(
     settings = sorted({setting for curve in curves.values() for setting in curve})
     axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1))
-    axes.grid(color="#e5e5e5")
+    axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=TEXT)
     return figure
@@ -180,7 +181,7 @@ def plot_intervals(
     axes.set_yticks(range(len(rows)), list(rows), fontsize=TEXT)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.margins(x=0.08)
-    axes.grid(axis="x", color="#e5e5e5")
+    axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     axes.set_xlabel(label, fontsize=TEXT)
     return figure
@@ -224,7 +225,7 @@ def plot_precision_recall(
     axes.set_ylim(0, 1.05)
     axes.set_xlabel(label, fontsize=TEXT)
     axes.set_ylabel("precision", fontsize=TEXT)
-    axes.grid(color="#e5e5e5")
+    axes.grid(color=GRID)
     axes.set_axisbelow(True)
     if curves:
         axes.legend(frameon=False, fontsize=TEXT)
@@ -270,7 +271,7 @@ def plot_against_published(
                 label=name,
             )
         axes.set_title(dataset, fontsize=TEXT)
-        axes.grid(color="#e5e5e5")
+        axes.grid(color=GRID)
         axes.tick_params(length=0, labelsize=SMALL)
         axes.spines[:].set_visible(False)
     axes.set_yticks(range(len(published)), list(published), fontsize=SMALL)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from delfjax.plots.style import (
+    ATTENTION,
     BLACK,
     BLUE,
     GAP,
@@ -27,7 +28,9 @@ from delfjax.plots.style import (
     LINE,
     LINES,
     ORANGE,
+    PAPER,
     PURPLE,
+    SCORES,
     SEAM,
     SKY,
     SMALL,
@@ -194,7 +197,7 @@ def plot_attention(
     plain.imshow(image)
     overlaid.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
     heat = overlaid.imshow(
-        values, extent=extent, cmap="inferno", alpha=0.65, interpolation="bilinear"
+        values, extent=extent, cmap=ATTENTION, alpha=0.65, interpolation="bilinear"
     )
     for axes in (plain, overlaid):
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
@@ -238,7 +241,7 @@ def plot_keypoints(
         points[:, 0],
         s=14 / np.sqrt(scales[order]),
         c=scores[order],
-        cmap="plasma",
+        cmap=SCORES,
         edgecolors="white",
         linewidths=0.6,
         zorder=3,
@@ -344,7 +347,7 @@ def _draw_framed(axes: Axes, image: Photo, *, colour: str, headline: str) -> Non
         ylim=((height + up) / 2 - 0.5, (height - up) / 2 - 0.5),
         xticks=[],
         yticks=[],
-        facecolor="#f0f0f0",
+        facecolor=PAPER,
     )
     axes.spines[:].set(color=colour, linewidth=3)
     axes.set_title(headline, fontsize=TEXT, color=colour, fontweight="bold", pad=5)

@@ -30,6 +30,10 @@ Plot = Figure
 BLACK, GREY = "#000000", "#8c8c8c"
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+# Lines of a grid, and paper around photos.
+GRID, PAPER = "#e5e5e5", "#f0f0f0"
+# Colour maps of attention over a photo, and of keypoints by score.
+ATTENTION, SCORES = "inferno", "plasma"
 # Verdict → colour of the frame, and a mark that says the same without colour.
 VERDICTS = {True: (BLUE, "✓"), False: (VERMILLION, "✗"), None: (GREY, "")}
 # Greatest width of a figure, and greatest height of one with photos, inches: 1,200 × 780 pixels,

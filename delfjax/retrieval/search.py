@@ -78,9 +78,11 @@ def search(
     )
     shortlist = min(config.shortlist, len(putative.images))
     matches = _matches(index, local, putative, shortlist)
-    factors = _reductions(index.image_sizes[putative.images[:shortlist]], max_side)
-    query_factor = _reductions(np.array([query.image_size]), max_side)
-    verified = _verify_reduced(matches, np.repeat(query_factor, shortlist), factors, verification)
+    factors = _downscale_factors(index.image_sizes[putative.images[:shortlist]], max_side)
+    query_factor = _downscale_factors(np.array([query.image_size]), max_side)
+    verified = _verify_downscaled(
+        matches, np.repeat(query_factor, shortlist), factors, verification
+    )
     order = np.argsort(-verified.inliers, kind="stable")
     unmatched = np.setdiff1d(np.arange(len(index.names)), putative.images)
     votes = np.concatenate([putative.votes, np.zeros(len(unmatched), np.int64)])
@@ -109,14 +111,15 @@ def match_pair(
         first: features of the image that the transform maps from.
         second: features of the image that it maps to.
         verification: geometric model and tolerance.
-        max_side: longest side that both images were reduced to before extraction, pixels.
+        max_side: limit on the longer side, pixels; larger images were downscaled to it before
+            extraction.
     """
     matches = _mutual_matches(first.local, second.local)
     first_factor, second_factor = (
-        _reductions(np.array([image.image_size]), max_side) for image in (first, second)
+        _downscale_factors(np.array([image.image_size]), max_side) for image in (first, second)
     )
     return _correspondences(
-        matches, _verify_reduced(matches, first_factor, second_factor, verification), 0
+        matches, _verify_downscaled(matches, first_factor, second_factor, verification), 0
     )
 
 
@@ -142,30 +145,31 @@ def _mutual_matches(first: LocalFeatures, second: LocalFeatures) -> Matches:
     )
 
 
-def _reductions(sizes: Int[np.ndarray, "n 2"], max_side: int) -> Float[np.ndarray, " n"]:
-    """Factor by which each image was reduced before extraction, at most 1."""
+def _downscale_factors(sizes: Int[np.ndarray, "n 2"], max_side: int) -> Float[np.ndarray, " n"]:
+    """Scale factor at which each image was extracted: 1, or less if it was downscaled."""
     longer: np.ndarray = np.asarray(sizes).max(axis=1, initial=1)
     return np.asarray(np.minimum(1.0, max_side / longer))
 
 
-def _verify_reduced(
+def _verify_downscaled(
     matches: Matches,
     query_factors: Float[np.ndarray, " candidates"],
     database_factors: Float[np.ndarray, " candidates"],
     config: VerificationConfig,
 ) -> Verification:
-    """Verify in the pixels of the reduced images, where the tolerance has the same meaning for
+    """Verify in the pixels of the downscaled images, where the tolerance has the same meaning for
     photos of any size; the transform returned is for original pixels."""
-    reduced = dataclasses.replace(
+    downscaled = dataclasses.replace(
         matches,
         query_yx=_resized(np.asarray(matches.query_yx), query_factors),
         database_yx=_resized(np.asarray(matches.database_yx), database_factors),
     )
-    verified = verify(reduced, config=config)
-    enlarge, reduce = resize_matrices(1 / database_factors), resize_matrices(query_factors)
+    verified = verify(downscaled, config=config)
+    downscale = resize_matrices(query_factors)
+    enlarge = resize_matrices(1 / database_factors)
     transform = np.asarray(verified.transform, np.float64)
     found = (np.asarray(verified.inliers) > 0)[:, None, None]
-    original = np.where(found, enlarge @ transform @ reduce, transform)
+    original = np.where(found, enlarge @ transform @ downscale, transform)
     return dataclasses.replace(verified, transform=original.astype(np.float32))
 
 

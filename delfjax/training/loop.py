@@ -41,11 +41,11 @@ _AHEAD = 3
 # Platforms that are fastest when images are computed one by one, because the feature maps of one
 # image stay in the processor's cache.
 _ONE_BY_ONE = ("cpu",)
-# From this many parameters on, reading them dominates, and it pays to compute a few images at once.
-# Measured for crops of 224 px on two cores: EfficientNet-Lite0 with single images is 2.2 times
-# faster than with a batch of 32 at once and 1.15 times faster than with pairs; ResNet50 with fours
-# is 2 times faster than with the whole batch, 1.04 times faster than with pairs and 1.07 times
-# faster than with single images.
+# Above this many parameters, reading the weights dominates, so a few images (_SHARING) are computed
+# together. Measured for crops of 224 px on two cores: EfficientNet-Lite0 with single images is 2.2
+# times faster than with a batch of 32 at once and 1.15 times faster than with pairs; ResNet50 in
+# groups of four is 2 times faster than with the whole batch, 1.04 times faster than with pairs and
+# 1.07 times faster than with single images.
 _MANY_PARAMETERS = 1 << 23
 _SHARING = 4
 Tensors = dict[str, Array]
@@ -338,9 +338,10 @@ class Trainer:
         return jnp.sum(losses * weight), jnp.sum(right * weight), jnp.sum(weight)
 
     def _cuts(self, count: int) -> int:
-        """Number of parts in which to compute ``count`` images one after another.
+        """Number of sequential parts to split ``count`` images into.
 
-        It is 1 (all at once), or such that each part has one or a few images per device.
+        It is 1 on accelerators. On a CPU it is large enough that each part holds one image per
+        device, or up to four for a large network.
         """
         if not self._one_by_one:
             return 1
@@ -410,7 +411,7 @@ class _Lines:
         self._waiting = done, metrics, batch
 
     def settle(self, photos: LabelledPhotos) -> None:
-        """Wait for the step recorded last, check its loss and write it if it is due.
+        """Wait for the most recent step, check its loss and log it if ``log_every`` is due.
 
         Raises:
             TrainingError: the loss is not finite.
