@@ -83,7 +83,7 @@ def table(experiment: str) -> dict[str, tuple[bytes, bytes]]:
 
 def wait_for_orphans() -> None:
     """What a killed sweep had under way ends soon after it, finished or not."""
-    time.sleep(1)  # the processes that start kernels look for their parent twice a second
+    time.sleep(1)  # workers end with the process that started them, kernels with their worker
     for file in paths.runs_root().glob("*/.*.lock"):
         with Lock(file, wait_s=math.inf):
             pass

@@ -97,7 +97,7 @@ class Workers:
         """Execute notebooks, each after those it needs, and as many at once as there are workers.
 
         Args:
-            calls: name → call; of those that can start, the first do.
+            calls: name → call, each after those it needs; of those that can start, the first do.
             on_start: is called with the names of all that run, before each wait for one to end.
 
         Yields:
@@ -277,16 +277,19 @@ def _undisturbed() -> Iterator[None]:
     # Started within, it would have the signal come through again.
     resource_tracker.ensure_running()
     received: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()
+    heard = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    )
     # Threads and processes inherit which signals they are spared.
     spared = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # Threads that were there before are not spared; Python tells the main one.
-    before = signal.signal(signal.SIGINT, lambda *_: received.append(1)) if in_main else None
+    before = signal.signal(signal.SIGINT, lambda *_: received.append(1)) if heard else None
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, spared)
-        if in_main:
+        if heard:
             signal.signal(signal.SIGINT, before)
     if received:
         raise KeyboardInterrupt
@@ -312,7 +315,7 @@ def _silence() -> Iterator[None]:
 async def _stop(cluster: LocalCluster) -> None:
     """End all workers without waiting for their notebooks; their kernels end with them."""
     for nanny in cluster.workers.values():
-        # None shall take its place.
+        # No other shall take its place.
         nanny.close_gracefully()
         if nanny.pid is not None:
             os.kill(nanny.pid, signal.SIGKILL)
