@@ -79,13 +79,14 @@ def parse_overrides(
     # stage "delg", "delg.code_dim" means the field "delg.delg.code_dim".
     known |= {path.removeprefix(f"{within}."): path for path in _fields().get(within, ())}
     parsed = [parse_assignment(text) for text in assignments]
-    for path, section in ((each.path, each.section) for each in parsed if each.path not in known):
-        problem = (
-            f"is not used here; sections that are: {', '.join(used)}"
-            if path in _fields().get(section, ())
-            else f"does not exist{nearest(path, known)}"
-        )
-        raise ConfigError(f"config field {path!r} {problem}")
+    for assignment in parsed:
+        if assignment.path not in known:
+            problem = (
+                f"is not used here; sections that are: {', '.join(used)}"
+                if assignment.path in _fields().get(assignment.section, ())
+                else f"does not exist{nearest(assignment.path, known)}"
+            )
+            raise ConfigError(f"config field {assignment.path!r} {problem}")
     return [Assignment(known[each.path], each.value) for each in parsed]
 
 
