@@ -198,5 +198,8 @@ def test_scores_that_are_none_are_refused(
         main(["weights", "record", str(made / "model.safetensors"), str(tmp_path / "scores.json")])
         == 1
     )
-    assert "scores.json: not what `delfjax evaluate --json` writes" in capsys.readouterr().err
+    assert (
+        "scores.json: not an evaluation; expected a file written by `delfjax evaluate --json`"
+        in capsys.readouterr().err
+    )
     assert (made / "model.json").read_bytes() == before

@@ -142,6 +142,7 @@ def test_a_library_with_two_axes_swapped_fails_a_notebook(tmp_path: Path) -> Non
     assert wrong != right
     place.write_text(wrong, encoding="utf-8")
     # Programs are kept by the source that made them: the wrong library finds none of the right one.
+    (tmp_path / "data").mkdir()
     (tmp_path / "data" / "cache").symlink_to(paths.cache_root())
     command = [sys.executable, "-m", "delfjax.cli", "run", "00_start_here"]
     environment = {

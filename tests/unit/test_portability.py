@@ -9,8 +9,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Dask and psutil choose their parts by the system they are installed on, so they come first.
 _LESS = """
 import os, signal, sys
+import distributed
 for module in ("fcntl", "resource", "grp", "pwd", "termios"):
     sys.modules[module] = None
 for name in ("fork", "forkpty", "killpg", "setsid", "sched_getaffinity", "sched_setaffinity"):

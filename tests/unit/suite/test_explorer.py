@@ -250,7 +250,7 @@ def test_a_store_of_other_features_is_refused(collection: Collection, tmp_path: 
         index,
         reduction=Reduction(index.reduction.mean, index.reduction.projection, 1.0, "0123456789"),
     )
-    with pytest.raises(ExplorerError, match="built from one with 0123456789"):
+    with pytest.raises(ExplorerError, match="built from a store with config 0123456789"):
         Explorer(other, store)
     with StoreWriter(tmp_path / "empty", CONFIG.extraction()) as writer:
         empty = writer.store()
