@@ -390,7 +390,7 @@ def test_bfloat16_stays_close_to_float32(model: Delf) -> None:
 
 def test_images_of_different_canvases_cannot_share_a_batch(model: Delf) -> None:
     extractor = Extractor(override(SMALL, ["features.batch_size=2"]), model)
-    with pytest.raises(ValueError, match="one canvas"):
+    with pytest.raises(ValueError, match="need different canvases"):
         extractor.dispatch([decoded(photo(190, 100, seed=1)), decoded(photo(40, 40, seed=2))])
 
 
