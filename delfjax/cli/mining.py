@@ -51,17 +51,15 @@ class Mine:
             MODEL,
             SYSTEM_SECTIONS,
             Config,
-            DelfConfig,
             MiningConfig,
-            from_dict,
             parse_overrides,
             preset,
-            to_dict,
         )
         from delfjax.features.store import FeatureStore
         from delfjax.mining.mine import mine_landmarks
         from delfjax.mining.mined_files import open_landmarks, require_replaceable, save_landmarks
         from delfjax.models.model_files import override_system
+        from delfjax.pipeline.photos import stored_config
 
         require_replaceable(self.out)
         positions = read_positions(self.positions)
@@ -76,7 +74,7 @@ class Mine:
                     f"--set {assignment}: this was fixed when {self.store} was extracted; extract"
                     " again to change it"
                 )
-        base = from_dict(DelfConfig, {**to_dict(preset(self.preset)), **store.config})
+        base = stored_config(store, preset(self.preset))
         mining = MiningConfig() if known is None else known.config
         whole = override_system(Config(**vars(base), mining=mining), asked)
         mined = mine_landmarks(
