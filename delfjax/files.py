@@ -3,8 +3,11 @@
 Files are written completely or not at all, even if the process is killed or the machine stops
 (:func:`append_json_line` is the exception): the content goes to a temporary file in the same
 folder, is synced to disk, and is then renamed. Names of temporary files start with a dot and end in
-:data:`TEMPORARY`. Temporary files that a killed process left behind are never read;
-:func:`remove_leftovers` deletes them.
+:data:`TEMPORARY`.
+
+A temporary file is never read, and is locked for as long as its process writes it. The next process
+that writes the same file therefore knows whether the temporary was left by a process that was
+killed, and takes it over; :func:`remove_leftovers` deletes the temporaries in a whole folder.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ import filelock
 # Suffix of the temporary name under which a file or folder is written.
 TEMPORARY = ".tmp"
 # Errors of systems or disks without locks.
-_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 # Errors of disks that cannot sync a folder.
 _NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
-# Between two attempts to take a lock, seconds.
+# Between two attempts to take a lock, seconds; temporary files are held for a shorter time.
 _POLL_S = 0.1
+_TEMPORARY_POLL_S = 0.005
 
 
 class LockHeldError(Exception):
@@ -160,18 +164,20 @@ def replace_file(file: Path, content: bytes | memoryview) -> None:
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """A stream whose content becomes ``file`` when the block ends without an error.
 
+    Another writer of the same file waits until the block has ended.
+
     Raises:
-        OSError: it cannot be written; an older file stays as it was.
+        OSError: it cannot be written; the error names ``file``, and an older file stays as it was.
     """
-    temporary = _temporary(file)
-    try:
-        with temporary.open("xb") as stream:
-            yield stream
-        move_file(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with _temporary(file) as temporary, naming(file):
+        try:
+            with temporary.open("wb") as stream:
+                yield stream
+            move_file(temporary, file)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def move_file(source: Path, target: Path) -> None:
@@ -189,26 +195,53 @@ def move_file(source: Path, target: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` when the block ends without an error.
 
-    Parent folders are created.
+    Parent folders are created. Another process that makes the same folder waits until the block has
+    ended.
 
     Raises:
         OSError: a file cannot be written, or ``folder`` exists by the end of the block; the
             temporary folder is deleted.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(folder)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for place, _, names in os.walk(temporary):
-            for name in names:
-                _sync_file(Path(place, name))
-            _sync_folder(Path(place))
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with _temporary(folder, is_folder=True) as temporary, naming(folder):
+        try:
+            yield temporary
+            for place, _, names in os.walk(temporary):
+                for name in names:
+                    _sync_file(Path(place, name))
+                _sync_folder(Path(place))
+            os.rename(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     _sync_folder(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder and everything in it; nobody sees it half deleted, whenever the process is
+    killed.
+
+    Raises:
+        OSError: it does not exist, or something in it cannot be deleted.
+    """
+    with _temporary(folder, is_folder=True) as temporary:
+        os.rename(folder, temporary / "removed")
+        shutil.rmtree(temporary)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Let errors of the system that name no file, or a temporary one, name ``file``.
+
+    Where a disk is full, for instance, the system itself does not say what was being written.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        if error.errno is not None and (named is None or _is_temporary_of(str(named), file)):
+            error.filename = str(file)
+        raise
 
 
 def sync_disks() -> None:
@@ -227,14 +260,73 @@ def remove_leftovers(folder: Path) -> None:
         OSError: something cannot be deleted.
     """
     for leftover in list(folder.rglob(f".*{TEMPORARY}")):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
+        _delete(leftover)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary(target: Path, *, is_folder: bool = False) -> Iterator[Path]:
+    """The place where the content of ``target`` is written, reserved for the block; a folder exists
+    and is empty.
+
+    Where there are locks, the place always has the same name, so whoever writes ``target`` next
+    finds what a killed process left there.
+    """
+    place = target.with_name(f".{target.name}{TEMPORARY}")
+    with naming(target):
+        # Windows neither renames nor deletes a file that is open, as a locked one is.
+        descriptor = None if os.name == "nt" else _reserve(place, is_folder)
+        if descriptor is None:
+            place = target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMPORARY}")
+            if is_folder:
+                place.mkdir()
+    try:
+        if is_folder:
+            for left in place.iterdir():
+                _delete(left)
+        yield place
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _reserve(place: Path, is_folder: bool) -> int | None:
+    """Create and lock a temporary, after any other process that writes it; ``None`` where there are
+    no locks."""
+    # A link of that name is not followed: it was not made here.
+    no_links = getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        if is_folder:
+            place.mkdir(exist_ok=True)
+            descriptor = os.open(place, os.O_RDONLY | no_links)
         else:
-            leftover.unlink(missing_ok=True)
+            descriptor = os.open(place, os.O_RDWR | os.O_CREAT | no_links, 0o666)
+        try:
+            while not filelock.lock_descriptor(descriptor, blocking=False):
+                time.sleep(_TEMPORARY_POLL_S)
+            # The writer before may have renamed or deleted what was opened here.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(place)):
+                    return descriptor
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+                with suppress(OSError):
+                    place.rmdir() if is_folder else place.unlink()
+                return None
+            raise
+        os.close(descriptor)
 
 
-def _temporary(file: Path) -> Path:
-    return file.with_name(f".{file.name}.{secrets.token_hex(4)}{TEMPORARY}")
+def _is_temporary_of(name: str, target: Path) -> bool:
+    own = os.path.basename(name)
+    return own.startswith(f".{target.name}.") and own.endswith(TEMPORARY)
 
 
 def _sync_file(file: Path) -> None:
@@ -321,7 +413,7 @@ def append_json_line(file: Path, values: Mapping[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with file.open("a", encoding="utf-8") as stream:
+    with naming(file), file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(values) + "\n")
 
 

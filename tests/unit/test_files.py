@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from delfjax.files import (
     read_json,
     read_json_lines,
     read_json_object,
+    remove_folder,
     remove_leftovers,
     replace_file,
     replacing,
@@ -99,8 +101,7 @@ def test_content_is_on_disk_before_the_file_has_its_name_and_the_name_before_it_
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
     replace_file(tmp_path / "file", b"content")
-    assert re.fullmatch(rf"sync \.file\.[0-9a-f]{{8}}\{TEMPORARY}", done[0])
-    assert done[1:] == ["replace file", f"sync {tmp_path.name}"]
+    assert done == [f"sync .file{TEMPORARY}", "replace file", f"sync {tmp_path.name}"]
 
 
 @pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EOPNOTSUPP])
@@ -157,6 +158,125 @@ with replacing(Path({str(tmp_path / "deep" / "file")!r})) as stream:
     assert len(names(tmp_path)) == len(kept) + 3
     remove_leftovers(tmp_path)
     assert names(tmp_path) == kept and (tmp_path / "deep" / "file").read_bytes() == b"older"
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Runs scripts that kill themselves, on a system with or without locks."""
+
+    locks: bool
+
+    def __call__(self, place: Path, action: str) -> None:
+        script = f"""
+import errno, os, shutil, sys
+from pathlib import Path
+import filelock
+from delfjax.files import new_folder, remove_folder, replacing
+def without_locks(*_, **__):
+    raise OSError(errno.ENOSYS, "no locks")
+def kill(*_):
+    os.kill(os.getpid(), {int(signal.SIGKILL)})
+if not {self.locks}:
+    filelock.lock_descriptor = without_locks
+here = Path(sys.argv[1])
+"""
+        command = [sys.executable, "-c", script + action, str(place)]
+        assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+
+
+@pytest.fixture(params=["locks", "no locks"])
+def killed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Victim:
+    if request.param == "no locks":
+        monkeypatch.setattr(filelock, "lock_descriptor", without_locks)
+    return Victim(locks=request.param == "locks")
+
+
+def test_what_a_killed_writer_of_a_file_left_is_used_up_by_the_next(
+    tmp_path: Path, killed: Victim
+) -> None:
+    killed(
+        tmp_path,
+        "with replacing(here / 'a file') as out: out.write(b'half, and long'); out.flush(); kill()",
+    )
+    assert len(names(tmp_path)) == 1
+    replace_file(tmp_path / "a file", b"whole")
+    assert (tmp_path / "a file").read_bytes() == b"whole"
+    if killed.locks:
+        assert names(tmp_path) == ["a file"]
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["a file"]
+
+
+def test_what_a_killed_writer_of_a_folder_left_is_used_up_by_the_next(
+    tmp_path: Path, killed: Victim
+) -> None:
+    killed(
+        tmp_path, "with new_folder(here / 'f') as made: (made / 'half').write_bytes(b'h'); kill()"
+    )
+    with new_folder(tmp_path / "f") as made:
+        (made / "whole").write_bytes(b"w")
+    assert names(tmp_path / "f") == ["whole"]
+    if killed.locks:
+        assert names(tmp_path) == ["f", "f/whole"]
+
+
+def test_a_folder_is_removed_whole_and_so_is_what_a_killed_removal_left(
+    tmp_path: Path, killed: Victim
+) -> None:
+    folder = tmp_path / "f"
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").write_bytes(b"content")
+    killed(tmp_path, "shutil.rmtree = kill; remove_folder(here / 'f')")
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "file").write_bytes(b"again")
+    remove_folder(folder)
+    if killed.locks:
+        assert names(tmp_path) == []
+
+
+def test_a_writer_waits_for_one_that_is_alive(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    second = threading.Thread(target=replace_file, args=(file, b"second"))
+    with replacing(file) as stream:
+        second.start()
+        time.sleep(0.05)
+        assert names(tmp_path) == [f".file{TEMPORARY}"]
+        stream.write(b"first")
+    second.join()
+    assert file.read_bytes() == b"second" and names(tmp_path) == ["file"]
+
+
+def test_a_link_in_the_place_of_a_temporary_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "dear").write_bytes(b"kept")
+    (tmp_path / f".file{TEMPORARY}").symlink_to(tmp_path / "dear")
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "file"))):
+        replace_file(tmp_path / "file", b"content")
+    assert (tmp_path / "dear").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("fails", ["write", "sync", "move"])
+def test_an_error_of_the_disk_names_the_file_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A full disk gives an error without a name, or with that of a temporary."""
+    file = tmp_path / "scores.json"
+    if fails != "write":
+        monkeypatch.setattr(os, {"sync": "fsync", "move": "replace"}[fails], no_room)
+    with pytest.raises(OSError) as caught, replacing(file):
+        if fails == "write":
+            no_room()
+    assert (caught.value.filename, caught.value.errno) == (str(file), errno.ENOSPC)
+    with pytest.raises(FileNotFoundError) as missing:
+        write_json(tmp_path / "nowhere" / "scores.json", {})
+    assert missing.value.filename == str(tmp_path / "nowhere" / "scores.json")
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "copy") as stream:
+        stream.write((tmp_path / "source").read_bytes())
+    assert caught.value.filename == str(tmp_path / "source")
 
 
 def test_a_file_that_is_complete_is_moved_over_an_older_one(tmp_path: Path) -> None:
