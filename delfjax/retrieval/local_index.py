@@ -8,37 +8,72 @@ gives the cosine: ``cosine = 1 − d² / 2``.
 
 from __future__ import annotations
 
-import hashlib
-import shutil
+import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
-from delfjax.config import DelfConfig, IndexConfig, config_hash, from_dict, to_dict
+from delfjax.config import ConfigError, DelfConfig, IndexConfig, config_hash, from_dict, to_dict
 from delfjax.errors import DelfjaxError
 from delfjax.features.reduction import Reduction, reduction_for
 from delfjax.features.store import FeatureStore
-from delfjax.files import new_folder, read_json, write_json
+from delfjax.files import read_json
+from delfjax.filesets import FileSet
+from delfjax.retrieval.faiss_files import (
+    POINTS_PER_CENTROID,
+    VectorSettings,
+    require_vectors,
+)
 from delfjax.rng import named_generator
 
-FORMAT_VERSION = 1
+# Version 1 lacks the digests in the names of its files, and is read as well.
+FORMAT_VERSION = 2
 _FORMAT, _HEADER = "delfjax local index", "index.json"
-_ARRAYS = ("keypoints_yx", "scales", "offsets", "image_sizes", "mean", "projection")
-# Training points per centroid, below which FAISS warns.
-_POINTS_PER_CENTROID = 39
+# Type and number of dimensions of each array.
+_ARRAYS = {
+    "keypoints_yx": (np.float32, 2),
+    "scales": (np.float32, 1),
+    "offsets": (np.int64, 1),
+    "image_sizes": (np.int64, 2),
+    "mean": (np.float32, 1),
+    "projection": (np.float32, 2),
+}
+# Types of the values in the header.
+_FIELDS: dict[str, Any] = {
+    "config": dict,
+    "extraction_hash": str,
+    "explained": (int, float),
+    "photos": str,
+    "names": list,
+    "seconds": dict,
+    "files": dict,
+}
+_VECTORS = "vectors.faiss"
 # FAISS compares by matrix products if the queries of a call hold at least this many values. Its
 # default of 128000 suits single queries; an image asks with hundreds of features, and the lower
 # value answers it three times faster.
 faiss.cvar.distance_compute_blas_threshold = 800
+# Where FAISS has no type annotations.
+_swig: Any = faiss
 
 
 class LocalIndexError(DelfjaxError):
     """An index cannot be built, or a folder is not an intact index of this version."""
+
+
+_FILES = FileSet(
+    what="an index",
+    header=_HEADER,
+    parts=(_VECTORS, *(f"{name}.npy" for name in _ARRAYS)),
+    error=LocalIndexError,
+)
 
 
 @dataclass(frozen=True)
@@ -110,23 +145,23 @@ class LocalIndex:
         return _group(found, 1 - squared / 2, self.offsets)
 
     def save(self, folder: str | Path) -> None:
-        """Write the index to a folder, completely or not at all; an existing index is replaced.
+        """Write the index to a folder, completely or not at all; an existing index is replaced in
+        one step, and whoever reads meanwhile gets the old one or the new one.
 
         Raises:
-            LocalIndexError: ``folder`` exists and is not an index.
+            LocalIndexError: ``folder`` holds something else.
+            OSError: the disk is full, or a file cannot be written; the error names it.
         """
-        path = Path(folder)
-        require_replaceable(path)
-        with new_folder(path) as made:
-            faiss.write_index(self.vectors, str(made / "vectors.faiss"))
-            for name, array in _arrays(self).items():
-                np.save(made / f"{name}.npy", array, allow_pickle=False)
-            files = {file.name: _digest(file) for file in sorted(made.iterdir())}
-            write_json(made / _HEADER, self._header(files), indent=1, ensure_ascii=False)
-            if path.exists():
-                shutil.rmtree(path)
+        contents: dict[str, Callable[[BinaryIO], object]] = {
+            f"{name}.npy": partial(np.save, arr=array, allow_pickle=False)
+            for name, array in _arrays(self).items()
+        }
+        contents[_VECTORS] = lambda out: _swig.write_index(
+            self.vectors, _swig.PyCallbackIOWriter(out.write)
+        )
+        _FILES.write(Path(folder), contents, self._header)
 
-    def _header(self, files: dict[str, str]) -> dict[str, Any]:
+    def _header(self, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
         header = {
             "format": _FORMAT,
             "version": FORMAT_VERSION,
@@ -184,14 +219,9 @@ def require_replaceable(path: Path) -> None:
     """Check that an index can be written to ``path`` without deleting anything but an older index.
 
     Raises:
-        LocalIndexError: ``path`` exists and is neither an empty folder nor an index.
+        LocalIndexError: ``path`` holds something else, or cannot be written.
     """
-    if path.is_dir() and (not any(path.iterdir()) or (path / _HEADER).is_file()):
-        return
-    if path.exists():
-        raise LocalIndexError(
-            f"{path}: exists and is not an index, so it is not overwritten; name another folder"
-        )
+    _FILES.require_replaceable(path)
 
 
 def open_index(folder: str | Path) -> LocalIndex:
@@ -202,20 +232,19 @@ def open_index(folder: str | Path) -> LocalIndex:
             names the file.
     """
     path = Path(folder)
+    return _FILES.read(path, lambda: _open(path))
+
+
+def _open(path: Path) -> LocalIndex:
     header = _read_header(path)
-    for name, digest in header["files"].items():
-        if not (path / name).is_file() or _digest(path / name) != digest:
-            raise LocalIndexError(
-                f"{path / name}: missing or damaged (its digest is not the recorded one); build the"
-                " index again"
-            )
-    arrays = {
-        name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
-    }
-    vectors = faiss.read_index(str(path / "vectors.faiss"))
+    with _FILES.opened(path, header["files"]) as streams:
+        arrays = {name: _mapped(path, name, streams[f"{name}.npy"]) for name in _ARRAYS}
+        config = _config(path, header)
+        _require_consistent(path, header, arrays)
+        vectors = _read_vectors(path, streams[_VECTORS], arrays, config.index)
     mean, projection = arrays.pop("mean"), arrays.pop("projection")
     return LocalIndex(
-        config=from_dict(DelfConfig, header["config"]),
+        config=config,
         names=header["names"],
         reduction=Reduction(mean, projection, header["explained"], header["extraction_hash"]),
         vectors=vectors,
@@ -237,17 +266,95 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"{file}: damaged, or not the header of an index; build the index again"
         )
     version, recorded = header.get("version"), header.pop("header_hash", None)
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise LocalIndexError(
-            f"{file}: index format is {version}, this delfjax reads {FORMAT_VERSION}; build the"
-            " index again"
+            f"{file}: index format is {version!r}, this delfjax reads 1 and {FORMAT_VERSION}; build"
+            " the index again"
         )
-    if config_hash(header) != recorded:
+    if _hash(header) != recorded:
         raise LocalIndexError(
             f"{file}: damaged or modified (its hash is not the recorded {recorded}); build the"
             " index again"
         )
+    wrong = [name for name, kind in _FIELDS.items() if not isinstance(header.get(name), kind)]
+    if wrong or not all(isinstance(name, str) for name in header["names"]):
+        field = (wrong or ["names"])[0]
+        raise LocalIndexError(f"{file}: damaged: {field!r} is missing or has another type")
     return header
+
+
+def _hash(header: dict[str, Any]) -> str | None:
+    try:
+        return config_hash(header)
+    except (ValueError, RecursionError):
+        # Numbers or characters that no header is written with.
+        return None
+
+
+def _mapped(path: Path, name: str, stream: io.BufferedReader) -> np.ndarray:
+    """The array in a stream of an ``.npy`` file, mapped into memory."""
+    wanted = np.dtype(_ARRAYS[name][0]), _ARRAYS[name][1]
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("it has another format")
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+        if (dtype, len(shape)) != wanted or min(shape) < 0:
+            raise ValueError(f"it holds {dtype} of shape {shape}, expected {wanted[0]}")
+        return np.memmap(stream, dtype, "r", stream.tell(), shape, order="F" if by_columns else "C")
+    except (ValueError, TypeError, OSError, OverflowError) as error:
+        said = " ".join(str(error).split())
+        raise LocalIndexError(
+            f"{path / name}.npy: damaged, or not an array ({said:.100}); build the index again"
+        ) from None
+
+
+def _config(path: Path, header: dict[str, Any]) -> DelfConfig:
+    try:
+        return from_dict(DelfConfig, header["config"])
+    except ConfigError as error:
+        raise LocalIndexError(f"{path / _HEADER}: damaged: {error}") from None
+
+
+def _require_consistent(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Check that the arrays belong together; the message names the file of one that does not."""
+    images, features = len(header["names"]), len(arrays["scales"])
+    wanted = {
+        "keypoints_yx": (features, 2),
+        "offsets": (images + 1,),
+        "image_sizes": (images, 2),
+        "projection": (len(arrays["mean"]), arrays["projection"].shape[1]),
+    }
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape:
+            raise LocalIndexError(
+                f"{path / name}.npy: has shape {arrays[name].shape}, but {shape} goes with the rest"
+                " of the index; build the index again"
+            )
+    offsets = arrays["offsets"]
+    if offsets[0] != 0 or offsets[-1] != features or (np.diff(offsets) < 0).any():
+        raise LocalIndexError(
+            f"{path / 'offsets'}.npy: must rise from 0 to the {features} features; build the index"
+            " again"
+        )
+
+
+def _read_vectors(
+    path: Path, stream: io.BufferedReader, arrays: dict[str, np.ndarray], config: IndexConfig
+) -> Any:
+    wanted = VectorSettings(
+        kinds=("exact", "ivf") if config.kind == "auto" else (config.kind,),
+        dim=arrays["projection"].shape[1],
+        count=len(arrays["scales"]),
+        subvectors=config.pq_subvectors,
+        bits=config.pq_bits,
+    )
+    try:
+        require_vectors(stream, wanted)
+    except ValueError as error:
+        raise LocalIndexError(
+            f"{path / _VECTORS}: damaged, or not of this index: {error}; build the index again"
+        ) from None
+    return _swig.read_index(_swig.PyCallbackIOReader(stream.read))
 
 
 def _build_vectors(descriptors: Float[np.ndarray, "n d"], config: IndexConfig, seed: int) -> Any:
@@ -266,7 +373,7 @@ def _build_vectors(descriptors: Float[np.ndarray, "n d"], config: IndexConfig, s
 
 
 def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: int) -> Any:
-    trainable = max(1, min(count, config.train_samples) // _POINTS_PER_CENTROID)
+    trainable = max(1, min(count, config.train_samples) // POINTS_PER_CENTROID)
     lists = config.lists or min(trainable, int(4 * np.sqrt(count)))
     if lists > trainable:
         raise LocalIndexError(
@@ -299,10 +406,10 @@ def _require_quantisable(dim: int, training: int, config: IndexConfig) -> None:
             f"index.pq_subvectors is {config.pq_subvectors}, which does not divide reduction.dim"
             f" {dim}"
         )
-    if training < _POINTS_PER_CENTROID << config.pq_bits:
+    if training < POINTS_PER_CENTROID << config.pq_bits:
         raise LocalIndexError(
             f"index.pq_bits is {config.pq_bits}, which needs"
-            f" {_POINTS_PER_CENTROID << config.pq_bits} training descriptors, but there are only"
+            f" {POINTS_PER_CENTROID << config.pq_bits} training descriptors, but there are only"
             f" {training}; use index.kind=exact for a database this small"
         )
 
@@ -350,11 +457,6 @@ def _group(
 def _arrays(index: LocalIndex) -> dict[str, np.ndarray]:
     own = {name: getattr(index, name) for name in _ARRAYS if hasattr(index, name)}
     return {**own, "mean": index.reduction.mean, "projection": index.reduction.projection}
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
 
 
 class _timed:

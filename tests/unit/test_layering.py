@@ -19,6 +19,7 @@ LAYERS = {
     "config": 0,
     "paths": 0,
     "files": 0,
+    "filesets": 0,
     "pickles": 0,
     "rng": 0,
     "device": 0,
