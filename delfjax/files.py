@@ -23,9 +23,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import filelock
+
+T = TypeVar("T")
 
 # Suffix of the temporary name under which a file or folder is written.
 TEMPORARY = ".tmp"
@@ -36,6 +38,8 @@ _NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 # Between two attempts to take a lock, seconds; temporary files are held for a shorter time.
 _POLL_S = 0.1
 _TEMPORARY_POLL_S = 0.005
+# How often a reader starts again because what it reads is being replaced.
+_READINGS = 100
 
 
 class LockHeldError(Exception):
@@ -249,6 +253,31 @@ def sync_disks() -> None:
     by one."""
     if hasattr(os, "sync"):
         os.sync()
+
+
+def read_whole(file: Path, load: Callable[[], T], *, error: type[Exception]) -> T:
+    """What ``load`` makes of files of which ``file`` is replaced last; it is called again if it
+    fails because they were replaced meanwhile.
+
+    Raises:
+        Exception: the ``error`` that ``load`` raised.
+    """
+    for _ in range(_READINGS):
+        before = _version(file)
+        try:
+            return load()
+        except error:
+            if _version(file) == before:
+                raise
+    return load()
+
+
+def _version(file: Path) -> tuple[int, ...] | None:
+    """What changes whenever a file is replaced."""
+    with suppress(OSError):
+        found = file.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -19,19 +19,25 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from delfjax.files import TEMPORARY, Lock, move_file, naming, remove_leftovers, write_json
+from delfjax.files import (
+    TEMPORARY,
+    Lock,
+    move_file,
+    naming,
+    read_whole,
+    remove_leftovers,
+    write_json,
+)
 
 T = TypeVar("T")
 
 # Held by the process that writes the set.
 LOCK = "writer.lock"
-# How often a reader starts again because the set was replaced while it was being read.
-_READINGS = 100
 
 
 @dataclass(frozen=True)
@@ -108,14 +114,7 @@ class FileSet:
         Raises:
             error: raised by ``load``.
         """
-        for _ in range(_READINGS):
-            before = _version(folder / self.header)
-            try:
-                return load()
-            except self.error:
-                if _version(folder / self.header) == before:
-                    raise
-        return load()
+        return read_whole(folder / self.header, load, error=self.error)
 
     @contextmanager
     def opened(self, folder: Path, files: object) -> Iterator[dict[str, io.BufferedReader]]:
@@ -216,11 +215,3 @@ def _difference(stream: io.BufferedReader, entry: object) -> str | None:
 
 def _digest(stream: io.BufferedReader) -> str:
     return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
-
-
-def _version(header: Path) -> tuple[int, ...] | None:
-    """What changes whenever a header is replaced."""
-    with suppress(OSError):
-        found = header.stat()
-        return found.st_ino, found.st_mtime_ns, found.st_size
-    return None

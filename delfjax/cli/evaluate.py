@@ -85,6 +85,7 @@ class Evaluate:
         """Evaluate and print one line for each score."""
         from delfjax.config import preset
         from delfjax.datasets.catalogue import open_dataset
+        from delfjax.files import replace_file
         from delfjax.models.model_files import override_system
         from delfjax.pipeline.one_system import evaluate_dataset
 
@@ -104,7 +105,7 @@ class Evaluate:
             retry_failed=self.retry_failed,
         )
         if self.json is not None:
-            self.json.write_text(result.to_json(), encoding="utf-8")
+            replace_file(self.json, result.to_json().encode())
         for line in _scores(result):
             print(line)
         _print_counts(result)

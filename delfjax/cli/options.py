@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Optional, TypeVar
 
@@ -87,7 +88,7 @@ def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] =
         suffixes: endings that are accepted, in lower case; any when empty.
 
     Raises:
-        UsageError: another ending, a folder of that name, or no folder to write it into.
+        UsageError: another ending, a folder of that name, or no folder that it can be written to.
     """
     if file is None:
         return
@@ -95,5 +96,8 @@ def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] =
         raise UsageError(f"{option} {file}: the file name must end in {' or '.join(suffixes)}")
     if file.is_dir():
         raise UsageError(f"{option} {file}: is a folder, expected a file")
-    if not file.absolute().parent.is_dir():
+    folder = file.absolute().parent
+    if not folder.is_dir():
         raise UsageError(f"{option} {file}: its folder does not exist")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {file}: its folder cannot be written to")

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -196,7 +196,7 @@ class Search:
                 print("nothing in this index shows the same place or thing", file=sys.stderr)
         if self.figure is not None:
             try:
-                found.plot().savefig(self.figure)
+                _save(found.plot(), self.figure)
             except MissingPhotosError as error:
                 raise UsageError(f"--figure: {error}") from None
 
@@ -247,7 +247,15 @@ class Match:
         else:
             print(found)
         if self.figure is not None:
-            found.plot().savefig(self.figure)
+            _save(found.plot(), self.figure)
+
+
+def _save(figure: Any, file: Path) -> None:
+    """Write a figure, completely or not at all."""
+    from delfjax.files import replacing
+
+    with replacing(file) as stream:
+        figure.savefig(stream, format=file.suffix[1:].lower())
 
 
 def _refuse_extraction_overrides(overrides: tuple[str, ...], what: str, *more: str) -> None:

@@ -34,10 +34,10 @@ class Inspect:
     def run(self) -> None:
         """Print name, type and shape of every tensor."""
         from delfjax.models.foreign.importing import read_tensors
-        from delfjax.models.weights import load_weights
+        from delfjax.models.weights import is_described, load_weights
 
         tensors = read_tensors(self.file)
-        if self.file.with_suffix(".json").is_file():
+        if self.file.suffix == _SAFETENSORS and is_described(self.file):
             print(json.dumps(load_weights(self.file)[1], indent=1))
         for name, tensor in tensors.items():
             print(f"{name:60s} {tensor.dtype!s:8s} {tuple(tensor.shape)}")
@@ -49,7 +49,7 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a PyTorch or TensorFlow checkpoint to safetensors and JSON.
+    """Convert a PyTorch or TensorFlow checkpoint to a weight file.
 
     A backbone has the tensor names of torchvision or efficientnet-lite0-pytorch.
 
@@ -67,9 +67,7 @@ class Convert:
     ]
     out: Annotated[
         Path,
-        tyro.conf.arg(
-            metavar="FILE", help=".safetensors file to write; its .json appears beside it"
-        ),
+        tyro.conf.arg(metavar="FILE", help=".safetensors file to write"),
     ]
     pca: Annotated[
         Words,
@@ -90,8 +88,8 @@ class Convert:
         from delfjax.models.foreign.tf_checkpoints import is_tf_checkpoint
         from delfjax.models.model_files import card
 
+        require_writable("--out", self.out, (_SAFETENSORS,))
         if is_tf_checkpoint(self.file):
-            require_writable("--out", self.out, (_SAFETENSORS,))
             pca = [Path(name) for name in self.pca]
             import_published(self.out, self.file, pca=pca, overrides=self.overrides)
             print("\n".join(card(self.out)))

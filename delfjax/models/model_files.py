@@ -1,7 +1,7 @@
 """Model files: backbone, scorer and reduction of one system, with the settings they are used with.
 
 ``delfjax weights export`` writes such a file. The names of its tensors begin with the part they
-belong to (``backbone.…``, ``scorer.…``, ``reduction.…``). Its JSON describes each part and holds
+belong to (``backbone.…``, ``scorer.…``, ``reduction.…``). Its description has each part and holds
 the settings that extraction needs, which ``--set model=FILE`` applies (:func:`override_system`). A
 file with a single part, as training writes it, is read the same way.
 """
@@ -47,7 +47,7 @@ def save_model(
     """Write a model file; it appears complete or not at all.
 
     Args:
-        path: a ``.safetensors`` file; a ``.json`` file of the same stem is written beside it.
+        path: a ``.safetensors`` file.
         parts: part → its tensors and its description.
         system: config sections to use the parts with; ``weights`` of each part is filled in.
         about: further plain values for the description.
@@ -96,7 +96,7 @@ def part_digest(path: str | Path, part: str) -> str:
     """The digest that identifies a part wherever its file is stored; the tensors are not read.
 
     Raises:
-        WeightsError: the JSON is missing or damaged, or describes no such part.
+        WeightsError: the file is missing or damaged, or describes no such part.
     """
     description = read_description(path)
     about: dict[str, Any] = description["config"]
@@ -181,13 +181,15 @@ def _settings(model: str) -> list[Assignment]:
     """Assignments of all fields that a model file sets."""
     is_path = Path(model).suffix == ".safetensors"
     file = Path(model) if is_path else paths.shipped_weights() / f"{model}.safetensors"
-    described = file.with_suffix(".json")
-    about = read_json(described, error=lambda reason: ConfigError(f"model={model}: {reason}"))
+    try:
+        about = read_description(file)
+    except WeightsError as error:
+        raise ConfigError(f"model={model}: {error}") from None
     try:
         found = flatten(about["config"]["system"])
     except (KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"model={model}: {described} does not describe a complete system;"
+            f"model={model}: {file} does not describe a complete system;"
             " `delfjax weights export` writes one"
         ) from None
     return [

@@ -1,8 +1,9 @@
 """Weights on disk in delfjax's format, and a report of all tensors that do not fit a model.
 
-The format is a ``.safetensors`` file with a ``.json`` file of the same stem beside it. The JSON
-holds the format version, the model's name and config, and a digest of the tensors, by which a
-damaged or swapped file is detected and refused.
+The format is a ``.safetensors`` file whose metadata hold a description, a JSON text: the format
+version, the model's name and config, and a digest of the tensors, by which damage is detected and
+refused. A file without a description has it in a ``.json`` file of the same stem beside it, as
+earlier versions wrote it.
 """
 
 from __future__ import annotations
@@ -10,24 +11,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
 from delfjax import paths
 from delfjax.errors import DelfjaxError
-from delfjax.files import read_json_object, replace_file, write_json
+from delfjax.files import read_json_object, read_whole, replace_file
 
 Tensors = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FORMAT = "delfjax-weights"
 VERSION = 1
+# The one entry of the metadata. The library writes several in random order.
+_DESCRIPTION = "delfjax"
 
 
 class WeightsError(DelfjaxError):
@@ -100,11 +105,11 @@ def require_match(
 def save_weights(
     path: str | Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
 ) -> None:
-    """Write ``tensors`` and the JSON file that describes them; each file appears complete or not at
-    all.
+    """Write ``tensors`` with their description; the file appears complete or not at all.
 
     Args:
-        path: the ``.safetensors`` file; the JSON file of the same stem is written beside it.
+        path: the ``.safetensors`` file. A description that an earlier version wrote beside it is
+            deleted.
         tensors: tensors by name.
         config: plain JSON values that describe the model; ``name`` is required.
 
@@ -126,24 +131,32 @@ def save_weights(
         "digest": tensor_digest(ordered),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, safetensors.numpy.save(ordered))
-    write_json(path.with_suffix(".json"), about, indent=2, sort_keys=True, end="\n")
+    description = json.dumps(about, sort_keys=True, allow_nan=False)
+    replace_file(path, safetensors.numpy.save(ordered, metadata={_DESCRIPTION: description}))
+    beside = path.with_suffix(".json")
+    with suppress(WeightsError):
+        _checked(beside, read_json_object(beside, error=WeightsError))
+        beside.unlink()
 
 
 def load_weights(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and config written by :func:`save_weights`.
 
     Raises:
-        WeightsError: a file is missing or damaged, has another format or version, or the two do not
-            belong together.
+        WeightsError: the file is missing or damaged, has another format or version, or its tensors
+            are not those described.
     """
+    path = _own_path(path)
+    return read_whole(path, lambda: _load(path), error=WeightsError)
+
+
+def _load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     about = read_description(path)
     tensors = read_safetensors(path)
     digest = tensor_digest(tensors)
     if digest != about["digest"]:
-        description = Path(path).with_suffix(".json").name
         raise WeightsError(
-            f"{path}: damaged, or not the file that {description} describes: its tensors have the"
+            f"{path}: damaged, or not the file that its description is about: its tensors have the"
             f" digest {digest}, expected {about['digest']}"
         )
     config: dict[str, Any] = about["config"]
@@ -151,12 +164,35 @@ def load_weights(path: str | Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """The JSON beside a weight file, with ``config`` and ``digest``; the tensors are not read.
+    """The description of a weight file, with ``config`` and ``digest``; the tensors are not read.
 
     Raises:
-        WeightsError: the JSON is missing or damaged, or has another format or version.
+        WeightsError: the file or its description is missing or damaged, or has another format or
+            version.
     """
-    return _read_about(_own_path(path).with_suffix(".json"))
+    path = _own_path(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as opened:
+            text = (opened.metadata() or {}).get(_DESCRIPTION)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+    if text is None:
+        beside = path.with_suffix(".json")
+        return _checked(beside, read_json_object(beside, error=WeightsError))
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: its description is damaged or not JSON ({error})") from None
+    return _checked(path, about)
+
+
+def is_described(path: Path) -> bool:
+    """Whether a weight file is there with its description, wherever that is."""
+    try:
+        read_description(path)
+    except WeightsError:
+        return False
+    return True
 
 
 def tensor_digest(tensors: Mapping[str, np.ndarray]) -> str:
@@ -180,8 +216,10 @@ def _own_path(path: str | Path) -> Path:
     return path
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    about = read_json_object(path, error=WeightsError)
+def _checked(path: Path, about: object) -> dict[str, Any]:
+    """A description that was read from ``path``, if it is one."""
+    if not isinstance(about, dict):
+        raise WeightsError(f"{path}: damaged: its description is not a JSON object")
     if about.get("format") != FORMAT:
         raise WeightsError(f"{path}: format is {about.get('format')!r}, expected {FORMAT!r}")
     if about.get("version") != VERSION:
@@ -206,13 +244,17 @@ def read_safetensors(path: str | Path) -> Tensors:
         WeightsError: the file is missing, damaged or not a safetensors file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
     try:
         tensors = safetensors.numpy.load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: damaged or not a safetensors file ({error})") from None
+        raise _unreadable(path, error) from None
     return {name: _widened(tensor) for name, tensor in tensors.items()}
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    if not path.is_file():
+        return WeightsError(f"{path}: no such file")
+    return WeightsError(f"{path}: damaged or not a safetensors file ({error})")
 
 
 def shipped_attention(name: str) -> Path:

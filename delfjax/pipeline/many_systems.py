@@ -6,7 +6,6 @@ backbone.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from delfjax.config import DelfConfig, config_hash
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.features.shared_pass import SharedPass
+from delfjax.files import remove_folder
 from delfjax.pipeline.dataset_features import image_sources, open_features
 from delfjax.pipeline.one_system import DatasetScores, score_index
 from delfjax.retrieval.local_index import build_index
@@ -57,5 +57,5 @@ def evaluate_systems(
         features = open_features(dataset, stores[config_hash(config.extraction())])
         index = build_index(features.database, config=config, photos=str(dataset.root))
         scores[key] = score_index(dataset, index, features, progress=False)
-    shutil.rmtree(place)
+    remove_folder(place)
     return scores

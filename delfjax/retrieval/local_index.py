@@ -9,12 +9,15 @@ gives the cosine: ``cosine = 1 − d² / 2``.
 from __future__ import annotations
 
 import io
+import math
+import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import faiss
 import numpy as np
@@ -45,6 +48,13 @@ _ARRAYS = {
     "mean": (np.float32, 1),
     "projection": (np.float32, 2),
 }
+# What NumPy writes before the values of an array: type, order and shape.
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..{'descr': '([^']*)', 'fortran_order': (True|False),"
+    rb" 'shape': \(([0-9, ]{0,60})\), } *\n",
+    re.DOTALL,
+)
+_NPY_HEADER_BYTES = 1 << 16
 # Types of the values in the header.
 _FIELDS: dict[str, Any] = {
     "config": dict,
@@ -292,20 +302,25 @@ def _hash(header: dict[str, Any]) -> str | None:
 
 
 def _mapped(path: Path, name: str, stream: io.BufferedReader) -> np.ndarray:
-    """The array in a stream of an ``.npy`` file, mapped into memory."""
-    wanted = np.dtype(_ARRAYS[name][0]), _ARRAYS[name][1]
-    try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("it has another format")
-        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
-        if (dtype, len(shape)) != wanted or min(shape) < 0:
-            raise ValueError(f"it holds {dtype} of shape {shape}, expected {wanted[0]}")
-        return np.memmap(stream, dtype, "r", stream.tell(), shape, order="F" if by_columns else "C")
-    except (ValueError, TypeError, OSError, OverflowError) as error:
-        said = " ".join(str(error).split())
-        raise LocalIndexError(
-            f"{path / name}.npy: damaged, or not an array ({said:.100}); build the index again"
-        ) from None
+    """The array in a stream of an ``.npy`` file, mapped into memory.
+
+    The header is read here, and not by NumPy, which evaluates it as Python.
+    """
+    wanted, dimensions = np.dtype(_ARRAYS[name][0]), _ARRAYS[name][1]
+    header = _NPY_HEADER.match(stream.read(_NPY_HEADER_BYTES))
+    if header is None or header[1].decode("latin-1") != wanted.str:
+        raise _damaged_array(path, name, f"expected an array of {wanted}")
+    shape = tuple(int(length) for length in header[3].split(b",") if length.strip())
+    values = os.fstat(stream.fileno()).st_size - header.end()
+    if len(shape) != dimensions or math.prod(shape) * wanted.itemsize != values:
+        reason = f"has shape {shape} and {values} bytes, expected {dimensions} dimensions"
+        raise _damaged_array(path, name, reason)
+    order: Literal["F", "C"] = "F" if header[2] == b"True" else "C"
+    return np.memmap(stream, wanted, "r", header.end(), shape, order)
+
+
+def _damaged_array(path: Path, name: str, reason: str) -> LocalIndexError:
+    return LocalIndexError(f"{path / name}.npy: damaged: {reason}; build the index again")
 
 
 def _config(path: Path, header: dict[str, Any]) -> DelfConfig:
@@ -326,16 +341,14 @@ def _require_consistent(path: Path, header: dict[str, Any], arrays: dict[str, np
     }
     for name, shape in wanted.items():
         if arrays[name].shape != shape:
-            raise LocalIndexError(
-                f"{path / name}.npy: has shape {arrays[name].shape}, but {shape} goes with the rest"
-                " of the index; build the index again"
-            )
+            reason = f"has shape {arrays[name].shape}, but {shape} goes with the other files"
+            raise _damaged_array(path, name, reason)
     offsets = arrays["offsets"]
     if offsets[0] != 0 or offsets[-1] != features or (np.diff(offsets) < 0).any():
-        raise LocalIndexError(
-            f"{path / 'offsets'}.npy: must rise from 0 to the {features} features; build the index"
-            " again"
-        )
+        raise _damaged_array(path, "offsets", f"must rise from 0 to the {features} features")
+    for name in ("mean", "projection"):
+        if not np.isfinite(arrays[name]).all():
+            raise _damaged_array(path, name, "holds values that are not finite")
 
 
 def _read_vectors(

@@ -29,6 +29,7 @@ from delfjax.features.store import FeatureStore
 from delfjax.files import read_json_lines
 from delfjax.models.delf import describe_backbone
 from delfjax.models.model_files import BACKBONE, load_part, override_system
+from delfjax.models.weights import is_described
 from delfjax.training.batches import TrainingError
 from delfjax.training.loop import METRICS
 from delfjax.training.stages import save_trained, train_stage
@@ -86,7 +87,7 @@ def trained_stage(
     }
     folder = paths.cache_root() / "trained" / config_hash(settings)
     weights = folder / f"{config.stage}.safetensors"
-    if not weights.with_suffix(".json").is_file() or not weights.is_file():
+    if not is_described(weights):
         dataset = open_dataset("world_train", world)
         report = train_stage(
             dataset,

@@ -92,7 +92,7 @@ def save_trained(
     encoder.
 
     Args:
-        file: the ``.safetensors`` file to write; a ``.json`` file of the same stem describes it.
+        file: the ``.safetensors`` file to write.
         report: the result of training.
         backbone: the backbone that the stage started from.
         about: plain values worth keeping, such as the training config and scores.

@@ -71,8 +71,7 @@ def test_a_search_with_the_file_needs_nothing_else_and_finds_the_same(
     made: Path, tmp_path: Path
 ) -> None:
     """The file alone, in another place, with the reduction it brings."""
-    for suffix in (".safetensors", ".json"):
-        shutil.copy((made / "model").with_suffix(suffix), tmp_path / f"other{suffix}")
+    shutil.copy(made / "model.safetensors", tmp_path / "other.safetensors")
     changes = [
         f"model={tmp_path / 'other.safetensors'}",
         "features.max_side=128",
@@ -180,7 +179,7 @@ def export_without_store(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("moon", r"model=moon: .*moon.json: cannot be read: No such file"),
+        ("moon", r"model=moon: .*moon.safetensors: no such file"),
         ("landmark_world", "model=landmark_world: .* does not describe a complete system"),
     ],
 )
@@ -193,7 +192,7 @@ def test_scores_that_are_none_are_refused(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "scores.json").write_text("[]")
-    before = (made / "model.json").read_bytes()
+    before = (made / "model.safetensors").read_bytes()
     assert (
         main(["weights", "record", str(made / "model.safetensors"), str(tmp_path / "scores.json")])
         == 1
@@ -202,4 +201,4 @@ def test_scores_that_are_none_are_refused(
         "scores.json: not an evaluation; expected a file written by `delfjax evaluate --json`"
         in capsys.readouterr().err
     )
-    assert (made / "model.json").read_bytes() == before
+    assert (made / "model.safetensors").read_bytes() == before

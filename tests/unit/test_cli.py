@@ -317,11 +317,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("evaluate photos --set search.top=1", "'search.top' does not exist"),
         (
             "evaluate photos --set model=nowhere.safetensors",
-            "model=nowhere.safetensors: nowhere.json: cannot be read: No such file",
+            "model=nowhere.safetensors: nowhere.safetensors: no such file",
         ),
         (
             "run 30 --set model=nowhere.safetensors",
-            "model=nowhere.safetensors: nowhere.json: cannot be read: No such file",
+            "model=nowhere.safetensors: nowhere.safetensors: no such file",
         ),
     ],
 )

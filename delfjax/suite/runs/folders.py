@@ -352,7 +352,9 @@ def _require_same(path: Path, config: dict[str, Any]) -> None:
 
 
 def _clear(path: Path) -> None:
-    (path / _DONE).unlink(missing_ok=True)
+    # Without its config, a folder that is half cleared is never resumed.
+    for name in (_DONE, _CONFIG):
+        (path / name).unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.name not in KEPT:
             if entry.is_dir() and not entry.is_symlink():

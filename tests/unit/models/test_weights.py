@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import safetensors.numpy
 
 from delfjax.models import weights
 from delfjax.models.weights import WeightsError
+from tests.kills import kill_at_every_step
 
 NUMBERS = np.arange(12, dtype=np.float32)
 
@@ -73,10 +75,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     for name, array in example().items():
         np.testing.assert_array_equal(read[name], array, strict=True)
     # Nothing temporary is left behind.
-    assert sorted(file.name for file in path.parent.iterdir()) == [
-        "model.json",
-        "model.safetensors",
-    ]
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -84,7 +83,6 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     weights.save_weights(one, example(), CONFIG)
     weights.save_weights(two, dict(reversed(example().items())), dict(reversed(CONFIG.items())))
     assert one.read_bytes() == two.read_bytes()
-    assert one.with_suffix(".json").read_bytes() == two.with_suffix(".json").read_bytes()
 
 
 def test_bfloat16_tensors_are_widened_on_the_way(tmp_path: Path) -> None:
@@ -122,20 +120,46 @@ def truncate_tensors(path: Path) -> None:
 
 
 def swap_tensors(path: Path) -> None:
-    weights.save_weights(path.with_name("other.safetensors"), {"kernel": NUMBERS}, CONFIG)
-    path.with_name("other.safetensors").replace(path)
+    as_pair(path)
+    path.write_bytes(safetensors.numpy.save({"kernel": NUMBERS}))
+
+
+def describe(path: Path, description: str | None) -> None:
+    """Exchange the description inside a file."""
+    metadata = None if description is None else {"delfjax": description}
+    tensors = safetensors.numpy.load_file(path)
+    path.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
+
+
+def as_pair(path: Path) -> None:
+    """Move the description into a file beside the tensors, as earlier versions wrote it."""
+    about = weights.read_description(path)
+    path.with_suffix(".json").write_text(json.dumps(about, indent=2))
+    describe(path, None)
 
 
 def remove_description(path: Path) -> None:
-    path.with_suffix(".json").unlink()
+    describe(path, None)
 
 
 def cut_description(path: Path) -> None:
-    path.with_suffix(".json").write_text('{"format": ')
+    describe(path, '{"format": ')
+
+
+def nest_description(path: Path) -> None:
+    describe(path, "[" * 100_000)
 
 
 def edit_description(**changed: Any) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
+        describe(path, json.dumps(weights.read_description(path) | changed))
+
+    return edit
+
+
+def edit_pair(**changed: Any) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        as_pair(path)
         beside = path.with_suffix(".json")
         beside.write_text(json.dumps(json.loads(beside.read_text()) | changed))
 
@@ -147,20 +171,23 @@ def edit_description(**changed: Any) -> Callable[[Path], None]:
     [
         (
             damage_tensors,
-            r"model\.safetensors: damaged, or not the file that model\.json describes",
+            r"model\.safetensors: damaged, or not the file that its description is about",
         ),
         (truncate_tensors, r"model\.safetensors: damaged or not a safetensors file"),
-        (swap_tensors, r"model\.safetensors: damaged, or not the file that model\.json describes"),
+        (swap_tensors, r"model\.safetensors: damaged, or not the file that its description"),
         (remove_description, r"model\.json: cannot be read"),
-        (cut_description, r"model\.json: damaged or not JSON"),
-        (edit_description(version=2), r"model\.json: format version is 2, this delfjax reads 1"),
+        (cut_description, r"model\.safetensors: its description is damaged or not JSON"),
+        (nest_description, r"model\.safetensors: its description is damaged or not JSON"),
+        (edit_description(version=2), r"model\.safetensors: format version is 2, this .* reads 1"),
         (
             edit_description(format="other"),
-            r"model\.json: format is 'other', expected 'delfjax-weights'",
+            r"model\.safetensors: format is 'other', expected 'delfjax-weights'",
         ),
-        (edit_description(model="resnet101"), r"model\.json: damaged"),
-        (edit_description(config=None), r"model\.json: damaged"),
-        (edit_description(digest=None), r"model\.json: damaged"),
+        (edit_description(model="resnet101"), r"model\.safetensors: damaged"),
+        (edit_description(config=None), r"model\.safetensors: damaged"),
+        (edit_description(digest=None), r"model\.safetensors: damaged"),
+        (edit_pair(version=2), r"model\.json: format version is 2, this delfjax reads 1"),
+        (edit_pair(config=None), r"model\.json: damaged"),
     ],
 )
 def test_damaged_swapped_or_foreign_weights_are_refused_by_name(
@@ -171,6 +198,77 @@ def test_damaged_swapped_or_foreign_weights_are_refused_by_name(
     harm(path)
     with pytest.raises(WeightsError, match=named):
         weights.load_weights(path)
+
+
+def test_a_pair_of_an_earlier_version_is_read_and_becomes_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    weights.save_weights(path, example(), CONFIG)
+    one = path.read_bytes()
+    as_pair(path)
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".safetensors"]
+    tensors, config = weights.load_weights(path)
+    weights.save_weights(path, tensors, config)
+    assert path.read_bytes() == one and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_json_file_that_describes_no_weights_stays(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"tiers": {}}')
+    weights.save_weights(tmp_path / "model.safetensors", example(), CONFIG)
+    assert (tmp_path / "model.json").read_text() == '{"tiers": {}}'
+    assert weights.load_weights(tmp_path / "model.safetensors")[1] == CONFIG
+
+
+@pytest.mark.parametrize("before", ["nothing", "a file", "a pair"])
+def test_weights_that_are_killed_at_any_step_are_the_old_or_the_new_ones(
+    tmp_path: Path, before: str
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    path = place / "model.safetensors"
+    old, new = {"kernel": NUMBERS}, {"kernel": NUMBERS + 1}
+    if before != "nothing":
+        weights.save_weights(path, old, {**CONFIG, "of": "old"})
+    if before == "a pair":
+        as_pair(path)
+
+    def check() -> None:
+        if before == "nothing" and not path.exists():
+            return
+        tensors, config = weights.load_weights(path)
+        expected = old if config["of"] == "old" else new
+        np.testing.assert_array_equal(tensors["kernel"], expected["kernel"])
+
+    kill_at_every_step(
+        place,
+        setup="import numpy as np\nfrom delfjax.models.weights import save_weights",
+        action=(
+            "save_weights('model.safetensors', {'kernel': np.arange(1, 13, dtype=np.float32)},"
+            " {'name': 'resnet50', 'of': 'new'})"
+        ),
+        check=check,
+    )
+    assert weights.load_weights(path)[1]["of"] == "new" and [*place.iterdir()] == [path]
+
+
+def test_readers_of_weights_that_are_being_replaced_get_one_of_them_whole(tmp_path: Path) -> None:
+    path, ended = tmp_path / "model.safetensors", threading.Event()
+    made = [{"kernel": NUMBERS + number} for number in range(2)]
+    weights.save_weights(path, made[0], {**CONFIG, "number": 0})
+
+    def write() -> None:
+        while not ended.is_set():
+            for number in range(2):
+                weights.save_weights(path, made[number], {**CONFIG, "number": number})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(300):
+            tensors, config = weights.load_weights(path)
+            assert np.array_equal(tensors["kernel"], made[config["number"]]["kernel"])
+    finally:
+        ended.set()
+        writer.join()
 
 
 def test_saving_requires_the_safetensors_suffix_and_a_model_name(tmp_path: Path) -> None:

@@ -3,10 +3,19 @@ damaged or foreign folders are refused."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
 import json
+import os
+import resource
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -18,8 +27,10 @@ from delfjax.retrieval.local_index import (
     PutativeMatches,
     build_index,
     open_index,
+    require_replaceable,
 )
 from delfjax.types import ImageFeatures, LocalFeatures
+from tests.kills import kill_at_every_step
 
 CONFIG = override(DelfConfig(), ["reduction.dim=10", "reduction.whiten=false"])
 # Image 2 has none.
@@ -406,3 +417,269 @@ def test_an_unknown_kind_of_index_is_refused() -> None:
     with pytest.raises(ConfigError, match="index.kind"):
         override(CONFIG, ["index.kind=flat"])
     assert IndexConfig().kind == "auto"
+
+
+def save_as_version_1(index: LocalIndex, folder: Path) -> None:
+    """An index as it was written before file names held digests."""
+    index.save(folder)
+    header = json.loads((folder / "index.json").read_text())
+    for part, entry in header["files"].items():
+        stored(folder, part).rename(folder / part)
+        header["files"][part] = entry["digest"]
+    header["version"] = 1
+    del header["header_hash"]
+    header["header_hash"] = config_hash(header)
+    (folder / "index.json").write_text(json.dumps(header))
+    (folder / "writer.lock").unlink()
+
+
+def test_an_index_of_version_1_is_read_and_replaced(
+    tmp_path: Path, index: LocalIndex, queries: np.ndarray
+) -> None:
+    save_as_version_1(index, tmp_path / "index")
+    opened = open_index(tmp_path / "index")
+    assert as_lists(opened.putative_matches(queries, neighbours=20)) == as_lists(
+        index.putative_matches(queries, neighbours=20)
+    )
+    index.save(tmp_path / "new")
+    opened.save(tmp_path / "index")
+    old, new = ({file.name for file in (tmp_path / name).iterdir()} for name in ("index", "new"))
+    assert old == new
+    file = tmp_path / "index" / "index.json"
+    save_as_version_1(index, tmp_path / "again")
+    (tmp_path / "again" / "scales.npy").write_bytes(b"damaged")
+    with pytest.raises(LocalIndexError, match=r"scales\.npy: missing or damaged"):
+        open_index(tmp_path / "again")
+    assert file.is_file()
+
+
+# FAISS must not start threads, which a fork would not have.
+SAVE = """
+import faiss
+from delfjax.retrieval.local_index import open_index
+faiss.omp_set_num_threads(1)
+index = open_index({source!r})
+"""
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["nothing", "an index", pytest.param("an index of version 1", marks=pytest.mark.slow)],
+)
+def test_an_index_that_is_killed_at_any_step_is_the_old_or_the_new_one(
+    tmp_path: Path, index: LocalIndex, clustered: FeatureStore, before: str
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    other = build_index(clustered, config=CONFIG)
+    other.save(tmp_path / "other")
+    if before == "an index of version 1":
+        save_as_version_1(index, place / "index")
+    elif before != "nothing":
+        index.save(place / "index")
+    # A stranger's file is nobody's leftover.
+    if before != "nothing":
+        (place / "index" / "scales-notes.npy").write_bytes(b"dear")
+
+    def check() -> None:
+        if before == "nothing" and not (place / "index" / "index.json").exists():
+            return
+        names = open_index(place / "index").names
+        assert names in (index.names, other.names)
+        assert before == "nothing" or (place / "index" / "scales-notes.npy").is_file()
+
+    kills = kill_at_every_step(
+        place,
+        setup=SAVE.format(source=str(tmp_path / "other")),
+        action="index.save('index')",
+        check=check,
+    )
+    assert kills > 30
+    assert open_index(place / "index").names == other.names
+
+
+@pytest.mark.parametrize("readings", [200, pytest.param(5000, marks=pytest.mark.slow)])
+def test_readers_get_one_of_two_indexes_that_take_turns_and_never_a_mixture(
+    tmp_path: Path, index: LocalIndex, readings: int
+) -> None:
+    one = replace(index, photos="one", scales=np.full_like(index.scales, 1))
+    two = replace(index, photos="two", scales=np.full_like(index.scales, 2))
+    one.save(tmp_path / "index")
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            one.save(tmp_path / "index")
+            two.save(tmp_path / "index")
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        found = [open_index(tmp_path / "index") for _ in range(readings)]
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join()
+    assert {(each.photos, float(each.scales[0])) for each in found} == {("one", 1.0), ("two", 2.0)}
+    assert all((each.scales == each.scales[0]).all() for each in found)
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_index(
+    tmp_path: Path, index: LocalIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.save(tmp_path / "index")
+    before = sorted(tmp_path.rglob("*"))
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        for folder in ("index", "new"):
+            with pytest.raises(OSError, match="No space left") as caught:
+                replace(index, photos="new").save(tmp_path / folder)
+            assert Path(caught.value.filename).parent == tmp_path / folder
+    assert open_index(tmp_path / "index").photos == index.photos
+    assert sorted(tmp_path.rglob("*")) == sorted(
+        [*before, tmp_path / "new", tmp_path / "new" / "writer.lock"]
+    )
+    index.save(tmp_path / "new")
+    assert open_index(tmp_path / "new").photos == index.photos
+
+
+def test_a_disk_that_is_full_while_the_vectors_are_written_is_an_error_of_the_disk(
+    tmp_path: Path, index: LocalIndex
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        faiss.write_index(index.vectors, faiss.PyCallbackIOWriter(Full().write))
+
+
+def test_where_an_index_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, index: LocalIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    refused = {
+        "file": "is not a folder",
+        "broken": "is a link to nothing",
+        "file/deeper/index": "file is not a folder that can be written to",
+    }
+    for name, reason in refused.items():
+        with pytest.raises(LocalIndexError, match=f"{name}: .*{reason}"):
+            require_replaceable(tmp_path / name)
+    # The folder one is in, and a link to a folder, are folders like any other.
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    index.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and open_index(tmp_path / "empty").names == index.names
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    require_replaceable(Path("."))
+    index.save(".")
+    index.save(".")
+    assert open_index(".").names == index.names
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """The content of a file with one random change: a bit, a number, a cut, or a piece that is
+    missing or twice there."""
+    place = int(rng.integers(0, len(content)))
+    if rng.random() < 0.5:
+        # Headers, which are the most sensitive, come first.
+        place = int(rng.integers(0, min(200, len(content))))
+    size = int(rng.choice([1, 4, 8, 40]))
+    number = int(rng.choice([0, 1, 255, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1]))
+    kind = rng.choice(["bit", "number", "cut", "missing", "twice", "noise"])
+    before, after = content[:place], content[place:]
+    if kind == "bit":
+        return before + bytes([after[0] ^ 1 << int(rng.integers(0, 8))]) + after[1:]
+    if kind == "number":
+        width = int(rng.choice([4, 8]))
+        return before + (number % 2 ** (8 * width)).to_bytes(width, "little") + after[width:]
+    if kind == "noise":
+        return before + rng.bytes(size) + after[size:]
+    return {
+        "cut": before,
+        "missing": before + after[size:],
+        "twice": before + after[:size] + after,
+    }[str(kind)]
+
+
+def with_valid_digests(folder: Path, part: str, content: bytes) -> None:
+    """Exchange the content of a part, and record its new digest."""
+    old = stored(folder, part)
+    digest = hashlib.blake2b(content).hexdigest()[:32]
+    old.unlink()
+    old.with_name(f"{Path(part).stem}-{digest}{Path(part).suffix}").write_bytes(content)
+    header = json.loads((folder / "index.json").read_text())
+    header["files"][part] = {"digest": digest, "bytes": len(content)}
+    sign(folder, header)
+
+
+def sign(folder: Path, header: dict[str, Any]) -> None:
+    header.pop("header_hash", None)
+    (folder / "index.json").write_text(
+        json.dumps({**header, "header_hash": config_hash(header)}), encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf", "ivf_pq"])
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_an_index_with_valid_digests_and_damaged_parts_is_refused_or_searched(
+    tmp_path: Path, clustered: FeatureStore, kind: str, count: int
+) -> None:
+    place, rng = tmp_path / "index", np.random.default_rng(17)
+    build_index(clustered, config=override(CONFIG, [f"index.kind={kind}"])).save(place)
+    whole = {file.name: file.read_bytes() for file in place.iterdir()}
+    parts = ["vectors.faiss", "vectors.faiss", "keypoints_yx.npy", "offsets.npy", "projection.npy"]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused = 0
+    for number in range(count):
+        part = parts[number % len(parts)]
+        with_valid_digests(place, part, mutated(stored(place, part).read_bytes(), rng))
+        try:
+            found = open_index(place)
+            with np.errstate(all="ignore"):
+                queries = np.asarray(found.reduction(random_images()[0][:3]))
+            found.putative_matches(np.nan_to_num(queries), neighbours=5)
+        except LocalIndexError as error:
+            assert str(place) in str(error) and "\n" not in str(error)
+            refused += 1
+        for file in place.iterdir():
+            file.unlink()
+        for name, content in whole.items():
+            (place / name).write_bytes(content)
+    assert refused > count // 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("names", ["a", 1, None, [], {}]),
+        ("names", ["a"] * 4),
+        ("names", "abcde"),
+        ("files", []),
+        ("files", {"vectors.faiss": {"digest": "../../../etc/passwd", "bytes": 1}}),
+        ("config", {"features": 3}),
+        ("config", []),
+        ("explained", "all"),
+        ("photos", None),
+        ("seconds", [1]),
+        ("extraction_hash", 0),
+    ],
+)
+def test_a_header_with_a_valid_hash_and_a_wrong_field_is_refused(
+    tmp_path: Path, index: LocalIndex, field: str, value: object
+) -> None:
+    index.save(tmp_path / "index")
+    header = json.loads((tmp_path / "index" / "index.json").read_text())
+    sign(tmp_path / "index", {**header, field: value})
+    with pytest.raises(LocalIndexError) as refused:
+        open_index(tmp_path / "index")
+    assert str(tmp_path / "index") in str(refused.value) and "\n" not in str(refused.value)
