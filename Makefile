@@ -64,7 +64,7 @@ test: env  ## run everything: lint, the test suite, every notebook
 	$(RUFF)
 	@# mypy uses one processor for half a minute, so it runs in parallel with the tests.
 	$(MYPY) & types=$$!; $(RUN) pytest -p no:nbval -n 2 --dist worksteal --basetemp=$(TEST_DATA) tests; tests=$$?; wait $$types && exit $$tests
-	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA) && ln -s ../pytest/delfjax-data/cache $(NBVAL_DATA)/cache
+	rm -rf $(NBVAL_DATA) && mkdir -p $(NBVAL_DATA) && ln -s "$$PWD/$(TEST_DATA)/delfjax-data/cache" $(NBVAL_DATA)/cache
 	@# Two halves in parallel. Notebooks from 30 on read each other's runs, so they stay in order.
 	$(NBVAL) notebooks/[0-2]*.ipynb & first=$$!; \
 	  $(NBVAL) notebooks/[3-9]*.ipynb; second=$$?; wait $$first && exit $$second

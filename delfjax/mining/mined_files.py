@@ -1,8 +1,8 @@
 """Mined landmarks on disk: a folder with one JSON file and one file of arrays.
 
 ``landmarks.json`` lists every landmark with its centre and photos, for people and programs, and
-holds the settings. ``arrays.npz`` (without pickles) holds what is needed to add photos later. Each
-file is replaced in one step, and the JSON file records a digest of the arrays.
+holds the settings. ``arrays-….npz`` (without pickles) holds what is needed to add photos later.
+Both are replaced in one step (:mod:`delfjax.filesets`).
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from typing import Any
 
 import numpy as np
 
-from delfjax.config import MiningConfig, VerificationConfig, from_dict, to_dict
+from delfjax.config import ConfigError, MiningConfig, VerificationConfig, from_dict, to_dict
 from delfjax.features.reduction import Reduction
-from delfjax.files import read_json_object, replace_file, write_json
+from delfjax.files import read_json_object
+from delfjax.filesets import FileSet
 from delfjax.mining.mine import MinedLandmarks, MiningError
 from delfjax.mining.visual_graph import VisualGraph
 
-FORMAT_VERSION = 1
+# Version 1 lacks the digest in the name of the arrays, and is read as well.
+FORMAT_VERSION = 2
 _FORMAT = "delfjax mined landmarks"
 _HEADER = "landmarks.json"
 _ARRAYS = "arrays.npz"
+_FILES = FileSet(
+    what="a folder of mined landmarks", header=_HEADER, parts=(_ARRAYS,), error=MiningError
+)
 _OWN = ("positions_deg", "clusters", "landmarks", "centres_deg", "representatives")
 
 
 def save_landmarks(mined: MinedLandmarks, folder: Path) -> None:
-    """Write a result into a folder; an earlier result there is replaced.
+    """Write a result into a folder; an earlier result there is replaced in one step.
 
     Raises:
         MiningError: the folder holds something else.
+        OSError: a file cannot be written; the error names it, and the earlier result stays.
     """
-    require_replaceable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: getattr(mined, name) for name in _OWN}
     arrays |= {
         field.name: getattr(mined.graph, field.name) for field in dataclasses.fields(VisualGraph)
     }
     arrays |= {"mean": mined.reduction.mean, "projection": mined.reduction.projection}
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
     header = {
         "format": _FORMAT,
         "version": FORMAT_VERSION,
-        "arrays": hashlib.sha256(content.getvalue()).hexdigest(),
         "config": to_dict(mined.config),
         "verification": to_dict(mined.verification),
         "reduction": {
@@ -57,8 +58,11 @@ def save_landmarks(mined: MinedLandmarks, folder: Path) -> None:
         "landmarks": [_listed(mined, number) for number in range(len(mined.centres_deg))],
         "names": list(mined.names),
     }
-    replace_file(folder / _ARRAYS, content.getbuffer())
-    write_json(folder / _HEADER, header, indent=1, ensure_ascii=False)
+    _FILES.write(
+        folder,
+        {_ARRAYS: lambda out: np.savez(out, allow_pickle=False, **arrays)},
+        lambda files: {**header, "files": files},
+    )
 
 
 def open_landmarks(folder: Path) -> MinedLandmarks:
@@ -67,6 +71,10 @@ def open_landmarks(folder: Path) -> MinedLandmarks:
     Raises:
         MiningError: the folder holds no result, or one that is damaged or of another version.
     """
+    return _FILES.read(folder, lambda: _open(folder))
+
+
+def _open(folder: Path) -> MinedLandmarks:
     file = folder / _HEADER
     if not file.is_file():
         raise MiningError(
@@ -74,19 +82,13 @@ def open_landmarks(folder: Path) -> MinedLandmarks:
             "make them with `delfjax mine`"
         )
     header = read_json_object(file, error=MiningError)
+    if header.get("format") != _FORMAT or header.get("version") not in (1, FORMAT_VERSION):
+        raise MiningError(
+            f"{file}: format {header.get('format')!r}, version {header.get('version')!r}, but this"
+            f" delfjax reads {_FORMAT!r}, version 1 or {FORMAT_VERSION}; mine anew"
+        )
     try:
-        if header["format"] != _FORMAT or header["version"] != FORMAT_VERSION:
-            raise MiningError(
-                f"{file}: version {header['version']!r}, "
-                f"but this delfjax reads version {FORMAT_VERSION}; mine anew"
-            )
-        content = (folder / _ARRAYS).read_bytes()
-        if hashlib.sha256(content).hexdigest() != header["arrays"]:
-            raise MiningError(
-                f"{folder / _ARRAYS}: damaged (its digest is not the recorded one); mine anew"
-            )
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = _arrays(folder, header)
         graph = VisualGraph(*(arrays[field.name] for field in dataclasses.fields(VisualGraph)))
         known = header["reduction"]
         return MinedLandmarks(
@@ -99,8 +101,24 @@ def open_landmarks(folder: Path) -> MinedLandmarks:
             graph=graph,
             **{name: arrays[name] for name in _OWN},
         )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, ConfigError) as error:
         raise MiningError(f"{folder}: damaged mined landmarks ({error!r:.80}); mine anew") from None
+
+
+def _arrays(folder: Path, header: dict[str, Any]) -> dict[str, np.ndarray]:
+    if header["version"] == FORMAT_VERSION:
+        with (
+            _FILES.opened(folder, header["files"]) as streams,
+            np.load(streams[_ARRAYS], allow_pickle=False) as stored,
+        ):
+            return {name: stored[name] for name in stored.files}
+    content = (folder / _ARRAYS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != header["arrays"]:
+        raise MiningError(
+            f"{folder / _ARRAYS}: damaged (its digest is not the recorded one); mine anew"
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def require_replaceable(folder: Path) -> None:
@@ -109,15 +127,9 @@ def require_replaceable(folder: Path) -> None:
     A folder that is empty or does not exist yet is accepted.
 
     Raises:
-        MiningError: the folder holds something else, or is not a folder.
+        MiningError: the folder holds something else, or cannot be written.
     """
-    if folder.is_dir() and (not any(folder.iterdir()) or (folder / _HEADER).is_file()):
-        return
-    if folder.exists():
-        raise MiningError(
-            f"{folder}: exists and holds no mined landmarks, so nothing is written over it; "
-            "name another folder"
-        )
+    _FILES.require_replaceable(folder)
 
 
 def _listed(mined: MinedLandmarks, number: int) -> dict[str, Any]:

@@ -136,23 +136,28 @@ class _Fields:
         self._left = os.fstat(stream.fileno()).st_size - stream.tell()
 
     def content(self, size: int, name: str) -> bytes:
+        """The next ``size`` bytes; ``name`` is for errors."""
         self._take(size, name)
         return self._stream.read(size)
 
     def skip(self, name: str, size: int) -> None:
+        """Pass over ``size`` bytes."""
         self._take(size, name)
         self._stream.seek(size, os.SEEK_CUR)
 
     def number(self, name: str, form: str) -> int | bytes:
+        """The next field, in a format of :mod:`struct`."""
         found: int | bytes = struct.unpack(form, self.content(struct.calcsize(form), name))[0]
         return found
 
     def require(self, name: str, form: str, wanted: int | bytes) -> None:
+        """Check that the next field is ``wanted``."""
         found = self.number(name, form)
         if found != wanted:
             raise ValueError(f"its {name} is {found!r}, expected {wanted!r}")
 
     def between(self, name: str, form: str, least: int, most: int) -> int:
+        """The next field, which must be from ``least`` to ``most``."""
         found = self.number(name, form)
         if not isinstance(found, int) or not least <= found <= most:
             raise ValueError(f"its {name} is {found!r}, expected {least} to {most}")
@@ -171,6 +176,7 @@ class _Fields:
         return np.frombuffer(self.content(8 * count, name), "<u8")
 
     def require_end(self) -> None:
+        """Check that nothing follows."""
         if self._left:
             raise ValueError(f"{self._left} bytes follow its end")
 
