@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import Flag, Preset, Set, UsageError
+from delfjax.cli.options import Flag, Preset, Set, UsageError, refuse_changes
 
 _COLUMNS = ("path", "latitude", "longitude")
 
@@ -68,13 +68,9 @@ class Mine:
         asked = parse_overrides(
             self.overrides, sections=(*SYSTEM_SECTIONS, "mining", MODEL), within="mining"
         )
-        for assignment in asked:
-            if assignment.section in EXTRACTION_SECTIONS:
-                raise UsageError(
-                    f"--set {assignment}: this was fixed when {self.store} was extracted; extract"
-                    " again to change it"
-                )
         base = stored_config(store, preset(self.preset))
+        fixed = [each for each in asked if each.section != "mining"]
+        refuse_changes(base, fixed, EXTRACTION_SECTIONS, f"the store {self.store} was made")
         mining = MiningConfig() if known is None else known.config
         whole = override_system(Config(**vars(base), mining=mining), asked)
         mined = mine_landmarks(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import tyro
 
 from delfjax.errors import DelfjaxError
+
+if TYPE_CHECKING:
+    from delfjax.config import Assignment, DelfConfig
 
 T = TypeVar("T")
 # An option that may be left out, and one that takes several words. Given `T | None` and
@@ -77,6 +81,41 @@ def require_one(what: str, folder: Path | None, dataset: str, root: Path | None)
         raise UsageError(f"no input: give a {what}, or a dataset with --dataset NAME")
     if root is not None and not dataset:
         raise UsageError(f"--root {root}: name the dataset in this folder with --dataset NAME")
+
+
+def refuse_changes(
+    fixed: DelfConfig, assignments: Iterable[Assignment], sections: Sequence[str], since: str
+) -> None:
+    """Refuse assignments that change a part of a config which can no longer change.
+
+    Another path of the same weights is not a change.
+
+    Args:
+        fixed: the config that something was made with.
+        assignments: fields to set.
+        sections: sections of the config that are fixed.
+        since: what fixed them, as in ``"the store s was made"``.
+
+    Raises:
+        UsageError: an assignment changes one of ``sections``.
+    """
+    from delfjax.config import MODEL, identity, to_dict
+    from delfjax.models.model_files import override_system
+
+    def kept(config: DelfConfig) -> dict[str, Any]:
+        plain = to_dict(config)
+        return identity({name: plain[name] for name in sections})
+
+    for assignment in assignments:
+        if assignment.section not in (*sections, MODEL):
+            continue
+        changed = kept(override_system(fixed, [assignment]))
+        differing = [name for name, value in kept(fixed).items() if changed[name] != value]
+        if differing:
+            raise UsageError(
+                f"--set {assignment}: {differing[0]} was fixed when {since}; make it again to"
+                " change it"
+            )
 
 
 def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:

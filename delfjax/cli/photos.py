@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +22,14 @@ from delfjax.cli.options import (
     Preset,
     Set,
     UsageError,
+    refuse_changes,
     require_one,
     require_writable,
 )
 
 _PICTURES = (".png", ".pdf", ".svg")
+# Sections of the config that an index was built with and that a search cannot change.
+_INDEXED = ("backbone", "scorer", "features", "reduction", "index", "seed")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,13 @@ class Index:
     def run(self) -> None:
         """Build and write the index."""
         require_one("feature store", self.store, self.dataset, self.root)
-        from delfjax.config import preset
+        from delfjax.config import (
+            EXTRACTION_SECTIONS,
+            MODEL,
+            SYSTEM_SECTIONS,
+            parse_overrides,
+            preset,
+        )
         from delfjax.datasets.catalogue import open_dataset
         from delfjax.features.store import FeatureStore
         from delfjax.models.model_files import override_system
@@ -135,8 +144,10 @@ class Index:
             index = build_index(store, config=config, photos=photos)
         else:
             store = open_store(self.store)
-            _refuse_extraction_overrides(self.overrides, f"the store {self.store}")
-            config = override_system(stored_config(store, preset(self.preset)), self.overrides)
+            stored = stored_config(store, preset(self.preset))
+            asked = parse_overrides(self.overrides, sections=(*SYSTEM_SECTIONS, MODEL))
+            refuse_changes(stored, asked, EXTRACTION_SECTIONS, f"the store {self.store} was made")
+            config = override_system(stored, asked)
             index = build_index(store, config=config)
         index.save(self.out)
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())
@@ -176,17 +187,18 @@ class Search:
     def run(self) -> None:
         """Search and print the ranked list."""
         require_writable("--figure", self.figure, _PICTURES)
+        from delfjax.config import MODEL, SYSTEM_SECTIONS, parse_overrides
         from delfjax.models.model_files import override_system
         from delfjax.pipeline.answers import MissingPhotosError
         from delfjax.pipeline.photos import search
         from delfjax.retrieval.local_index import open_index
 
         index = open_index(self.index)
-        _refuse_extraction_overrides(
-            self.overrides, f"the index {self.index}", "reduction", "index", "seed"
-        )
-        config = override_system(index.config, self.overrides)
-        found = search(index, self.query, top=self.top, config=config)
+        asked = parse_overrides(self.overrides, sections=(*SYSTEM_SECTIONS, MODEL))
+        refuse_changes(index.config, asked, _INDEXED, f"the index {self.index} was made")
+        # The overrides may say where the weights of the index are now.
+        index = replace(index, config=override_system(index.config, asked))
+        found = search(index, self.query, top=self.top)
         if self.json:
             answer = {"query": str(self.query), "results": [asdict(photo) for photo in found]}
             print(json.dumps(answer, indent=1, ensure_ascii=False))
@@ -256,14 +268,3 @@ def _save(figure: Any, file: Path) -> None:
 
     with replacing(file) as stream:
         figure.savefig(stream, format=file.suffix[1:].lower())
-
-
-def _refuse_extraction_overrides(overrides: tuple[str, ...], what: str, *more: str) -> None:
-    from delfjax.config import EXTRACTION_SECTIONS, MODEL, SYSTEM_SECTIONS, parse_overrides
-
-    for assignment in parse_overrides(overrides, sections=(*SYSTEM_SECTIONS, MODEL)):
-        if assignment.section in (*EXTRACTION_SECTIONS, *more):
-            raise UsageError(
-                f"--set {assignment}: {assignment.section} was fixed when {what} was made; make it"
-                " again to change it"
-            )

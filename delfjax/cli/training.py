@@ -65,12 +65,12 @@ class Train:
         from delfjax.config import (
             Config,
             TrainingConfig,
-            override,
             parse_overrides,
             to_dict,
             training_preset,
         )
         from delfjax.datasets.catalogue import open_dataset
+        from delfjax.models.model_files import override_system
         from delfjax.training.stages import save_trained, train_stage
 
         require_writable("--out", self.out, (".safetensors",))
@@ -79,7 +79,7 @@ class Train:
             self.overrides, sections=("backbone", chosen.stage), within=chosen.stage
         )
         stage: dict[str, Any] = {chosen.stage: chosen}
-        whole = override(Config(**stage), asked)
+        whole = override_system(Config(**stage), asked)
         config: TrainingConfig = getattr(whole, chosen.stage)
         folder = self.out.with_suffix(".training")
         if folder.is_file():

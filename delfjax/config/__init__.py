@@ -5,7 +5,8 @@ A config is a tree of frozen dataclasses. Its root, :class:`Config`, has a secti
 the system (:class:`DelfConfig`: all that an extraction, an index and a search depend on), the
 stages of its training, and mining. ``override(config, ["features.max_features=500"])`` is the only
 way to change a field from text. An unknown field raises a :class:`ConfigError` that names the
-nearest one; so does a value of the wrong type.
+nearest one; so does a value of the wrong type. A weight file counts by the digest of what it holds,
+not by its path (:mod:`delfjax.config.weight_files`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ from delfjax.config.values import (
     from_dict,
     require_known,
     to_dict,
+    values_hash,
+)
+from delfjax.config.weight_files import (
+    WeightFile,
+    identity,
+    short_digest,
+    shown,
+    weight_file,
+    without_digest,
 )
 
 __all__ = [
@@ -67,14 +77,21 @@ __all__ = [
     "TrainingConfig",
     "TrainingStages",
     "VerificationConfig",
+    "WeightFile",
     "assignments_of",
     "config_hash",
     "from_dict",
+    "identity",
     "override",
     "parse_assignment",
     "parse_overrides",
     "preset",
     "require_known",
+    "short_digest",
+    "shown",
     "to_dict",
     "training_preset",
+    "values_hash",
+    "weight_file",
+    "without_digest",
 ]

@@ -29,8 +29,8 @@ class BackboneConfig(Strict):
     # code of DELF and DELG, 291/16) and "keras_strided" (that code's default, stride 32). Must
     # match the weights. EfficientNet ignores it.
     stride_layout: Literal["he", "v1.5", "slim", "keras", "keras_strided"] = "v1.5"
-    # "imagenet" (installed with the library for EfficientNet-Lite0), "random" (for tests), or the
-    # path of a .safetensors file written by delfjax.
+    # "imagenet" (installed with the library for EfficientNet-Lite0), "random" (for tests), or a
+    # .safetensors file written by delfjax: its path, to which the digest of its weights is added.
     weights: str = "imagenet"
 
 

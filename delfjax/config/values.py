@@ -7,11 +7,12 @@ import difflib
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from delfjax.config.weight_files import identity
 from delfjax.errors import DelfjaxError
 
 C = TypeVar("C")
@@ -62,9 +63,15 @@ def _validator(kind: type[Any]) -> Callable[[Any], Any]:
 
 
 def config_hash(config: Any) -> str:
-    """Ten hexadecimal digits that identify a config (or a plain dictionary of one), seed
-    included."""
-    values = config if isinstance(config, dict) else to_dict(config)
+    """Ten hexadecimal digits that identify a config (or a plain dictionary of one), seed included.
+
+    A weight file counts by its digest, not by its path.
+    """
+    return values_hash(identity(config if isinstance(config, dict) else to_dict(config)))
+
+
+def values_hash(values: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits that change with any of the plain ``values``, paths included."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

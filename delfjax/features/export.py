@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from delfjax.config import DelfConfig, to_dict
+from delfjax.config import DelfConfig, to_dict, weight_file
 from delfjax.features.reduction import fit_from_store
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, load_backbone, load_scorer
@@ -16,6 +16,7 @@ from delfjax.models.model_files import (
     SCORER,
     SYSTEM_FEATURES,
     load_part,
+    pinned,
     save_model,
 )
 from delfjax.models.tensors import named_tensors
@@ -36,6 +37,7 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
         StoreError: the store is missing or damaged, or was made by another system.
         ReductionError: the store holds too few descriptors.
     """
+    config = pinned(config)
     backbone = load_backbone(config.backbone, seed=config.seed)
     tensors = named_tensors(backbone)
     # The file identifies its backbone by the digest of the tensors, and keeps the identity from
@@ -78,7 +80,7 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
 
 def _backbone_about(config: DelfConfig) -> dict[str, Any]:
     weights = config.backbone.weights
-    if Path(weights).suffix != ".safetensors":
+    if weight_file(weights) is None:
         return {"weights": weights}
     return load_part(weights, BACKBONE)[1]
 
@@ -87,5 +89,5 @@ def _scorer_about(config: DelfConfig) -> dict[str, Any]:
     weights = config.scorer.weights
     if weights == "random":
         return {"name": "attention", "hidden": config.scorer.hidden}
-    path = Path(weights) if Path(weights).suffix == ".safetensors" else shipped_attention(weights)
-    return load_part(path, SCORER)[1]
+    file = weight_file(weights) or shipped_attention(weights)
+    return load_part(str(file), SCORER)[1]

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -26,19 +25,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, PyTree, UInt8
 
 from delfjax import programs
-from delfjax.config import DelfConfig, FeaturesConfig, from_dict, to_dict
+from delfjax.config import (
+    EXTRACTION_SECTIONS,
+    DelfConfig,
+    FeaturesConfig,
+    from_dict,
+    to_dict,
+)
 from delfjax.datasets.images import DecodedImage
 from delfjax.device import processors
 from delfjax.models.delf import (
     Delf,
     dense_features,
     describe,
-    describe_backbone,
     load_delf,
     relevance,
 )
 from delfjax.models.layers import FeatureMap
-from delfjax.models.model_files import SCORER, part_digest
+from delfjax.models.model_files import pinned
 from delfjax.ops import pooling, pyramid, selection
 from delfjax.ops.half_pixel import to_original_px
 from delfjax.ops.pyramid import Size
@@ -306,32 +310,26 @@ class Extractor:
 
 
 def load_extractor(config: DelfConfig) -> Extractor:
-    """The extractor of ``config``; a process loads it once, and again if its weights change on
-    disk.
+    """The extractor of ``config``; a process loads it once. The config of the extractor is pinned
+    (:func:`~delfjax.models.model_files.pinned`).
 
     Args:
         config: only the sections ``backbone``, ``scorer`` and ``features`` matter; configs that
             differ elsewhere share an extractor.
 
     Raises:
-        WeightsError: the weights are missing or damaged, or do not fit.
+        WeightsError: the weights are missing or damaged, do not fit, or are not those that a pinned
+            config asks for.
     """
     plain = to_dict(config)
-    kept = {section: plain[section] for section in ("backbone", "scorer", "features")}
+    kept = {section: plain[section] for section in EXTRACTION_SECTIONS}
     seed = {"seed": config.seed} if "seed" in config.extraction() else {}
-    return _loaded(from_dict(DelfConfig, {**kept, **seed}), _weights(config))
+    return _loaded(pinned(from_dict(DelfConfig, {**kept, **seed})))
 
 
 @lru_cache(maxsize=_LOADED_NETWORKS)
-def _loaded(config: DelfConfig, _weights: tuple[str, ...]) -> Extractor:
+def _loaded(config: DelfConfig) -> Extractor:
     return Extractor(config, load_delf(config))
-
-
-def _weights(config: DelfConfig) -> tuple[str, ...]:
-    """Identities of the weights, by digest: training may replace a file under the same name."""
-    backbone, scorer = describe_backbone(config.backbone)["weights"], config.scorer
-    is_file = scorer.kind == "attention" and Path(scorer.weights).suffix == ".safetensors"
-    return backbone, part_digest(scorer.weights, SCORER) if is_file else scorer.weights
 
 
 def _on_each(

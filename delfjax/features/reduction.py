@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 
-from delfjax.config import BackboneConfig, ReductionConfig, from_dict
+from delfjax.config import BackboneConfig, ReductionConfig, from_dict, shown
 from delfjax.errors import DelfjaxError
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, is_for_backbone
@@ -144,8 +144,8 @@ def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) ->
     for name, value in required.items():
         if about.get(name) != value:
             raise ReductionError(
-                f"{config.weights}: its reduction is for {name} {about.get(name)}, not {value};"
-                " export the model file again with `delfjax weights export`"
+                f"{shown(config.weights)}: its reduction is for {name} {about.get(name)}, not"
+                f" {value}; export the model file again with `delfjax weights export`"
             )
     return Reduction(
         tensors["mean"], tensors["projection"], float(about["explained"]), store.config_hash

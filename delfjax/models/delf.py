@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
-from delfjax.config import BackboneConfig, DelfConfig, ScorerConfig
+from delfjax.config import BackboneConfig, DelfConfig, ScorerConfig, WeightFile, weight_file
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.efficientnet_lite import EfficientNetLite0
@@ -169,15 +168,16 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
         return with_tensors(
             model, import_efficientnet_lite0(read_tensors(path), named_shapes(model), source=path)
         )
-    tensors, about = load_part(config.weights, BACKBONE)
+    file = weight_file(config.weights) or WeightFile(config.weights)
+    tensors, about = load_part(str(file), BACKBONE)
     described = (about.get("name"), about.get("stride_layout", config.stride_layout))
     if described != (config.name, config.stride_layout):
         raise WeightsError(
-            f"{config.weights}: holds weights of {described[0]} in stride layout {described[1]},"
+            f"{file.path}: holds weights of {described[0]} in stride layout {described[1]},"
             f" but the config sets {config.name} in {config.stride_layout}"
         )
     model = architecture(config, conv5=config.output == "conv5" or has_conv5(tensors))
-    require_match(named_shapes(model), tensors, source=config.weights)
+    require_match(named_shapes(model), tensors, source=file.path)
     return with_tensors(model, tensors)
 
 
@@ -218,9 +218,11 @@ def describe_backbone(config: BackboneConfig) -> dict[str, str]:
     Raises:
         WeightsError: the weights are missing, or their description is damaged.
     """
-    named = config.weights in ("imagenet", "random")
     layout = {} if config.name == "efficientnet_lite0" else {"stride_layout": config.stride_layout}
-    weights = config.weights if named else part_digest(config.weights, BACKBONE)
+    weights = config.weights
+    if weights not in ("imagenet", "random"):
+        file = weight_file(weights) or WeightFile(weights)
+        weights = file.digest or part_digest(file.path, BACKBONE)
     return {"name": config.name, "output": config.output, **layout, "weights": weights}
 
 
@@ -251,11 +253,11 @@ def load_scorer(
     weights, hidden = config.weights, config.hidden
     if weights == "random":
         return AttentionScorer(channels, hidden=hidden, rngs=nnx.Rngs(seed))
-    path = Path(weights) if Path(weights).suffix == ".safetensors" else shipped_attention(weights)
-    tensors, about = load_part(path, SCORER)
+    file = weight_file(weights) or WeightFile(str(shipped_attention(weights)))
+    tensors, about = load_part(str(file), SCORER)
     if not is_for_backbone(about, backbone):
         raise WeightsError(
-            f"{path}: scores the features of {_summary(about.get('backbone'))}, but the config"
+            f"{file.path}: scores the features of {_summary(about.get('backbone'))}, but the config"
             f" extracts those of {_summary(backbone)}; train an attention for them with"
             " `delfjax train`, or set scorer.kind=norm"
         )
@@ -273,7 +275,7 @@ def load_scorer(
         return AttentionScorer(channels, hidden=hidden, rngs=rngs)
 
     model = abstract(build)
-    require_match(named_shapes(model), tensors, source=path)
+    require_match(named_shapes(model), tensors, source=file.path)
     return with_tensors(model, tensors)
 
 

@@ -9,12 +9,24 @@ file with a single part, as training writes it, is read the same way.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from delfjax import paths
-from delfjax.config import MODEL, Assignment, ConfigError, override, parse_assignment
+from delfjax.config import (
+    MODEL,
+    Assignment,
+    ConfigError,
+    DelfConfig,
+    WeightFile,
+    override,
+    parse_assignment,
+    short_digest,
+    to_dict,
+    weight_file,
+)
 from delfjax.files import flatten, read_json
 from delfjax.models.weights import (
     Tensors,
@@ -22,14 +34,19 @@ from delfjax.models.weights import (
     load_weights,
     read_description,
     save_weights,
+    shipped_attention,
     tensor_digest,
 )
 
 C = TypeVar("C")
 
 BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
+# Config field that names the weights of a part → the part.
+_FIELDS = {f"{part}.weights": part for part in (BACKBONE, SCORER, REDUCTION)}
 # The model's name in the JSON of a file with several parts.
 WHOLE = "delf"
+# The names in the JSON of a file that holds nothing but a scorer.
+_SCORERS = ("attention", "delg")
 # Fields of the section "features" that belong to a trained system. The others, such as the image
 # size and the number of features, are the user's choice.
 SYSTEM_FEATURES = ("scales", "threshold_kind", "threshold", "border_px")
@@ -74,13 +91,29 @@ def save_model(
 def load_part(path: str | Path, part: str) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and description of one part.
 
+    Args:
+        path: the file; as a config names it, with the digest of the part that it must hold.
+        part: the part.
+
     Raises:
-        WeightsError: the file is missing or damaged, or has no such part.
+        WeightsError: the file is missing or damaged, has no such part, or holds other weights than
+            those with the digest.
     """
-    tensors, about = load_weights(path)
-    if about["name"] != WHOLE:
-        return tensors, about
-    return part_tensors(tensors, part), _described(path, about, part)
+    file = weight_file(str(path)) or WeightFile(str(path))
+    if file.digest and not Path(file.path).is_file():
+        raise WeightsError(
+            f"{file.path}: no such file; the {part} needs the weights with the digest"
+            f" {short_digest(file.digest)}; {_advice(part)}"
+        )
+    tensors, about = load_weights(file.path)
+    if about["name"] == WHOLE:
+        tensors, about = part_tensors(tensors, part), _described(file.path, about, part)
+    if file.digest and (found := tensor_digest(tensors)) != file.digest:
+        raise WeightsError(
+            f"{file.path}: holds the weights with the digest {short_digest(found)}, but the {part}"
+            f" needs those with {short_digest(file.digest)}; {_advice(part)}"
+        )
+    return tensors, about
 
 
 def part_tensors(tensors: Tensors, part: str) -> Tensors:
@@ -104,29 +137,81 @@ def part_digest(path: str | Path, part: str) -> str:
     return str(described["digest"])
 
 
+def pinned(config: C) -> C:
+    """``config`` with the absolute path and the digest of every weight file that it names.
+
+    Whatever is kept under the hash of a config must be made with a pinned one: loading its weights
+    fails once the file holds others.
+
+    Raises:
+        WeightsError: a weight file is missing, or its description is damaged.
+    """
+    named = flatten(to_dict(config))
+    given = [Assignment(name, json.dumps(named[name])) for name in _FIELDS if name in named]
+    found = [pinned_assignment(each) for each in given]
+    return config if found == given else override(config, found)
+
+
+def pinned_assignment(assignment: Assignment) -> Assignment:
+    """``assignment`` with the absolute path and the digest of the weight file that it names; any
+    other is returned as it is.
+
+    Raises:
+        WeightsError: the weight file is missing, or its description is damaged.
+    """
+    if assignment.path not in (*_FIELDS, MODEL):
+        return assignment
+    file = weight_file(_text(assignment.value))
+    if file is None:
+        return assignment
+    path = os.path.abspath(os.path.expanduser(file.path))
+    if file.digest:
+        digest = file.digest
+    elif assignment.path == MODEL:
+        digest = str(read_description(path)["digest"])
+    else:
+        digest = part_digest(path, _FIELDS[assignment.path])
+    return Assignment(assignment.path, json.dumps(str(WeightFile(path, digest))))
+
+
+def weights_of(config: DelfConfig) -> dict[str, str]:
+    """Part of the system → digest of its weights, or their name if they are not in a file.
+
+    Raises:
+        WeightsError: a weight file is missing, or its description is damaged.
+    """
+    named = {BACKBONE: config.backbone.weights, REDUCTION: config.reduction.weights}
+    if config.scorer.kind == "attention":
+        named[SCORER] = config.scorer.weights
+    return {part: _digest_or_name(part, value) for part, value in named.items() if value}
+
+
 def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
     """``config`` with each ``path.to.field=value`` applied in turn.
 
     ``model=FILE`` sets every field that the model file has settings for; FILE is a path, or the
-    name of a model that comes with the suite.
+    name of a model that comes with the suite. A weight file is pinned (:func:`pinned`).
 
     Raises:
         ConfigError: see :func:`delfjax.config.override`, or there is no such model file.
+        WeightsError: a weight file is missing, or its description is damaged.
     """
     return override(config, expand(assignments))
 
 
 def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
-    """``assignments`` with every ``model=FILE`` replaced by one assignment per field it sets.
+    """``assignments`` with every ``model=FILE`` replaced by one assignment per field it sets, and
+    every weight file pinned (:func:`pinned`).
 
     Raises:
         ConfigError: an assignment without ``=``, or no such model file.
+        WeightsError: a weight file is missing, or its description is damaged.
     """
     expanded: list[Assignment] = []
     for each in assignments:
         assignment = parse_assignment(each) if isinstance(each, str) else each
         expanded += _settings(assignment.value) if assignment.path == MODEL else [assignment]
-    return expanded
+    return [pinned_assignment(assignment) for assignment in expanded]
 
 
 def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
@@ -138,12 +223,14 @@ def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
         evaluations: files that ``delfjax evaluate --json`` wrote.
 
     Raises:
-        WeightsError: a file is missing or damaged, or is not an evaluation.
+        WeightsError: a file is missing or damaged, is not an evaluation, or is one of other
+            weights.
     """
     tensors, about = load_weights(path)
+    digests = _part_digests(path)
     kept = {(score["dataset"], score["config_hash"]): score for score in about.get("scores", ())}
     for file in evaluations:
-        score = _scores(file)
+        score = _scores(file, digests)
         kept[score["dataset"], score["config_hash"]] = score
     save_weights(path, tensors, {**about, "scores": list(kept.values())})
 
@@ -157,7 +244,8 @@ def card(path: str | Path) -> Iterator[str]:
     tensors, about = load_weights(path)
     values = sum(tensor.size for tensor in tensors.values())
     yield f"{Path(path).name}: {about['name']}, {len(tensors)} tensors, {values:,} values"
-    parts = about["parts"] if about["name"] == WHOLE else {about["name"]: about}
+    alone = {about["name"]: {"digest": tensor_digest(tensors), **about}}
+    parts = about["parts"] if about["name"] == WHOLE else alone
     for part in sorted(parts, key=[BACKBONE, SCORER, REDUCTION, about["name"]].index):
         yield part
         yield from _facts(
@@ -179,23 +267,64 @@ def card(path: str | Path) -> Iterator[str]:
 
 def _settings(model: str) -> list[Assignment]:
     """Assignments of all fields that a model file sets."""
-    is_path = Path(model).suffix == ".safetensors"
-    file = Path(model) if is_path else paths.shipped_weights() / f"{model}.safetensors"
+    named = _text(model)
+    held = weight_file(named) or WeightFile(str(paths.shipped_weights() / f"{named}.safetensors"))
+    file = Path(held.path).expanduser()
     try:
         about = read_description(file)
     except WeightsError as error:
-        raise ConfigError(f"model={model}: {error}") from None
+        raise ConfigError(f"model={named}: {error}") from None
     try:
         found = flatten(about["config"]["system"])
+        digest = about["digest"]
     except (KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"model={model}: {file} does not describe a complete system;"
+            f"model={named}: {file} does not describe a complete system;"
             " `delfjax weights export` writes one"
         ) from None
+    if held.digest not in ("", digest):
+        raise ConfigError(
+            f"{file}: holds the model with the digest {short_digest(str(digest))}, but"
+            f" {short_digest(held.digest)} is asked for; give the file that holds it"
+        )
     return [
         Assignment(path, json.dumps(str(file) if value == _ITSELF else value))
         for path, value in found.items()
     ]
+
+
+def _digest_or_name(part: str, weights: str) -> str:
+    file = weight_file(weights)
+    if file is not None:
+        return file.digest or part_digest(file.path, part)
+    if part == SCORER and weights != "random":
+        return part_digest(shipped_attention(weights), part)
+    return weights
+
+
+def _part_digests(path: str | Path) -> dict[str, str]:
+    """Part → its digest, for each part that a weight file holds."""
+    about = read_description(path)["config"]
+    parts = [SCORER if about["name"] in _SCORERS else BACKBONE]
+    if about["name"] == WHOLE:
+        parts = list(about["parts"])
+    return {part: part_digest(path, part) for part in parts}
+
+
+def _advice(part: str) -> str:
+    return (
+        f"name the file that holds them with --set {part}.weights=FILE"
+        " (`delfjax weights card` shows the digest of a file)"
+    )
+
+
+def _text(value: str) -> str:
+    """The text that an assignment's value stands for: JSON, or the bare text."""
+    try:
+        text = json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    return text if isinstance(text, str) else value
 
 
 def _described(path: str | Path, about: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -210,8 +339,13 @@ def _facts(values: Mapping[str, Any]) -> Iterator[str]:
     return (f"  {name}: {value}" for name, value in flatten(values).items())
 
 
-def _scores(file: Path) -> dict[str, Any]:
-    """The scores of an evaluation that a card lists: dataset, config, and means by inliers."""
+def _scores(file: Path, digests: Mapping[str, str]) -> dict[str, Any]:
+    """The scores of an evaluation that a card lists: dataset, config, and means by inliers.
+
+    Args:
+        file: the evaluation.
+        digests: part → digest of the weights that it must have scored.
+    """
     found = read_json(file, error=WeightsError)
     try:
         tiers = {tier: scores["inliers"] for tier, scores in found["tiers"].items()}
@@ -221,12 +355,21 @@ def _scores(file: Path) -> dict[str, Any]:
             for mean, value in kept["inliers"]["means"].items()
             if value is not None
         }
-        return {
+        score = {
             "dataset": found["dataset"],
             "config_hash": found["config_hash"],
             "inliers": tiers or means,
         }
-    except (KeyError, TypeError, AttributeError):
+        scored = dict(found.get("weights", {}))
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise WeightsError(
             f"{file}: not an evaluation; expected a file written by `delfjax evaluate --json`"
         ) from None
+    for part, digest in digests.items():
+        if scored.get(part) != digest:
+            raise WeightsError(
+                f"{file}: scores of other weights: its {part} is"
+                f" {short_digest(str(scored.get(part, 'not named')))}, that of the weight file is"
+                f" {short_digest(digest)}; evaluate the weight file again"
+            )
+    return score

@@ -16,6 +16,7 @@ from delfjax.config import DelfConfig, config_hash
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.features.shared_pass import SharedPass
 from delfjax.files import remove_folder
+from delfjax.models.model_files import pinned
 from delfjax.pipeline.dataset_features import image_sources, open_features
 from delfjax.pipeline.one_system import DatasetScores, score_index
 from delfjax.retrieval.local_index import build_index
@@ -46,6 +47,7 @@ def evaluate_systems(
         StoreError: a store is damaged, or another process is writing it.
         EvaluationError: the dataset cannot be scored.
     """
+    systems = {key: pinned(config) for key, config in systems.items()}
     # Systems that differ only after the extraction share a store.
     extractions = {config_hash(config.extraction()): config for config in systems.values()}
     stores = {name: place / name for name in extractions}

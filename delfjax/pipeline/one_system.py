@@ -26,6 +26,7 @@ from delfjax.evaluation.dataset_protocols import (
     scored_queries,
 )
 from delfjax.features.extractor import Extractor, load_extractor
+from delfjax.models.model_files import pinned, weights_of
 from delfjax.pipeline.dataset_features import (
     DatasetFeatures,
     default_store,
@@ -113,6 +114,8 @@ class DatasetEvaluation(DatasetScores):
 
     Attributes:
         config_hash: hash of the whole config.
+        weights: part of the system → digest of its weights, or their name if they are not in a
+            file.
         seconds: stage → wall time, seconds.
         num_images: database images that were indexed.
         num_failed: database images that could not be read.
@@ -121,6 +124,7 @@ class DatasetEvaluation(DatasetScores):
     """
 
     config_hash: str
+    weights: dict[str, str]
     seconds: dict[str, float]
     num_images: int
     num_failed: int
@@ -164,8 +168,11 @@ def evaluate_dataset(
         ConfigError: the dataset has no such protocol.
         StoreError: the store has another config, is damaged, or is being written.
         ReductionError: there are too few features to fit the reduction.
+        WeightsError: weights are missing or damaged, do not fit, or are not those that a pinned
+            config asks for.
     """
     started = time.perf_counter()
+    config = pinned(config)
     # Check the protocols now: a missing label must not surface after hours of extraction.
     make_scorers(dataset, tuple(dataset.database), protocols)
     place = store or default_store(dataset, config)
@@ -181,6 +188,7 @@ def evaluate_dataset(
     return DatasetEvaluation(
         **vars(found),
         config_hash=config_hash(config),
+        weights=weights_of(config),
         seconds={
             "extract": extracted - started,
             **index.seconds,

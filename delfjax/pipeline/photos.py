@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from delfjax import device
-from delfjax.config import DelfConfig, from_dict, to_dict
+from delfjax.config import DelfConfig, from_dict, to_dict, without_digest
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.images import decode_image
@@ -23,6 +23,7 @@ from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor, PendingBatch, load_extractor
 from delfjax.features.store import FeatureStore, StoreError
 from delfjax.files import read_json_object, write_json
+from delfjax.models.model_files import pinned
 from delfjax.pipeline.answers import FoundPhoto, PhotoMatch, SearchResults
 from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
 from delfjax.retrieval import local_index
@@ -153,9 +154,13 @@ def build_index(
         ReductionError: the store has too few descriptors for ``config.reduction.dim``.
     """
     opened = store if isinstance(store, FeatureStore) else open_store(store)
+    used = config or stored_config(opened)
+    # A store of an earlier version knows its weights by their path.
+    if not without_digest(opened.config):
+        used = pinned(used)
     return local_index.build_index(
         opened,
-        config=config or stored_config(opened),
+        config=used,
         photos=_source(opened.path) if photos is None else str(photos),
     )
 
@@ -185,6 +190,12 @@ def search(
     """
     opened = index if isinstance(index, LocalIndex) else open_index(index)
     asked = config or opened.config
+    for file in without_digest(to_dict(opened.config)):
+        warnings.warn(
+            f"the index was built by an earlier version, which did not record which weights {file}"
+            " held; if they have changed since, its results are wrong",
+            stacklevel=2,
+        )
     ranked = rank_images(
         opened,
         _features([photo], opened.config)[0],

@@ -23,7 +23,15 @@ import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
-from delfjax.config import ConfigError, DelfConfig, IndexConfig, config_hash, from_dict, to_dict
+from delfjax.config import (
+    ConfigError,
+    DelfConfig,
+    IndexConfig,
+    config_hash,
+    from_dict,
+    to_dict,
+    values_hash,
+)
 from delfjax.errors import DelfjaxError
 from delfjax.features.reduction import Reduction, reduction_for
 from delfjax.features.store import FeatureStore
@@ -184,7 +192,7 @@ class LocalIndex:
             "seconds": self.seconds,
             "files": files,
         }
-        return {**header, "header_hash": config_hash(header)}
+        return {**header, "header_hash": values_hash(header)}
 
 
 def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") -> LocalIndex:
@@ -295,7 +303,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 def _hash(header: dict[str, Any]) -> str | None:
     try:
-        return config_hash(header)
+        return values_hash(header)
     except (ValueError, RecursionError):
         # Numbers or characters that no header is written with.
         return None

@@ -35,7 +35,7 @@ from delfjax.config import (
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS
 from delfjax.evaluation.dataset_protocols import PROTOCOLS
-from delfjax.models.model_files import override_system
+from delfjax.models.model_files import override_system, pinned_assignment
 from delfjax.suite.runs.folders import PRESETS, FinishedRun, Run, open_run, start_run
 from delfjax.world.knobs import WorldConfig, world_config
 
@@ -337,6 +337,7 @@ def photo_experiment(
     Raises:
         ConfigError: a preset, dataset or field is unknown (the message names the nearest), or a
             field does not accept its value.
+        WeightsError: a weight file is missing, or its description is damaged.
     """
     require_known("preset", preset, PRESETS)
     require_known("dataset", dataset, DATASETS)
@@ -352,7 +353,11 @@ def photo_experiment(
         Config(**vars(system), **vars(_TRAINING[preset])),
         [*_small_scale_overrides(preset, dataset), f"seed={seed}"],
     )
-    asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL))
+    parsed = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL))
+    asked = [pinned_assignment(assignment) for assignment in parsed]
+    if asked != parsed:
+        # A kernel works in another folder, and repeats the run with the same weights or fails.
+        given["overrides"] = "; ".join(str(assignment) for assignment in asked)
     whole = override_system(base, asked)
     if whole.seed != seed:
         raise ConfigError(

@@ -21,7 +21,6 @@ from delfjax.config import (
     DelfConfig,
     TrainingConfig,
     config_hash,
-    override,
     to_dict,
 )
 from delfjax.datasets.catalogue import open_dataset
@@ -136,7 +135,7 @@ def system(
         changes.append("scorer.kind=norm")
     else:
         changes += ["scorer.kind=attention", f"scorer.weights={attention.weights}"]
-    return override(config, changes)
+    return override_system(config, changes)
 
 
 def landmark_masks(world: World, *, split: str, count: int) -> dict[str, Bool[np.ndarray, "h w"]]:

@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from delfjax.config import identity, shown
 from delfjax.files import flatten, json_bytes, read_json_object, write_json
 from delfjax.training.batches import TrainingError
 
@@ -99,12 +100,13 @@ class Checkpoints:
 
 
 def _require_same(folder: Path, held: dict[str, Any], asked: dict[str, Any]) -> None:
-    found, wanted = flatten(held), flatten(asked)
+    found, wanted = flatten(identity(held)), flatten(identity(asked))
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
+            old, new = (shown(flatten(values).get(name)) for values in (held, asked))
             raise TrainingError(
-                f"{folder}: holds a training run with {name} {found.get(name)!r}, not"
-                f" {wanted.get(name)!r}; choose another folder"
+                f"{folder}: holds a training run with {name} {old!r}, not {new!r}; choose another"
+                " folder"
             )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from delfjax.cli import main
-from delfjax.config import ConfigError, DelfConfig, config_hash, override
+from delfjax.config import ConfigError, DelfConfig, config_hash, override, weight_file
 from delfjax.datasets.skimage_photos import write_photo_set
 from delfjax.features.reduction import ReductionError, reduction_for
 from delfjax.features.store import FeatureStore
@@ -104,7 +104,9 @@ def test_notebooks_take_the_file_as_an_override(made: Path) -> None:
     experiment = photo_experiment(
         "ci", 0, dataset="embedded", overrides=f"model={model}; search.neighbours=5"
     )
-    assert experiment.config.backbone.weights == experiment.config.scorer.weights == str(model)
+    for section in (experiment.config.backbone, experiment.config.scorer):
+        file = weight_file(section.weights)
+        assert file is not None and file.path == str(model) and file.digest
     assert experiment.config.search.neighbours == 5
     plain = photo_experiment("ci", 0, dataset="embedded").settings("30_extract_features")
     assert config_hash(experiment.settings("30_extract_features")) != config_hash(plain)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from delfjax import __version__
-from delfjax.config import config_hash
+from delfjax.config import config_hash, identity, shown, without_digest
 from delfjax.errors import DelfjaxError
 from delfjax.files import flatten, json_bytes, read_json_object, write_json
 from delfjax.types import ImageFeatures, LocalFeatures
@@ -86,7 +86,17 @@ class Rows:
 
 
 def write_header(path: Path, config: dict[str, Any]) -> None:
-    """Write ``store.json``: the format, its version, the extraction config and its hash."""
+    """Write ``store.json``: the format, its version, the extraction config and its hash.
+
+    Raises:
+        StoreError: the config names a weight file without the digest that identifies it.
+    """
+    files = without_digest(config)
+    if files:
+        raise StoreError(
+            f"{path}: the config names the weight file {files[0]} without the digest of its"
+            " weights; `delfjax.models.model_files.pinned` adds it"
+        )
     header = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -131,15 +141,18 @@ def require_config(path: Path, stored: dict[str, Any], asked: dict[str, Any]) ->
     """
     if config_hash(stored) == config_hash(asked):
         return
-    held = flatten(stored)
-    wanted = flatten(asked)
+    held = flatten(identity(stored))
+    wanted = flatten(identity(asked))
     changed = [
         key for key in sorted(held.keys() | wanted.keys()) if held.get(key) != wanted.get(key)
     ]
     difference = ""
     if changed:
         field = changed[0]
-        difference = f"{field} is {held.get(field)!r} in the store, but {wanted.get(field)!r} here"
+        found, expected = (shown(flatten(each).get(field)) for each in (stored, asked))
+        difference = f"{field} is {found!r} in the store, but {expected!r} here"
+        if without_digest(stored):
+            difference += "; earlier versions did not record which weights a file held"
     raise StoreError(
         f"{path}: extracted with config {config_hash(stored)}, not {config_hash(asked)}"
         f" ({difference}); name another store"

@@ -118,6 +118,7 @@ def prepare(notebook: Path, given: Mapping[str, Any]) -> Job:
             if name in parameters
         }
         experiment = photo_experiment(**known)
+        parameters |= {name: experiment.parameters[name] for name in known}
         settings = experiment.settings(notebook.stem) if kind == Kind.EXPERIMENT else parameters
     return Job(
         notebook, kind, parameters, paths.runs_root() / notebook.stem / config_hash(dict(settings))

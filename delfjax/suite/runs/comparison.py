@@ -14,14 +14,14 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
 
 from delfjax import paths
-from delfjax.config import require_known
+from delfjax.config import require_known, shown, weight_file
 from delfjax.evaluation.significance import bootstrap_interval, paired_permutation_test
 from delfjax.files import flatten
 from delfjax.suite.runs.folders import PRESETS, FinishedRun, RunError, finished_runs
@@ -121,7 +121,7 @@ def runs_of(experiment: str, *, preset: str = "any") -> tuple[list[FinishedRun],
     ]
     if not runs:
         raise RunError(_no_run_of(name, preset=preset, damaged=problems, known=known))
-    return runs, problems
+    return _readable(runs), problems
 
 
 def runs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
@@ -305,6 +305,22 @@ def label(fields: Sequence[str], values: Sequence[Any]) -> str:
         for name, value in zip(fields, values, strict=True)
     )
     return ", ".join(words) or "all runs"
+
+
+def _readable(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs with weight files shown by name and digest, the same weights always by the same
+    name."""
+    names: dict[str, Any] = {}
+
+    def readable(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: readable(inner) for name, inner in value.items()}
+        file = weight_file(value)
+        if file is None or not file.digest:
+            return value
+        return names.setdefault(file.digest, shown(value))
+
+    return [replace(run, config=readable(run.config)) for run in runs]
 
 
 def _no_run_of(name: str, *, preset: str, damaged: Sequence[str], known: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from delfjax import paths
-from delfjax.config import config_hash
+from delfjax.config import config_hash, identity, shown
 from delfjax.errors import DelfjaxError
 from delfjax.files import (
     Lock,
@@ -336,11 +336,11 @@ def run_path(experiment: str, config: Mapping[str, Any]) -> Path:
 
 def differences(settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """One phrase for each field of ``settings`` that has another value in ``config``."""
-    held = flatten(config)
+    held, wanted = flatten(identity(config)), flatten(identity(settings))
     return [
-        f"{name} is {held.get(name)!r}, expected {wanted!r}"
-        for name, wanted in flatten(settings).items()
-        if held.get(name) != wanted
+        f"{name} is {shown(flatten(config).get(name))!r}, expected {shown(value)!r}"
+        for name, value in flatten(settings).items()
+        if held.get(name) != wanted[name]
     ]
 
 

@@ -19,6 +19,7 @@ from delfjax.features.store import FeatureStore, StoreWriter
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.delf import describe_backbone, load_backbone, load_delf
+from delfjax.models.model_files import override_system
 from delfjax.models.tensors import named_tensors, with_tensors
 from delfjax.models.weights import save_weights
 from delfjax.types import LocalFeatures
@@ -76,7 +77,7 @@ def systems(tuned: Path) -> dict[str, DelfConfig]:
         ],
         "small": ["features.max_side=96", "scorer.weights=random", "features.scales=[1.0]"],
     }
-    return {name: override(CONFIG, change) for name, change in changes.items()}
+    return {name: override_system(CONFIG, change) for name, change in changes.items()}
 
 
 def test_each_system_keeps_what_an_extraction_keeps(

@@ -3,15 +3,19 @@ it uses."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from delfjax.config import ConfigError, DelfConfig, config_hash
 from delfjax.datasets import skimage_photos
 from delfjax.datasets.columns import DatasetError
 from delfjax.evaluation.mining_scores import LEAST_PHOTOS
+from delfjax.models.weights import save_weights
 from delfjax.suite.runs.folders import differences
 from delfjax.suite.settings import (
     PhotoExperiment,
@@ -47,6 +51,36 @@ def test_settings_depend_only_on_preset_and_seed() -> None:
     hashes = {config_hash(photo_experiment(*run).settings(SEARCH)) for run in runs}
     assert len(hashes) == len(runs)
     assert hashes == {config_hash(photo_experiment(*run).settings(SEARCH)) for run in runs}
+
+
+def test_a_run_is_known_by_the_weights_in_a_file_and_not_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def saved(name: str, value: float) -> None:
+        save_weights(tmp_path / name, {"w": np.full(2, value)}, {"name": "attention"})
+
+    def settings(name: str) -> dict[str, Any]:
+        asked = photo_experiment("ci", 0, overrides=f"seed=0; scorer.weights={name}")
+        # A kernel works elsewhere, with the text that the runner hands it.
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir(tmp_path.parent)
+            again = photo_experiment("ci", 0, overrides=asked.parameters["overrides"])
+        assert again.parameters == asked.parameters and again.whole == asked.whole
+        return asked.settings("30_extract_features")
+
+    monkeypatch.chdir(tmp_path)
+    saved("one.safetensors", 1)
+    saved("same.safetensors", 1)
+    first, same = settings("one.safetensors"), settings("same.safetensors")
+    assert config_hash(first) == config_hash(same) and not differences(first, same)
+    saved("one.safetensors", 2)
+    later = settings("one.safetensors")
+    assert config_hash(later) != config_hash(first)
+    (said,) = differences(later, first)
+    assert re.fullmatch(
+        r"scorer\.weights is 'one\.safetensors@\w{12}', expected 'one\.safetensors@\w{12}'", said
+    )
+    assert photo_experiment("ci", 0, overrides="seed=0").parameters["overrides"] == "seed=0"
 
 
 def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:

@@ -74,6 +74,18 @@ def test_a_result_with_the_name_of_a_setting_gets_a_prefix() -> None:
     assert (table["seed"].item(), table["results.seed"].item()) == (7, 99)
 
 
+def test_the_same_weights_under_two_paths_are_one_group_shown_by_name() -> None:
+    one, other = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+    for seed, weights in enumerate((f"/a/one.safetensors@{one}", f"/b/copy.safetensors@{one}")):
+        made({"mean": 0.5}, seed=seed, backbone={"weights": weights})
+    made({"mean": 0.5}, seed=2, backbone={"weights": f"/a/one.safetensors@{other}"})
+    groups = compare.groups(compare.runs_of(NAME)[0])
+    assert {values: len(members) for values, members in groups.items()} == {
+        ("one.safetensors@0123456789ab",): 2,
+        ("one.safetensors@fedcba987654",): 1,
+    }
+
+
 def test_what_differs_is_found_and_what_repeats_the_seed_is_not_named() -> None:
     assert compare.varying([made({}, neighbours=5, seed=0), made({}, neighbours=9, seed=1)]) == [
         "search.neighbours",
