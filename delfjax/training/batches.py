@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Int, Int64, Shaped, UInt8
+from tqdm.auto import tqdm
 
 from delfjax.config import TrainingConfig
 from delfjax.datasets.benchmark import RetrievalDataset
-from delfjax.datasets.images import ImageError, central_square, decode_image, resized
+from delfjax.datasets.images import (
+    ImageError,
+    central_square,
+    decode_image,
+    hash_file,
+    resized,
+)
+from delfjax.device import processors
 from delfjax.errors import DelfjaxError
 from delfjax.rng import named_generator
 
@@ -53,12 +62,15 @@ class LabelledPhotos:
         paths: file of each photo, relative to ``root``.
         labels: landmark of each photo, 0 … ``classes`` − 1.
         classes: number of landmarks; each has at least one photo.
+        contents: digest of each photo's file, empty for one that cannot be read; none at all before
+            :meth:`hashed`.
     """
 
     root: Path
     paths: Sequence[str]
     labels: Int64[np.ndarray, " n"]
     classes: int
+    contents: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
@@ -97,6 +109,26 @@ class LabelledPhotos:
         return cls(
             dataset.root, [dataset.database[row] for row in rows], labels.astype(np.int64), classes
         )
+
+    def hashed(self, *, progress: bool = False) -> LabelledPhotos:
+        """These photos with the digests of their files, which are read unless they have been."""
+        if self.contents:
+            return self
+
+        def content(path: str) -> str:
+            try:
+                return hash_file(self.root / path)
+            except OSError:
+                return ""
+
+        count = len(self.paths)
+        with ThreadPoolExecutor(min(8, len(processors()))) as pool:
+            found = pool.map(content, self.paths)
+            # Hashing is fast, so the bar appears for large sets only.
+            bar = tqdm(
+                found, total=count, desc="check", unit="image", delay=2, disable=not progress
+            )
+            return replace(self, contents=tuple(bar))
 
     def square(self, member: int, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
         """The central square of a photo, resized to ``side`` pixels.

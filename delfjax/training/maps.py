@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from delfjax import paths, programs
 from delfjax.config import TrainingConfig, config_hash
-from delfjax.datasets.images import ImageError, hash_file
+from delfjax.datasets.images import ImageError
 from delfjax.device import processors
 from delfjax.files import replacing
 from delfjax.models.delf import Backbone
@@ -56,7 +56,7 @@ def cached_maps(
     """
     depth = len(network.fixed_layers)
     ends = (config.frozen_layers, depth) if 0 < config.frozen_layers < depth else (depth,)
-    content = _content(photos)
+    content = _content(photos.hashed(progress=progress))
     files = _kept(network, photos, ends, content=content, config=config, progress=progress)
     return [np.load(file, mmap_mode="r") for file in files]
 
@@ -170,8 +170,8 @@ def _squares(
 def _content(photos: LabelledPhotos) -> str:
     """Digest of the photos' files."""
     content = hashlib.sha256()
-    for path in photos.paths:
-        content.update(hash_file(photos.root / path).encode())
+    for digest in photos.contents:
+        content.update(digest.encode())
     return content.hexdigest()
 
 

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from delfjax.config import BackboneConfig, TrainingConfig, to_dict
+from delfjax.config import BackboneConfig, DelfConfig, TrainingConfig, to_dict
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.models.delf import describe_backbone, load_backbone
-from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, save_model
+from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, pinned, save_model
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import save_weights, tensor_digest
 from delfjax.training.batches import Batches, LabelledPhotos, MapBatches, PhotoBatches
@@ -51,7 +51,8 @@ def train_stage(
         WeightsError: the backbone's weights are missing, damaged, or belong to another
             architecture.
     """
-    photos = LabelledPhotos.of(dataset)
+    backbone = pinned(DelfConfig(backbone=backbone)).backbone
+    photos = LabelledPhotos.of(dataset).hashed(progress=progress)
     network = make_network(
         load_backbone(backbone, seed=seed),
         photos.classes,
