@@ -99,23 +99,33 @@ def refuse_changes(
     Raises:
         UsageError: an assignment changes one of ``sections``.
     """
-    from delfjax.config import MODEL, identity, to_dict
+    from delfjax.config import MODEL, to_dict
+    from delfjax.files import flatten
     from delfjax.models.model_files import override_system
 
-    def kept(config: DelfConfig) -> dict[str, Any]:
-        plain = to_dict(config)
-        return identity({name: plain[name] for name in sections})
-
+    held = to_dict(fixed)
     for assignment in assignments:
         if assignment.section not in (*sections, MODEL):
             continue
-        changed = kept(override_system(fixed, [assignment]))
-        differing = [name for name, value in kept(fixed).items() if changed[name] != value]
-        if differing:
-            raise UsageError(
-                f"--set {assignment}: {differing[0]} was fixed when {since}; make it again to"
-                " change it"
-            )
+        asked = to_dict(override_system(fixed, [assignment]))
+        for section in sections:
+            old, new = flatten({section: held[section]}), flatten({section: asked[section]})
+            if not all(_same_value(old[name], new[name]) for name in old):
+                raise UsageError(
+                    f"--set {assignment}: {section} was fixed when {since}; make it again to"
+                    " change it"
+                )
+
+
+def _same_value(old: Any, new: Any) -> bool:
+    """Whether two values of a config are equal, or may be the same weights in two places: earlier
+    versions did not record which weights a file held."""
+    from delfjax.config import weight_file
+
+    before, after = weight_file(old), weight_file(new)
+    if before is None or after is None:
+        return bool(old == new)
+    return before.digest in ("", after.digest)
 
 
 def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:

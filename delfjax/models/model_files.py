@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,9 +148,10 @@ def pinned(config: C) -> C:
         WeightsError: a weight file is missing, or its description is damaged.
     """
     named = flatten(to_dict(config))
-    given = [Assignment(name, json.dumps(named[name])) for name in _FIELDS if name in named]
+    given = [Assignment(name, named[name]) for name in _FIELDS if name in named]
     found = [pinned_assignment(each) for each in given]
-    return config if found == given else override(config, found)
+    changed = [new for old, new in zip(given, found, strict=True) if new != old]
+    return override(config, changed) if changed else config
 
 
 def pinned_assignment(assignment: Assignment) -> Assignment:
@@ -157,6 +159,7 @@ def pinned_assignment(assignment: Assignment) -> Assignment:
     other is returned as it is.
 
     Raises:
+        ConfigError: there is no such model file.
         WeightsError: the weight file is missing, or its description is damaged.
     """
     if assignment.path not in (*_FIELDS, MODEL):
@@ -168,10 +171,10 @@ def pinned_assignment(assignment: Assignment) -> Assignment:
     if file.digest:
         digest = file.digest
     elif assignment.path == MODEL:
-        digest = str(read_description(path)["digest"])
+        digest = _Model.read(file.path).digest
     else:
         digest = part_digest(path, _FIELDS[assignment.path])
-    return Assignment(assignment.path, json.dumps(str(WeightFile(path, digest))))
+    return Assignment(assignment.path, str(WeightFile(path, digest)))
 
 
 def weights_of(config: DelfConfig) -> dict[str, str]:
@@ -210,7 +213,10 @@ def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
     expanded: list[Assignment] = []
     for each in assignments:
         assignment = parse_assignment(each) if isinstance(each, str) else each
-        expanded += _settings(assignment.value) if assignment.path == MODEL else [assignment]
+        if assignment.path == MODEL:
+            expanded += _Model.read(_text(assignment.value)).assignments()
+        else:
+            expanded.append(assignment)
     return [pinned_assignment(assignment) for assignment in expanded]
 
 
@@ -265,32 +271,42 @@ def card(path: str | Path) -> Iterator[str]:
         yield f"  {score['dataset']}: {means} (by inliers, config {score['config_hash']})"
 
 
-def _settings(model: str) -> list[Assignment]:
-    """Assignments of all fields that a model file sets."""
-    named = _text(model)
-    held = weight_file(named) or WeightFile(str(paths.shipped_weights() / f"{named}.safetensors"))
-    file = Path(held.path).expanduser()
-    try:
-        about = read_description(file)
-    except WeightsError as error:
-        raise ConfigError(f"model={named}: {error}") from None
-    try:
-        found = flatten(about["config"]["system"])
-        digest = about["digest"]
-    except (KeyError, TypeError, AttributeError):
-        raise ConfigError(
-            f"model={named}: {file} does not describe a complete system;"
-            " `delfjax weights export` writes one"
-        ) from None
-    if held.digest not in ("", digest):
-        raise ConfigError(
-            f"{file}: holds the model with the digest {short_digest(str(digest))}, but"
-            f" {short_digest(held.digest)} is asked for; give the file that holds it"
-        )
-    return [
-        Assignment(path, json.dumps(str(file) if value == _ITSELF else value))
-        for path, value in found.items()
-    ]
+@dataclass(frozen=True)
+class _Model:
+    """A model file, its digest, and the fields that it sets by their dotted names."""
+
+    file: Path
+    digest: str
+    fields: dict[str, Any]
+
+    @classmethod
+    def read(cls, name: str) -> _Model:
+        held = weight_file(name) or WeightFile(str(paths.shipped_weights() / f"{name}.safetensors"))
+        file = Path(held.path).expanduser()
+        try:
+            about = read_description(file)
+        except WeightsError as error:
+            raise ConfigError(f"model={name}: {error}") from None
+        try:
+            found = cls(file, str(about["digest"]), flatten(about["config"]["system"]))
+        except (KeyError, TypeError, AttributeError):
+            raise ConfigError(
+                f"model={name}: {file} does not describe a complete system;"
+                " `delfjax weights export` writes one"
+            ) from None
+        if held.digest not in ("", found.digest):
+            raise ConfigError(
+                f"{file}: holds the model with the digest {short_digest(found.digest)}, but"
+                f" {short_digest(held.digest)} is asked for; give the file that holds it"
+            )
+        return found
+
+    def assignments(self) -> list[Assignment]:
+        """One assignment for each field."""
+        return [
+            Assignment(path, json.dumps(str(self.file) if value == _ITSELF else value))
+            for path, value in self.fields.items()
+        ]
 
 
 def _digest_or_name(part: str, weights: str) -> str:

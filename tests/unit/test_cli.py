@@ -364,7 +364,7 @@ def test_an_index_knows_the_config_of_its_store(index: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment", ["features.max_side=512", "backbone.output=conv5", "scorer.kind=attention"]
+    "assignment", ["features.max_side=512", "backbone.output=conv5", "scorer.kind=norm"]
 )
 def test_what_an_extraction_decided_cannot_be_changed_afterwards(
     capsys: pytest.CaptureFixture[str], store: Path, index: Path, assignment: str
