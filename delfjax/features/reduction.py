@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import ThreadpoolController
 
-from delfjax.config import BackboneConfig, ReductionConfig, from_dict, shown
+from delfjax.config import BackboneConfig, ReductionConfig, WeightFile, from_dict, weight_file
 from delfjax.errors import DelfjaxError
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, is_for_backbone
@@ -136,7 +136,8 @@ def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) ->
     """
     if not config.weights:
         return fit_from_store(store, config=config, seed=seed)
-    tensors, about = load_part(config.weights, REDUCTION)
+    file = weight_file(config.weights) or WeightFile(config.weights)
+    tensors, about = load_part(str(file), REDUCTION)
     required: dict[str, object] = {"dim": config.dim, "whiten": config.whiten}
     backbone = describe_backbone(from_dict(BackboneConfig, store.config["backbone"]))
     if not is_for_backbone(about, backbone):
@@ -144,7 +145,7 @@ def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) ->
     for name, value in required.items():
         if about.get(name) != value:
             raise ReductionError(
-                f"{shown(config.weights)}: its reduction is for {name} {about.get(name)}, not"
+                f"{file.path}: its reduction is for {name} {about.get(name)}, not"
                 f" {value}; export the model file again with `delfjax weights export`"
             )
     return Reduction(

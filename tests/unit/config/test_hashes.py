@@ -21,6 +21,8 @@ from delfjax.config import (
     preset,
     training_preset,
 )
+from delfjax.models.model_files import part_digest
+from delfjax.models.weights import shipped_attention
 from delfjax.suite import trained_stages
 from delfjax.suite.settings import photo_experiment
 from delfjax.suite.trained_stages import trained_stage
@@ -51,6 +53,12 @@ def test_trainings_and_mining_keep_their_hashes() -> None:
     }
     assert config_hash(MiningConfig()) == "2423a1db29"
     assert set(PRESETS) == {"default", "fast", "ci", "paper2017"}
+
+
+def test_the_attention_that_ships_is_the_one_that_its_name_stands_for() -> None:
+    """Hashes count the name alone, so another attention needs another name."""
+    digest = part_digest(shipped_attention("landmark_world"), "scorer")
+    assert digest == "5b27dee947089c5f0f839522414b429e2fb3a0668bff419a16737417d33df365"
 
 
 @pytest.mark.parametrize(
