@@ -17,6 +17,8 @@ from delfjax.files import flatten, json_bytes, read_json_object, write_json
 from delfjax.training.batches import TrainingError
 
 _ABOUT = "training.json"
+# Folder that holds one folder for each checkpoint, named by the number of its steps.
+CHECKPOINTS = "checkpoints"
 
 
 class Checkpoints:
@@ -51,7 +53,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept, best_fn=_accuracy, best_mode="max"
         )
-        self._manager = ocp.CheckpointManager(folder.resolve() / "checkpoints", options=options)
+        self._manager = ocp.CheckpointManager(folder.resolve() / CHECKPOINTS, options=options)
 
     def __enter__(self) -> Checkpoints:
         return self

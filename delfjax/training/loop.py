@@ -33,7 +33,6 @@ from delfjax.training.batches import Batch, Batches, LabelledPhotos, TrainingErr
 from delfjax.training.checkpoints import Checkpoints
 from delfjax.training.networks import Network
 from delfjax.training.optimiser import make_optimiser, make_schedule
-from delfjax.training.photo_record import require_same_photos
 from delfjax.types import Array
 
 METRICS = "metrics.jsonl"
@@ -163,7 +162,7 @@ def train(
     Raises:
         TrainingError: a loss is not finite (the message names the step and its photos), a batch
             cannot be divided evenly among devices and parts, or the folder belongs to another
-            training run, be it of other photos or labels.
+            training run.
     """
     started = time.perf_counter()
     trainer = Trainer(network, config, list(jax.local_devices() if devices is None else devices))
@@ -171,7 +170,6 @@ def train(
     with Checkpoints(folder, {**to_dict(config), **(about or {})}) as checkpoints:
         state = trainer.start()
         first = checkpoints.last or 0
-        require_same_photos(folder, batches.photos, resumed=first > 0)
         if first:
             state = checkpoints.restore(first, state)
         lines = _Lines(folder / METRICS, until=first, config=config)

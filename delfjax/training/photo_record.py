@@ -14,22 +14,25 @@ from typing import Any
 
 from delfjax.files import read_json_object, write_json
 from delfjax.training.batches import LabelledPhotos, TrainingError
+from delfjax.training.checkpoints import CHECKPOINTS
 
 _FILE = "photos.json"
 
 
-def require_same_photos(folder: Path, photos: LabelledPhotos, *, resumed: bool) -> None:
-    """Record the photos of a run in its folder or, when it is resumed, compare them.
+def require_same_photos(folder: Path, photos: LabelledPhotos) -> None:
+    """Record the photos of a run in its folder or, if it has a checkpoint to resume from, compare
+    them.
 
     Args:
-        folder: folder of the run.
+        folder: folder of the run; created if missing.
         photos: the photos to train on; their digests are compared where both are known.
-        resumed: whether the folder holds the beginning of the run.
 
     Raises:
         TrainingError: the run was started on other photos; the message names the first.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / _FILE
+    resumed = any(entry.name.isdigit() for entry in (folder / CHECKPOINTS).glob("*"))
     now: dict[str, Any] = {
         "paths": list(photos.paths),
         "labels": photos.labels.tolist(),

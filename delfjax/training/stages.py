@@ -20,6 +20,7 @@ from delfjax.training.batches import Batches, LabelledPhotos, MapBatches, PhotoB
 from delfjax.training.loop import TrainingReport, train
 from delfjax.training.maps import cached_maps
 from delfjax.training.networks import AttentionNetwork, DelgNetwork, make_network
+from delfjax.training.photo_record import require_same_photos
 
 
 def train_stage(
@@ -46,13 +47,14 @@ def train_stage(
         progress: show progress bars.
 
     Raises:
-        TrainingError: the labels cannot be learned from; see also
-            :func:`~delfjax.training.loop.train`.
+        TrainingError: the labels cannot be learned from, or the folder holds a run on other photos;
+            see also :func:`~delfjax.training.loop.train`.
         WeightsError: the backbone's weights are missing, damaged, or belong to another
             architecture.
     """
     backbone = pinned(DelfConfig(backbone=backbone)).backbone
     photos = LabelledPhotos.of(dataset).hashed(progress=progress)
+    require_same_photos(folder, photos)
     network = make_network(
         load_backbone(backbone, seed=seed),
         photos.classes,

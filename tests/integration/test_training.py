@@ -371,6 +371,10 @@ def test_both_stages_are_trained_by_command_and_extraction_takes_what_they_wrote
     assert main(["train", "world_train", "--out", str(scorer), *shared, *after]) == 0
     assert main(["train", "world_train", "--out", str(scorer), *shared, *after]) == 0
     assert "train: 2 steps, 2 of them earlier" in capsys.readouterr().err
+    one, other = sorted((tmp_path / "world").rglob("train/**/*.jpg"))[:2]
+    one.write_bytes(other.read_bytes())
+    assert main(["train", "world_train", "--out", str(scorer), *shared, *after]) == 1
+    assert "holds a training run on other photos: " in capsys.readouterr().err
     changes = [f"backbone.weights={backbone}", "scorer.kind=attention", f"scorer.weights={scorer}"]
     model = load_delf(override(DelfConfig(), changes))
     assert model.scorer is not None

@@ -25,16 +25,16 @@ def photos(tmp_path: Path) -> LabelledPhotos:
 
 @pytest.fixture
 def run(tmp_path: Path, photos: LabelledPhotos) -> Path:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    require_same_photos(folder, photos, resumed=False)
-    return folder
+    """The folder of a run that has a checkpoint."""
+    require_same_photos(tmp_path / "run", photos)
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    return tmp_path / "run"
 
 
 def refused(run: Path, photos: LabelledPhotos) -> str:
     before = (run / "photos.json").read_bytes()
     with pytest.raises(TrainingError) as error:
-        require_same_photos(run, photos, resumed=True)
+        require_same_photos(run, photos)
     assert (run / "photos.json").read_bytes() == before
     said = str(error.value)
     assert said.startswith(f"{run}: holds a training run on other photos: ")
@@ -50,9 +50,9 @@ def again(photos: LabelledPhotos) -> LabelledPhotos:
 def test_the_same_photos_resume_wherever_they_are(
     run: Path, photos: LabelledPhotos, tmp_path: Path
 ) -> None:
-    require_same_photos(run, again(photos), resumed=True)
+    require_same_photos(run, again(photos))
     (tmp_path / "photos").rename(tmp_path / "moved")
-    require_same_photos(run, again(replace(photos, root=tmp_path / "moved")), resumed=True)
+    require_same_photos(run, again(replace(photos, root=tmp_path / "moved")))
 
 
 def test_two_photos_that_changed_places_are_noticed(run: Path, photos: LabelledPhotos) -> None:
@@ -79,7 +79,7 @@ def test_a_photo_that_cannot_be_read_for_a_while_does_not_end_the_run(
 ) -> None:
     file = photos.root / "b/1.jpg"
     file.rename(photos.root / "away")
-    require_same_photos(run, again(photos), resumed=True)
+    require_same_photos(run, again(photos))
     file.write_bytes(b"another")
     assert ": b/1.jpg is another file now;" in refused(run, again(photos))
 
@@ -90,9 +90,10 @@ def test_a_photo_that_appears_later_is_recorded_then(
     file = photos.root / "a/1.jpg"
     content = file.read_bytes()
     file.unlink()
-    require_same_photos(tmp_path, again(photos), resumed=False)
+    require_same_photos(tmp_path, again(photos))
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     file.write_bytes(content)
-    require_same_photos(tmp_path, again(photos), resumed=True)
+    require_same_photos(tmp_path, again(photos))
     file.write_bytes(b"another")
     assert ": a/1.jpg is another file now;" in refused(tmp_path, again(photos))
 
@@ -101,16 +102,20 @@ def test_a_run_without_a_checkpoint_starts_with_the_photos_of_now(
     run: Path, photos: LabelledPhotos
 ) -> None:
     (photos.root / "a/1.jpg").write_bytes(b"another")
-    require_same_photos(run, again(photos), resumed=False)
-    require_same_photos(run, again(photos), resumed=True)
+    checkpoint = run / "checkpoints" / "5"
+    checkpoint.rename(run / "checkpoints" / "5.orbax-checkpoint-tmp")
+    require_same_photos(run, again(photos))
+    (run / "checkpoints" / "5.orbax-checkpoint-tmp").rename(checkpoint)
+    require_same_photos(run, again(photos))
 
 
 def test_a_run_of_an_earlier_version_resumes_and_says_what_it_cannot_know(
     tmp_path: Path, photos: LabelledPhotos
 ) -> None:
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     with pytest.warns(UserWarning, match="did not record its photos; it resumes with those"):
-        require_same_photos(tmp_path, photos, resumed=True)
-    require_same_photos(tmp_path, photos, resumed=True)
+        require_same_photos(tmp_path, photos)
+    require_same_photos(tmp_path, photos)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"paths": ["a"], "labels": 1}'])
@@ -119,7 +124,7 @@ def test_a_damaged_record_is_refused_by_name(
 ) -> None:
     (run / "photos.json").write_text(content)
     with pytest.raises(TrainingError, match=r"photos\.json: damaged"):
-        require_same_photos(run, photos, resumed=True)
+        require_same_photos(run, photos)
 
 
 def test_the_record_is_plain_json(run: Path, photos: LabelledPhotos) -> None:
