@@ -18,7 +18,14 @@ The checksum in a shard's name is verified before its rows are first used; the e
 shard names its file.
 """
 
-from delfjax.features.store.format import FORMAT, FORMAT_VERSION, SHARD_SIZE, Group, StoreError
+from delfjax.features.store.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    SHARD_SIZE,
+    Group,
+    Source,
+    StoreError,
+)
 from delfjax.features.store.reader import FeatureStore, StoreArrays
 from delfjax.features.store.writer import StoreWriter
 
@@ -28,6 +35,7 @@ __all__ = [
     "SHARD_SIZE",
     "FeatureStore",
     "Group",
+    "Source",
     "StoreArrays",
     "StoreError",
     "StoreWriter",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from delfjax.config import config_hash
+from delfjax.features.store.contents import Contents, read_contents, records_by_content, view
 from delfjax.features.store.format import (
-    Group,
-    Rows,
-    Shard,
+    Source,
     StoreError,
-    read_contents,
     read_header,
-    read_rows,
+    read_source,
     require_config,
 )
+from delfjax.features.store.shards import Rows, read_rows
 from delfjax.types import ImageFeatures
 
 # Number of recently used shards that stay mapped.
@@ -57,29 +57,16 @@ class FeatureStore:
     ``float32``, local descriptors ``float16``. An instance must not be shared between threads.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: dict[str, Any],
-        groups: Sequence[Group],
-        shards: Mapping[int, Shard],
-    ) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], contents: Contents) -> None:
         self.path = path
         self.config = config
         self.config_hash = config_hash(config)
-        self._shards = dict(shards)
-        self._pending = tuple(
-            name for group in groups if group.index not in shards for name in group.names
-        )
-        self._places: dict[str, tuple[int, int]] = {}
-        self._failures: dict[str, str] = {}
-        for index, shard in sorted(self._shards.items()):
-            for row, name in enumerate(shard.names):
-                self._places[name] = (index, row)
-                self._failures.pop(name, None)
-            for name, reason in shard.failures.items():
-                self._failures[name] = reason
-                self._places.pop(name, None)
+        self._contents = contents
+        self._shards = contents.shards
+        held = view(contents)
+        self._places = held.places
+        self._failures = held.failures
+        self._pending = tuple(held.pending)
         self.names: tuple[str, ...] = tuple(sorted(self._places))
         self._mapped: OrderedDict[int, Rows] = OrderedDict()
         self._verified: set[int] = set()
@@ -99,8 +86,7 @@ class FeatureStore:
         stored = read_header(path)
         if config is not None:
             require_config(path, stored, config)
-        groups, shards = read_contents(path, config_hash(stored))
-        return cls(path, stored, groups, shards)
+        return cls(path, stored, read_contents(path, config_hash(stored)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -122,7 +108,33 @@ class FeatureStore:
 
     def failures(self) -> dict[str, str]:
         """Image → reason, for images that could not be extracted."""
-        return dict(sorted(self._failures.items()))
+        return {
+            name: self._shards[group].failures[name]
+            for name, group in sorted(self._failures.items())
+        }
+
+    def failed_hash(self, name: str) -> str | None:
+        """Digest of the file of ``name`` when it failed, empty if it could not be read; ``None`` if
+        an earlier version of delfjax did not record it."""
+        return self._shards[self._failures[name]].failure_hashes.get(name)
+
+    def holds_content(self, digest: str) -> bool:
+        """Whether the store has the features of an image file with this digest, under whatever
+        name, also one that has left the folder."""
+        return digest in self._by_content
+
+    @cached_property
+    def source(self) -> Source | None:
+        """Where the images come from; ``None`` if that was never recorded.
+
+        Raises:
+            StoreError: ``source.json`` is damaged.
+        """
+        return read_source(self.path)
+
+    @cached_property
+    def _by_content(self) -> dict[str, tuple[int, int]]:
+        return records_by_content(self._contents)
 
     def pending(self) -> tuple[str, ...]:
         """Images that were planned but not committed, as an interrupted run leaves them."""
@@ -179,7 +191,7 @@ class FeatureStore:
         wanted = frozenset(names)
         part = copy.copy(self)
         part._places = {name: place for name, place in self._places.items() if name in wanted}
-        part._failures = {name: reason for name, reason in self._failures.items() if name in wanted}
+        part._failures = {name: group for name, group in self._failures.items() if name in wanted}
         part._pending = tuple(name for name in self._pending if name in wanted)
         part.names = tuple(name for name in self.names if name in wanted)
         part._mapped = OrderedDict()
@@ -196,9 +208,9 @@ class FeatureStore:
 
     def _place(self, name: str) -> tuple[int, int]:
         if name not in self._places:
-            reason = self._failures.get(name)
-            explanation = f"; it failed: {reason}" if reason else ""
-            raise StoreError(f"{self.path}: holds no image {name!r}{explanation}")
+            group = self._failures.get(name)
+            why = "" if group is None else f"; it failed: {self._shards[group].failures[name]}"
+            raise StoreError(f"{self.path}: holds no image {name!r}{why}")
         return self._places[name]
 
     def _rows(self, index: int) -> Rows:

@@ -8,24 +8,24 @@ from types import TracebackType
 from typing import Any
 
 from delfjax.config import config_hash
+from delfjax.features.store.contents import Contents, read_contents, records_by_content, view
 from delfjax.features.store.format import (
     FORMAT_VERSION,
     HEADER,
     LOCK,
-    PLAN,
     SHARD_SIZE,
     Group,
+    Plan,
+    Source,
     StoreError,
-    arrow_bytes,
-    checksum,
     cut,
-    numbered,
-    read_contents,
     read_header,
     require_config,
     write_header,
+    write_source,
 )
 from delfjax.features.store.reader import FeatureStore
+from delfjax.features.store.shards import Shard, arrow_bytes, checksum, read_shard
 from delfjax.files import TEMPORARY, Lock, LockHeldError, remove_leftovers, replace_file, write_json
 from delfjax.types import ImageFeatures
 
@@ -54,10 +54,9 @@ class StoreWriter:
         self._config = config
         self._shard_size = shard_size
         self._lock = Lock(path / LOCK)
-        self._groups: list[Group] = []
-        self._plans = 0
-        self._committed: set[int] = set()
-        self._descriptor_dim = 0
+        self._plans: list[Plan] = []
+        self._shards: dict[int, Shard] = {}
+        self._contents = Contents(self._plans, self._shards)
 
     def __enter__(self) -> StoreWriter:
         """Take the lock; create the store, or check the existing one.
@@ -91,39 +90,63 @@ class StoreWriter:
         """The store, opened for reading, with everything committed so far."""
         return FeatureStore.open(self.path)
 
-    def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
-        """Record which images are to be extracted.
+    def record_source(self, source: Source) -> None:
+        """Record where the images come from."""
+        if source != self.store().source:
+            write_source(self.path, source)
+
+    def plan(
+        self,
+        names: Iterable[str],
+        *,
+        again: Iterable[str] = (),
+        gone: Iterable[str] = (),
+        known: Mapping[str, str] | None = None,
+    ) -> list[Group]:
+        """Record which images are to be extracted, and how the folder has changed otherwise.
 
         Args:
-            names: the wanted images; those in no plan yet are planned, in sorted order.
+            names: the wanted images; those that the store does not know are planned, in sorted
+                order.
             again: wanted images to extract again although they are done.
+            gone: images that the store is to hold no longer; their features stay in its files.
+            known: wanted image → digest of its file, for images whose features the store holds
+                under another name; a digest that it does not hold is ignored.
 
         Returns:
             The uncommitted groups that hold a wanted image, in order.
         """
-        wanted, repeated = set(names), set(again)
-        unfinished = {
-            name
-            for group in self._groups
-            if group.index not in self._committed
-            for name in group.names
-        }
-        planned = {name for group in self._groups for name in group.names}
-        fresh = sorted((wanted - planned) | ((wanted & repeated) - unfinished))
-        if fresh:
-            first = len(self._groups)
+        held = view(self._contents)
+        stored = records_by_content(self._contents) if known else {}
+        taken = {name: digest for name, digest in (known or {}).items() if digest in stored}
+        wanted, left = set(names), sorted(gone)
+        repeated = (wanted & set(again)) - held.pending.keys()
+        new = wanted - held.places.keys() - held.failures.keys() - held.pending.keys()
+        fresh = sorted((new | repeated) - taken.keys())
+        if fresh or left or taken:
+            first = sum(len(plan.groups) for plan in self._plans)
             plan = {"first_group": first, "shard_size": self._shard_size, "names": fresh}
-            write_json(self.path / f"plan-{self._plans:06d}.json", plan, ensure_ascii=False)
-            self._plans += 1
-            self._groups += cut(fresh, first, self._shard_size)
+            changes = {"gone": left, "known": dict(sorted(taken.items()))}
+            values = {**plan, **{key: value for key, value in changes.items() if value}}
+            write_json(self.path / f"plan-{len(self._plans):06d}.json", values, ensure_ascii=False)
+            self._plans.append(Plan(tuple(cut(fresh, first, self._shard_size)), tuple(left), taken))
         return [
             group
-            for group in self._groups
-            if group.index not in self._committed and not wanted.isdisjoint(group.names)
+            for group in self._contents.groups
+            if group.index not in self._shards and not wanted.isdisjoint(group.names)
         ]
 
+    def holds_content(self, digest: str) -> bool:
+        """Whether the store has the features of an image file with this digest."""
+        return digest in records_by_content(self._contents)
+
     def commit(
-        self, group: Group, features: Mapping[str, ImageFeatures], failures: Mapping[str, str]
+        self,
+        group: Group,
+        features: Mapping[str, ImageFeatures],
+        failures: Mapping[str, str],
+        *,
+        failure_hashes: Mapping[str, str] | None = None,
     ) -> None:
         """Write the shard of ``group``; it is on disk when this returns.
 
@@ -131,26 +154,27 @@ class StoreWriter:
             group: a group returned by :meth:`plan`.
             features: image → features, for the images that succeeded.
             failures: image → reason, for the images that failed.
+            failure_hashes: image → digest of the file that failed, empty if it could not be read;
+                without one, the image is tried again by the next extraction.
 
         Raises:
             StoreError: the descriptors have another dimension than those in the store.
             ValueError: the group was committed before, or the images are not exactly its own.
         """
-        if group.index in self._committed or sorted([*features, *failures]) != sorted(group.names):
+        if group.index in self._shards or sorted([*features, *failures]) != sorted(group.names):
             raise ValueError(
                 f"group {group.index} must be committed once and with exactly its"
                 f" {len(group.names)} images"
             )
         kept = {name: features[name] for name in group.names if name in features}
-        dims = {int(image.local.descriptors.shape[-1]) for image in kept.values()} | {
-            self._descriptor_dim
-        } - {0}
+        held = {shard.descriptor_dim for shard in self._shards.values()}
+        dims = {int(image.local.descriptors.shape[-1]) for image in kept.values()} | held - {0}
         if len(dims) > 1:
             raise StoreError(
                 f"{self.path}: descriptors of {sorted(dims)} dimensions cannot share a store"
             )
         dim = dims.pop() if dims else 0
-        metadata = {
+        metadata: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "config_hash": config_hash(self._config),
             "group": group.index,
@@ -159,19 +183,24 @@ class StoreWriter:
             "content_hashes": [image.content_hash for image in kept.values()],
             "failures": {name: failures[name] for name in group.names if name in failures},
         }
-        shard = arrow_bytes(kept, metadata)
-        file = self.path / f"shard-{group.index:06d}-{checksum(shard)}.arrow"
-        replace_file(file, memoryview(shard))
-        self._committed.add(group.index)
-        self._descriptor_dim = dim
+        if failure_hashes is not None and failures:
+            metadata["failure_hashes"] = {
+                name: failure_hashes[name] for name in metadata["failures"]
+            }
+        content = arrow_bytes(kept, metadata)
+        file = self.path / f"shard-{group.index:06d}-{checksum(content)}.arrow"
+        replace_file(file, memoryview(content))
+        self._shards[group.index] = read_shard(
+            file, checksum(content), group, metadata["config_hash"]
+        )
 
     def _resume(self) -> None:
         stored = read_header(self.path)
         require_config(self.path, stored, self._config)
-        self._groups, shards = read_contents(self.path, config_hash(stored))
-        self._plans = len(numbered(self.path, PLAN))
-        self._committed = set(shards)
-        self._descriptor_dim = FeatureStore(self.path, stored, self._groups, shards).descriptor_dim
+        found = read_contents(self.path, config_hash(stored))
+        self._plans = list(found.plans)
+        self._shards = dict(found.shards)
+        self._contents = Contents(self._plans, self._shards)
 
     def _acquire(self) -> None:
         try:

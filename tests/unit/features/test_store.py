@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from delfjax.config import config_hash
@@ -27,6 +29,7 @@ _CONFIG: dict[str, Any] = {
     "features": {"max_side": 64, "scales": [0.5, 1.0]},
 }
 _DIM = 6
+_REPOSITORY = Path(__file__).parents[3]
 
 
 def _image(name: str, *, pooled: bool = False, dim: int = _DIM) -> ImageFeatures:
@@ -348,6 +351,54 @@ def test_any_changed_byte_of_a_shard_is_noticed_before_its_rows_are_used(
             FeatureStore.open(path).get(names[0])
     file.write_bytes(content)
     FeatureStore.open(path).verify()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by Linux's means")
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [(1, 60), *(pytest.param(k, 500, marks=pytest.mark.slow) for k in (2, 3, 4, 5))],
+)
+def test_a_damaged_store_with_right_checksums_is_read_or_refused(seed: int, count: int) -> None:
+    """In a process of its own, with limits of time and memory, so that a crash is seen."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.unit.features.mutated_stores", str(seed), str(count)],
+        cwd=_REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = process.stdout.split()
+    assert process.returncode == 0 and said[-2:] == [str(count - 1), "finished"], (
+        f"{said[-1:]}: {process.stderr}"
+    )
+
+
+def test_a_compressed_shard_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    _fill(path, _names(4))
+    file = _shard(path)
+    batch = pa.ipc.open_file(pa.BufferReader(file.read_bytes())).get_batch(0)
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    content = sink.getvalue()
+    file.unlink()
+    (path / f"shard-000000-{zlib.crc32(content):08x}.arrow").write_bytes(content)
+    with pytest.raises(StoreError, match="damaged shard \\(its columns are compressed\\)"):
+        FeatureStore.open(path).verify()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"photos": 3}', b'{"photos": "a"}', b'{"photos": "/a\\u0000"}']
+)
+def test_a_damaged_record_of_the_folder_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "s"
+    _fill(path, _names(2))
+    (path / "source.json").write_bytes(content)
+    with pytest.raises(StoreError, match=re.escape(f"{path / 'source.json'}: damaged")):
+        print(FeatureStore.open(path).source)
 
 
 def test_verify_reads_every_shard(tmp_path: Path) -> None:
