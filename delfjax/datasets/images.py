@@ -14,7 +14,8 @@ import struct
 import threading
 import warnings
 import zlib
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,11 +81,13 @@ class ImageError(DelfjaxError):
 
     Attributes:
         reason: why, without the path, so the same file gives the same words in any folder.
+        content_hash: digest of the file's bytes; empty if they could not be read.
     """
 
-    def __init__(self, path: Path | str, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str, content_hash: str = "") -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
+        self.content_hash = content_hash
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,16 @@ def decode_image(path: str | Path, *, max_side: int) -> DecodedImage:
             above :data:`MAX_PIXELS` or :data:`MAX_BYTES`.
     """
     data = _read(Path(path))
+    digest = _digest(data)
+    with identifying(digest):
+        pixels, original_size = _decode(path, data, max_side)
+    return DecodedImage(pixels, original_size, digest)
+
+
+def _decode(
+    path: str | Path, data: bytes, max_side: int
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """Pixels of an image, and its original size."""
     _mute_pillow()
     try:
         image = _open(data)
@@ -165,7 +178,17 @@ def decode_image(path: str | Path, *, max_side: int) -> DecodedImage:
             raise ImageError(path, _one_line(error)) from None
     width, height = source.size
     sideways = source.orientation in _SIDEWAYS
-    return DecodedImage(pixels, (width, height) if sideways else (height, width), _digest(data))
+    return pixels, (width, height) if sideways else (height, width)
+
+
+@contextmanager
+def identifying(content_hash: str) -> Iterator[None]:
+    """Let an :class:`ImageError` in the block tell which bytes could not be used."""
+    try:
+        yield
+    except ImageError as error:
+        error.content_hash = content_hash
+        raise
 
 
 def central_square(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
@@ -193,6 +216,15 @@ def hash_file(path: Path) -> str:
         ).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Digest of a file's bytes; empty if :func:`decode_image` could not read them."""
+    try:
+        _require_readable(path)
+        return hash_file(path)
+    except (OSError, ImageError):
+        return ""
+
+
 def reduced_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """Both sides scaled by one factor so that the longer is at most ``max_side``, pixels.
 
@@ -210,18 +242,22 @@ def _digest(data: bytes) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        status = os.stat(path)
-        # Opening a pipe or a device could block for ever.
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(path, "not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(path, f"file of {status.st_size} bytes, expected at most {MAX_BYTES}")
+        _require_readable(path)
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(path, f"cannot be read: {error.strerror or error}") from None
     if not data:
-        raise ImageError(path, "empty file (0 bytes)")
+        raise ImageError(path, "empty file (0 bytes)", _digest(data))
     return data
+
+
+def _require_readable(path: Path) -> None:
+    status = os.stat(path)
+    # Opening a pipe or a device could block for ever.
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(path, "not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise ImageError(path, f"file of {status.st_size} bytes, expected at most {MAX_BYTES}")
 
 
 def _open(data: bytes) -> ImageFile:

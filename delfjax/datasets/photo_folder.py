@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from delfjax.datasets.images import DecodedImage, decode_image, hash_file
+from delfjax.datasets.images import DecodedImage, decode_image
 from delfjax.errors import DelfjaxError
 from delfjax.files import read_json
 
@@ -31,20 +31,37 @@ class PhotoFolder:
         names: paths of the images under ``root``, with forward slashes, sorted.
         ignored: number of files without the extension of an image; hidden ones are not counted.
         problems: files and folders that could not be listed, as (path under ``root``, reason).
+        scanned: whether ``names`` are all images that were found.
     """
 
     root: Path
     names: tuple[str, ...]
     ignored: int = 0
     problems: tuple[tuple[str, str], ...] = ()
+    scanned: bool = False
+    whole = True
 
     def read(self, name: str, *, max_side: int) -> DecodedImage:
         """Pixels of one image; see :func:`~delfjax.datasets.images.decode_image`."""
         return decode_image(self.root / name, max_side=max_side)
 
-    def content_hash(self, name: str) -> str:
-        """Digest of an image's file; ``OSError`` if it cannot be read."""
-        return hash_file(self.root / name)
+    def path(self, name: str) -> Path:
+        """The file of an image."""
+        return self.root / name
+
+    def is_gone(self, name: str) -> bool:
+        """Whether an image that is not among ``names`` has left the folder.
+
+        It has not if it is below a folder that cannot be listed, or below a link to a folder that
+        is not there now, such as one on a disk that is not mounted.
+        """
+        above = [str(parent) for parent in PurePosixPath(name).parents][:-1]
+        unlisted = {place for place, _ in self.problems}
+        if not unlisted.isdisjoint(above):
+            return False
+        if any(_is_dangling(self.root / parent) for parent in above):
+            return False
+        return self.scanned or not os.path.lexists(self.root / name)
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,8 @@ def scan_folder(folder: Path) -> PhotoFolder:
                 problems.append((_printable(name), "file name is not valid UTF-8"))
             else:
                 names.append(name)
-    return PhotoFolder(folder, tuple(sorted(names)), ignored, tuple(sorted(problems)))
+    listed = tuple(sorted(names))
+    return PhotoFolder(folder, listed, ignored, tuple(sorted(problems)), scanned=True)
 
 
 def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
@@ -165,6 +183,10 @@ def _enter(folder: Path, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]
             (entry for entry in listing if not entry.name.startswith(".")),
             key=lambda entry: entry.name,
         )
+
+
+def _is_dangling(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -16,7 +16,13 @@ from PIL import Image
 
 from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
 from delfjax.datasets.columns import DatasetError
-from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file, reduced_size
+from delfjax.datasets.images import (
+    DecodedImage,
+    ImageError,
+    decode_image,
+    identifying,
+    reduced_size,
+)
 
 # How far a box may extend beyond its image before it is refused, pixels: hand-drawn boxes end on
 # the edge, and rounding carries some of them over it. The part outside is cut off.
@@ -50,7 +56,8 @@ def read_query(dataset: RetrievalDataset, number: int, *, max_side: int) -> Deco
     if query.box is None:
         return decode_image(path, max_side=max_side)
     whole = decode_image(path, max_side=_NO_REDUCTION)
-    y0, x0, y1, x1 = whole_pixels(query.box, whole.original_size, path)
+    with identifying(whole.content_hash):
+        y0, x0, y1, x1 = whole_pixels(query.box, whole.original_size, path)
     crop = whole.pixels[y0:y1, x0:x1]
     size = reduced_size((x1 - x0, y1 - y0), max_side)
     if size != (x1 - x0, y1 - y0):
@@ -79,18 +86,31 @@ class QueryImages:
         """The images of the queries at the given positions of a dataset."""
         return cls(dataset, {crop_name(dataset.queries[number]): number for number in numbers})
 
+    # An image is more than its file: it has a box.
+    whole = False
+    scanned = False
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the images."""
         return tuple(self.numbers)
 
+    @property
+    def root(self) -> Path:
+        """Folder of the dataset."""
+        return self.dataset.root
+
     def read(self, name: str, *, max_side: int) -> DecodedImage:
         """Pixels of a query; arguments and errors are those of :func:`read_query`."""
         return read_query(self.dataset, self.numbers[name], max_side=max_side)
 
-    def content_hash(self, name: str) -> str:
-        """Digest of the whole file a query is cut from; ``OSError`` if it cannot be read."""
-        return hash_file(self.dataset.root / self.dataset.queries[self.numbers[name]].path)
+    def path(self, name: str) -> Path:
+        """The whole file that a query is cut from."""
+        return self.root / self.dataset.queries[self.numbers[name]].path
+
+    def is_gone(self, name: str) -> bool:
+        """Never: queries that are not asked for stay in the store."""
+        return False
 
 
 def crop_name(query: DatasetQuery) -> str:

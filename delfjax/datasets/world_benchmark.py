@@ -14,7 +14,7 @@ from PIL import Image
 
 from delfjax.datasets.benchmark import RetrievalDataset, make_queries, no_queries
 from delfjax.datasets.columns import DatasetError, ImagePaths, IndexSets, offsets_of
-from delfjax.datasets.images import DecodedImage, ImageError, decode_image, hash_file
+from delfjax.datasets.images import DecodedImage, ImageError, decode_image
 from delfjax.world.census import Census
 from delfjax.world.reading import World, open_world
 from delfjax.world.solids import WorldError
@@ -43,10 +43,19 @@ class CutLandmarks:
         """The photographs in the given rows of the manifest, each of which shows a landmark."""
         return cls(world, {world.paths[row]: row for row in rows})
 
+    # An image is more than its file: it has a mask.
+    whole = False
+    scanned = False
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the photographs."""
         return tuple(self.rows)
+
+    @property
+    def root(self) -> Path:
+        """Folder of the world."""
+        return self.world.root
 
     def read(self, name: str, *, max_side: int) -> DecodedImage:
         """The landmark of a photograph, with its longer side ``max_side`` pixels.
@@ -58,7 +67,9 @@ class CutLandmarks:
         mask = self.world.truth(self.rows[name]).owner == SUBJECT
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
         if not rows.size:
-            raise ImageError(self.world.root / name, "shows nothing of its landmark")
+            raise ImageError(
+                self.world.root / name, "shows nothing of its landmark", whole.content_hash
+            )
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         cut = Image.fromarray(np.where(mask[..., None], whole.pixels, np.uint8(_GREY))[box])
         factor = max_side / max(cut.size)
@@ -66,9 +77,13 @@ class CutLandmarks:
         pixels = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
         return DecodedImage(pixels, (height, width), whole.content_hash)
 
-    def content_hash(self, name: str) -> str:
-        """Digest of the whole photograph; ``OSError`` if it cannot be read."""
-        return hash_file(self.world.root / name)
+    def path(self, name: str) -> Path:
+        """The whole photograph."""
+        return self.world.root / name
+
+    def is_gone(self, name: str) -> bool:
+        """Never: photographs of a finished world do not leave."""
+        return False
 
 
 def load_world(root: Path) -> RetrievalDataset:

@@ -20,9 +20,11 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from tqdm.auto import tqdm
 
 from delfjax.config import DelfConfig
+from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage, ImageError
 from delfjax.device import processors
-from delfjax.features.store import SHARD_SIZE, FeatureStore, Group, StoreWriter
+from delfjax.features.folder_changes import find_changes
+from delfjax.features.store import SHARD_SIZE, FeatureStore, Group, Source, StoreWriter
 from delfjax.types import ImageFeatures
 
 # The features of one image.
@@ -33,31 +35,6 @@ F_contra = TypeVar("F_contra", contravariant=True)
 _READY_BATCHES = 2
 # A shard should hold several batches, because its last ones are rarely full.
 _BATCHES_PER_SHARD = 4
-# Files checked for changes between two updates of the progress bar.
-_CHECKED_TOGETHER = 4096
-
-
-@runtime_checkable
-class ImageSource(Protocol):
-    """Images by name, such as those of a :class:`~delfjax.datasets.photo_folder.PhotoFolder`."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the images in the store."""
-
-    def read(self, name: str, *, max_side: int) -> DecodedImage:
-        """Pixels of one image, reduced to a longest side of at most ``max_side`` pixels.
-
-        Raises:
-            ImageError: the image cannot be read or decoded.
-        """
-
-    def content_hash(self, name: str) -> str:
-        """Digest of an image's file, equal to the one that ``read`` returns.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
 
 
 @runtime_checkable
@@ -102,11 +79,26 @@ class FeaturesWriter(Protocol[F_contra]):
     def store(self) -> FeatureStore:
         """The features that have been written so far."""
 
-    def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
+    def record_source(self, source: Source) -> None:
+        """Record where the images come from."""
+
+    def plan(
+        self,
+        names: Iterable[str],
+        *,
+        again: Iterable[str] = (),
+        gone: Iterable[str] = (),
+        known: Mapping[str, str] | None = None,
+    ) -> list[Group]:
         """Groups of the images that are missing or to be extracted ``again``."""
 
     def commit(
-        self, group: Group, features: Mapping[str, F_contra], failures: Mapping[str, str]
+        self,
+        group: Group,
+        features: Mapping[str, F_contra],
+        failures: Mapping[str, str],
+        *,
+        failure_hashes: Mapping[str, str] | None = None,
     ) -> None:
         """Write a group durably."""
 
@@ -120,12 +112,16 @@ class ExtractionReport:
         skipped: requested images that the store already had, failures included.
         failed: images that this run recorded as failures.
         seconds: wall time.
+        known: requested images that have another name than before, or whose file is a copy.
+        gone: images that have left the folder, or have another name now.
     """
 
     done: int
     skipped: int
     failed: int
     seconds: float
+    known: int = 0
+    gone: int = 0
 
     @property
     def images_per_second(self) -> float:
@@ -134,10 +130,15 @@ class ExtractionReport:
 
     def __str__(self) -> str:
         rate = f"{self.images_per_second:.2f} images/s"
-        return (
-            f"{self.done} done, {self.skipped} skipped, {self.failed} failed in {self.seconds:.1f}"
-            f" s ({rate})"
-        )
+        return f"{self.done} done, {self.counts} in {self.seconds:.1f} s ({rate})"
+
+    @property
+    def counts(self) -> str:
+        """The counts of the images that were not extracted, in words."""
+        said = [f"{self.skipped} skipped", f"{self.failed} failed"]
+        said += [f"{self.known} recognised by their content"] if self.known else []
+        said += [f"{self.gone} old names removed"] if self.gone else []
+        return ", ".join(said)
 
 
 @dataclass
@@ -146,7 +147,7 @@ class _Record(Generic[F]):
 
     group: Group
     features: dict[str, F] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, ImageError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,11 @@ def extract_dataset(
 ) -> ExtractionReport:
     """Extract the features of ``photos`` into the store in the folder ``store``.
 
-    Images that the store already holds are skipped, unless their file has changed since. Features
-    depend only on the image and the config, and shards only on the plan, so an interrupted and
-    resumed run produces the same bytes as an uninterrupted one.
+    Images that the store already holds are skipped, unless their file has changed since; a failure
+    is tried again when its file has changed. Images that were renamed keep their features, and
+    images that were deleted leave the store. Features depend only on the image and the config, and
+    shards only on the plan, so an interrupted and resumed run produces the same bytes as an
+    uninterrupted one.
 
     Args:
         extractor: the compiled extractor.
@@ -184,8 +187,8 @@ def extract_dataset(
         progress: show a progress bar, which ends with the counts of skipped and failed images.
 
     Raises:
-        StoreError: the store was made with another config, is damaged, or is being written by
-            another process.
+        StoreError: the store was made with another config or from another folder, is damaged, or is
+            being written by another process; or none of its images is left.
     """
     size = shard_size or max(SHARD_SIZE, _BATCHES_PER_SHARD * extractor.batch_size)
     with StoreWriter(store, extractor.config.extraction(), shard_size=size) as writer:
@@ -218,45 +221,34 @@ def extract_images(
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         retry_failed: extract images with a recorded failure again.
         progress: show a progress bar, which ends with the counts of skipped and failed images.
+
+    Raises:
+        StoreError: the store holds the images of another folder, or none of its images is left.
     """
     started = time.perf_counter()
     threads = num_threads or min(8, len(processors()))
     with ThreadPoolExecutor(threads) as readers:
-        held = writer.store()
-        again = changed_images(held, photos, readers=readers, progress=progress)
-        again += held.failures() if retry_failed else []
-        groups = writer.plan(photos.names, again=again)
+        changes = find_changes(
+            writer.store(), photos, readers=readers, retry_failed=retry_failed, progress=progress
+        )
+        writer.record_source(Source(str(photos.root.resolve()), photos.scanned))
+        groups = writer.plan(photos.names, **vars(changes))
         window = max(2 * threads, _READY_BATCHES * extractor.batch_size)
         decoded = _decoded(groups, photos, extractor.max_side, readers, window)
         total = sum(len(group.names) for group in groups)
         with tqdm(total=total, desc="extract", unit="image", disable=not progress) as bar:
             failed = _run(extractor, _batches(groups, decoded, extractor), writer, bar)
-            skipped = len(set(photos.names) - {name for group in groups for name in group.names})
-            bar.set_postfix_str(f"{skipped} skipped, {failed} failed")
-    return ExtractionReport(total - failed, skipped, failed, time.perf_counter() - started)
-
-
-def changed_images(
-    store: FeatureStore, photos: ImageSource, *, readers: Executor, progress: bool = False
-) -> list[str]:
-    """Images of the store whose file in ``photos`` has changed; a missing file does not count as
-    changed."""
-    names = [name for name in photos.names if name in store]
-
-    def changed(name: str) -> bool:
-        try:
-            return photos.content_hash(name) != store.content_hash(name)
-        except OSError:
-            return False
-
-    found: list[str] = []
-    # Hashing is fast, so the bar appears for large folders only.
-    with tqdm(total=len(names), desc="check", unit="image", delay=2, disable=not progress) as bar:
-        for at in range(0, len(names), _CHECKED_TOGETHER):
-            part = names[at : at + _CHECKED_TOGETHER]
-            found += itertools.compress(part, readers.map(changed, part))
-            bar.update(len(part))
-    return found
+            planned = {name for group in groups for name in group.names}
+            report = ExtractionReport(
+                done=total - failed,
+                skipped=len(set(photos.names) - planned - changes.known.keys()),
+                failed=failed,
+                seconds=time.perf_counter() - started,
+                known=len(changes.known),
+                gone=len(changes.gone),
+            )
+            bar.set_postfix_str(report.counts)
+    return report
 
 
 def _decoded(
@@ -291,7 +283,7 @@ def _batches(
         for name in group.names:
             image = next(decoded)
             if isinstance(image, ImageError):
-                record.failures[name] = image.reason
+                record.failures[name] = image
                 continue
             canvas = extractor.canvas(*image.pixels.shape[:2])
             waiting.setdefault(canvas, []).append((name, image))
@@ -322,7 +314,13 @@ def _run(
                 commit.result()
             record = batch.record
             commit = background.submit(
-                writer.commit, record.group, record.features, record.failures
+                writer.commit,
+                record.group,
+                record.features,
+                {name: error.reason for name, error in record.failures.items()},
+                failure_hashes={
+                    name: error.content_hash for name, error in record.failures.items()
+                },
             )
             failed += len(record.failures)
             bar.update(len(record.failures))

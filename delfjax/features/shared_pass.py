@@ -21,10 +21,11 @@ from flax import nnx
 from jaxtyping import Float
 
 from delfjax.config import BackboneConfig, ConfigError, DelfConfig, config_hash, override, to_dict
+from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage
-from delfjax.features.dataset_loop import ImageSource, extract_images
+from delfjax.features.dataset_loop import extract_images
 from delfjax.features.extractor import Extractor, PendingBatch
-from delfjax.features.store import FeatureStore, Group, StoreWriter
+from delfjax.features.store import FeatureStore, Group, Source, StoreWriter
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.delf import Delf, Scorer, describe_backbone, load_backbone, load_scorer
@@ -209,11 +210,32 @@ class _Writers(Generic[K]):
         """One of the stores, which stands for all of them."""
         return next(iter(self._writers.values())).store()
 
-    def plan(self, names: Iterable[str], *, again: Iterable[str] = ()) -> list[Group]:
+    def record_source(self, source: Source) -> None:
+        """Record in every store where the images come from."""
+        for writer in self._writers.values():
+            writer.record_source(source)
+
+    def plan(
+        self,
+        names: Iterable[str],
+        *,
+        again: Iterable[str] = (),
+        gone: Iterable[str] = (),
+        known: Mapping[str, str] | None = None,
+    ) -> list[Group]:
         """Groups that at least one store lacks: an interrupted run may have committed a group to
         some of the stores only."""
-        wanted, repeated = list(names), list(again)
-        plans = {key: writer.plan(wanted, again=repeated) for key, writer in self._writers.items()}
+        wanted, repeated, left = list(names), list(again), list(gone)
+        stores = [writer.store() for writer in self._writers.values()] if known else []
+        shared = {
+            name: digest
+            for name, digest in (known or {}).items()
+            if all(store.holds_content(digest) for store in stores)
+        }
+        plans = {
+            key: writer.plan(wanted, again=repeated, gone=left, known=shared)
+            for key, writer in self._writers.items()
+        }
         self._missing = {key: {group.index for group in groups} for key, groups in plans.items()}
         lacking = {group.index: group for groups in plans.values() for group in groups}
         return [lacking[index] for index in sorted(lacking)]
@@ -223,12 +245,17 @@ class _Writers(Generic[K]):
         group: Group,
         features: Mapping[str, Mapping[K, ImageFeatures]],
         failures: Mapping[str, str],
+        *,
+        failure_hashes: Mapping[str, str] | None = None,
     ) -> None:
         """Write the shard of a group into every store that lacks it."""
         for key, writer in self._writers.items():
             if group.index in self._missing[key]:
                 writer.commit(
-                    group, {name: found[key] for name, found in features.items()}, failures
+                    group,
+                    {name: found[key] for name, found in features.items()},
+                    failures,
+                    failure_hashes=failure_hashes,
                 )
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from delfjax import paths
 from delfjax.config import DelfConfig, config_hash
 from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
+from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.photo_folder import PhotoFolder
 from delfjax.datasets.query_images import QueryImages, crop_name
 from delfjax.evaluation.dataset_protocols import scored_queries
-from delfjax.features.dataset_loop import ExtractionReport, ImageSource, extract_dataset
+from delfjax.features.dataset_loop import ExtractionReport, extract_dataset
 from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore
 from delfjax.types import ImageFeatures

@@ -21,8 +21,7 @@ from delfjax.datasets.images import decode_image
 from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor, PendingBatch, load_extractor
-from delfjax.features.store import FeatureStore, StoreError
-from delfjax.files import read_json_object, write_json
+from delfjax.features.store import FeatureStore
 from delfjax.models.model_files import pinned
 from delfjax.pipeline.answers import FoundPhoto, PhotoMatch, SearchResults
 from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
@@ -31,9 +30,6 @@ from delfjax.retrieval.local_index import LocalIndex, open_index
 from delfjax.retrieval.search import match_pair
 from delfjax.retrieval.search import search as rank_images
 from delfjax.types import ImageFeatures
-
-# File of a store that records the folder its image names are relative to.
-_SOURCE = "source.json"
 
 
 def extract_photo(photo: str | Path, *, config: DelfConfig | None = None) -> ImageFeatures:
@@ -61,7 +57,8 @@ def extract_folder(
 ) -> FeatureStore:
     """Extract every photo under a folder into a store.
 
-    A second call resumes: it extracts only photos that are new or have changed.
+    A second call resumes: it extracts only photos that are new or have changed. Photos that were
+    renamed keep their features, and photos that were deleted leave the store.
 
     Args:
         folder: photos, searched for recursively.
@@ -75,7 +72,8 @@ def extract_folder(
 
     Raises:
         FolderError: the folder is missing or holds no photo.
-        StoreError: the store has another config, is damaged, or is being written.
+        StoreError: the store has another config, holds the photos of another folder, is damaged, or
+            is being written; or none of its photos is left in the folder.
         WeightsError: the weights of ``config`` are missing or do not fit.
     """
     photos = find_photos(folder)
@@ -115,7 +113,6 @@ def extract_photos(
     place = Path(store)
     extractor = _extractor(config or DelfConfig())
     extract_dataset(extractor, photos, place, retry_failed=retry_failed, progress=progress)
-    write_json(place / _SOURCE, {"photos": str(photos.root.resolve())})
     return FeatureStore.open(place).subset(photos.names)
 
 
@@ -161,7 +158,7 @@ def build_index(
     return local_index.build_index(
         opened,
         config=used,
-        photos=_source(opened.path) if photos is None else str(photos),
+        photos=_recorded_folder(opened) if photos is None else str(photos),
     )
 
 
@@ -315,6 +312,5 @@ def _file(photo: str | Path | ImageFeatures) -> Path | None:
     return None if isinstance(photo, ImageFeatures) else Path(photo)
 
 
-def _source(store: Path) -> str:
-    file = store / _SOURCE
-    return str(read_json_object(file, error=StoreError)["photos"]) if file.is_file() else ""
+def _recorded_folder(store: FeatureStore) -> str:
+    return store.source.root if store.source is not None else ""

@@ -26,9 +26,9 @@ import numpy as np
 
 from delfjax import plots
 from delfjax.config import DelfConfig
+from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage, decode_image
 from delfjax.errors import DelfjaxError
-from delfjax.features.dataset_loop import ImageSource
 from delfjax.features.store import FeatureStore
 from delfjax.retrieval.local_index import LocalIndex
 from delfjax.retrieval.search import VerifiedMatches, search

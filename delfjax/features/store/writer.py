@@ -20,6 +20,7 @@ from delfjax.features.store.format import (
     StoreError,
     cut,
     read_header,
+    read_source,
     require_config,
     write_header,
     write_source,
@@ -91,8 +92,12 @@ class StoreWriter:
         return FeatureStore.open(self.path)
 
     def record_source(self, source: Source) -> None:
-        """Record where the images come from."""
-        if source != self.store().source:
+        """Record where the images come from. A store that is meant to hold a whole folder stays
+        so when some of its images are asked for."""
+        recorded = read_source(self.path)
+        if recorded is not None and recorded.root == source.root and recorded.scanned:
+            return
+        if source != recorded:
             write_source(self.path, source)
 
     def plan(
@@ -135,10 +140,6 @@ class StoreWriter:
             for group in self._contents.groups
             if group.index not in self._shards and not wanted.isdisjoint(group.names)
         ]
-
-    def holds_content(self, digest: str) -> bool:
-        """Whether the store has the features of an image file with this digest."""
-        return digest in records_by_content(self._contents)
 
     def commit(
         self,
