@@ -6,6 +6,10 @@ Bad usage and bad input end in one line on standard error and exit code 1.
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 from delfjax import __version__
 from delfjax.cli.datasets import DATASETS
@@ -18,7 +22,7 @@ from delfjax.cli.reporting import REGRESSION, Report, Reproduce
 from delfjax.cli.runs import Compare, RunCommand, Sweep
 from delfjax.cli.training import Train
 from delfjax.cli.weights import WEIGHTS
-from delfjax.errors import DelfjaxError
+from delfjax.errors import DelfjaxError, DelfjaxWarning
 
 # In the order in which somebody needs them who begins with a folder of photos.
 COMMANDS = Group(
@@ -66,7 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         from delfjax import device
 
         device.use_compilation_cache()
-        command.run()
+        with _warnings_in_one_line():
+            command.run()
     except DelfjaxError as error:
         print(f"delfjax: {error}", file=sys.stderr)
         return 1
@@ -78,3 +83,27 @@ def main(arguments: list[str] | None = None) -> int:
         print("delfjax: interrupted; the same command resumes", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print the library's own warnings as errors are printed, without a line of source code."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, DelfjaxWarning):
+                print(f"delfjax: warning: {message}", file=sys.stderr)
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", DelfjaxWarning)
+        yield

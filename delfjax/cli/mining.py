@@ -55,6 +55,7 @@ class Mine:
             parse_overrides,
             preset,
         )
+        from delfjax.features.folder_changes import warn_unfinished
         from delfjax.features.store import FeatureStore
         from delfjax.mining.mine import mine_landmarks
         from delfjax.mining.mined_files import open_landmarks, require_replaceable, save_landmarks
@@ -64,6 +65,7 @@ class Mine:
         require_replaceable(self.out)
         positions = read_positions(self.positions)
         store = FeatureStore.open(self.store)
+        warn_unfinished(store)
         known = open_landmarks(self.out) if self.add else None
         asked = parse_overrides(
             self.overrides, sections=(*SYSTEM_SECTIONS, "mining", MODEL), within="mining"

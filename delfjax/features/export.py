@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from delfjax.config import DelfConfig, to_dict, weight_file
+from delfjax.features.folder_changes import warn_unfinished
 from delfjax.features.reduction import fit_from_store
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, load_backbone, load_scorer
@@ -64,6 +65,7 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
         parts[SCORER] = named_tensors(scorer), {**_scorer_about(config), **made_for}
     if store is not None:
         opened = FeatureStore.open(store, config=config.extraction())
+        warn_unfinished(opened)
         fitted = fit_from_store(
             opened, config=dataclasses.replace(config.reduction, weights=""), seed=config.seed
         )

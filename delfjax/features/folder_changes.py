@@ -105,6 +105,7 @@ def warn_unfinished(store: FeatureStore) -> None:
         with suppress(FolderError):
             photos = scan_folder(Path(source.root))
             listed = frozenset(photos.names)
+            listed = listed if store.wanted is None else listed & store.wanted
             pending = (pending | (listed - store.done())) & listed
             gone = sum(photos.is_gone(name) for name in store.names if name not in listed)
     said = []

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from delfjax import plots
-from delfjax.datasets.images import decode_image
-from delfjax.errors import DelfjaxError
+from delfjax.datasets.images import ImageError, decode_image
+from delfjax.errors import DelfjaxError, DelfjaxWarning
 from delfjax.retrieval.search import RankedList, VerifiedMatches
 
 # Longer side of a photo in a figure, pixels.
 _FIGURE_SIDE = 1024
+# Shown instead of a photo that is missing or has changed.
+_BLANK = np.full((192, 256, 3), 236, np.uint8)
 
 
 class MissingPhotosError(DelfjaxError):
@@ -28,10 +33,12 @@ class PhotoMatch(VerifiedMatches):
     Attributes:
         photos: the two files; ``None`` for a photo given as features.
         min_inliers: fewest inliers for which the photos match.
+        content_hashes: digest of each photo's file when its features were extracted.
     """
 
     photos: tuple[Path | None, Path | None]
     min_inliers: int
+    content_hashes: tuple[str, str]
 
     @property
     def match(self) -> bool:
@@ -45,7 +52,7 @@ class PhotoMatch(VerifiedMatches):
             title: precedes the count of inliers.
 
         Raises:
-            MissingPhotosError: a photo was given as features.
+            MissingPhotosError: a photo was given as features, or has changed since it was matched.
             ImageError: a photo can no longer be read.
         """
         files = [photo for photo in self.photos if photo is not None]
@@ -55,6 +62,9 @@ class PhotoMatch(VerifiedMatches):
                 " plots.plot_correspondences"
             )
         first, second = (decode_image(file, max_side=_FIGURE_SIDE) for file in files)
+        for file, image, expected in zip(files, (first, second), self.content_hashes, strict=True):
+            if image.content_hash != expected:
+                raise MissingPhotosError(f"{file}: changed since it was matched; match it again")
         return plots.plot_correspondences(
             first.pixels,
             second.pixels,
@@ -99,12 +109,14 @@ class SearchResults:
         photos: the photos found, best first.
         root: folder that the names are relative to; ``None`` if the index does not record it.
         ranked: all images of the index, by number, with the correspondences of the shortlist.
+        content_hashes: name → digest of the photo's file when it was extracted, if recorded.
     """
 
     query: Path | None
     photos: tuple[FoundPhoto, ...]
     root: Path | None
     ranked: RankedList = field(repr=False, compare=False)
+    content_hashes: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[FoundPhoto]:
         return iter(self.photos)
@@ -123,10 +135,13 @@ class SearchResults:
     def plot(self) -> plots.Plot:
         """The query and the photos found, in rows; the colour of a frame marks a match.
 
+        A photo that is missing, or has changed since it was indexed, is a blank with a note, and a
+        warning names it.
+
         Raises:
             MissingPhotosError: the folder of photos is missing or unknown, or the query was given
                 as features.
-            ImageError: a photo can no longer be read.
+            ImageError: the query can no longer be read.
         """
         if self.root is None or not self.root.is_dir():
             raise MissingPhotosError(
@@ -136,19 +151,34 @@ class SearchResults:
             raise MissingPhotosError(
                 "the query was given as features, which have no pixels; search for a file"
             )
-        shown = [
-            plots.RankedImage(
-                decode_image(self.root / photo.image, max_side=_FIGURE_SIDE).pixels,
-                title=photo.image,
-                score=f"{photo.inliers} inliers",
-                verdict=photo.match,
-            )
-            for photo in self.photos
-        ]
+        shown = [self._drawn(photo, self.root / photo.image) for photo in self.photos]
         count = f"{len(self.matches)} of the first {len(self)} results match"
         query = decode_image(self.query, max_side=_FIGURE_SIDE)
         return plots.plot_ranked_list(
             query.pixels, shown, title=count if shown else "nothing is indexed"
+        )
+
+    def _drawn(self, photo: FoundPhoto, file: Path) -> plots.RankedImage:
+        pixels, note = _BLANK, ""
+        try:
+            image = decode_image(file, max_side=_FIGURE_SIDE)
+        except ImageError as error:
+            note = error.reason
+        else:
+            if self.content_hashes.get(photo.image, image.content_hash) == image.content_hash:
+                pixels = image.pixels
+            else:
+                note = "changed since it was indexed"
+        if note:
+            warnings.warn(
+                f"{file}: {note}; the figure leaves it blank", DelfjaxWarning, stacklevel=3
+            )
+        return plots.RankedImage(
+            pixels,
+            title=photo.image,
+            score=f"{photo.inliers} inliers",
+            verdict=photo.match,
+            note=note,
         )
 
     def __str__(self) -> str:

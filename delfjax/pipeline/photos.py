@@ -19,8 +19,10 @@ from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.images import decode_image
 from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
+from delfjax.errors import DelfjaxWarning
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor, PendingBatch, load_extractor
+from delfjax.features.folder_changes import warn_unfinished
 from delfjax.features.store import FeatureStore
 from delfjax.models.model_files import pinned
 from delfjax.pipeline.answers import FoundPhoto, PhotoMatch, SearchResults
@@ -78,7 +80,7 @@ def extract_folder(
     """
     photos = find_photos(folder)
     for name, reason in photos.problems:
-        warnings.warn(f"{photos.root}: {name} is left out: {reason}", stacklevel=2)
+        warnings.warn(f"{photos.root}: {name} is left out: {reason}", DelfjaxWarning, stacklevel=2)
     return extract_photos(
         photos, store, config=config, retry_failed=retry_failed, progress=progress
     )
@@ -138,6 +140,8 @@ def build_index(
 ) -> LocalIndex:
     """Fit the reduction on a store and index its descriptors; ``save`` on the result keeps it.
 
+    A warning says how many photos are not extracted yet, and how many have left their folder.
+
     Args:
         store: a store, or its folder.
         config: the whole system, with the extraction sections of the store; by default the default
@@ -155,6 +159,7 @@ def build_index(
     # A store of an earlier version knows its weights by their path.
     if not without_digest(opened.config):
         used = pinned(used)
+    warn_unfinished(opened)
     return local_index.build_index(
         opened,
         config=used,
@@ -209,8 +214,13 @@ def search(
         )
         for place in range(min(top, len(ranked.images)))
     )
-    root = Path(opened.photos) if opened.photos else None
-    return SearchResults(query=_file(photo), photos=found, root=root, ranked=ranked)
+    return SearchResults(
+        query=_file(photo),
+        photos=found,
+        root=Path(opened.photos) if opened.photos else None,
+        ranked=ranked,
+        content_hashes=dict(zip(opened.names, opened.content_hashes, strict=False)),
+    )
 
 
 def match(
@@ -238,6 +248,7 @@ def match(
         **vars(found),
         photos=(_file(first), _file(second)),
         min_inliers=used.verification.min_inliers,
+        content_hashes=(features[0].content_hash, features[1].content_hash),
     )
 
 

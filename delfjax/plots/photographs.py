@@ -6,6 +6,7 @@ Images are RGB ``uint8``; coordinates are ``(y, x)`` pixels, pixel centres at in
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,9 @@ from delfjax.plots.style import (
 )
 from delfjax.types import Array, LocalFeatures
 
+# Characters of a note that fit into one line over a photo of a ranked list.
+_NOTE_WIDTH = 22
+
 
 @dataclass(frozen=True)
 class RankedImage:
@@ -58,12 +62,14 @@ class RankedImage:
         title: its name, on one line.
         score: the score it was ranked by, with its unit, such as ``"87 inliers"``.
         verdict: whether it is right; ``None`` if unknown.
+        note: text over the image, such as why it is blank.
     """
 
     image: Photo
     title: str
     score: str = ""
     verdict: bool | None = None
+    note: str = ""
 
 
 def plot_ranked_list(
@@ -106,6 +112,8 @@ def plot_ranked_list(
         )
         if rank:
             axes.set_xlabel(elided(result.title), fontsize=SMALL, labelpad=4)
+        if result.note:
+            _write_note(axes, result.note)
     return figure
 
 
@@ -351,6 +359,19 @@ def _draw_framed(axes: Axes, image: Photo, *, colour: str, headline: str) -> Non
     )
     axes.spines[:].set(color=colour, linewidth=3)
     axes.set_title(headline, fontsize=TEXT, color=colour, fontweight="bold", pad=5)
+
+
+def _write_note(axes: Axes, note: str) -> None:
+    axes.text(
+        0.5,
+        0.5,
+        textwrap.fill(note, _NOTE_WIDTH),
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        fontsize=SMALL,
+        parse_math=False,
+    )
 
 
 def _draw_outliers(axes: Axes, start: np.ndarray, end: np.ndarray, *, max_lines: int) -> None:

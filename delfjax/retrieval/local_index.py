@@ -132,6 +132,8 @@ class LocalIndex:
         reduction: the reduction to apply to query descriptors.
         vectors: the FAISS index of the reduced descriptors.
         photos: folder that the names are relative to; empty if unknown.
+        content_hashes: digest of the file of each image when it was extracted; empty in an index
+            that does not record it.
         seconds: duration of each step of the build.
     """
 
@@ -144,6 +146,7 @@ class LocalIndex:
     reduction: Reduction
     vectors: Any = field(repr=False)
     photos: str = ""
+    content_hashes: list[str] = field(default_factory=list, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def putative_matches(
@@ -189,6 +192,7 @@ class LocalIndex:
             "explained": self.reduction.explained,
             "photos": self.photos,
             "names": self.names,
+            "content_hashes": self.content_hashes,
             "seconds": self.seconds,
             "files": files,
         }
@@ -229,6 +233,7 @@ def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") ->
         reduction=reduction,
         vectors=vectors,
         photos=photos,
+        content_hashes=[store.content_hash(name) for name in store.names],
         seconds=seconds,
     )
 
@@ -267,6 +272,7 @@ def _open(path: Path) -> LocalIndex:
         reduction=Reduction(mean, projection, header["explained"], header["extraction_hash"]),
         vectors=vectors,
         photos=header["photos"],
+        content_hashes=_content_hashes(path / _HEADER, header),
         seconds=header["seconds"],
         **arrays,
     )
@@ -376,6 +382,17 @@ def _read_vectors(
             f"{path / _VECTORS}: damaged, or not of this index: {error}; build the index again"
         ) from None
     return _swig.read_index(_swig.PyCallbackIOReader(stream.read))
+
+
+def _content_hashes(file: Path, header: dict[str, Any]) -> list[str]:
+    # An index of an earlier version does not record them.
+    hashes = header.get("content_hashes", [])
+    if not isinstance(hashes, list) or len(hashes) not in (0, len(header["names"])):
+        raise LocalIndexError(
+            f"{file}: damaged: content_hashes is not a digest for each of the names; build the"
+            " index again"
+        )
+    return hashes
 
 
 def _build_vectors(descriptors: Float[np.ndarray, "n d"], config: IndexConfig, seed: int) -> Any:

@@ -139,6 +139,7 @@ class Explorer:
         self.hits: tuple[Hit, ...] = ()
         self._chosen = 0
         self._photos: dict[tuple[str, int], DecodedImage] = {}
+        self._index_hashes = dict(zip(index.names, index.content_hashes, strict=False))
         # Part of the view → the state it shows, and part → why it could not be shown.
         self._drawn: dict[str, Hashable] = {}
         self._problems: dict[str, str] = {}
@@ -378,12 +379,23 @@ class Explorer:
     def _photo(self, name: str, side: int) -> DecodedImage:
         if (name, side) not in self._photos:
             source = self._queries if name in self._cut else None
-            self._photos[name, side] = (
+            photo = (
                 decode_image(self._root / name, max_side=side)
                 if source is None
                 else source.read(name, max_side=side)
             )
+            if photo.content_hash != self._content_hash(name, photo.content_hash):
+                raise ExplorerError(
+                    f"{name}: changed since it was extracted; extract and index again"
+                )
+            self._photos[name, side] = photo
         return self._photos[name, side]
+
+    def _content_hash(self, name: str, otherwise: str) -> str:
+        """Digest of a photo's file when its features were extracted, if that was recorded."""
+        if name in self._store:
+            return self._store.content_hash(name)
+        return self._index_hashes.get(name, otherwise)
 
     def _pixels(self, name: str) -> plots.Photo:
         try:

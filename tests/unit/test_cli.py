@@ -583,3 +583,21 @@ def test_the_summary_counts_whatever_is_present(
     assert re.search(r"^oxford105k: .*\n    database +10 ", said.out, re.MULTILINE)
     assert re.search(r"^holidays: .*holidays: no images in this folder", said.out, re.MULTILINE)
     assert said.err == f"2 of {len(CATALOGUE)} datasets present\n" and "paris" not in said.out
+
+
+def test_a_warning_of_the_library_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "store"
+    rng = np.random.default_rng(0)
+    with StoreWriter(path, preset("ci").extraction(), shard_size=2) as writer:
+        group, _ = writer.plan(["a.jpg", "b.jpg", "c.jpg"])
+        writer.commit(group, {name: features(rng) for name in group.names}, {})
+    arguments = ["index", str(path), "--out", str(tmp_path / "i"), "--set", "reduction.dim=12"]
+    assert main(arguments) == 0
+    warning, index = capsys.readouterr().err.splitlines()
+    assert warning == (
+        f"delfjax: warning: {path}: 1 of 3 photos are not extracted yet; run `delfjax extract`"
+        " again with its settings"
+    )
+    assert index.startswith("index: 2 images")

@@ -55,6 +55,13 @@ class FeatureStore:
 
     Arrays are memory-mapped and read-only; keypoints, scales, scores and global descriptors are
     ``float32``, local descriptors ``float16``. An instance must not be shared between threads.
+
+    Attributes:
+        path: folder of the store.
+        config: the extraction config.
+        config_hash: its hash.
+        names: images with features, sorted.
+        wanted: the images that a view made by :meth:`subset` is limited to; ``None`` for all.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], contents: Contents) -> None:
@@ -68,6 +75,7 @@ class FeatureStore:
         self._failures = held.failures
         self._pending = tuple(held.pending)
         self.names: tuple[str, ...] = tuple(sorted(self._places))
+        self.wanted: frozenset[str] | None = None
         self._mapped: OrderedDict[int, Rows] = OrderedDict()
         self._verified: set[int] = set()
 
@@ -192,6 +200,7 @@ class FeatureStore:
         part = copy.copy(self)
         part._places = {name: place for name, place in self._places.items() if name in wanted}
         part._failures = {name: group for name, group in self._failures.items() if name in wanted}
+        part.wanted = wanted if self.wanted is None else wanted & self.wanted
         part._pending = tuple(name for name in self._pending if name in wanted)
         part.names = tuple(name for name in self.names if name in wanted)
         part._mapped = OrderedDict()

@@ -4,6 +4,7 @@ results that print and plot."""
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from delfjax.config import DelfConfig, override, preset
 from delfjax.datasets.images import ImageError
 from delfjax.datasets.photo_folder import FolderError
 from delfjax.device import count_compilations
+from delfjax.errors import DelfjaxWarning
 from delfjax.features import extractor
 from delfjax.features.store import FeatureStore
 from delfjax.pipeline import photos
@@ -179,6 +181,66 @@ def test_a_search_plots_its_results_while_the_photos_exist(
         replace(found, root=None).plot()
     with pytest.raises(MissingPhotosError, match="query was given as features"):
         photos.search(index, store.get("first.png")).plot()
+
+
+@pytest.fixture
+def own_index(folder: Path, tmp_path: Path) -> LocalIndex:
+    """An index of a copy of the album, which a test may change."""
+    album = Path(shutil.copytree(folder, tmp_path / "album"))
+    store = photos.extract_folder(album, tmp_path / "store", config=CONFIG, progress=False)
+    index = photos.build_index(store, config=CONFIG)
+    index.save(tmp_path / "index")
+    return photos.open_index(tmp_path / "index")
+
+
+def test_a_figure_leaves_out_photos_that_are_missing_or_have_changed(
+    own_index: LocalIndex, folder: Path
+) -> None:
+    album = Path(own_index.photos)
+    (album / "second.png").unlink()
+    (album / "third.png").write_bytes((album / "first.png").read_bytes())
+    found = photos.search(own_index, folder / "first.png")
+    with pytest.warns(DelfjaxWarning) as warned:
+        figure = found.plot()
+    assert [str(one.message) for one in warned] == [
+        f"{album / 'second.png'}: cannot be read: No such file or directory; the figure leaves it"
+        " blank",
+        f"{album / 'third.png'}: changed since it was indexed; the figure leaves it blank",
+    ]
+    notes = [" ".join(text.get_text().split()) for axes in figure.axes for text in axes.texts]
+    assert notes == ["cannot be read: No such file or directory", "changed since it was indexed"]
+    drawn = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    assert [len(np.unique(pixels)) == 1 for pixels in drawn] == [False, False, True, True]
+
+
+def test_an_index_that_does_not_record_its_files_is_drawn_as_they_are(
+    own_index: LocalIndex, folder: Path
+) -> None:
+    file = Path(own_index.photos) / "third.png"
+    file.write_bytes((folder / "first.png").read_bytes())
+    found = photos.search(replace(own_index, content_hashes=[]), folder / "first.png")
+    assert all(not axes.texts for axes in found.plot().axes)
+
+
+def test_a_photo_that_changed_after_it_was_matched_is_not_drawn_with_old_lines(
+    folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "second.png"
+    file.write_bytes((folder / "second.png").read_bytes())
+    pair = photos.match(folder / "first.png", file, config=CONFIG)
+    file.write_bytes((folder / "third.png").read_bytes())
+    with pytest.raises(MissingPhotosError, match="second.png: changed since it was matched"):
+        pair.plot()
+
+
+def test_an_index_of_a_part_of_a_folder_warns_of_it(own_index: LocalIndex, tmp_path: Path) -> None:
+    album = Path(own_index.photos)
+    (album / "fourth.png").write_bytes((album / "first.png").read_bytes())
+    (album / "third.png").unlink()
+    with pytest.warns(
+        DelfjaxWarning, match="1 of 4 photos are not extracted yet, and 1 of its 3 photos have left"
+    ):
+        photos.build_index(tmp_path / "store", config=CONFIG)
 
 
 def test_a_labelled_folder_is_scored(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_missing_photo_is_one_line_and_the_others_are_shown(
     explorer: Explorer, photos: Path
 ) -> None:
     explorer.query.value = NAMES[3]
-    (photos / NAMES[1]).unlink()
+    (photos / NAMES[1]).rename(photos / "aside")
     explorer.query.value = NAMES[0]
     assert (
         explorer.message.value.count("⚠") == 1
@@ -179,7 +179,7 @@ def test_a_missing_photo_is_one_line_and_the_others_are_shown(
     explorer.results[1].click()
     assert explorer.correspondences.layout.display is None
     # A restored photo is shown again.
-    shutil.copy(photos / NAMES[0], photos / NAMES[1])
+    (photos / "aside").rename(photos / NAMES[1])
     explorer.query.value = NAMES[2]
     explorer.query.value = NAMES[0]
     assert explorer.message.value == "" and explorer.correspondences.layout.display is None
@@ -256,3 +256,13 @@ def test_a_store_of_other_features_is_refused(collection: Collection, tmp_path: 
         empty = writer.store()
     with pytest.raises(ExplorerError, match="holds no photo"):
         Explorer(index, empty)
+
+
+def test_a_photo_that_has_changed_is_not_drawn_with_old_matches(
+    explorer: Explorer, photos: Path
+) -> None:
+    explorer.query.value = NAMES[3]
+    shutil.copy(photos / NAMES[0], photos / NAMES[1])
+    explorer.query.value = NAMES[0]
+    assert "view 1.png: changed since it was extracted" in explorer.message.value
+    assert explorer.correspondences.layout.display == "none"
