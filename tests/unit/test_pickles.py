@@ -110,12 +110,12 @@ def test_a_forbidden_class_is_refused_by_name_and_never_run(tmp_path: Path, prot
         (b"\x80\x02cnumpy\nndarray\n)\x81.", "opcode NEWOBJ"),
         (b"\x80\x02\x82\x01.", "opcode EXT1"),
         (b"\x80\x02K\x01Q.", "opcode BINPERSID"),
-        (b"\x80\x02]r\xff\xff\xff\x7f.", "memo index 2147483647 is out of sequence"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "memo index 2147483647, expected at most 500000"),
         (b"\x80\x02]q\x00h\x00a.", "container that contains itself"),
         (pickle.dumps(PLAIN, 2)[:40], "truncated or damaged"),
         (b"", "truncated or damaged"),
         (b"<html>302 Found</html>", "truncated or damaged"),
-        (b"\x80\x02}]K\x01s.", "truncated or damaged"),
+        (b"\x80\x02K\x01K\x01K\x01s.", "truncated or damaged"),
         (pickle.dumps(np.arange(4, dtype=np.int8), 4)[:-12], "truncated or damaged"),
         (
             b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R.",
@@ -146,6 +146,52 @@ def test_shared_values_are_converted_once_so_that_nesting_cannot_blow_up(tmp_pat
     for _ in range(60):
         value = [value, value]
     assert len(read_plain_pickle(_written(tmp_path, pickle.dumps(value, 2)))) == 2
+
+
+# Sixty-fold nesting of pairs of the same tuple: its hash and its text take 2⁶⁰ steps.
+_PAIRS = b")" + b"2\x86" * 60
+_COLLIDING = pickle.dumps({count * (2**61 - 1): None for count in range(1, 40)}, 2)
+_FROM_BUFFER = (
+    b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(%scnumpy\ndtype\nX\x02\x00\x00\x00u1\x85R"
+    b"%sX\x01\x00\x00\x00CtR."
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x80\x02}" + _PAIRS + b"Ns.", "as the key of a dictionary"),
+        (b"\x80\x04\x8f(" + _PAIRS + b"\x90.", "as the key .* or in a set"),
+        (b"\x80\x04(" + _PAIRS + b"\x91.", "as the key .* or in a set"),
+        (_COLLIDING, "holds 2305843009213693951 as the key of a dictionary"),
+        (b"\x80\x02cnumpy\ndtype\n" + _PAIRS + b"\x85R.", "expected|holds a dtype"),
+        (b"\x80\x02" + _PAIRS + _PAIRS + b"R.", "calls .* with"),
+        (b"\x80\x02]" + _PAIRS + b"b.", "sets the state .* on"),
+        (b"]" * 5000 + b"a" * 4999 + b".", "nests values deeper than 100 levels"),
+        (_FROM_BUFFER % (b"J\xff\xff\xff\x7f", b"K\x01\x85"), "contents are a int, expected bytes"),
+        (_FROM_BUFFER % (b"C\x01a", b"(" + b"K\x01" * 65 + b"t"), "65 axes, expected at most 64"),
+        (
+            _FROM_BUFFER.replace(b"\x02\x00\x00\x00u1", b"\x05\x00\x00\x00u1,u1")
+            % (b"C\x01a", b"K\x01\x85"),
+            "array of 'u1,u1'; only numbers and text",
+        ),
+        (b"\x80\x02K\x01r\xff\xff\xff\xff.", "memo index 4294967295"),
+        (b"p%d\n." % 2**61, "truncated or damaged|memo index"),
+    ],
+)
+def test_a_small_pickle_cannot_take_much_time_or_memory(
+    tmp_path: Path, data: bytes, reason: str
+) -> None:
+    with pytest.raises(OwnError, match=reason) as refused:
+        read_plain_pickle(_written(tmp_path, data))
+    assert len(str(refused.value)) < 400 and str(refused.value).isprintable()
+
+
+def test_the_number_of_opcodes_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
+    assert len(read_plain_pickle(_written(tmp_path, b"(" + b"N" * 997 + b"l."))) == 997
+    with pytest.raises(OwnError, match="more than 1,000 opcodes"):
+        read_plain_pickle(_written(tmp_path, b"(" + b"N" * 998 + b"l."))
 
 
 def test_a_missing_pickle_is_named(tmp_path: Path) -> None:

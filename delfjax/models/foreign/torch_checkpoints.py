@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,16 @@ import ml_dtypes
 import numpy as np
 
 from delfjax.models.weights import Tensors, WeightsError, file_bytes
-from delfjax.pickles import BINARY_OPCODES, MALFORMED, Admitted, RefusedError, unpickle
+from delfjax.pickles import (
+    BINARY_OPCODES,
+    MALFORMED,
+    MAX_AXES,
+    Admitted,
+    RefusedError,
+    checked_key,
+    shown,
+    unpickle,
+)
 
 _STORAGE_TYPES: dict[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("f4"),
@@ -69,13 +79,21 @@ class _Tensor(NamedTuple):
 
 
 class _Dictionary(dict[Any, Any]):
-    """Stands in for ``collections.OrderedDict``; it takes no attributes, which could shadow its
-    methods."""
+    """A ``collections.OrderedDict``; it takes no attributes, which could shadow its methods."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
         """Drop the module versions that PyTorch attaches to a state dictionary."""
+
+
+class _MakeDictionary:
+    """Stands in for the class ``collections.OrderedDict``."""
+
+    __slots__ = ()
+
+    def __call__(self, pairs: Iterable[tuple[object, object]] = ()) -> _Dictionary:
+        return _Dictionary({checked_key(key): value for key, value in pairs})
 
 
 class _RebuildTensor:
@@ -104,7 +122,7 @@ _TENSORS = Admitted(
     what="tensors",
     opcodes=BINARY_OPCODES | {"BINPERSID"},
     names={
-        ("collections", "OrderedDict"): _Dictionary,
+        ("collections", "OrderedDict"): _MakeDictionary(),
         ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
         ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
         **{("torch", name): _StorageType(name) for name in _STORAGE_TYPES},
@@ -136,7 +154,7 @@ def read_torch_tensors(path: str | Path) -> Tensors:
         raise WeightsError(f"{path}: {reason}") from None
     except _MALFORMED as error:
         raise WeightsError(
-            f"{path}: truncated or damaged checkpoint ({type(error).__name__}: {error})"
+            f"{path}: truncated or damaged checkpoint ({type(error).__name__}: {error!s:.100})"
         ) from error
 
 
@@ -150,22 +168,26 @@ def _read_zip(data: bytes) -> tuple[object, Tensors]:
                 f"zip archive with {len(pickled)} members '*/data.pkl'; a PyTorch checkpoint has"
                 " exactly one"
             )
+        # Without this, one region of a small file could be read as thousands of members.
+        if sum(info.compress_size for info in archive.infolist()) > len(data):
+            raise RefusedError("zip archive whose members overlap")
         stem = pickled[0].removesuffix("data.pkl")
 
         def stored(name: str) -> bytes:
             info = members.get(stem + name)
             if info is None:
-                raise RefusedError(f"member {stem + name!r} is missing")
+                raise RefusedError(f"member {shown(stem + name)} is missing")
             # PyTorch never compresses, and a compressed member could expand to fill the memory.
             if info.compress_type != zipfile.ZIP_STORED:
                 raise RefusedError(
-                    f"member {info.filename!r} is compressed; PyTorch stores members uncompressed"
+                    f"member {shown(info.filename)} is compressed; PyTorch stores members"
+                    " uncompressed"
                 )
             return archive.read(info)
 
         order = stored("byteorder").decode("ascii") if stem + "byteorder" in members else "little"
         if order not in ("little", "big"):
-            raise RefusedError(f"byte order {order!r:.20}, expected 'little' or 'big'")
+            raise RefusedError(f"byte order {shown(order)}, expected 'little' or 'big'")
         root, refs, _ = _unpickle(stored("data.pkl"), 0)
         return root, {
             key: _elements(ref, stored(f"data/{key}"), order=order) for key, ref in refs.items()
@@ -186,13 +208,14 @@ def _read_legacy(data: bytes) -> tuple[object, Tensors]:
         )
     protocol, _, position = _unpickle(data, position)
     if protocol != _LEGACY_PROTOCOL:
-        raise RefusedError(f"legacy protocol {protocol!r:.20}, expected {_LEGACY_PROTOCOL}")
+        raise RefusedError(f"legacy protocol {shown(protocol)}, expected {_LEGACY_PROTOCOL}")
     system, _, position = _unpickle(data, position)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise RefusedError("legacy checkpoint that is not marked as little-endian")
     root, refs, position = _unpickle(data, position)
     keys, _, position = _unpickle(data, position)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(refs):
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not isinstance(keys, list) or not texts or sorted(keys) != sorted(refs):
         raise RefusedError(
             "the list of storage keys does not match the storages that the tensors refer to"
         )
@@ -204,12 +227,13 @@ def _read_legacy(data: bytes) -> tuple[object, Tensors]:
         position = start + ref.numel * _STORAGE_TYPES[ref.type_name].itemsize
         if len(header) < 8 or position > len(data):
             raise RefusedError(
-                f"truncated: storage {key!r} should end at byte {position}, but the file has"
+                f"truncated: storage {shown(key)} should end at byte {position}, but the file has"
                 f" {len(data)} bytes"
             )
         if int.from_bytes(header, "little", signed=True) != ref.numel:
             raise RefusedError(
-                f"storage {key!r} does not have the {ref.numel} elements that its tensors expect"
+                f"storage {shown(key)} does not have the {ref.numel} elements that its tensors"
+                " expect"
             )
         storages[key] = _elements(ref, data[start:position], order="little")
     return root, storages
@@ -226,19 +250,21 @@ def _storage(storages: dict[str, _Storage], pid: Any) -> _Storage:
     """The storage that a persistent id refers to, recorded in ``storages``; its bytes are elsewhere
     in the file and are read later."""
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-        raise RefusedError(f"persistent id {pid!r:.80} does not refer to a storage")
+        raise RefusedError(f"persistent id {shown(pid)} does not refer to a storage")
     kind, key, _location, numel = pid[1:5]
     if not isinstance(kind, _StorageType) or not isinstance(key, str) or not _is_count(numel):
-        raise RefusedError(f"storage {pid!r:.80} needs a type, a key and a number of elements")
+        raise RefusedError(f"storage {shown(pid)} needs a type, a key and a number of elements")
     whole = _Storage(kind.name, key, numel, 0, numel)
     if storages.setdefault(key, whole) != whole:
-        raise RefusedError(f"storage {key!r} is described in two different ways")
+        raise RefusedError(f"storage {shown(key)} is described in two different ways")
     view = pid[5] if len(pid) == 6 else None
     if view is None:
         return whole
     _key, start, length = view
     if not (_is_count(start) and _is_count(length) and start + length <= numel):
-        raise RefusedError(f"view {view!r:.80} extends beyond storage {key!r} of {numel} elements")
+        raise RefusedError(
+            f"view {shown(view)} extends beyond storage {shown(key)} of {numel} elements"
+        )
     return whole._replace(start=start, stop=start + length)
 
 
@@ -247,7 +273,8 @@ def _elements(ref: _Storage, data: bytes, *, order: str) -> np.ndarray:
     dtype = _STORAGE_TYPES[ref.type_name]
     if len(data) != ref.numel * dtype.itemsize:
         raise RefusedError(
-            f"storage {ref.key!r} has {len(data)} bytes, expected {ref.numel} × {dtype.itemsize}"
+            f"storage {shown(ref.key)} has {len(data)} bytes, expected {ref.numel} ×"
+            f" {dtype.itemsize}"
         )
     elements: np.ndarray
     if ref.type_name == "BFloat16Storage":
@@ -277,11 +304,11 @@ def _state_dictionary(root: object) -> dict[str, object]:
     named: dict[str, object] = {}
     for name, value in root.items():
         if not isinstance(name, str):
-            raise RefusedError(f"holds an entry named {name!r:.40}; names must be text")
+            raise RefusedError(f"holds an entry named {shown(name)}; names must be text")
         short = name.removeprefix(_PARALLEL_PREFIX)
         if short in named:
             raise RefusedError(
-                f"holds {short!r} twice, with and without the prefix {_PARALLEL_PREFIX!r}"
+                f"holds {shown(short)} twice, with and without the prefix {_PARALLEL_PREFIX!r}"
             )
         named[short] = value
     return named
@@ -292,16 +319,18 @@ def _view(name: str, value: object, storages: Tensors) -> np.ndarray:
     if type(value) in (int, float):
         return np.asarray(value)
     if not isinstance(value, _Tensor) or not isinstance(value.storage, _Storage):
-        raise RefusedError(f"{name!r} is a {_kind(value)}; only tensors are admitted")
+        raise RefusedError(f"{shown(name)} is a {_kind(value)}; only tensors are admitted")
     ref, offset, size, stride = value
     if not (isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride)):
         raise RefusedError(
-            f"{name!r} needs as many strides as sizes, got {size!r:.60} and {stride!r:.60}"
+            f"{shown(name)} needs as many strides as sizes, got {shown(size)} and {shown(stride)}"
         )
+    if len(size) > MAX_AXES:
+        raise RefusedError(f"{shown(name)} has {len(size)} axes, expected at most {MAX_AXES}")
     if not all(_is_count(number) for number in (offset, *size, *stride)):
         raise RefusedError(
-            f"{name!r}: offset, sizes and strides must be non-negative integers, got"
-            f" {value[1:]!r:.90}"
+            f"{shown(name)}: offset, sizes and strides must be non-negative integers, got"
+            f" {shown(offset)}, {shown(size)} and {shown(stride)}"
         )
     elements = storages[ref.key][ref.start : ref.stop]
     count = math.prod(size)
@@ -311,7 +340,7 @@ def _view(name: str, value: object, storages: Tensors) -> np.ndarray:
     # The second condition keeps a small file from describing a huge (overlapping) array.
     if last >= len(elements) or count > len(elements):
         raise RefusedError(
-            f"{name!r} with offset {offset}, size {size}, stride {stride} extends beyond its"
+            f"{shown(name)} with offset {offset}, size {size}, stride {stride} extends beyond its"
             f" storage of {len(elements)} elements"
         )
     strides = tuple(step * elements.itemsize for step in stride)
@@ -323,4 +352,4 @@ def _kind(value: object) -> str:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63

@@ -7,10 +7,8 @@ all.
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,126 +19,23 @@ import pytest
 from delfjax.models.foreign import torch_checkpoints
 from delfjax.models.weights import WeightsError
 from delfjax.pickles import RefusedError
+from tests.unit.models.foreign.torch_files import (
+    LAYOUTS,
+    MAGIC,
+    NUMBERS,
+    Opcodes,
+    built,
+    call,
+    dumps,
+    legacy_file,
+    named_class,
+    ordered,
+    pickled,
+    storage,
+    tensor,
+    zip_file,
+)
 
-MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-NUMBERS = np.arange(12, dtype=np.float32)
-
-
-# The smallest pickler: each function gives the opcodes that leave one value on the stack.
-
-
-@dataclass(frozen=True)
-class Opcodes:
-    """Opcodes that are inserted into a pickle unchanged."""
-
-    code: bytes
-
-
-def pickled(value: Any) -> bytes:
-    """Opcodes of a plain Python value."""
-    match value:
-        case Opcodes():
-            code = value.code
-        case None:
-            code = b"N"
-        case bool():
-            code = b"\x88" if value else b"\x89"
-        case int():
-            raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-            code = b"\x8a" + bytes([len(raw)]) + raw
-        case float():
-            code = b"G" + struct.pack(">d", value)
-        case str():
-            code = b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-        case tuple():
-            code = b"(" + b"".join(map(pickled, value)) + b"t"
-        case list():
-            code = b"](" + b"".join(map(pickled, value)) + b"e"
-        case dict():
-            code = (
-                b"}(" + b"".join(pickled(key) + pickled(item) for key, item in value.items()) + b"u"
-            )
-        case _:
-            raise TypeError(type(value))
-    return code
-
-
-def dumps(value: Any) -> bytes:
-    """A whole pickle."""
-    return b"\x80\x02" + pickled(value) + b"."
-
-
-def named_class(module: str, name: str) -> Opcodes:
-    return Opcodes(b"c" + f"{module}\n{name}\n".encode())
-
-
-def call(function: Opcodes, *arguments: Any) -> Opcodes:
-    return Opcodes(function.code + pickled(arguments) + b"R")
-
-
-def built(instance: Opcodes, state: Any) -> Opcodes:
-    return Opcodes(instance.code + pickled(state) + b"b")
-
-
-def ordered(entries: Mapping[str, Any]) -> Opcodes:
-    """An OrderedDict with the attribute that torch gives it."""
-    empty = call(named_class("collections", "OrderedDict"))
-    filled = Opcodes(
-        empty.code + b"(" + b"".join(pickled(k) + pickled(v) for k, v in entries.items()) + b"u"
-    )
-    return built(filled, {"_metadata": call(named_class("collections", "OrderedDict"))})
-
-
-def storage(
-    key: str = "0", *, kind: str = "FloatStorage", numel: int = 12, view: Any = ()
-) -> Opcodes:
-    """Persistent id of a storage; the legacy layout adds the view (or None)."""
-    extra = () if view == () else (view,)
-    return Opcodes(
-        pickled(("storage", named_class("torch", kind), key, "cpu", numel, *extra)) + b"Q"
-    )
-
-
-def tensor(of: Any, *, offset: Any = 0, size: Any = (12,), stride: Any = (1,)) -> Opcodes:
-    rebuild = named_class("torch._utils", "_rebuild_tensor_v2")
-    return call(
-        rebuild, of, offset, size, stride, False, call(named_class("collections", "OrderedDict"))
-    )
-
-
-def legacy_file(root: Any, storages: Mapping[str, np.ndarray], **changed: Any) -> bytes:
-    """Legacy layout; ``changed`` replaces one of its parts."""
-    raw = b"".join(
-        struct.pack("<q", values.size) + values.tobytes() for values in storages.values()
-    )
-    system = {
-        "protocol_version": 1001,
-        "little_endian": True,
-        "type_sizes": {"short": 2, "int": 4, "long": 4},
-    }
-    parts = {"protocol": 1001, "system": system, "root": root, "keys": list(storages), **changed}
-    return MAGIC + b"".join(dumps(part) for part in parts.values()) + raw
-
-
-def zip_file(
-    root: Any,
-    storages: Mapping[str, np.ndarray],
-    *,
-    byteorder: bytes = b"little",
-    compression: int = zipfile.ZIP_STORED,
-) -> bytes:
-    """Zip layout."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        archive.writestr("model/data.pkl", dumps(root))
-        archive.writestr("model/byteorder", byteorder)
-        for key, values in storages.items():
-            archive.writestr(f"model/data/{key}", values.tobytes())
-        archive.writestr("model/version", "3\n")
-    return buffer.getvalue()
-
-
-LAYOUTS: list[Callable[..., bytes]] = [legacy_file, zip_file]
 both_layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 
@@ -407,14 +302,17 @@ ODD = "which tensors do not use"
         # this file.
         (
             built(named_class("torch._utils", "_rebuild_tensor_v2"), {"trace": 1}).code,
-            "truncated or damaged",
+            "sets the state a dict on a rebuildtensor",
         ),
-        (built(named_class("torch", "FloatStorage"), {"trace": 1}).code, "truncated or damaged"),
+        (
+            built(named_class("torch", "FloatStorage"), {"trace": 1}).code,
+            "sets the state a dict on a storagetype",
+        ),
         (
             built(named_class("collections", "OrderedDict"), {"trace": 1}).code,
-            "truncated or damaged",
+            "sets the state a dict on a makedictionary",
         ),
-        (call(named_class("torch", "FloatStorage"), 3).code, "truncated or damaged"),
+        (call(named_class("torch", "FloatStorage"), 3).code, "calls a storagetype with (3)"),
         (pickled(("module", "x")) + b"Q", "does not refer to a storage"),
     ],
 )
@@ -504,7 +402,7 @@ def test_a_missing_storage_is_refused(tmp_path: Path) -> None:
         ({"system": {"little_endian": False}}, "little-endian"),
         ({"system": 5}, "little-endian"),
         ({"keys": ["0", "0"]}, "storage keys"),
-        ({"keys": [0]}, "damaged"),
+        ({"keys": [0]}, "storage keys"),
         ({"keys": 3}, "storage keys"),
     ],
 )
@@ -568,3 +466,51 @@ def test_the_reader_agrees_with_torch(
 def test_text_with_a_bad_escape_is_refused_and_not_warned_of() -> None:
     with pytest.raises((RefusedError, ValueError)):
         torch_checkpoints._unpickle(b"S'\\\xac'\n.", 0)
+
+
+# Sixty-fold nesting of pairs of the same tuple: its hash and its text take 2⁶⁰ steps.
+PAIRS = Opcodes(b")" + b"2\x86" * 60)
+
+
+@pytest.mark.parametrize(
+    ("root", "reason"),
+    [
+        ({"x": Opcodes(PAIRS.code + b"Q")}, "does not refer to a storage"),
+        ({"x": Opcodes(pickled(("storage", *5 * (PAIRS,))) + b"Q")}, "needs a type, a key"),
+        ({"x": tensor(storage(view=PAIRS))}, "truncated or damaged"),
+        (
+            {"x": tensor(storage(), size=PAIRS, stride=(1, 1))},
+            "'x': offset, sizes and strides must be",
+        ),
+        ({"x": tensor(storage(), offset=PAIRS)}, "'x': offset, sizes and strides must be"),
+        ({"x": tensor(storage(), size=(1,) * 65, stride=(1,) * 65)}, "has 65 axes"),
+        ({"x": PAIRS}, "'x' is a tuple; only tensors"),
+        (Opcodes(b"}" + PAIRS.code + b"Ns"), "as the key of a dictionary"),
+        (
+            call(named_class("collections", "OrderedDict"), [(PAIRS, 1)]),
+            "as the key of a dictionary",
+        ),
+        ({"x" * 100_000: 1, "module." + "x" * 100_000: 2}, "twice, with and without"),
+        (PAIRS, "expected a dictionary of tensors"),
+    ],
+)
+def test_a_nested_value_anywhere_is_refused_at_once(root: Any, reason: str, tmp_path: Path) -> None:
+    message = refused(written(tmp_path, zip_file(root, {"0": NUMBERS})))
+    assert reason in message and len(message) < 500
+
+
+@pytest.mark.parametrize("part", ["protocol", "system", "keys"])
+def test_a_nested_value_in_a_legacy_header_is_refused_at_once(part: str, tmp_path: Path) -> None:
+    for value in (PAIRS, [PAIRS]):
+        data = legacy_file({"x": tensor(storage())}, {"0": NUMBERS}, **{part: value})
+        assert len(refused(written(tmp_path, data))) < 500
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    """A region of the file that is listed as two members could be listed as ten thousand."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("model/data.pkl", dumps({"x": tensor(storage())}))
+        archive.writestr("model/data/0", bytes(48_000))
+        archive.filelist.append(archive.getinfo("model/data/0"))
+    assert "members overlap" in refused(written(tmp_path, buffer.getvalue()))
