@@ -346,7 +346,7 @@ def _unclear(error: DelfjaxError, folder: Path) -> str:
         cause = cause.__cause__ or cause.__context__
     message = str(error)
     shown = ascii(message[:200])
-    names = [file.name for file in folder.rglob("*")]
+    names = [str(folder), *(file.name for file in folder.rglob("*"))]
     if not any(name in message for name in names):
         return f"the error names none of the files: {shown}"
     if not message.isprintable():

@@ -33,6 +33,8 @@ FORMAT = "delfjax-weights"
 VERSION = 1
 # The one entry of the metadata. The library writes several in random order.
 _DESCRIPTION = "delfjax"
+# Largest header of a safetensors file; a tensor takes about a hundred bytes, a network 100 kB.
+MAX_HEADER_BYTES = 16 << 20
 
 
 class WeightsError(DelfjaxError):
@@ -245,6 +247,13 @@ def read_safetensors(path: str | Path) -> Tensors:
     """
     path = Path(path)
     try:
+        with path.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise WeightsError(
+                f"{path}: damaged or not a safetensors file: its header has {header_bytes:,} bytes,"
+                f" expected at most {MAX_HEADER_BYTES:,}"
+            )
         tensors = safetensors.numpy.load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unreadable(path, error) from None

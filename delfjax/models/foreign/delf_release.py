@@ -52,6 +52,9 @@ from delfjax.models.tensors import abstract, named_shapes
 from delfjax.models.weights import Tensors, WeightsError, file_bytes, tensor_digest
 from delfjax.ops.receptive_field import compose
 
+# Largest file of a PCA. A matrix of 2048 × 2048 takes 16 MB; a field takes twenty times its two
+# bytes when it is parsed.
+MAX_DATUM_BYTES = 32 << 20
 # The first convolution identifies a checkpoint; any scope may precede its name.
 _SLIM = re.compile(r"^(?P<scope>(?:.*/)?)resnet_v1_(?P<depth>50|101)/conv1/weights$")
 _KERAS = re.compile(r"^(?P<scope>(?:.*/)?)backbone/conv1/kernel$")
@@ -247,8 +250,13 @@ def read_datum(path: str | Path) -> Float32[np.ndarray, ...]:
         WeightsError: the file is missing or damaged.
     """
     path = Path(path)
+    data = file_bytes(path)
+    if len(data) > MAX_DATUM_BYTES:
+        raise WeightsError(
+            f"{path}: has {len(data):,} bytes, expected at most {MAX_DATUM_BYTES:,} of a DatumProto"
+        )
     try:
-        datum = Message.parse(file_bytes(path))
+        datum = Message.parse(data)
         shape = [size for message in datum.messages(1) for size in message.numbers(1)]
         return np.concatenate(
             [np.zeros(0, np.float32), *(part.floats(1) for part in datum.messages(2))]

@@ -26,6 +26,7 @@ import numpy as np
 
 from delfjax.models.foreign.wire_format import Message, varint
 from delfjax.models.weights import Tensors, WeightsError, file_bytes
+from delfjax.pickles import MAX_AXES, shown
 
 # The type numbers of `types.proto`.
 _TYPES: dict[int, np.dtype[Any]] = {
@@ -55,10 +56,19 @@ _VALUE, _VALUE_SUFFIX = "VARIABLE_VALUE", "/.ATTRIBUTES/VARIABLE_VALUE"
 _BOOKKEEPING = re.compile(
     r"_?(non_)?(trainable_)?variables|layers|layer(_with_weights)?-\d+|keras_api|regularization_losses|metrics|_.*trackables?"
 )
+# Limits, so that a small file cannot take much time or memory. A checkpoint of DELF has some 800
+# tensors with names of less than a hundred characters, an index of 50 kB and a graph of 200 kB.
+MAX_INDEX_BYTES = 16 << 20
+MAX_GRAPH_BYTES = 16 << 20
+MAX_TENSORS = 100_000
+MAX_OBJECTS = 100_000
+MAX_NAME_BYTES = 1000
+# Largest description of one tensor in the index.
+MAX_ENTRY_BYTES = 4000
 _DATA_FILE = re.compile(r"\.(index|data-\d{5}-of-\d{5})$")
 
 # Exceptions that parsing a malformed file may raise; all mean that the checkpoint is damaged.
-_MALFORMED = (ValueError, IndexError, KeyError, OverflowError, MemoryError)
+_MALFORMED = (ValueError, IndexError, KeyError, OverflowError)
 
 
 class _Refused(Exception):
@@ -120,11 +130,17 @@ def read_tf_tensors(
     prefix = _prefix(Path(path))
     index = prefix.with_name(f"{prefix.name}.index")
     try:
-        entries, shards = _entries(_table(file_bytes(index)))
+        table = file_bytes(index)
+        if len(table) > MAX_INDEX_BYTES:
+            raise _Refused(f"has {len(table):,} bytes, expected at most {MAX_INDEX_BYTES:,}")
+        entries, shards = _entries(_table(table))
         data = [
             file_bytes(prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{shards:05d}"))
             for shard in range(shards)
         ]
+        # Tensors do not share bytes; if they did, a small file could hold a huge number of values.
+        if sum(entry.size for entry in entries.values()) > sum(map(len, data)):
+            raise _Refused("truncated, or its tensors overlap: they need more bytes than there are")
         named = _names(entries, data, names)
         return {
             named.get(key, key): _values(key, entry, data)
@@ -135,7 +151,7 @@ def read_tf_tensors(
         raise WeightsError(f"{index}: {reason}") from None
     except _MALFORMED as error:
         raise WeightsError(
-            f"{index}: truncated or damaged checkpoint ({type(error).__name__}: {error})"
+            f"{index}: truncated or damaged checkpoint ({type(error).__name__}: {error!s:.200})"
         ) from None
 
 
@@ -156,7 +172,10 @@ def _prefix(path: Path) -> Path:
     if latest is None:
         raise WeightsError(f"{state}: has no entry model_checkpoint_path")
     # Only the file name counts: the folder may have been moved since.
-    return path / Path(latest[1].decode(errors="replace")).name
+    name = Path(latest[1].decode(errors="replace")).name
+    if not name.isprintable() or not 0 < len(name) <= MAX_NAME_BYTES:
+        raise WeightsError(f"{state}: model_checkpoint_path names the file {shown(name)}")
+    return path / name
 
 
 def _table(data: bytes) -> dict[bytes, bytes]:
@@ -174,13 +193,18 @@ def _table(data: bytes) -> dict[bytes, bytes]:
         handle.append(number)
     found: dict[bytes, bytes] = {}
     last = None
+    total = 0
     for _, place in _block(data, *handle[2:]):
         offset, at = varint(place, 0)
-        for key, value in _block(data, offset, varint(place, at)[0]):
-            # With strictly increasing keys, a small file cannot claim many entries by pointing to
-            # one block again and again.
+        size = varint(place, at)[0]
+        total += size
+        if total > len(data):
+            raise _Refused("damaged: its blocks overlap")
+        for key, value in _block(data, offset, size):
             if last is not None and key <= last:
-                raise _Refused(f"its keys are not in order, {key!r:.60} follows {last!r:.60}")
+                raise _Refused(f"its keys are not in order, {shown(key)} follows {shown(last)}")
+            if len(found) == MAX_TENSORS:
+                raise _Refused(f"describes more than {MAX_TENSORS:,} tensors")
             found[key] = value
             last = key
     return found
@@ -214,6 +238,10 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         length, at = varint(block, at)
         if shared > len(key) or at + own + length > stop:
             raise _Refused("damaged: an entry extends beyond its block")
+        # A key may repeat the one before it and add a byte, so that a block of 1 MB could hold
+        # keys of 100 GB in all.
+        if shared + own > MAX_NAME_BYTES:
+            raise _Refused(f"holds a name of {shared + own:,} bytes, limit {MAX_NAME_BYTES:,}")
         key = key[:shared] + block[at : at + own]
         yield key, block[at + own : at + own + length]
         at += own + length
@@ -246,19 +274,29 @@ def _entries(table: dict[bytes, bytes]) -> tuple[dict[str, _Entry], int]:
     # Entries of slices have a key that begins with 0 and is not text. The sliced variable has an
     # entry of its own, which is refused.
     named = {key.decode(): value for key, value in table.items() if not key.startswith(b"\0")}
-    return {key: _entry(key, Message.parse(value), shards) for key, value in named.items()}, shards
+    return {key: _entry(key, value, shards) for key, value in named.items()}, shards
 
 
-def _entry(key: str, message: Message, shards: int) -> _Entry:
+def _entry(key: str, stored: bytes, shards: int) -> _Entry:
+    if len(stored) > MAX_ENTRY_BYTES:
+        raise _Refused(
+            f"{shown(key)} is described in {len(stored):,} bytes, expected at most"
+            f" {MAX_ENTRY_BYTES:,}; a variable stored in slices is not supported"
+        )
+    message = Message.parse(stored)
     if message.values.get(7):
         raise _Refused(
-            f"{key!r} is stored in slices; save it as one variable, without a partitioner"
+            f"{shown(key)} is stored in slices; save it as one variable, without a partitioner"
         )
     if message.number(1) not in (*_TYPES, _STRING):
-        raise _Refused(f"{key!r} has TensorFlow's type {message.number(1)}, which is not supported")
+        raise _Refused(
+            f"{shown(key)} has TensorFlow's type {message.number(1)}, which is not supported"
+        )
     shape = tuple(
         dimension.number(1) for field in message.messages(2) for dimension in field.messages(2)
     )
+    if len(shape) > MAX_AXES:
+        raise _Refused(f"{shown(key)} has {len(shape)} axes, expected at most {MAX_AXES}")
     entry = _Entry(
         type=message.number(1),
         shape=shape,
@@ -268,10 +306,11 @@ def _entry(key: str, message: Message, shards: int) -> _Entry:
         crc=message.number(6),
     )
     if entry.shard >= shards:
-        raise _Refused(f"{key!r} is in data file {entry.shard}, but there are only {shards}")
+        raise _Refused(f"{shown(key)} is in data file {entry.shard}, but there are only {shards}")
     if entry.type != _STRING and math.prod(shape) * _TYPES[entry.type].itemsize != entry.size:
         raise _Refused(
-            f"{key!r} of shape {shape} and type {_TYPES[entry.type]} cannot have {entry.size} bytes"
+            f"{shown(key)} of shape {shape} and type {_TYPES[entry.type]} cannot have"
+            f" {entry.size} bytes"
         )
     return entry
 
@@ -281,7 +320,7 @@ def _stored(key: str, entry: _Entry, data: list[bytes]) -> memoryview:
     shard = data[entry.shard]
     if entry.offset + entry.size > len(shard):
         raise _Refused(
-            f"truncated: {key!r} ends at byte {entry.offset + entry.size} of data file"
+            f"truncated: {shown(key)} ends at byte {entry.offset + entry.size} of data file"
             f" {entry.shard}, which has {len(shard)} bytes"
         )
     return memoryview(shard)[entry.offset : entry.offset + entry.size]
@@ -289,7 +328,7 @@ def _stored(key: str, entry: _Entry, data: list[bytes]) -> memoryview:
 
 def _values(key: str, entry: _Entry, data: list[bytes]) -> np.ndarray:
     stored = _stored(key, entry, data)
-    _require_crc(stored, entry.crc, repr(key))
+    _require_crc(stored, entry.crc, shown(key))
     values: np.ndarray = np.require(np.frombuffer(stored, _TYPES[entry.type]), requirements="A")
     if entry.type == _BFLOAT16:
         values = values.view(ml_dtypes.bfloat16).astype(np.float32)
@@ -306,7 +345,10 @@ def _names(
     """Key → name of the tensors of an object-based checkpoint, as ``names`` asks for."""
     if _GRAPH not in entries:
         return {}
-    nodes = Message.parse(_text(entries[_GRAPH], data)).messages(1)
+    parts = Message.parse(_text(entries[_GRAPH], data)).parts(1)
+    if len(parts) > MAX_OBJECTS:
+        raise _Refused(f"its graph has {len(parts):,} objects, expected at most {MAX_OBJECTS:,}")
+    nodes = [Message.parse(part) for part in parts]
     paths = _paths(nodes)
     by_path: dict[str, str] = {}
     by_variable: dict[str, str] = {}
@@ -327,6 +369,8 @@ def _names(
 def _text(entry: _Entry, data: list[bytes]) -> bytes:
     """The text of a tensor with a single text, stored as its length, a checksum of the length, and
     the text."""
+    if entry.size > MAX_GRAPH_BYTES:
+        raise _Refused(f"its graph has {entry.size:,} bytes, expected at most {MAX_GRAPH_BYTES:,}")
     stored = bytes(_stored(_GRAPH, entry, data))
     length, at = varint(stored, 0)
     text = stored[at + 4 :]
@@ -352,5 +396,10 @@ def _paths(nodes: list[Message]) -> dict[int, str]:
                         f"its graph has {len(nodes)} objects, but an edge leads to number {number}"
                     )
                 paths[number] = f"{paths[here]}/{name}".lstrip("/")
+                if len(paths[number]) > MAX_NAME_BYTES:
+                    raise _Refused(
+                        f"its graph has a path of {len(paths[number]):,} characters, expected at"
+                        f" most {MAX_NAME_BYTES:,}"
+                    )
                 waiting.append(number)
     return paths

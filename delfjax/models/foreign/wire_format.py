@@ -93,13 +93,14 @@ class Message:
         """
         return next(reversed(self.parts(field)), b"").decode()
 
-    def messages(self, field: int) -> list[Message]:
-        """All values of a message field.
+    def messages(self, field: int) -> Iterator[Message]:
+        """All values of a message field, one after the other: parsed, an empty message takes a
+        hundred times its two bytes.
 
         Raises:
             ValueError: a value is not a valid message.
         """
-        return [Message.parse(part) for part in self.parts(field)]
+        return (Message.parse(part) for part in self.parts(field))
 
     def floats(self, field: int) -> Float32[np.ndarray, " n"]:
         """All values of a float field, packed or not.

@@ -69,17 +69,18 @@ def table(entries: Mapping[str, bytes], *, kind: int = 0, in_order: bool = True)
     keys = sorted(entries, key=str.encode) if in_order else list(entries)
     for start in range(0, len(keys), 5):
         chosen = keys[start : start + 5]
-        block = _block([(key.encode(), entries[key]) for key in chosen])
+        block = block_of([(key.encode(), entries[key]) for key in chosen])
         places.append((chosen[-1].encode() + b"\0", varint(len(data)) + varint(len(block))))
-        data += _closed(block, kind)
+        data += closed(block, kind)
     footer = b""
-    for block in (_block([]), _block(places)):
+    for block in (block_of([]), block_of(places)):
         footer += varint(len(data)) + varint(len(block))
-        data += _closed(block, 0)
+        data += closed(block, 0)
     return data + footer.ljust(40, b"\0") + MAGIC.to_bytes(8, "little")
 
 
-def _block(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
+def block_of(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A block of a table, without what closes it."""
     data, whole, last = b"", [], b""
     for count, (key, value) in enumerate(entries):
         same = next(
@@ -99,7 +100,8 @@ def _block(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
     )
 
 
-def _closed(block: bytes, kind: int) -> bytes:
+def closed(block: bytes, kind: int) -> bytes:
+    """A block with its kind of compression and its checksum."""
     return block + bytes([kind]) + masked(block + bytes([kind]))
 
 

@@ -15,7 +15,10 @@ from delfjax.models.foreign.tf_checkpoints import is_tf_checkpoint, read_tf_tens
 from delfjax.models.weights import WeightsError
 from tests.unit.models.foreign.tensor_bundles import (
     GRAPH,
+    MAGIC,
     VALUE,
+    block_of,
+    closed,
     entry,
     example,
     header,
@@ -35,7 +38,8 @@ def refused(path: Path) -> str:
     """The reason a checkpoint is refused with: one line that names the file."""
     with pytest.raises(WeightsError) as error:
         read_tf_tensors(path)
-    assert str(path.parent) in str(error.value) and "\n" not in str(error.value)
+    assert str(path.parent) in str(error.value) and str(error.value).isprintable()
+    assert len(str(error.value)) < 600
     return str(error.value)
 
 
@@ -170,6 +174,14 @@ FLOATS = entry(1, (3,), 0, bytes(12))
         ({"": header(), "x": part(1, b"\1")[:-1]}, "ValueError"),
         ({"": header(), "x": number(1, 1) + number(2, 5)}, "ValueError"),
         ({"": header(), "x": b"\x0b"}, "wire type 3"),
+        ({"": header(), "x": entry(1, (1,) * 65, 0, bytes(4))}, "'x' has 65 axes"),
+        (
+            {"": header(), "x": entry(1, (1,) * 2000, 0, bytes(4))},
+            "bytes, expected at most 4,000; a variable stored in slices is not supported",
+        ),
+        ({"": header(), "n" * 1001: FLOATS}, "bytes, limit 1,000"),
+        # Ten thousand tensors of the same bytes would be a hundred times as large as the file.
+        ({"": header(), "x": FLOATS, "y": FLOATS}, "its tensors overlap"),
         ({"": header(), GRAPH: entry(7, (), 0, bytes(12))}, "not a single text"),
         ({"": header(), GRAPH: entry(7, (2,), 0, bytes(12))}, "not a single text"),
     ],
@@ -202,6 +214,37 @@ def test_a_table_that_is_not_read_says_why(
     index = write_bundle(tmp_path / "model", ONE)
     index.write_bytes(harm(index.read_bytes()))
     assert reason in refused(index)
+
+
+def test_blocks_that_overlap_are_refused(tmp_path: Path) -> None:
+    """Nested blocks would hold the square of the file's bytes."""
+    index = write_bundle(tmp_path / "model", ONE)
+    block = block_of([(b"", header()), (b"x", FLOATS)])
+    data = closed(block, 0)
+    places = block_of([(b"y", varint(0) + varint(len(block))), (b"z", varint(0) + varint(10**9))])
+    footer = varint(0) + varint(0) + varint(len(data)) + varint(len(places))
+    index.write_bytes(
+        data + closed(places, 0) + footer.ljust(40, b"\0") + MAGIC.to_bytes(8, "little")
+    )
+    assert "its blocks overlap" in refused(index)
+
+
+def test_a_graph_whose_paths_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    """Each object is an attribute of the one before it, so that the paths grow with the square."""
+    nodes = [part(1, part(1, number(1, follower) + part(2, "a"))) for follower in range(1, 20_001)]
+    index = write_bundle(tmp_path / "objects", ONE, graph=b"".join([*nodes, part(1, b"")]))
+    assert "its graph has a path of 1,001 characters, expected at most 1,000" in refused(index)
+
+
+def test_a_graph_of_too_many_objects_is_refused(tmp_path: Path) -> None:
+    index = write_bundle(tmp_path / "objects", ONE, graph=part(1, b"") * 100_001)
+    assert "its graph has 100,001 objects, expected at most 100,000" in refused(index)
+
+
+def test_a_folder_whose_latest_checkpoint_has_an_impossible_name_is_refused(tmp_path: Path) -> None:
+    for name in ("/a/\0", "model\x1b[2J", "n" * 5000, "/"):
+        (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{name}"\n')
+        assert "checkpoint: model_checkpoint_path names" in refused(tmp_path)
 
 
 def test_keys_out_of_order_are_refused(tmp_path: Path) -> None:
