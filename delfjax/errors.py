@@ -13,3 +13,40 @@ class DelfjaxError(Exception):
 
 class DelfjaxWarning(UserWarning):
     """Something that the user should know of a result: one line, which the command line prints."""
+
+
+# A list of so many values is described by them, a longer one by its length.
+_FEW = 8
+_SHOWN_CHARACTERS = 60
+_SHOWN_BITS = 128
+_QUOTED_CHARACTERS = 200
+
+
+def shown(value: object) -> str:
+    """A short description, in one line, of a value for an error's message.
+
+    Of a nested value, one level is shown: the whole of it could be huge, and that of a tuple nested
+    in itself takes exponential time.
+    """
+    if isinstance(value, list | tuple):
+        if len(value) > _FEW:
+            return f"a {type(value).__name__} of {len(value):,} values"
+        items = ", ".join(_shown_alone(item) for item in value)
+        return f"[{items}]" if isinstance(value, list) else f"({items})"
+    return _shown_alone(value)
+
+
+def _shown_alone(value: object) -> str:
+    if isinstance(value, str | bytes):
+        return repr(value[:_SHOWN_CHARACTERS])
+    if value is None or type(value) in (bool, float):
+        return repr(value)
+    if type(value) is int:
+        return repr(value) if value.bit_length() <= _SHOWN_BITS else "a very large integer"
+    return f"a {type(value).__name__.lstrip('_').lower()}"
+
+
+def quoted(failure: BaseException) -> str:
+    """The message of another library's error as a part of a line; it may quote a file."""
+    text = " ".join(str(failure).split())[:_QUOTED_CHARACTERS]
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -27,10 +27,14 @@ from typing import Any, BinaryIO, TypeVar
 
 import filelock
 
+from delfjax.errors import quoted
+
 T = TypeVar("T")
 
 # Suffix of the temporary name under which a file or folder is written.
 TEMPORARY = ".tmp"
+# Deepest nesting of JSON that is read; deeper values exhaust the stack of whatever walks them.
+MAX_JSON_DEPTH = 100
 # Errors of systems or disks without locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 # Errors of disks that cannot sync a folder.
@@ -390,11 +394,53 @@ def read_json(file: Path, *, error: Callable[[str], Exception]) -> Any:
         Exception: made by ``error``: the file cannot be read, or is not JSON.
     """
     try:
-        return json.loads(file.read_bytes())
+        data = file.read_bytes()
     except OSError as failure:
         raise error(f"{file}: cannot be read: {failure.strerror}") from None
+    return parse_json(data, where=str(file), error=error)
+
+
+def parse_json(data: bytes, *, where: str, error: Callable[[str], Exception]) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        data: the text, in UTF-8.
+        where: where it was read, for the error.
+        error: makes an exception from a message; usually an error class.
+
+    Raises:
+        Exception: made by ``error``: the text is not JSON.
+    """
+    try:
+        return _parsed(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as failure:
-        raise error(f"{file}: damaged or not JSON ({failure})") from None
+        raise error(f"{where}: damaged or not JSON ({quoted(failure)})") from None
+
+
+def _parsed(data: bytes, **options: Any) -> Any:
+    """The JSON value in ``data``, which whoever uses it can walk, write and print.
+
+    Raises:
+        ValueError: the data is not JSON, is nested too deeply, or holds half a character.
+        RecursionError: the data is nested so deeply that it cannot even be parsed.
+    """
+    value = json.loads(data, **options)
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_JSON_DEPTH):
+        inner = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [part for items in inner for part in items if isinstance(part, dict | list)]
+        if not level:
+            break
+    else:
+        raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
+    if b"\\u" in data:
+        # An escape may stand for half of a character, which no file and no terminal takes.
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def read_json_object(file: Path, *, error: Callable[[str], Exception]) -> dict[str, Any]:
@@ -418,12 +464,12 @@ def read_json_lines(file: Path, *, error: Callable[[str], Exception]) -> list[An
     values: list[Any] = []
     try:
         for line in file.read_text(encoding="utf-8").splitlines():
-            values.append(json.loads(line))
+            values.append(_parsed(line.encode()))
     except OSError as failure:
         raise error(f"{file}: cannot be read: {failure.strerror}") from None
     except (ValueError, RecursionError) as failure:
         where = f"line {len(values) + 1} is damaged or not JSON"
-        raise error(f"{file}: {where} ({failure})") from None
+        raise error(f"{file}: {where} ({quoted(failure)})") from None
     return values
 
 

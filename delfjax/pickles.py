@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from delfjax.errors import quoted, shown
+
 # Largest file of plain values that is read, bytes; ground truth takes about a megabyte. Text takes
 # up to four times as much memory as in the file, and an array is copied twice.
 MAX_BYTES = 64 << 20
@@ -149,29 +151,6 @@ def checked_key(key: object) -> str | int:
     )
 
 
-def shown(value: object) -> str:
-    """A short description of a value for messages; of what it contains, at most one level."""
-    if type(value) in (tuple, list) and len(value) <= _FEW:  # type: ignore[arg-type]  # both have a length
-        return f"({', '.join(_shown_alone(item) for item in value)})"  # type: ignore[attr-defined]  # both can be iterated
-    return _shown_alone(value)
-
-
-# A container of so many values is described by them, a longer one by its type alone.
-_FEW = 8
-_SHOWN_CHARACTERS = 60
-_SHOWN_BITS = 128
-
-
-def _shown_alone(value: object) -> str:
-    if isinstance(value, str | bytes):
-        return repr(value[:_SHOWN_CHARACTERS])
-    if value is None or type(value) in (bool, float):
-        return repr(value)
-    if type(value) is int:
-        return repr(value) if value.bit_length() <= _SHOWN_BITS else "a very large integer"
-    return f"a {type(value).__name__.lstrip('_').lower()}"
-
-
 class _Machine:
     """The stack machine of pickles without the parts that could execute anything."""
 
@@ -250,8 +229,8 @@ class _Machine:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise RefusedError(f"names {shown(module)}.{shown(name)}, expected text")
         if (module, name) not in self._admitted.names:
-            label = f"{module}.{name}"[:_SHOWN_CHARACTERS]
-            held = label if label.isprintable() else repr(label)
+            label = f"{module}.{name}"
+            held = label if label.isprintable() and len(label) < 100 else shown(label)
             raise RefusedError(f"holds {held}; only {self._admitted.what} are admitted")
         return self._admitted.names[module, name]
 
@@ -372,7 +351,7 @@ def read_plain_pickle(path: Path, *, error: Callable[[str], Exception]) -> Any:
         raise error(f"{path}: {reason}") from None
     except MALFORMED as failure:
         raise error(
-            f"{path}: truncated or damaged pickle ({type(failure).__name__}: {failure!s:.100})"
+            f"{path}: truncated or damaged pickle ({type(failure).__name__}: {quoted(failure)})"
         ) from None
 
 

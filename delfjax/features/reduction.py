@@ -24,6 +24,7 @@ from delfjax.errors import DelfjaxError
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, is_for_backbone
 from delfjax.models.model_files import REDUCTION, load_part
+from delfjax.models.weights import WeightsError, require_match
 from delfjax.rng import named_generator
 
 
@@ -148,6 +149,11 @@ def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) ->
                 f"{file.path}: its reduction is for {name} {about.get(name)}, not"
                 f" {value}; export the model file again with `delfjax weights export`"
             )
+    channels = tensors["mean"].size if "mean" in tensors else 0
+    expected = {"mean": (channels,), "projection": (channels, config.dim)}
+    require_match(expected, tensors, source=config.weights)
+    if "explained" not in about:
+        raise WeightsError(f"{config.weights}: its reduction lacks the field 'explained'")
     return Reduction(
         tensors["mean"], tensors["projection"], float(about["explained"]), store.config_hash
     )

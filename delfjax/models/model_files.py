@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from delfjax.config import (
     to_dict,
     weight_file,
 )
-from delfjax.files import flatten, read_json
+from delfjax.files import flatten
 from delfjax.models.weights import (
     Tensors,
     WeightsError,
@@ -38,6 +38,7 @@ from delfjax.models.weights import (
     shipped_attention,
     tensor_digest,
 )
+from delfjax.records import Number, Record, read_record
 
 C = TypeVar("C")
 
@@ -53,6 +54,33 @@ _SCORERS = ("attention", "delg")
 SYSTEM_FEATURES = ("scales", "threshold_kind", "threshold", "border_px")
 # In a file's settings, stands for the path of the file itself.
 _ITSELF = "*"
+
+
+@dataclass
+class _Tier(Record):
+    inliers: Number
+
+
+@dataclass
+class _Means(Record):
+    means: dict[str, Number | None]
+
+
+@dataclass
+class _Protocol(Record):
+    inliers: _Means
+
+
+@dataclass
+class _Evaluation(Record):
+    """Fields of a file of ``delfjax evaluate --json`` that a card repeats."""
+
+    dataset: str
+    config_hash: str
+    tiers: dict[str, _Tier]
+    results: dict[str, _Protocol]
+    # Part → digest; not in the files of earlier versions.
+    weights: dict[str, str] = field(default_factory=dict)
 
 
 def save_model(
@@ -252,7 +280,8 @@ def card(path: str | Path) -> Iterator[str]:
     yield f"{Path(path).name}: {about['name']}, {len(tensors)} tensors, {values:,} values"
     alone = {about["name"]: {"digest": tensor_digest(tensors), **about}}
     parts = about["parts"] if about["name"] == WHOLE else alone
-    for part in sorted(parts, key=[BACKBONE, SCORER, REDUCTION, about["name"]].index):
+    order = [BACKBONE, SCORER, REDUCTION]
+    for part in sorted(parts, key=lambda part: order.index(part) if part in order else len(order)):
         yield part
         yield from _facts(
             {
@@ -287,13 +316,12 @@ class _Model:
             about = read_description(file)
         except WeightsError as error:
             raise ConfigError(f"model={name}: {error}") from None
-        try:
-            found = cls(file, str(about["digest"]), flatten(about["config"]["system"]))
-        except (KeyError, TypeError, AttributeError):
+        if not about["config"].get("system"):
             raise ConfigError(
                 f"model={name}: {file} does not describe a complete system;"
                 " `delfjax weights export` writes one"
-            ) from None
+            )
+        found = cls(file, about["digest"], flatten(about["config"]["system"]))
         if held.digest not in ("", found.digest):
             raise ConfigError(
                 f"{file}: holds the model with the digest {short_digest(found.digest)}, but"
@@ -362,30 +390,28 @@ def _scores(file: Path, digests: Mapping[str, str]) -> dict[str, Any]:
         file: the evaluation.
         digests: part → digest of the weights that it must have scored.
     """
-    found = read_json(file, error=WeightsError)
-    try:
-        tiers = {tier: scores["inliers"] for tier, scores in found["tiers"].items()}
-        means = {
-            f"{protocol} {mean}": value
-            for protocol, kept in found["results"].items()
-            for mean, value in kept["inliers"]["means"].items()
-            if value is not None
-        }
-        score = {
-            "dataset": found["dataset"],
-            "config_hash": found["config_hash"],
-            "inliers": tiers or means,
-        }
-        scored = dict(found.get("weights", {}))
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise WeightsError(
-            f"{file}: not an evaluation; expected a file written by `delfjax evaluate --json`"
-        ) from None
+
+    def refused(reason: str) -> WeightsError:
+        expected = "not an evaluation; expected a file written by `delfjax evaluate --json`"
+        return WeightsError(f"{reason}; {expected}")
+
+    found = read_record(file, _Evaluation, error=refused)
+    tiers = {tier: scores["inliers"] for tier, scores in found["tiers"].items()}
+    means = {
+        f"{protocol} {mean}": value
+        for protocol, kept in found["results"].items()
+        for mean, value in kept["inliers"]["means"].items()
+        if value is not None
+    }
     for part, digest in digests.items():
-        if scored.get(part) != digest:
+        if found.get("weights", {}).get(part) != digest:
+            named = shown(found.get("weights", {}).get(part, "not named"))
             raise WeightsError(
-                f"{file}: scores of other weights: its {part} is"
-                f" {short_digest(str(scored.get(part, 'not named')))}, that of the weight file is"
-                f" {short_digest(digest)}; evaluate the weight file again"
+                f"{file}: scores of other weights: its {part} is {named}, that of the weight file"
+                f" is {short_digest(digest)}; evaluate the weight file again"
             )
-    return score
+    return {
+        "dataset": found["dataset"],
+        "config_hash": found["config_hash"],
+        "inliers": tiers or means,
+    }

@@ -12,19 +12,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
+from pydantic import Field
 from safetensors import SafetensorError
 
 from delfjax import paths
-from delfjax.errors import DelfjaxError
-from delfjax.files import read_json_object, read_whole, replace_file
+from delfjax.errors import DelfjaxError, quoted, shown
+from delfjax.files import parse_json, read_json_object, read_whole, replace_file
+from delfjax.records import Flag, Number, Record, Whole, require_record
 
 Tensors = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,6 +37,67 @@ VERSION = 1
 _DESCRIPTION = "delfjax"
 # Largest header of a safetensors file; a tensor takes about a hundred bytes, a network 100 kB.
 MAX_HEADER_BYTES = 16 << 20
+
+
+@dataclass
+class Described(Record):
+    """Fields of a part's description that this library reads; see :mod:`delfjax.records`.
+
+    Attributes:
+        name: architecture of a backbone, or kind of a scorer or reduction.
+        stride_layout: of a ResNet.
+        backbone: identity of the backbone that a scorer or a reduction was made for.
+        same_backbone: another identity of the same backbone.
+        code_dim: width of an autoencoder's code.
+        rectified: whether the autoencoder rectifies its code.
+        explained: share of the variance that a reduction keeps.
+        best_step: step of the training whose weights these are.
+        seconds: duration of the training.
+    """
+
+    name: str = ""
+    stride_layout: str = ""
+    backbone: dict[str, Any] | None = None
+    same_backbone: dict[str, Any] | None = None
+    code_dim: Annotated[Whole, Field(gt=0, le=1 << 16)] = 1
+    rectified: Flag = True
+    explained: Number = 1.0
+    best_step: Whole = 0
+    seconds: Number = 0.0
+
+
+@dataclass
+class DescribedPart(Described):
+    """The description of one of several parts."""
+
+    digest: str = field(kw_only=True)
+
+
+@dataclass
+class Score(Record):
+    """The scores of one evaluation on the card of a weight file."""
+
+    dataset: str
+    config_hash: str
+    inliers: dict[str, Number]
+
+
+@dataclass
+class DescribedWhole(Described):
+    """The description of the file as a whole, which is the config of :func:`save_weights`."""
+
+    name: str = field(kw_only=True)
+    parts: dict[str, DescribedPart] = field(default_factory=dict)
+    system: dict[str, dict[str, Any]] = field(default_factory=dict)
+    receptive_field: dict[str, Any] = field(default_factory=dict)
+    scores: list[Score] = field(default_factory=list)
+
+
+@dataclass
+class _About(Record):
+    model: str
+    digest: str
+    config: DescribedWhole
 
 
 class WeightsError(DelfjaxError):
@@ -181,11 +244,8 @@ def read_description(path: str | Path) -> dict[str, Any]:
     if text is None:
         beside = path.with_suffix(".json")
         return _checked(beside, read_json_object(beside, error=WeightsError))
-    try:
-        about = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: its description is damaged or not JSON ({error})") from None
-    return _checked(path, about)
+    described = f"{path}: its description"
+    return _checked(path, parse_json(text.encode(), where=described, error=WeightsError))
 
 
 def is_described(path: Path) -> bool:
@@ -223,17 +283,16 @@ def _checked(path: Path, about: object) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise WeightsError(f"{path}: damaged: its description is not a JSON object")
     if about.get("format") != FORMAT:
-        raise WeightsError(f"{path}: format is {about.get('format')!r}, expected {FORMAT!r}")
+        raise WeightsError(f"{path}: format is {shown(about.get('format'))}, expected {FORMAT!r}")
     if about.get("version") != VERSION:
         raise WeightsError(
-            f"{path}: format version is {about.get('version')!r}, this delfjax reads {VERSION}"
+            f"{path}: format version is {shown(about.get('version'))}, this delfjax reads {VERSION}"
         )
-    config = about.get("config")
-    described = isinstance(config, dict) and config.get("name") == about.get("model")
-    if not (described and isinstance(about.get("digest"), str)):
+    require_record(about, _About, where=str(path), error=WeightsError)
+    if about["config"]["name"] != about["model"]:
         raise WeightsError(
-            f"{path}: damaged: it needs 'digest', 'config', and a 'model' that equals the config's"
-            " 'name'"
+            f"{path}: damaged: 'model' is {shown(about['model'])}, but the config's 'name' is"
+            f" {shown(about['config']['name'])}"
         )
     return about
 
@@ -263,7 +322,7 @@ def read_safetensors(path: str | Path) -> Tensors:
 def _unreadable(path: Path, error: Exception) -> WeightsError:
     if not path.is_file():
         return WeightsError(f"{path}: no such file")
-    return WeightsError(f"{path}: damaged or not a safetensors file ({error})")
+    return WeightsError(f"{path}: damaged or not a safetensors file ({quoted(error)})")
 
 
 def shipped_attention(name: str) -> Path:

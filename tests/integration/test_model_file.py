@@ -199,8 +199,7 @@ def test_scores_that_are_none_are_refused(
         main(["weights", "record", str(made / "model.safetensors"), str(tmp_path / "scores.json")])
         == 1
     )
-    assert (
-        "scores.json: not an evaluation; expected a file written by `delfjax evaluate --json`"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "scores.json: damaged: holds a list, expected a JSON object; not an evaluation;" in said
+    assert "expected a file written by `delfjax evaluate --json`" in said
     assert (made / "model.safetensors").read_bytes() == before

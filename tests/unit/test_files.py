@@ -575,3 +575,33 @@ def test_the_file_of_another_holder_may_not_be_readable_from_its_first_byte(
         monkeypatch.setattr(Path, "open", lambda *_, **__: Locked())
         with pytest.raises(LockHeldError, match="held by process 123 on laptop"):
             Lock(tmp_path / "lock").acquire()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"a": ' + "[" * 100 + "]" * 100 + "}", "nested deeper than 100 levels"),
+        ("[" * 100_000 + "]" * 100_000, "damaged or not JSON"),
+        ('{"a": ["b\\ud83d"]}', "surrogates not allowed"),
+        ('{"a\\udc00": 1}', "surrogates not allowed"),
+        ('{"a": NaN}', "NaN is not a number in JSON"),
+        ('{"a": [-Infinity]}', "-Infinity is not a number in JSON"),
+        ('{"a": ' + "9" * 5000 + "}", "damaged or not JSON"),
+    ],
+)
+def test_json_that_could_not_be_walked_or_written_again_is_refused(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    (tmp_path / "file.json").write_text(content)
+    with pytest.raises(OwnError, match=reason) as refused:
+        read_json(tmp_path / "file.json", error=OwnError)
+    assert str(refused.value).startswith(str(tmp_path / "file.json"))
+    assert len(str(refused.value)) < 600 and str(refused.value).isprintable()
+
+
+def test_json_of_a_hundred_levels_and_of_every_character_is_read(tmp_path: Path) -> None:
+    value: list[Any] = ["\U0001f600 Zürich"]
+    for _ in range(99):
+        value = [value]
+    (tmp_path / "file.json").write_text(json.dumps(value))
+    assert read_json(tmp_path / "file.json", error=OwnError) == value

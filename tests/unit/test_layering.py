@@ -21,6 +21,7 @@ LAYERS = {
     "files": 0,
     "filesets": 0,
     "pickles": 0,
+    "records": 0,
     "rng": 0,
     "device": 0,
     "programs": 0,

@@ -24,9 +24,10 @@ import google_crc32c
 import ml_dtypes
 import numpy as np
 
+from delfjax.errors import quoted, shown
 from delfjax.models.foreign.wire_format import Message, varint
 from delfjax.models.weights import Tensors, WeightsError, file_bytes
-from delfjax.pickles import MAX_AXES, shown
+from delfjax.pickles import MAX_AXES
 
 # The type numbers of `types.proto`.
 _TYPES: dict[int, np.dtype[Any]] = {
@@ -151,7 +152,7 @@ def read_tf_tensors(
         raise WeightsError(f"{index}: {reason}") from None
     except _MALFORMED as error:
         raise WeightsError(
-            f"{index}: truncated or damaged checkpoint ({type(error).__name__}: {error!s:.200})"
+            f"{index}: truncated or damaged checkpoint ({type(error).__name__}: {quoted(error)})"
         ) from None
 
 

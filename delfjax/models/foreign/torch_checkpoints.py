@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from delfjax.errors import quoted, shown
 from delfjax.models.weights import Tensors, WeightsError, file_bytes
 from delfjax.pickles import (
     BINARY_OPCODES,
@@ -26,7 +27,6 @@ from delfjax.pickles import (
     Admitted,
     RefusedError,
     checked_key,
-    shown,
     unpickle,
 )
 
@@ -154,7 +154,7 @@ def read_torch_tensors(path: str | Path) -> Tensors:
         raise WeightsError(f"{path}: {reason}") from None
     except _MALFORMED as error:
         raise WeightsError(
-            f"{path}: truncated or damaged checkpoint ({type(error).__name__}: {error!s:.100})"
+            f"{path}: truncated or damaged checkpoint ({type(error).__name__}: {quoted(error)})"
         ) from error
 
 
