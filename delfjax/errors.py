@@ -38,7 +38,8 @@ def shown(value: object) -> str:
 
 def _shown_alone(value: object) -> str:
     if isinstance(value, str | bytes):
-        return repr(value[:_SHOWN_CHARACTERS])
+        more = "…" if len(value) > _SHOWN_CHARACTERS else ""
+        return repr(value[:_SHOWN_CHARACTERS]) + more
     if value is None or type(value) in (bool, float):
         return repr(value)
     if type(value) is int:

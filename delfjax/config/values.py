@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from delfjax.config.weight_files import identity
-from delfjax.errors import DelfjaxError
+from delfjax.errors import DelfjaxError, shown
 
 C = TypeVar("C")
 
@@ -51,7 +51,7 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"config field {where!r}: {first['msg']}, got {first['input']!r}"
+            f"config field {shown(where)}: {first['msg']}, got {shown(first['input'])}"
         ) from None
     return validated
 
@@ -85,7 +85,8 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name not in names:
         raise ConfigError(
-            f"{kind} {name!r} is unknown{nearest(name, names) or ';'} there are: {', '.join(names)}"
+            f"{kind} {shown(name)} is unknown{nearest(name, names) or ';'} there are:"
+            f" {', '.join(names)}"
         )
 
 

@@ -28,6 +28,7 @@ from delfjax.config import (
     to_dict,
     weight_file,
 )
+from delfjax.errors import shown
 from delfjax.files import flatten
 from delfjax.models.weights import (
     Tensors,

@@ -10,18 +10,20 @@ costs the runs that would have read it and nothing else.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from tqdm.auto import tqdm
+from yaml.composer import ComposerError
 
 from delfjax import paths
 from delfjax.config import ConfigError, from_dict, require_known
-from delfjax.errors import DelfjaxError
+from delfjax.errors import DelfjaxError, quoted, shown
 from delfjax.suite.running.runner import Job, find_notebook, prepare
 from delfjax.suite.running.workers import Call, Workers, local_workers, workers_of
 from delfjax.suite.runs.folders import RunError
@@ -30,6 +32,12 @@ from delfjax.suite.settings import relevant_overrides, upstream_of
 
 # Of the notebooks that run at once, the progress bar names so many.
 _SHOWN = 4
+# Largest sweep file, bytes; the longest of the suite has a thousand. YAML is parsed at 100 kB/s.
+MAX_BYTES = 200_000
+# Deepest nesting of a sweep file: a list as a value of a field of a point of the list.
+MAX_DEPTH = 10
+# Most runs that a sweep may describe: a run takes seconds at least, and planning one 20 ms.
+MAX_RUNS = 1000
 # What a sweep can give a field, and the shapes of a file's entries.
 Value = bool | int | float | str | list[Any]
 Columns = dict[str, list[Value]]
@@ -40,6 +48,35 @@ Seeds = list[int]
 
 class SweepError(DelfjaxError):
     """Some of a sweep's runs failed."""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml comes without types
+    """Loads plain YAML: limited in depth, without aliases, and with dates as text.
+
+    Values that share parts by aliases can be exponentially large when they are written out, and an
+    impossible date could not be loaded.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node, unless it is an alias or lies too deep."""
+        mark = self.peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise ComposerError(None, None, "aliases (*name) are not supported here", mark)
+        if self._depth > MAX_DEPTH:
+            raise ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 @dataclass(frozen=True)
@@ -65,6 +102,13 @@ class SweepFile:
     zip: Columns = field(default_factory=dict)
     list: Points = field(default_factory=list)
     seeds: Seeds = field(default_factory=lambda: [0])
+
+    @property
+    def runs(self) -> int:
+        """Number of runs, those that they read not counted."""
+        together = [len(column) for column in self.zip.values()][:1]
+        factors = [len(column) for column in self.grid.values()] + together
+        return math.prod([*factors, len(self.list) or 1, len(self.seeds), len(self.notebooks)])
 
     def points(self) -> Iterator[tuple[dict[str, Value], int]]:
         """Every combination of grid, zip, list and seeds: fields with their values, and the
@@ -129,12 +173,7 @@ def read_sweep(path: Path) -> SweepFile:
     root = paths.repository_root()
     if not path.is_file() and root is not None and path.name == str(path):
         path = root / "notebooks" / "sweeps" / path.with_suffix(".yaml")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise RunError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    values = _loaded(path)
     if not isinstance(values, dict):
         raise RunError(f"{path}: no sweep; it must have the keys {', '.join(_required())}")
     known = [entry.name for entry in fields(SweepFile)]
@@ -143,10 +182,33 @@ def read_sweep(path: Path) -> SweepFile:
     missing = [key for key in _required() if key not in values]
     if missing:
         raise ConfigError(f"{path.name}: the key {missing[0]!r} is missing")
-    sweep = from_dict(SweepFile, values)
+    try:
+        sweep = from_dict(SweepFile, values)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
     if len({len(column) for column in sweep.zip.values()}) > 1:
         raise ConfigError(f"{path.name}: the fields of zip have different numbers of values")
+    if not 0 < sweep.runs <= MAX_RUNS:
+        raise ConfigError(
+            f"{path.name}: describes {shown(sweep.runs)} runs, expected 1 to {MAX_RUNS}; every"
+            " combination of grid, zip, list, seeds and notebooks is a run"
+        )
     return sweep
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RunError(
+                f"{path}: has {path.stat().st_size:,} bytes, a sweep has at most {MAX_BYTES:,}"
+            )
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: not UTF-8 ({quoted(error)})") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise RunError(f"{path}: no YAML: {quoted(error)}") from None
 
 
 def plan_sweep(sweep: SweepFile) -> list[Task]:

@@ -87,6 +87,27 @@ def test_each_run_is_planned_once_after_what_it_reads_with_only_the_settings_tha
         ),
         ("question: q\nnotebooks: ['37']", "no notebook is called '37'"),
         ("question: [", "no YAML"),
+        (
+            "question: q\nnotebooks: ['30']\ngrid: {a.b: &a [1], c.d: *a}",
+            "aliases (*name) are not supported here",
+        ),
+        ("question: " + "[" * 2000, "nested deeper than 10 levels"),
+        (
+            "question: q\nnotebooks: ['30']\ngrid:\n"
+            + "".join(f"  a.b{name}: [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]\n" for name in range(8)),
+            "describes 100000000 runs, expected 1 to 1000",
+        ),
+        ("question: q\nnotebooks: ['30']\nseeds: []", "describes 0 runs"),
+        ("question: q\nnotebooks: ['30']\ngrid: {a.b: [1], c.d: []}", "describes 0 runs"),
+        ("question: " + "a" * 200_000, "has 200,010 bytes, a sweep has at most 200,000"),
+        ("question: !!python/name:os.system", "no YAML"),
+        (
+            "question: q\nnotebooks: ['30']\nseeds: [2026-02-30]",
+            "sweep.yaml: config field 'seeds.0'",
+        ),
+        ("question: q\nnotebooks: ['30']\nseeds: [!!timestamp 2026-02-30]", "no YAML"),
+        ("question: q\nnotebooks: ['30']\nseeds: [" + "9" * 5000 + "]", "no YAML"),
+        ("question: q\x1b[2J", "no YAML"),
         ("- 1", "no sweep"),
     ],
 )
@@ -97,6 +118,17 @@ def test_a_mistake_in_the_file_is_named_before_anything_runs(
     with pytest.raises((ConfigError, RunError)) as raised:
         plan_sweep(read_sweep(tmp_path / "sweep.yaml"))
     assert complaint in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_bytes("question: Wie groß?".encode("latin-1"))
+    with pytest.raises(RunError, match=r"sweep.yaml: not UTF-8 .* position 17"):
+        read_sweep(tmp_path / "sweep.yaml")
+
+
+def test_a_date_that_does_not_exist_is_text(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("question: 2026-02-30\nnotebooks: ['30']")
+    assert read_sweep(tmp_path / "sweep.yaml").question == "2026-02-30"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
