@@ -35,6 +35,7 @@ T = TypeVar("T")
 TEMPORARY = ".tmp"
 # Deepest nesting of JSON that is read; deeper values exhaust the stack of whatever walks them.
 MAX_JSON_DEPTH = 100
+_MAX_INT = 1 << 63
 # Errors of systems or disks without locks.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 # Errors of disks that cannot sync a folder.
@@ -418,25 +419,32 @@ def parse_json(data: bytes, *, where: str, error: Callable[[str], Exception]) ->
 
 
 def _parsed(data: bytes, **options: Any) -> Any:
-    """The JSON value in ``data``, which whoever uses it can walk, write and print.
+    """The JSON value in ``data``, which whoever uses it can walk, compute with, write and print.
 
     Raises:
-        ValueError: the data is not JSON, is nested too deeply, or holds half a character.
+        ValueError: the data is not JSON, is nested too deeply, or holds half a character or an
+            integer of more than 64 bits.
         RecursionError: the data is nested so deeply that it cannot even be parsed.
     """
     value = json.loads(data, **options)
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_JSON_DEPTH):
-        inner = [item.values() if isinstance(item, dict) else item for item in level]
-        level = [part for items in inner for part in items if isinstance(part, dict | list)]
-        if not level:
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        if any(type(part) is int and not -_MAX_INT <= part < _MAX_INT for part in level):
+            raise ValueError("holds an integer of more than 64 bits")
+        inner = [part for part in level if isinstance(part, dict | list)]
+        if not inner:
             break
+        level = [part for items in inner for part in _parts(items)]
     else:
         raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
     if b"\\u" in data:
         # An escape may stand for half of a character, which no file and no terminal takes.
         json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def _parts(items: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return items.values() if isinstance(items, dict) else items
 
 
 def _refuse_constant(name: str) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
     ConfigDict,
+    Field,
     StrictBool,
-    StrictFloat,
     StrictInt,
     TypeAdapter,
     ValidationError,
@@ -26,7 +26,7 @@ from delfjax.errors import shown
 from delfjax.files import read_json_object
 
 Whole = StrictInt
-Number = StrictFloat
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = StrictBool
 
 
@@ -36,10 +36,14 @@ class Record:
     __pydantic_config__ = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
-def read_record(
-    file: Path, kind: type[Record], *, error: Callable[[str], Exception]
-) -> dict[str, Any]:
+def read_record(file: Path, kind: Any, *, error: Callable[[str], Exception]) -> dict[str, Any]:
     """The JSON object in a file, which has the fields that ``kind`` declares.
+
+    Args:
+        file: the file.
+        kind: a dataclass derived from :class:`Record`, or another type, such as
+            ``dict[str, Number]``.
+        error: makes an exception from a message that names the file; usually an error class.
 
     Raises:
         Exception: made by ``error``: the file cannot be read, is not a JSON object, or lacks a
@@ -51,13 +55,13 @@ def read_record(
 
 
 def require_record(
-    values: object, kind: type[Record], *, where: str, error: Callable[[str], Exception]
+    values: object, kind: Any, *, where: str, error: Callable[[str], Exception]
 ) -> None:
     """Check that plain values have the fields that ``kind`` declares.
 
     Args:
         values: plain values as JSON has them.
-        kind: a dataclass derived from :class:`Record`.
+        kind: see :func:`read_record`.
         where: the file, and the part of it that ``values`` are, for the error.
         error: makes an exception from a message; usually an error class.
 
@@ -65,7 +69,7 @@ def require_record(
         Exception: made by ``error``: a field is missing, or has a value of another type.
     """
     try:
-        _validator(kind)(values)  # type: ignore[arg-type]  # every class is hashable
+        _validator(kind)(values)
     except ValidationError as failure:
         first = failure.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -74,6 +78,6 @@ def require_record(
 
 
 @functools.cache
-def _validator(kind: type[Record]) -> Callable[[object], object]:
+def _validator(kind: Any) -> Callable[[object], object]:
     # Cached, because building a validator takes much longer than using it.
     return TypeAdapter(kind).validate_python

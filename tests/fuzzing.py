@@ -36,6 +36,7 @@ import os
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,8 +53,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 Trial = Callable[[np.random.Generator, Path], object]
 
-# What one trial may take.
+# What one trial may take: seconds of the processor, and so many times that by the clock, because
+# other tests may keep the processor busy.
 SECONDS = 10.0
+_WAITING = 10
 MEMORY_BYTES = 1 << 30
 # Address space is reserved in larger pieces than are used; beyond this multiple of the memory,
 # allocations fail.
@@ -208,7 +211,7 @@ def failures(
         trials: functions at the top of an importable module.
         count: damaged inputs for each of them.
         seed: another seed damages in other ways.
-        seconds: longest time that one trial may take.
+        seconds: longest time of the processor that one trial may take.
         memory_bytes: memory that the trials may take beyond that of the imported readers.
     """
     if not Path("/proc/self/clear_refs").exists():
@@ -246,7 +249,12 @@ def _worked(tasks: list[str], seconds: float, memory_bytes: int) -> tuple[int, s
     ):
         assert worker.stdin is not None
         assert worker.stdout is not None
-        given = {"tasks": tasks, "base": base, "memory_bytes": memory_bytes}
+        given = {
+            "tasks": tasks,
+            "base": base,
+            "seconds": seconds,
+            "memory_bytes": memory_bytes,
+        }
         worker.stdin.write(json.dumps(given).encode() + b"\n")
         worker.stdin.flush()
         lines = _Lines(worker.stdout)
@@ -254,8 +262,8 @@ def _worked(tasks: list[str], seconds: float, memory_bytes: int) -> tuple[int, s
         done, limit, problem = -1, _START_SECONDS, ""
         while done < len(tasks) and not problem:
             line = lines.next(limit)
-            limit = seconds
-            if line is None:
+            limit = _WAITING * seconds
+            if line is None or (not line and worker.wait() == -signal.SIGPROF):
                 problem = f"takes longer than {seconds:g} s"
             elif line != "ok":
                 problem = line or f"ends the process with {worker.wait()}: {_end(stderr)}"
@@ -304,6 +312,8 @@ def _work() -> None:
     trials = {task.split()[0]: _trial(task.split()[0]) for task in given["tasks"]}
     watch = _Watch(base)
     sys.dont_write_bytecode = True
+    # No trial stops the machine; waiting for the disk would take most of the time.
+    os.fsync = lambda _descriptor: None
     sys.addaudithook(watch)
     _limit_address_space(given["memory_bytes"])
     _forget_peak()
@@ -311,6 +321,8 @@ def _work() -> None:
     reports.write("ok\n")
     for task in given["tasks"]:
         name, number, seed = task.split()
+        # The signal at the end of this time ends the process, whatever it is doing.
+        signal.setitimer(signal.ITIMER_PROF, given["seconds"])
         problem = _tried(trials[name], int(number), int(seed), watch) or watch.problem
         taken = _peak_bytes() - memory
         _forget_peak()

@@ -280,7 +280,7 @@ def card(path: str | Path) -> Iterator[str]:
     values = sum(tensor.size for tensor in tensors.values())
     yield f"{Path(path).name}: {about['name']}, {len(tensors)} tensors, {values:,} values"
     alone = {about["name"]: {"digest": tensor_digest(tensors), **about}}
-    parts = about["parts"] if about["name"] == WHOLE else alone
+    parts = about.get("parts", {}) if about["name"] == WHOLE else alone
     order = [BACKBONE, SCORER, REDUCTION]
     for part in sorted(parts, key=lambda part: order.index(part) if part in order else len(order)):
         yield part

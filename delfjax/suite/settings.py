@@ -36,7 +36,7 @@ from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.skimage_photos import DISTRACTORS, OBJECTS
 from delfjax.evaluation.dataset_protocols import PROTOCOLS
 from delfjax.models.model_files import override_system, pinned_assignment
-from delfjax.suite.runs.folders import PRESETS, FinishedRun, Run, open_run, start_run
+from delfjax.suite.runs.folders import PRESETS, FinishedRun, Run, RunError, open_run, start_run
 from delfjax.world.knobs import WorldConfig, world_config
 
 # Objects and distractors of the smallest photo set: different things, two of them with much
@@ -400,7 +400,10 @@ def features_run(index: FinishedRun) -> FinishedRun:
     Raises:
         RunError: the run is missing or damaged.
     """
-    return open_run(paths.runs_root() / str(index.provenance["upstream"]["features"]))
+    features = index.provenance.get("upstream", {}).get("features")
+    if features is None:
+        raise RunError(f"{index.path}: its provenance names no run whose features it indexed")
+    return open_run(paths.runs_root() / features)
 
 
 def store_of(run: Run | FinishedRun) -> Path:

@@ -3,6 +3,9 @@ line, within limits of time and memory."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -10,14 +13,32 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from delfjax.config import ConfigError, DelfConfig
 from delfjax.errors import DelfjaxError
 from delfjax.models.foreign.delf_release import read_datum
 from delfjax.models.foreign.tf_checkpoints import read_tf_tensors
 from delfjax.models.foreign.torch_checkpoints import read_torch_tensors
+from delfjax.models.model_files import (
+    BACKBONE,
+    REDUCTION,
+    SCORER,
+    card,
+    load_part,
+    override_system,
+    part_digest,
+    record_scores,
+    save_model,
+)
 from delfjax.models.weights import read_safetensors
 from delfjax.pickles import read_plain_pickle
-from tests.fuzzing import Trial, damaged, damaged_json, failures
+from delfjax.suite.running.notebook_rules import cell_titles, check, fix, read_notebook
+from delfjax.suite.running.runner import prepare
+from delfjax.suite.running.sweeps import plan_sweep, read_sweep
+from delfjax.suite.runs.comparison import compare
+from delfjax.suite.runs.folders import find_run, open_run
+from tests.fuzzing import ROOT, Trial, damaged, damaged_json, failures
 from tests.unit.models.foreign.tensor_bundles import (
     MAGIC,
     block_of,
@@ -147,6 +168,151 @@ def read_a_damaged_safetensors_file(rng: np.random.Generator, folder: Path) -> N
     read_safetensors(folder / "model.safetensors")
 
 
+EVALUATION = {
+    "dataset": "photos",
+    "config_hash": "0123456789",
+    "tiers": {"easy": {"inliers": 0.5, "votes": 0.25}},
+    "results": {"labelled": {"inliers": {"means": {"mAP": 0.5, "recall": None}}}},
+}
+SYSTEM = {
+    BACKBONE: {"name": "resnet50", "stride_layout": "keras", "output": "conv4"},
+    SCORER: {"kind": "attention", "hidden": 8},
+    "features": {"scales": [0.5, 1.0], "border_px": 3},
+    REDUCTION: {"dim": 2, "whiten": False},
+}
+MADE_FOR = {"backbone": {"name": "resnet50", "weights": "0" * 64}}
+DESCRIPTIONS: dict[str, dict[str, Any]] = {
+    BACKBONE: {"name": "resnet50", "stride_layout": "keras", "best_step": 20, "seconds": 3.5},
+    SCORER: {"name": "delg", "hidden": 8, "code_dim": 4, "rectified": True, **MADE_FOR},
+    REDUCTION: {"dim": 2, "whiten": False, "explained": 0.5, "same_backbone": None, **MADE_FOR},
+}
+
+
+def read_a_damaged_weight_card(rng: np.random.Generator, folder: Path) -> None:
+    """Damage the card beside a weight file, or an evaluation to be recorded in it."""
+    file = folder / "model.safetensors"
+    scores = [{"dataset": "photos", "config_hash": "a", "inliers": {"easy": 0.5}}]
+    parts = {part: ({"x": NUMBERS}, about) for part, about in DESCRIPTIONS.items()}
+    save_model(file, parts, system=SYSTEM, about={"scores": scores, "receptive_field": {"px": 9}})
+    about = json.loads(file.with_suffix(".json").read_text())
+    evaluation = json.dumps(EVALUATION).encode()
+    if rng.random() < 0.3:
+        evaluation = damaged_json(EVALUATION, rng)
+    elif rng.random() < 0.7:
+        about["config"] = json.loads(json.dumps(about["config"]))
+        file.with_suffix(".json").write_bytes(
+            b'{"format": "delfjax-weights", "version": 1, "model": "delf", "digest": "%s", '
+            b'"config": %s}' % (about["digest"].encode(), damaged_json(about["config"], rng))
+        )
+    else:
+        file.with_suffix(".json").write_bytes(damaged_json(about, rng))
+    (folder / "scores.json").write_bytes(evaluation)
+    list(card(file))
+    for part in DESCRIPTIONS:
+        part_digest(file, part)
+        load_part(file, part)
+    record_scores(file, [folder / "scores.json"])
+    list(card(file))
+    try:
+        override_system(DelfConfig(), [f"model={file}"])
+    except ConfigError as error:
+        # The settings of a readable card may be wrong; their error names the field.
+        raise ConfigError(f"{file}: {error}") from None
+
+
+SWEEP = {
+    "question": "Which number of features is enough?",
+    "notebooks": ["30", "41"],
+    "preset": "ci",
+    "dataset": "world",
+    "grid": {"features.max_features": [150, 300]},
+    "zip": {"search.neighbours": [5, 10], "index.kind": ["exact", "ivf"]},
+    "list": [{"features.border_px": 3}],
+    "seeds": [0, 1],
+}
+
+
+def read_a_damaged_sweep(rng: np.random.Generator, folder: Path) -> None:
+    """JSON is YAML as well; other YAML is written in blocks and damaged by bytes."""
+    data = damaged_json(SWEEP, rng)
+    if rng.random() < 0.4:
+        text = yaml.safe_dump(SWEEP).replace("- 150", "- &a 2026-02-30\n  - *a\n  - !!set {a}")
+        data = damaged(text.encode(), rng)
+    (folder / "sweep.yaml").write_bytes(data)
+    sweep = read_sweep(folder / "sweep.yaml")
+    try:
+        plan_sweep(sweep)
+    except DelfjaxError as error:
+        raise DelfjaxError(f"sweep.yaml: {error}") from None
+
+
+def read_a_damaged_notebook(rng: np.random.Generator, folder: Path) -> None:
+    """Damage the JSON of a notebook of the suite, or the bytes of its cells' code."""
+    whole = json.loads((ROOT / "notebooks" / "30_extract_features.ipynb").read_text("utf-8"))
+    if rng.random() < 0.3:
+        cell = whole["cells"][int(rng.integers(0, len(whole["cells"])))]
+        source = damaged("".join(cell["source"]).encode(), rng)
+        cell["source"] = source.decode("utf-8", "replace")
+        data = json.dumps(whole).encode()
+    else:
+        data = damaged_json(whole, rng)
+    file = folder / "30_extract_features.ipynb"
+    file.write_bytes(data)
+    check(file)
+    cell_titles(read_notebook(file))
+    fix(file)
+    try:
+        prepare(file, {})
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+RUN: dict[str, dict[str, Any]] = {
+    "config.json": {"seed": 0, "features": {"max_features": 300, "scales": [0.5, 1.0]}},
+    "results.json": {"easy": {"mAP": 0.5, "queries": 12}, "curve": [1, 0.5], "method": "exact"},
+    "provenance.json": {
+        "delfjax": "1.0",
+        "python": "3.11.7",
+        "packages": {"jax": "0.10.2"},
+        "device": "cpu cpu",
+        "git": {"commit": "0" * 40, "dirty": False},
+        "parameters": {"preset": "ci", "seed": 0},
+        "command": "delfjax run 41",
+        "finished": "2026-01-02T03:04:05+00:00",
+        "seconds": 12.5,
+        "timings": {"search": 0.5},
+        "upstream": {"index": "40_build_index/0123456789"},
+    },
+}
+SCORES = {"a.jpg": 0.5, "b.jpg": 1, "c.jpg": 0.0}
+
+
+def read_a_damaged_run(rng: np.random.Generator, folder: Path) -> None:
+    """Damage one file of two runs, and recompute the digests of the run."""
+    os.environ["DELFJAX_DATA"] = str(folder)
+    chosen = str(rng.choice([*RUN, "mAP.json", "DONE"]))
+    for number in (0, 1):
+        run = folder / "runs" / "41_search_and_verify" / f"{number}123456789"
+        (run / "queries").mkdir(parents=True)
+        digests = {}
+        for name, values in RUN.items():
+            plain = {**values, "seed": number} if name == "config.json" else values
+            damage = number == 0 and name == chosen
+            data = damaged_json(plain, rng) if damage else json.dumps(plain).encode()
+            (run / name).write_bytes(data)
+            digests[name] = hashlib.sha256(data).hexdigest()
+        hit = number == 0 and chosen == "mAP.json"
+        scores = damaged_json(SCORES, rng) if hit else json.dumps(SCORES).encode()
+        (run / "queries" / "mAP.json").write_bytes(scores)
+        hit = number == 0 and chosen == "DONE"
+        done = damaged_json(digests, rng) if hit else json.dumps(digests).encode()
+        (run / "DONE").write_bytes(done)
+    str(compare("41"))
+    first = open_run(folder / "runs" / "41_search_and_verify" / "0123456789")
+    first.query_scores()
+    find_run("41_search_and_verify", "0123", {})
+
+
 TRIALS: list[Trial] = [
     read_a_damaged_pickle,
     read_a_damaged_torch_checkpoint,
@@ -154,6 +320,10 @@ TRIALS: list[Trial] = [
     read_a_damaged_object_graph,
     read_a_damaged_datum,
     read_a_damaged_safetensors_file,
+    read_a_damaged_weight_card,
+    read_a_damaged_sweep,
+    read_a_damaged_notebook,
+    read_a_damaged_run,
 ]
 
 

@@ -587,6 +587,7 @@ def test_the_file_of_another_holder_may_not_be_readable_from_its_first_byte(
         ('{"a": NaN}', "NaN is not a number in JSON"),
         ('{"a": [-Infinity]}', "-Infinity is not a number in JSON"),
         ('{"a": ' + "9" * 5000 + "}", "damaged or not JSON"),
+        ('{"a": [-9223372036854775809]}', "an integer of more than 64 bits"),
     ],
 )
 def test_json_that_could_not_be_walked_or_written_again_is_refused(

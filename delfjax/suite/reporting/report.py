@@ -397,7 +397,8 @@ def _question(experiment: str) -> str:
     """The question of a notebook; empty if the notebook is not part of the suite."""
     try:
         path = next((path for path in notebooks() if path.stem == experiment), None)
-        first = read_notebook(path).cells[0].source if path is not None else ""
+        cells = read_notebook(path).cells if path is not None else []
+        first = cells[0].source if cells else ""
     except RunError:
         return ""
     line = next((line for line in first.splitlines() if f"**{HEADINGS[0]}**" in line), "")

@@ -112,5 +112,5 @@ def _is_current(job: Job) -> bool:
     """Whether the run is there and was made by what is checked out now, without changes."""
     if job.kind != Kind.EXPERIMENT or not job.finished:
         return False
-    made_by, now = open_run(job.path).provenance["git"], git_state()
+    made_by, now = open_run(job.path).provenance.get("git"), git_state()
     return now is not None and not now["dirty"] and made_by == now

@@ -11,20 +11,31 @@ as well as modules.
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from delfjax.suite.running.notebook_schema import nbformat
 
 # isort: split
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
+from nbformat.v4 import (
+    new_code_cell,
+    new_markdown_cell,
+    new_notebook,
+    new_raw_cell,
+    to_notebook_json,
+)
+from pydantic import Field
 
 from delfjax import paths
+from delfjax.errors import quoted, shown
 from delfjax.files import replace_file
+from delfjax.records import Record, Whole, read_record
 from delfjax.suite.runs.folders import RunError
 
 LONGEST_CELL = 15
@@ -63,10 +74,33 @@ _NEW: dict[str, Callable[..., NotebookNode]] = {
     "markdown": new_markdown_cell,
     "raw": new_raw_cell,
 }
-_SHELL = re.compile(r"^\s*[!%]|^\s*\?|\?\s*$", re.MULTILINE)
+_SHELL = re.compile(r"^[ \t]*[!%?]|\?[ \t]*$", re.MULTILINE)
 _SUFFIX = re.compile(
     r"\.(?:jpe?g|png|json|ipynb|npy|arrow|csv|txt|faiss|safetensors|pth)$", re.IGNORECASE
 )
+
+
+# Largest notebook that is read, bytes; executed ones hold figures of some hundred kilobytes.
+MAX_BYTES = 64 << 20
+# Most syntax nested in a cell: whatever walks a deeper tree exhausts its stack.
+MAX_CODE_DEPTH = 100
+
+
+@dataclass
+class _Cell(Record):
+    cell_type: Literal["code", "markdown", "raw"]
+    source: str | list[str]
+    metadata: dict[str, Any]
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    id: str = ""
+
+
+@dataclass
+class _Notebook(Record):
+    nbformat: Literal[4]
+    nbformat_minor: Annotated[Whole, Field(ge=0, le=100)]
+    metadata: dict[str, Any]
+    cells: list[_Cell]
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -109,26 +143,65 @@ def read_notebook(path: Path) -> NotebookNode:
     """Read the notebook in a file.
 
     Raises:
-        RunError: the file is missing or not a notebook.
+        RunError: the file is missing or not a notebook of format 4.
     """
+
+    def refused(reason: str) -> RunError:
+        return RunError(f"{path}: not a notebook ({reason.removeprefix(f'{path}: ')})")
+
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise refused(f"has {path.stat().st_size:,} bytes, expected at most {MAX_BYTES:,}")
+    values = read_record(path, _Notebook, error=refused)
+    content: NotebookNode = to_notebook_json(values)
     try:
-        content: NotebookNode = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as error:
-        raise RunError(f"{path}: not a notebook ({str(error).partition(chr(10))[0]})") from None
+        nbformat.validate(content)
+    except nbformat.ValidationError as error:
+        raise refused(quoted(error)) from None
     return content
 
 
 def parameter_defaults(notebook: NotebookNode) -> dict[str, Any]:
-    """Parameter → default value; empty for a tour."""
+    """Parameter → default value; empty for a tour.
+
+    Raises:
+        RunError: the cell of parameters is not Python, or a default is neither a finite number,
+            text, true, false nor None.
+    """
     cell = next((cell for cell in notebook.cells if "parameters" in tags(cell)), None)
-    body = ast.parse(cell.source).body if cell is not None else []
-    return {
+    body = syntax(cell).body if cell is not None else []
+    defaults = {
         target.id: node.value.value
         for node in body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
         for target in node.targets
         if isinstance(target, ast.Name)
     }
+    for name, value in defaults.items():
+        plain = value is None or isinstance(value, bool | int | str)
+        if not plain and not (isinstance(value, float) and math.isfinite(value)):
+            raise RunError(
+                f"the default of parameter {shown(name)} is {shown(value)}, expected a finite"
+                " number, text, True, False or None"
+            )
+    return defaults
+
+
+def syntax(cell: NotebookNode) -> ast.Module:
+    """The syntax tree of a code cell.
+
+    Raises:
+        RunError: the cell is not Python, or is nested too deeply.
+    """
+    try:
+        tree: ast.Module = ast.parse(cell.source)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise RunError(f"a cell is not Python: {quoted(error)}") from None
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_CODE_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return tree
+    raise RunError(f"a cell nests code deeper than {MAX_CODE_DEPTH} levels")
 
 
 def cell_titles(notebook: NotebookNode) -> dict[str, str]:
@@ -140,7 +213,9 @@ def cell_titles(notebook: NotebookNode) -> dict[str, str]:
             prose = cell.source.lstrip("# ").replace("\n\n", ". ")
             title = re.split(r"(?<=[.:;?])\s", prose)[0].rstrip(".:;")
         elif cell.cell_type == "code":
-            titles[cell.id] = title if len(title) <= _TITLE else title[: _TITLE - 1] + "…"
+            titles[cell.get("id", "")] = (
+                title if len(title) <= _TITLE else title[: _TITLE - 1] + "…"
+            )
     return titles
 
 
@@ -166,6 +241,9 @@ def text(notebook: NotebookNode) -> str:
 def violations(notebook: NotebookNode) -> list[str]:
     """The rules that the notebook breaks, one line each."""
     found = [] if text(normalised(notebook)) == text(notebook) else ["is not normalised; run fix"]
+    unreadable = list(_unreadable(notebook))
+    if unreadable:
+        return [*found, *unreadable]
     return [
         *found,
         *_title(notebook),
@@ -225,6 +303,16 @@ def select(names: Sequence[str]) -> list[Path]:
                 f" {', '.join(path.name for path in known)}"
             )
     return [path for path in known if not names or path.name.startswith(beginnings)] + files
+
+
+def _unreadable(notebook: NotebookNode) -> Iterator[str]:
+    """Complaints about code that cannot be parsed; the other rules need its syntax."""
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and not _SHELL.search(cell.source):
+            try:
+                syntax(cell)
+            except RunError as error:
+                yield f"cell {number}: {error}"
 
 
 def _title(notebook: NotebookNode) -> Iterator[str]:
@@ -303,7 +391,7 @@ def _code(cell: NotebookNode) -> Iterator[str]:
     if _SHELL.search(cell.source):
         yield "contains a shell or IPython command"
         return
-    for node in ast.walk(ast.parse(cell.source)):
+    for node in ast.walk(syntax(cell)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
             yield (
                 f"defines {getattr(node, 'name', 'a lambda')!r}; named code belongs in the library"
@@ -318,9 +406,9 @@ def _code(cell: NotebookNode) -> Iterator[str]:
 
 def _library_imports(notebook: NotebookNode) -> Iterator[str]:
     """A complaint about too many import statements, whatever number of names each imports."""
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     statements = [
-        node for source in code if not _SHELL.search(source) for node in ast.parse(source).body
+        node for cell in code if not _SHELL.search(cell.source) for node in syntax(cell).body
     ]
     modules = [
         node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
@@ -345,7 +433,7 @@ def _optional_asserts(notebook: NotebookNode) -> Iterator[str]:
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code" or _SHELL.search(cell.source):
             continue
-        for node in ast.walk(ast.parse(cell.source)):
+        for node in ast.walk(syntax(cell)):
             if isinstance(node, ast.Assign) and _compares_preset(node.value, flags):
                 flags.update(target.id for target in node.targets if isinstance(target, ast.Name))
             elif isinstance(node, ast.Assert) and any(
@@ -383,7 +471,7 @@ def _is_path(value: str) -> bool:
 def _only_imports(cell: NotebookNode) -> bool:
     if _SHELL.search(cell.source):
         return False
-    body = ast.parse(cell.source).body
+    body = syntax(cell).body
     return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
 
 
@@ -392,7 +480,9 @@ def _only_literals(cell: NotebookNode) -> bool:
 
     papermill recognises no other parameters, and a derived value would not follow an injected one.
     """
-    body = ast.parse(cell.source).body
+    if _SHELL.search(cell.source):
+        return False
+    body = syntax(cell).body
     return bool(body) and all(
         isinstance(node, ast.Assign)
         and len(node.targets) == 1
@@ -403,7 +493,9 @@ def _only_literals(cell: NotebookNode) -> bool:
 
 
 def _plain_asserts(cell: NotebookNode) -> Iterator[str]:
-    for node in ast.parse(cell.source).body:
+    if _SHELL.search(cell.source):
+        return
+    for node in syntax(cell).body:
         if not isinstance(node, ast.Assert) or node.msg is None:
             code = ast.unparse(node)[:60]
             yield f"the checks contain {code!r}, which is not an assert with a message"

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from delfjax import paths
 from delfjax.config import config_hash, require_known
+from delfjax.errors import shown
 from delfjax.suite.running.notebook_rules import (
     Kind,
     cell_titles,
@@ -43,6 +44,8 @@ _NOTEBOOK, _TRACEBACK = "notebook.ipynb", "traceback.txt"
 # Kernels listen on this machine alone; that they do so without encryption is nothing to warn of in
 # the midst of a progress bar.
 _KERNEL_ARGUMENTS = ["--log-level=ERROR"]
+# Parameters of the suite's notebooks, with their types.
+_KNOWN_TYPES = {"preset": str, "seed": int, "dataset": str, "overrides": str, "upstream": str}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -104,7 +107,16 @@ def prepare(notebook: Path, given: Mapping[str, Any]) -> Job:
             is named.
     """
     content = read_notebook(notebook)
-    defaults = parameter_defaults(content)
+    try:
+        defaults = parameter_defaults(content)
+    except RunError as error:
+        raise RunError(f"{notebook}: {error}") from None
+    for name, expected in _KNOWN_TYPES.items():
+        if name in defaults and type(defaults[name]) is not expected:
+            raise RunError(
+                f"{notebook}: the default of parameter {name!r} is {shown(defaults[name])},"
+                f" expected a value of type {expected.__name__}"
+            )
     parameters = dict(defaults)
     for name, value in given.items():
         require_known(f"{notebook.stem}: parameter", name, defaults)
@@ -112,11 +124,7 @@ def prepare(notebook: Path, given: Mapping[str, Any]) -> Job:
     kind = kind_of(content)
     settings: Mapping[str, Any] = parameters
     if {"preset", "seed"} <= parameters.keys():
-        known = {
-            name: parameters[name]
-            for name in ("preset", "seed", "dataset", "overrides", "upstream")
-            if name in parameters
-        }
+        known = {name: parameters[name] for name in _KNOWN_TYPES if name in parameters}
         experiment = photo_experiment(**known)
         parameters |= {name: experiment.parameters[name] for name in known}
         settings = experiment.settings(notebook.stem) if kind == Kind.EXPERIMENT else parameters
@@ -185,15 +193,15 @@ def _execute(job: Job, executed: Path, progress: bool) -> None:
 
 def _shows_title(bar: Any, titles: Mapping[str, str]) -> Callable[..., None]:
     def started(cell: nbformat.NotebookNode, **_: Any) -> None:
-        if cell.id in titles:
-            bar.set_postfix_str(titles[cell.id])
+        if cell.get("id", "") in titles:
+            bar.set_postfix_str(titles[cell.get("id", "")])
 
     return started
 
 
 def _counts(bar: Any, titles: Mapping[str, str]) -> Callable[..., None]:
     def executed(cell: nbformat.NotebookNode, **_: Any) -> None:
-        bar.update(cell.id in titles)
+        bar.update(cell.get("id", "") in titles)
 
     return executed
 
@@ -213,7 +221,9 @@ def _failure(job: Job, reason: str) -> RunError:
 
 def _failed_cell(executed: Path) -> str:
     cells = read_notebook(executed).cells
-    failed = (cell.id for cell in cells if cell.metadata.get("papermill", {}).get("exception"))
+    failed = (
+        cell.get("id", "") for cell in cells if cell.metadata.get("papermill", {}).get("exception")
+    )
     return next(failed, "")
 
 

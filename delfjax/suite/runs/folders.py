@@ -30,6 +30,7 @@ from delfjax.files import (
     remove_leftovers,
     write_json,
 )
+from delfjax.records import Flag, Number, Record, Whole, read_record
 from delfjax.suite.runs.provenance import provenance
 
 # Presets that a run can have: seconds, minutes, as long as the data deserves.
@@ -54,6 +55,34 @@ _held: dict[Path, Lock] = {}
 
 class RunError(DelfjaxError):
     """A run is missing, unfinished, damaged or being written, or its results cannot be written."""
+
+
+@dataclass
+class _Config(Record):
+    """Fields of a run's config that do not depend on the experiment."""
+
+    seed: Whole | None = None
+
+
+@dataclass
+class _Git(Record):
+    commit: str
+    dirty: Flag
+
+
+@dataclass
+class _Origin(Record):
+    """Fields of a run's provenance; see :func:`delfjax.suite.runs.provenance.provenance`."""
+
+    finished: str = ""
+    seconds: Number | None = None
+    device: str | None = None
+    python: str | None = None
+    command: str = ""
+    git: _Git | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    upstream: dict[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -103,7 +132,7 @@ class FinishedRun:
             RunError: a file of scores is damaged.
         """
         return {
-            file.stem: read_json_object(file, error=RunError)
+            file.stem: read_record(file, dict[str, Number], error=RunError)
             for file in sorted((self.path / _QUERIES).glob("*.json"))
         }
 
@@ -271,9 +300,9 @@ def open_run(path: Path) -> FinishedRun:
                 f"{path}: damaged, {name} is not what was written; remove the folder and run"
                 f" {path.parent.name} again"
             )
-    config, results, origin = (
-        read_json_object(path / name, error=RunError) for name in (_CONFIG, _RESULTS, _PROVENANCE)
-    )
+    config = read_record(path / _CONFIG, _Config, error=RunError)
+    results = read_json_object(path / _RESULTS, error=RunError)
+    origin = read_record(path / _PROVENANCE, _Origin, error=RunError)
     return FinishedRun(path.parent.name, path, config, results, origin)
 
 
