@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
+from jax._src import compilation_cache
 
-from delfjax import paths
+from delfjax import paths, programs
 
 
 @dataclass
@@ -27,28 +28,52 @@ class CompilationCount:
     compiled: int = 0
 
 
+class _CheckedCache:
+    """The persistent cache as JAX uses it. JAX's own never replaces a damaged entry, which then
+    costs a warning and a compilation in every process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, key: str) -> bytes | None:
+        return programs.read_kept(self._folder / key)
+
+    def put(self, key: str, value: bytes) -> None:
+        programs.keep(self._folder / key, value)
+
+
+def _checked_cache(path: str) -> tuple[_CheckedCache, str]:
+    return _CheckedCache(Path(path)), path
+
+
 def use_compilation_cache() -> None:
     """Keep all compiled programs on disk, so that a second process compiles none of them.
 
-    The cache stays valid when its folder is moved. Where the folder cannot be created, a warning
-    says so and nothing is kept.
+    The cache stays valid when its folder is moved. A damaged program is compiled again; where the
+    folder cannot be written, a warning says so and nothing is kept.
     """
-    folder = paths.compilation_cache()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        warnings.warn(
-            f"{folder}: {error.strerror}, so every process compiles again; set DELFJAX_DATA to a"
-            " folder that can be written",
-            stacklevel=2,
-        )
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # JAX has no public way to provide a cache of one's own.
+    compilation_cache.get_file_cache = _checked_cache  # type: ignore[assignment]  # of like methods
+    jax.config.update("jax_compilation_cache_dir", str(paths.compilation_cache()))
     # The paths of XLA's own caches would be part of every program's key, so a move of the folder
     # would invalidate the cache.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def explain(error: Exception) -> str | None:
+    """Why no device could compute, in one line; ``None`` if the error is about something else."""
+    if isinstance(error, RuntimeError) and str(error).startswith("RESOURCE_EXHAUSTED"):
+        return f"out of memory: {error}"
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as problem:
+        return (
+            f"JAX_PLATFORMS={jax.config.values['jax_platforms']}: no such device"
+            f"{f' ({problem})' if str(problem) else ''}; unset JAX_PLATFORMS to use what there is"
+        )
+    return None
 
 
 def processors() -> set[int]:

@@ -365,7 +365,7 @@ def _is_temporary_of(name: str, target: Path) -> bool:
 
 def _sync_file(file: Path) -> None:
     # Windows syncs a file only if it is open for writing.
-    with file.open("rb+") as stream:
+    with naming(file), file.open("rb+") as stream:
         os.fsync(stream.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Where data lives. The only module that reads the environment.
+"""Where data lives, and whether to show tracebacks. The only module that reads the environment.
 
 ``DELFJAX_DATA`` sets the data root; by default it is ``data/`` of the checkout. If the library is
 installed without its checkout, datasets and runs go to ``delfjax-data`` in the current folder,
@@ -10,6 +10,7 @@ from.
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
@@ -44,19 +45,25 @@ def cache_root() -> Path:
 
 
 def compilation_cache() -> Path:
-    """Folder of the persistent cache of compiled programs."""
-    return cache_root() / "xla"
+    """Folder of the persistent cache of compiled programs, which no other jaxlib can use."""
+    return cache_root() / "xla" / version("jaxlib")
 
 
 def program_cache() -> Path:
-    """Folder of traced programs that are not yet compiled."""
-    return cache_root() / "programs"
+    """Folder of traced programs that are not yet compiled, which no other jaxlib can use."""
+    return cache_root() / "programs" / version("jaxlib")
+
+
+def debugging() -> bool:
+    """Whether commands show the traceback of an error before its line (``DELFJAX_DEBUG=1``)."""
+    return os.environ.get("DELFJAX_DEBUG", "") not in ("", "0")
 
 
 def _chosen_root() -> Path | None:
     """The data root set by the environment or else by the checkout, if there is either."""
     moved = os.environ.get("DELFJAX_DATA")
     if moved:
-        return Path(moved).expanduser().resolve()
+        # Unlike Path.expanduser, this accepts a user who does not exist.
+        return Path(os.path.expanduser(moved)).resolve()
     root = repository_root()
     return root / "data" if root is not None else None

@@ -19,7 +19,9 @@ import inspect
 import json
 import re
 import threading
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,6 +41,47 @@ R = TypeVar("R")
 _LOADED: dict[Path, Callable[..., Any]] = {}
 # A file begins with a digest of the rest, of this many bytes.
 _DIGEST = hashlib.sha256().digest_size
+
+
+# Cache roots that cannot be written, about which the user has been told.
+_UNWRITABLE: set[Path] = set()
+
+
+def read_kept(file: Path) -> bytes | None:
+    """The content of a file that :func:`keep` wrote; ``None`` if there is none that can be read.
+
+    A damaged file is deleted.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
+        return content[_DIGEST:]
+    with suppress(OSError):
+        file.unlink()
+    return None
+
+
+def keep(file: Path, content: bytes) -> None:
+    """Keep ``content``, which can be made again, in a file of the cache.
+
+    Where nothing can be written, for instance on a full disk, one warning per process says so and
+    nothing more is kept.
+    """
+    root = paths.cache_root()
+    if root in _UNWRITABLE:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, hashlib.sha256(content).digest() + content)
+    except OSError as error:
+        _UNWRITABLE.add(root)
+        warnings.warn(
+            f"{root}: {error.strerror}, so every process compiles again; set DELFJAX_DATA to a"
+            " folder that can be written",
+            stacklevel=2,
+        )
 
 
 class StoredProgram(Generic[R]):
@@ -94,11 +137,10 @@ class StoredProgram(Generic[R]):
         file = paths.program_cache() / f"{hashlib.sha256(identity.encode()).hexdigest()}.stablehlo"
         if file in _LOADED:
             return _LOADED[file]
-        content = _read(file)
+        content = read_kept(file)
         if content is None:
             content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
-            file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(file, hashlib.sha256(content).digest() + content)
+            keep(file, content)
         return _LOADED.setdefault(file, jax.jit(export.deserialize(bytearray(content)).call))
 
 
@@ -114,17 +156,6 @@ def description(structure: object) -> str:
 def _place(leaf: Any) -> tuple[Any, ...]:
     """The properties of an argument that a program depends on: shape, type and placement."""
     return leaf.shape, leaf.dtype, leaf.sharding if isinstance(leaf, jax.Array) else None
-
-
-def _read(file: Path) -> bytes | None:
-    """The program in ``file``; ``None`` if the file is missing or damaged, and the program must be
-    exported again."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    whole = hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]
-    return content[_DIGEST:] if whole else None
 
 
 @functools.cache

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from delfjax.cli.groups import Group
-from delfjax.cli.options import DatasetRoot, Flag, UsageError, Words
+from delfjax.cli.options import DatasetRoot, Flag, UsageError, Words, require_at_least
+from delfjax.cli.output import print
 from delfjax.errors import DelfjaxError
 from delfjax.world.challenges import KNOBS
 
@@ -106,6 +107,7 @@ class Render:
         config = world_config(
             self.preset, seed=self.seed, **dict(_assignment(text) for text in self.set)
         )
+        require_at_least("--workers", self.workers, 0)
         root = self.root or dataset_folders("world")[0]
         report = build_world(root, config, workers=self.workers or None)
         print(

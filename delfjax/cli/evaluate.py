@@ -21,6 +21,7 @@ from delfjax.cli.options import (
     require_one,
     require_writable,
 )
+from delfjax.cli.output import print
 
 if TYPE_CHECKING:
     from delfjax.pipeline.one_system import DatasetEvaluation

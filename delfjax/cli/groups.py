@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import os
 import re
 import shutil
 import textwrap
@@ -19,6 +20,7 @@ from typing import Protocol, runtime_checkable
 import tyro
 
 from delfjax.cli.options import UsageError
+from delfjax.cli.output import print
 
 # The help of a group is set no wider than this, columns.
 _WIDTH = 100
@@ -30,6 +32,10 @@ _RULE = re.compile(r"^[ ╰]?[─-]{3,}[ ╯]?$", re.MULTILINE)
 _OPTION = re.compile(r"^    (\S.*)((?:\n {8}.*)*)", re.MULTILINE)
 # Python's words for text that is no number.
 _NO_INTEGER = re.compile(r"invalid literal for int\(\) with base 10:")
+# The home folder at the beginning of a word, or of the value in it, as in ``--set model=~/a``.
+_HOME = re.compile(r"(?:(?<==)|^)~[^/\\=]*")
+# An option whose value is empty.
+_EMPTY = re.compile(r"--[\w-]+=")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -82,7 +88,7 @@ def parse(arguments: list[str], group: Group, *, prog: str) -> Command:
     """
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
-        print(group_help(group, prog))
+        print(*group_help(group, prog).split("\n"), sep="\n")
         raise SystemExit(0)
     member = _member(group, name)
     if isinstance(member, Group):
@@ -123,12 +129,13 @@ def _member(group: Group, name: str) -> type[Command] | Group:
 
 
 def _with_options(command: type[Command], arguments: list[str], prog: str) -> Command:
+    words = [_expanded(word) for word in arguments]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 command,
-                args=arguments,
+                args=words,
                 prog=prog,
                 description=inspect.cleandoc(command.__doc__ or ""),
             )
@@ -136,6 +143,19 @@ def _with_options(command: type[Command], arguments: list[str], prog: str) -> Co
         if not stop.code:
             raise
         raise UsageError(f"{_one_line(said.getvalue())}; see `{prog} --help`") from None
+
+
+def _expanded(word: str) -> str:
+    """The word with ``~`` replaced by the home folder; shells do so only where a word begins.
+
+    Raises:
+        UsageError: the word is empty. As a path it would be the current folder.
+    """
+    if not word or _EMPTY.fullmatch(word):
+        raise UsageError(
+            f"{word or 'an argument'} is empty; is it a variable of the shell that is not set?"
+        )
+    return _HOME.sub(lambda found: os.path.expanduser(found[0]), word)
 
 
 def _one_line(message: str) -> str:

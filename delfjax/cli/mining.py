@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from delfjax.cli.options import Flag, Preset, Set, UsageError, refuse_changes
+from delfjax.cli.output import print
 
 _COLUMNS = ("path", "latitude", "longitude")
 

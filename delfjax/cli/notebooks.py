@@ -9,6 +9,7 @@ import tyro
 
 from delfjax.cli.groups import Group
 from delfjax.cli.options import Words
+from delfjax.cli.output import print
 
 Notebooks = Annotated[
     tyro.conf.Positional[Words],

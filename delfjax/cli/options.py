@@ -128,6 +128,16 @@ def _same_value(old: Any, new: Any) -> bool:
     return before.digest in ("", after.digest)
 
 
+def require_at_least(option: str, value: int, least: int) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        UsageError: ``value`` is less than ``least``.
+    """
+    if value < least:
+        raise UsageError(f"{option} {value}: expected at least {least}")
+
+
 def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:
     """Check an output file before the work that would fill it.
 

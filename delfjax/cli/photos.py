@@ -6,7 +6,6 @@ it when it runs, after its options were checked.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,9 +22,11 @@ from delfjax.cli.options import (
     Set,
     UsageError,
     refuse_changes,
+    require_at_least,
     require_one,
     require_writable,
 )
+from delfjax.cli.output import print, print_json
 
 _PICTURES = (".png", ".pdf", ".svg")
 # Sections of the config that an index was built with and that a search cannot change.
@@ -188,6 +189,8 @@ class Search:
         """Search and print the ranked list."""
         require_writable("--figure", self.figure, _PICTURES)
         from delfjax.config import MODEL, SYSTEM_SECTIONS, parse_overrides
+
+        require_at_least("--top", self.top, 1)
         from delfjax.models.model_files import override_system
         from delfjax.pipeline.answers import MissingPhotosError
         from delfjax.pipeline.photos import search
@@ -201,7 +204,7 @@ class Search:
         found = search(index, self.query, top=self.top)
         if self.json:
             answer = {"query": str(self.query), "results": [asdict(photo) for photo in found]}
-            print(json.dumps(answer, indent=1, ensure_ascii=False))
+            print_json(answer, indent=1)
         else:
             print(found)
             if not found.matches:
@@ -255,7 +258,7 @@ class Match:
                 "keypoints1_yx": found.query_yx[found.inlier].tolist(),
                 "keypoints2_yx": found.database_yx[found.inlier].tolist(),
             }
-            print(json.dumps(answer))
+            print_json(answer)
         else:
             print(found)
         if self.figure is not None:

@@ -10,6 +10,7 @@ import tyro
 
 from delfjax.cli.groups import Group
 from delfjax.cli.options import Maybe, Words, require_writable
+from delfjax.cli.output import print
 
 if TYPE_CHECKING:
     pass

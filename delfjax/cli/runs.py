@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from delfjax.cli.options import Flag, Maybe, UsageError, Words, require_writable
+from delfjax.cli.options import Flag, Maybe, UsageError, Words, require_at_least, require_writable
+from delfjax.cli.output import print
 
 _TABLES = (".csv", ".parquet")
 
@@ -129,8 +130,7 @@ class Sweep:
         """Execute, then list what failed."""
         from delfjax.suite.running import sweeps
 
-        if self.workers < 1:
-            raise UsageError(f"--workers {self.workers}: expected at least 1")
+        require_at_least("--workers", self.workers, 1)
         tasks = sweeps.plan_sweep(sweeps.read_sweep(self.file))
         if self.dry_run:
             for task in tasks:

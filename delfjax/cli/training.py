@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from delfjax.cli.options import DatasetRoot, UsageError, Words, require_writable
+from delfjax.cli.output import print
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import tyro
 
 from delfjax.cli.groups import Group
 from delfjax.cli.options import Maybe, Preset, Set, UsageError, Words, require_writable
+from delfjax.cli.output import print, print_json
 
 _SAFETENSORS = ".safetensors"
 
@@ -38,7 +38,7 @@ class Inspect:
 
         tensors = read_tensors(self.file)
         if self.file.suffix == _SAFETENSORS and is_described(self.file):
-            print(json.dumps(load_weights(self.file)[1], indent=1))
+            print_json(load_weights(self.file)[1], indent=1)
         for name, tensor in tensors.items():
             print(f"{name:60s} {tensor.dtype!s:8s} {tuple(tensor.shape)}")
         print(
@@ -92,7 +92,7 @@ class Convert:
         if is_tf_checkpoint(self.file):
             pca = [Path(name) for name in self.pca]
             import_published(self.out, self.file, pca=pca, overrides=self.overrides)
-            print("\n".join(card(self.out)))
+            print(*card(self.out), sep="\n")
             return
         if self.pca:
             raise UsageError(f"--pca: {self.file} is no TensorFlow checkpoint, whose PCA it is for")
@@ -157,7 +157,7 @@ class Export:
         require_writable("FILE", self.out, (_SAFETENSORS,))
         config = override_system(preset(self.preset), self.overrides)
         export_system(self.out, config, store=self.store)
-        print("\n".join(card(self.out)))
+        print(*card(self.out), sep="\n")
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Record:
         if not self.scores:
             raise UsageError("no scores: give a file written by `delfjax evaluate --json`")
         record_scores(self.file, [Path(name) for name in self.scores])
-        print("\n".join(card(self.file)))
+        print(*card(self.file), sep="\n")
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Card:
         from delfjax.models.weights import shipped_attention
 
         own = Path(self.file).suffix == _SAFETENSORS
-        print("\n".join(card(self.file if own else shipped_attention(self.file))))
+        print(*card(self.file if own else shipped_attention(self.file)), sep="\n")
 
 
 WEIGHTS = Group(
