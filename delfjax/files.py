@@ -239,7 +239,7 @@ def remove_folder(folder: Path) -> None:
 
 
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
+def naming(file: Path | str) -> Iterator[None]:
     """Let errors of the system that name no file, or a temporary one, name ``file``.
 
     Where a disk is full, for instance, the system itself does not say what was being written.
@@ -248,7 +248,7 @@ def naming(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         named = error.filename
-        if error.errno is not None and (named is None or _is_temporary_of(str(named), file)):
+        if error.errno is not None and (named is None or _is_temporary_of(str(named), Path(file))):
             error.filename = str(file)
         raise
 
@@ -539,10 +539,12 @@ def json_bytes(
     Raises:
         ValueError: a number is not finite; JSON knows neither NaN nor infinity.
     """
-    text = json.dumps(
-        values, indent=indent, sort_keys=sort_keys, ensure_ascii=ensure_ascii, allow_nan=False
-    )
-    return text.encode()
+    options: dict[str, Any] = {"indent": indent, "sort_keys": sort_keys, "allow_nan": False}
+    try:
+        return json.dumps(values, ensure_ascii=ensure_ascii, **options).encode()
+    except UnicodeEncodeError:
+        # The name of a file that is not UTF-8: only an escape keeps the file valid and the name.
+        return json.dumps(values, **options).encode()
 
 
 def flatten(values: Mapping[str, Any], *, lists: bool = False) -> dict[str, Any]:

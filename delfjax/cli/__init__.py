@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 
-# The exit code of a program that Ctrl-C has stopped, as shells report it.
-_INTERRUPTED = 130
+from delfjax.cli.interrupts import INTERRUPTED, MESSAGE, prompt_interrupts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,10 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     It is 130 after Ctrl-C, and 141 if nobody reads the output any more, as in ``| head``.
     """
     try:
-        # The commands are imported here, so Ctrl-C ends in one line while they are.
-        from delfjax.cli.running import run
+        with prompt_interrupts():
+            # The commands are imported here, where Ctrl-C is answered.
+            from delfjax.cli.running import run
 
-        return run(sys.argv[1:] if arguments is None else arguments)
+            return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
-        print("delfjax: interrupted; the same command resumes", file=sys.stderr)
-        return _INTERRUPTED
+        print(MESSAGE, file=sys.stderr)
+        return INTERRUPTED

@@ -19,6 +19,7 @@ from delfjax.cli.options import (
     Set,
     Words,
     require_one,
+    require_utf8,
     require_writable,
 )
 from delfjax.cli.output import print
@@ -92,6 +93,7 @@ class Evaluate:
 
         require_one("labelled folder", self.folder, self.dataset, self.root)
         require_writable("--json", self.json)
+        require_utf8("--store", self.store)
         config = override_system(preset(self.preset), self.overrides)
         dataset = (
             open_dataset("folder", self.folder)
@@ -106,7 +108,8 @@ class Evaluate:
             retry_failed=self.retry_failed,
         )
         if self.json is not None:
-            replace_file(self.json, result.to_json().encode())
+            # A name that is not UTF-8 is escaped as in JSON.
+            replace_file(self.json, result.to_json().encode(errors="backslashreplace"))
         for line in _scores(result):
             print(line)
         _print_counts(result)

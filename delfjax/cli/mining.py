@@ -11,7 +11,14 @@ from typing import Annotated
 
 import tyro
 
-from delfjax.cli.options import Flag, Preset, Set, UsageError, refuse_changes
+from delfjax.cli.options import (
+    Flag,
+    Preset,
+    Set,
+    UsageError,
+    refuse_changes,
+    require_utf8,
+)
 from delfjax.cli.output import print
 
 _COLUMNS = ("path", "latitude", "longitude")
@@ -63,6 +70,7 @@ class Mine:
         from delfjax.models.model_files import override_system
         from delfjax.pipeline.photos import stored_config
 
+        require_utf8("--out", self.out)
         require_replaceable(self.out)
         positions = read_positions(self.positions)
         store = FeatureStore.open(self.store)

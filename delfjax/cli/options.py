@@ -138,6 +138,18 @@ def require_at_least(option: str, value: int, least: int) -> None:
         raise UsageError(f"{option} {value}: expected at least {least}")
 
 
+def require_utf8(option: str, place: Path | None) -> None:
+    """Refuse a file or folder to write whose name not all libraries could open.
+
+    Raises:
+        UsageError: the path is not UTF-8.
+    """
+    try:
+        str(place).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{option} {place}: the path is not UTF-8, choose another") from None
+
+
 def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:
     """Check an output file before the work that would fill it.
 
@@ -151,6 +163,7 @@ def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] =
     """
     if file is None:
         return
+    require_utf8(option, file)
     if suffixes and file.suffix.lower() not in suffixes:
         raise UsageError(f"{option} {file}: the file name must end in {' or '.join(suffixes)}")
     if file.is_dir():

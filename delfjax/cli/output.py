@@ -33,10 +33,8 @@ def print_json(values: Any, *, indent: int | None = None) -> None:
     Characters are escaped only where the terminal cannot show them or must not receive them.
     """
     text = json.dumps(values, indent=indent, ensure_ascii=False)
-    if not _can_show(text):
-        text = json.dumps(values, indent=indent)
     with naming("standard output"):
-        builtins.print(text)
+        builtins.print("".join(map(_within_json, text)))
 
 
 def flush() -> None:
@@ -75,9 +73,13 @@ def _shown(value: object) -> str:
     return "\n".join(printable(line) for line in str(value).split("\n"))
 
 
-def _can_show(text: str) -> bool:
+def _within_json(character: str) -> str:
+    """A character of JSON, escaped if it must be; only texts in quotes hold such characters."""
+    if character.isascii() and (character.isprintable() or character == "\n"):
+        return character
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        character.encode(sys.stdout.encoding or "utf-8")
+        safe = printable(character) == character
     except UnicodeEncodeError:
-        return False
-    return all(printable(line) == line for line in text.split("\n"))
+        safe = False
+    return character if safe else json.dumps(character)[1:-1]

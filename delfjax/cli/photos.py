@@ -24,6 +24,7 @@ from delfjax.cli.options import (
     refuse_changes,
     require_at_least,
     require_one,
+    require_utf8,
     require_writable,
 )
 from delfjax.cli.output import print, print_json
@@ -67,6 +68,7 @@ class Extract:
     def run(self) -> None:
         """Extract, then say what could not be read."""
         require_one("folder of photos", self.photos, self.dataset, self.root)
+        require_utf8("--store", self.store)
         from delfjax.config import preset
         from delfjax.datasets.catalogue import open_dataset
         from delfjax.datasets.photo_folder import PhotoFolder
@@ -121,6 +123,7 @@ class Index:
     def run(self) -> None:
         """Build and write the index."""
         require_one("feature store", self.store, self.dataset, self.root)
+        require_utf8("--out", self.out)
         from delfjax.config import (
             EXTRACTION_SECTIONS,
             MODEL,

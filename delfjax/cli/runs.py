@@ -92,13 +92,19 @@ class RunCommand:
         given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         overrides = []
         for assignment in self.settings:
-            name, separator, value = assignment.partition("=")
+            name, separator, value = (part.strip() for part in assignment.partition("="))
             if not separator:
                 raise UsageError(f"--set {assignment}: expected NAME=VALUE")
-            if "." in name or name.strip() == MODEL:
+            if name == "overrides":
+                overrides.append(value)
+            elif "." in name or name == MODEL:
+                if ";" in value:
+                    raise UsageError(f"--set {assignment}: a notebook takes no value with a ';'")
                 overrides.append(assignment)
+            elif name in given:
+                raise UsageError(f"--set {assignment}: {name} is given twice, as {given[name]} too")
             else:
-                given[name.strip()] = value.strip()
+                given[name] = value
         return {**given, "overrides": "; ".join(overrides)} if overrides else given
 
 

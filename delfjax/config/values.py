@@ -86,7 +86,7 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     if name not in names:
         raise ConfigError(
             f"{kind} {shown(name)} is unknown{nearest(name, names) or ';'} there are:"
-            f" {', '.join(names)}"
+            f" {', '.join(names) or 'none'}"
         )
 
 

@@ -13,6 +13,7 @@ from delfjax import plots
 from delfjax.datasets.images import ImageError, decode_image
 from delfjax.errors import DelfjaxError, DelfjaxWarning
 from delfjax.retrieval.search import RankedList, VerifiedMatches
+from delfjax.text import printable
 
 # Longer side of a photo in a figure, pixels.
 _FIGURE_SIDE = 1024
@@ -185,7 +186,7 @@ class SearchResults:
         head = f"{'rank':>4s} {'inliers':>7s} {'votes':>6s}  {'verdict':8s} image"
         rows = (
             f"{photo.rank:4d} {photo.inliers:7d} {photo.votes:6d}  {_verdict(photo.match):8s}"
-            f" {photo.image}"
+            f" {printable(photo.image)}"
             for photo in self.photos
         )
         return "\n".join([head, *rows])

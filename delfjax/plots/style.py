@@ -13,11 +13,15 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.text import Text
+
+from delfjax.text import printable
 
 # The data of a group, and its look.
 V = TypeVar("V")
@@ -50,7 +54,16 @@ SEAM = [Stroke(linewidth=2.2, foreground=(0, 0, 0, 0.55)), Normal()]
 
 
 class InlineFigure(Figure):
-    """A figure that a notebook shows as a cell's value, without ``pyplot`` or a magic command."""
+    """A figure that a notebook shows as a cell's value, without ``pyplot`` or a magic command.
+
+    All text in it is drawn literally, since names of files may look like formulas.
+    """
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the figure."""
+        for text in self.findobj(Text):
+            _make_literal(text)
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         return png(self)
@@ -85,8 +98,15 @@ def blank_figure(title: str, *, width: float, height: float) -> Figure:
     headline = figure.suptitle(
         title, fontsize=_TITLE, fontweight="bold", y=1 - 0.1 / height, va="top"
     )
+    _make_literal(headline)
     figure.set_figwidth(max(width, headline.get_window_extent().width / _DPI + 0.2))
     return figure
+
+
+def _make_literal(text: Text) -> None:
+    """Draw the text as it is, neither as a formula nor with characters that no font has."""
+    text.set_parse_math(False)
+    text.set_text("\n".join(printable(line) for line in text.get_text().split("\n")))
 
 
 def with_looks(groups: Mapping[str, V], looks: Sequence[L]) -> list[tuple[str, V, L]]:
@@ -120,8 +140,10 @@ def axes_at(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
 
 
 def elided(name: str, limit: int = 22) -> str:
-    """``name``, or an ellipsis and its end, at most ``limit`` characters to fit under an image."""
-    return name if len(name) <= limit else f"…{name[1 - limit :]}"
+    """``name``, or an ellipsis and its end, on one line of at most ``limit`` characters, to fit
+    under an image."""
+    shown = printable(name)
+    return shown if len(shown) <= limit else f"…{shown[1 - limit :]}"
 
 
 def evenly_spaced(count: int, limit: int) -> np.ndarray:

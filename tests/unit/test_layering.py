@@ -26,6 +26,7 @@ LAYERS = {
     "device": 0,
     "programs": 0,
     "sources": 0,
+    "text": 0,
     "ops": 1,
     "models": 2,
     "world": 2,
