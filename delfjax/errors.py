@@ -5,10 +5,22 @@ It imports nothing, so that the command line can report an error without waiting
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class DelfjaxError(Exception):
     """Base of every error this library raises for bad input: one line that names the thing, the
-    value seen and what would be accepted."""
+    value seen and what would be accepted.
+
+    Attributes:
+        message: that line.
+        details: further lines, such as a list of everything that is wrong.
+    """
+
+    def __init__(self, message: str = "", *, details: Iterable[str] = ()) -> None:
+        self.message = message
+        self.details = tuple(details)
+        super().__init__("\n".join([message, *self.details]))
 
 
 class DelfjaxWarning(UserWarning):

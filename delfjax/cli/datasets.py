@@ -104,9 +104,10 @@ class Render:
         from delfjax.world.knobs import world_config
         from delfjax.world.writing import build_world
 
-        config = world_config(
-            self.preset, seed=self.seed, **dict(_assignment(text) for text in self.set)
-        )
+        knobs = dict(_assignment(text) for text in self.set)
+        if "seed" in knobs:
+            raise UsageError(f"--set seed={knobs['seed']}: use --seed")
+        config = world_config(self.preset, seed=self.seed, **knobs)
         require_at_least("--workers", self.workers, 0)
         root = self.root or dataset_folders("world")[0]
         report = build_world(root, config, workers=self.workers or None)

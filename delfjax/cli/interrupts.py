@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 
 # The exit code of a program that Ctrl-C has stopped, as shells report it.
 INTERRUPTED = 130
@@ -40,12 +40,14 @@ def prompt_interrupts() -> Iterator[None]:
 
     def handle(_: int, frame: FrameType | None) -> None:
         nonlocal interrupted
-        if interrupted or _is_importing(frame):
-            if not interrupted:
-                os.write(2, f"{MESSAGE}\n".encode())
+        if interrupted:
             os._exit(INTERRUPTED)
-        if frame is not None and frame.f_code.co_name in _SWALLOWING:
-            threading.Timer(_LATER_S, signal.raise_signal, [signal.SIGINT]).start()
+        running = list(_callers(frame))
+        if any(code.co_filename.startswith("<frozen importlib") for code in running):
+            os.write(2, f"{MESSAGE}\n".encode())
+            os._exit(INTERRUPTED)
+        if any(code.co_name in _SWALLOWING for code in running):
+            threading.Timer(_LATER_S, _interrupt_main_thread).start()
             return
         interrupted = True
         raise KeyboardInterrupt
@@ -57,9 +59,15 @@ def prompt_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _interrupt_main_thread() -> None:
+    if hasattr(signal, "pthread_kill"):
+        # Also wakes the thread, if it waits.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _callers(frame: FrameType | None) -> Iterator[CodeType]:
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
+        yield frame.f_code
         frame = frame.f_back
-    return False

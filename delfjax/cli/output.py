@@ -12,13 +12,13 @@ import io
 import json
 import os
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 from delfjax.files import naming
 from delfjax.text import printable
 
 
-def print(*values: object, sep: str = " ", file: TextIO | None = None) -> None:
+def print(*values: object, sep: str = " ", file: Any = None) -> None:
     """Print values as Python does, a text on one line whatever it contains.
 
     The lines of any other value, such as a table, are kept; it escapes the names in it.

@@ -36,12 +36,12 @@ def run(words: list[str]) -> int:
         discard()
         return _UNREAD
     except Exception as error:
-        line = _explained(error)
-        if line is None:
+        lines = _explained(error)
+        if not lines:
             raise
         if paths.debugging():
             traceback.print_exc()
-        _report(f"delfjax: {line}")
+        _report(*lines)
         return 1
     return code
 
@@ -63,28 +63,30 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def _explained(error: Exception) -> str | None:
-    """What the user can do something about, in one line; ``None`` for a fault of this library."""
+def _explained(error: Exception) -> list[str]:
+    """What the user can do something about: one line, and the details of some errors; nothing for a
+    fault of this library."""
     if isinstance(error, DelfjaxError):
-        return str(error)
+        return [error.message, *error.details]
     if isinstance(error, OSError):
         # A full disk, a missing permission: the system's own words, with the file they are about.
-        return f"{error.filename or 'system'}: {error.strerror or error}"
+        return [f"{error.filename or 'system'}: {error.strerror or error}"]
     if isinstance(error, MemoryError):
-        return f"out of memory{f': {error}' if str(error) else ''}"
+        return [f"out of memory{f': {error}' if str(error) else ''}"]
     if isinstance(error, UnicodeError):
-        return f"text that cannot be decoded or encoded: {error}"
+        return [f"text that cannot be decoded or encoded: {error}"]
     if "jax" not in sys.modules:
-        return None
+        return []
     from delfjax import device
 
-    return device.explain(error)
+    problem = device.explain(error)
+    return [problem] if problem else []
 
 
-def _report(line: str) -> None:
-    """Print the last line of a command, unless nobody reads that either."""
+def _report(line: str, *details: str) -> None:
+    """Print the last line of a command and its details, unless nobody reads that either."""
     try:
-        print(line, file=sys.stderr)
+        print(f"delfjax: {line}", *details, sep="\n", file=sys.stderr)
         flush()
     except OSError:
         discard()

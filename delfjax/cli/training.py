@@ -80,7 +80,7 @@ class Train:
             self.overrides, sections=("backbone", chosen.stage), within=chosen.stage
         )
         stage: dict[str, Any] = {chosen.stage: chosen}
-        whole = override_system(Config(**stage), asked)
+        whole = override_system(Config(**stage, seed=self.seed), asked)
         config: TrainingConfig = getattr(whole, chosen.stage)
         folder = self.out.with_suffix(".training")
         if folder.is_file():

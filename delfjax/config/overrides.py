@@ -136,5 +136,5 @@ def _fields() -> dict[str, list[str]]:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text

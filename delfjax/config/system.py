@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from delfjax.config.values import PositiveFloat, PositiveInt, Strict, to_dict
+from delfjax.config.values import PositiveFloat, PositiveInt, Seed, Strict, to_dict
 
 # Seven scales, a factor of √2 apart. Source: every DELF/DELG extraction config (0.25, …, 2.0).
 PYRAMID = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
@@ -187,7 +187,7 @@ class SystemSections(Strict):
     index: IndexConfig = field(default_factory=IndexConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     verification: VerificationConfig = field(default_factory=VerificationConfig)
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

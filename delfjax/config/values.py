@@ -20,6 +20,8 @@ C = TypeVar("C")
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
+# The keys of JAX tell apart as many seeds as these.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class ConfigError(DelfjaxError):

@@ -164,7 +164,8 @@ def require_match(
     """
     report = match_report(expected, {name: tensor.shape for name, tensor in tensors.items()})
     if not report.fits:
-        raise WeightsError(f"{source}: does not fit the model: {report}")
+        counts, *names = str(report).split("\n")
+        raise WeightsError(f"{source}: does not fit the model: {counts}", details=names)
 
 
 def save_weights(

@@ -432,7 +432,8 @@ def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: 
     # The index takes ownership of the coarse quantiser, which Python would otherwise free too soon.
     coarse.this.disown()
     vectors.own_fields = True
-    vectors.cp.seed = seed + 1
+    # FAISS takes 31 bits.
+    vectors.cp.seed = (seed + 1) % 2**31
     vectors.cp.niter = config.kmeans_iterations
     vectors.nprobe = min(config.probes, lists)
     return vectors

@@ -100,6 +100,22 @@ def test_a_damaged_file_is_made_again(root: Path, damage: str) -> None:
     assert len(file.read_bytes()) == len(whole)
 
 
+@pytest.mark.parametrize("place", ["", "programs"])
+def test_a_cache_that_cannot_be_written_is_done_without_after_one_warning(
+    root: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    cache = root / "cache" / place
+    cache.parent.mkdir(exist_ok=True)
+    cache.write_text("not a folder")
+    monkeypatch.setattr(programs, "_UNWRITABLE", set())
+    argument = np.arange(3, dtype=np.float32)
+    with pytest.warns(UserWarning, match=r"cache: .*, so every process compiles again") as said:
+        for name in ("one", "other"):
+            result = StoredProgram(_square, settings={"program": name})(argument)
+            assert result.tolist() == [0, 1, 4]
+    assert len(said) == 1 and cache.read_text() == "not a folder"
+
+
 def test_a_second_object_of_the_same_settings_loads_nothing(root: Path) -> None:
     argument = np.arange(3, dtype=np.float32)
     StoredProgram(_square, settings={"program": "square"})(argument)
