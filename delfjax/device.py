@@ -36,9 +36,11 @@ class _CheckedCache:
         self._folder = folder
 
     def get(self, key: str) -> bytes | None:
+        """The program of this key; ``None`` if there is none that is whole."""
         return programs.read_kept(self._folder / key)
 
     def put(self, key: str, value: bytes) -> None:
+        """Keep a program, if the folder can be written."""
         programs.keep(self._folder / key, value)
 
 

@@ -365,7 +365,7 @@ def _is_temporary_of(name: str, target: Path) -> bool:
 
 def _sync_file(file: Path) -> None:
     # Windows syncs a file only if it is open for writing.
-    with naming(file), file.open("rb+") as stream:
+    with file.open("rb+") as stream:
         os.fsync(stream.fileno())
 
 
@@ -438,8 +438,9 @@ def _parsed(data: bytes, **options: Any) -> Any:
     else:
         raise ValueError(f"nested deeper than {MAX_JSON_DEPTH} levels")
     if b"\\u" in data:
-        # An escape may stand for half of a character, which no file and no terminal takes.
-        json.dumps(value, ensure_ascii=False).encode()
+        # An escape may stand for half of a character, which no file and no terminal takes. Python
+        # keeps bytes of a file name that are not UTF-8 as such halves; only these are admitted.
+        json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     return value
 
 

@@ -12,10 +12,14 @@ import io
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from delfjax.files import naming
 from delfjax.text import printable
+
+# Names of the streams in errors.
+_OUTPUT, _ERRORS = Path("standard output"), Path("standard error")
 
 
 def print(*values: object, sep: str = " ", file: Any = None) -> None:
@@ -23,7 +27,7 @@ def print(*values: object, sep: str = " ", file: Any = None) -> None:
 
     The lines of any other value, such as a table, are kept; it escapes the names in it.
     """
-    with naming("standard output" if file is None else "standard error"):
+    with naming(_OUTPUT if file is None else _ERRORS):
         builtins.print(*(_shown(value) for value in values), sep=sep, file=file)
 
 
@@ -33,13 +37,13 @@ def print_json(values: Any, *, indent: int | None = None) -> None:
     Characters are escaped only where the terminal cannot show them or must not receive them.
     """
     text = json.dumps(values, indent=indent, ensure_ascii=False)
-    with naming("standard output"):
+    with naming(_OUTPUT):
         builtins.print("".join(map(_within_json, text)))
 
 
 def flush() -> None:
     """Write out what was printed."""
-    with naming("standard output"):
+    with naming(_OUTPUT):
         sys.stdout.flush()
 
 

@@ -36,13 +36,12 @@ def run(words: list[str]) -> int:
         discard()
         return _UNREAD
     except Exception as error:
-        lines = _explained(error)
-        if not lines:
-            raise
-        if paths.debugging():
-            traceback.print_exc()
-        _report(*lines)
-        return 1
+        if lines := _explained(error):
+            if paths.debugging():
+                traceback.print_exc()
+            _report(*lines)
+            return 1
+        raise
     return code
 
 

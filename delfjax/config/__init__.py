@@ -19,7 +19,6 @@ from delfjax.config.overrides import (
     override,
     parse_assignment,
     parse_overrides,
-    with_absolute_paths,
 )
 from delfjax.config.presets import PRESETS, TRAINING_PRESETS, preset, training_preset
 from delfjax.config.root import SECTIONS, STAGE_SECTIONS, SYSTEM_SECTIONS, Config
@@ -94,6 +93,5 @@ __all__ = [
     "training_preset",
     "values_hash",
     "weight_file",
-    "with_absolute_paths",
     "without_digest",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -57,19 +56,6 @@ def parse_assignment(text: str) -> Assignment:
 def assignments_of(text: str) -> list[str]:
     """The assignments in a notebook's parameter ``overrides``, such as ``"a.b=1; c.d=2"``."""
     return [part.strip() for part in text.split(";") if part.strip()]
-
-
-def with_absolute_paths(text: str) -> str:
-    """The assignments in a notebook's parameter ``overrides``, with the path of each file that
-    exists made absolute: a notebook runs in a folder of its own."""
-    return "; ".join(str(_absolute(parse_assignment(each))) for each in assignments_of(text))
-
-
-def _absolute(assignment: Assignment) -> Assignment:
-    named = assignment.path == MODEL or assignment.path.endswith(".weights")
-    if named and os.path.isfile(assignment.value):
-        return Assignment(assignment.path, os.path.abspath(assignment.value))
-    return assignment
 
 
 def parse_overrides(

@@ -606,3 +606,10 @@ def test_json_of_a_hundred_levels_and_of_every_character_is_read(tmp_path: Path)
         value = [value]
     (tmp_path / "file.json").write_text(json.dumps(value))
     assert read_json(tmp_path / "file.json", error=OwnError) == value
+
+
+def test_a_name_that_is_not_utf_8_survives_in_valid_json(tmp_path: Path) -> None:
+    values = {"photos": os.fsdecode(b"caf\xe9/\xff")}
+    write_json(tmp_path / "file", values, ensure_ascii=False)
+    (tmp_path / "file").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "file", error=OwnError) == values

@@ -370,3 +370,23 @@ def test_trends_and_counts_are_drawn_as_given() -> None:
     for name, curve in TRENDS.items():
         np.testing.assert_array_equal(lines[name].get_xydata(), list(curve.items()))
     np.testing.assert_array_equal(FIGURES["counts"]().axes[0].lines[0].get_ydata(), [5, 2, 1])
+
+
+@pytest.mark.parametrize(
+    "name", [r"a$x_{y$.jpg", r"$\frac{1}$.jpg", "5$ or 6$ ^_", "two\nlines\x1b\udcff"]
+)
+def test_names_are_drawn_literally(name: str) -> None:
+    figures = [
+        plots.plot_ranked_list(
+            WIDE, [plots.RankedImage(WIDE, name, name)], title=name, query_title=name
+        ),
+        plots.plot_gallery([WIDE], [name], title=name),
+        plots.plot_tier_scores({name: {name: 0.5, "votes": 0.4}}, title=name),
+        plots.plot_intervals({name: (0.5, 0.4, 0.6)}, title=name, label=name),
+        plots.plot_trends({name: TRENDS["scale"]}, title=name, xlabel=name, ylabel=name),
+        plots.plot_precision_recall({name: CURVES["votes"]}, title=name, label=name),
+    ]
+    for figure in figures:
+        _drawn(figure)
+        assert all(not text.get_parse_math() for text in figure.findobj(Text) if text.get_text())
+        assert not {"\x1b", "\udcff"} & set("".join(_texts(figure)))

@@ -26,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from delfjax import paths
-from delfjax.config import config_hash, require_known, with_absolute_paths
+from delfjax.config import config_hash, require_known
 from delfjax.errors import shown
 from delfjax.suite.running.notebook_rules import (
     Kind,
@@ -121,8 +121,6 @@ def prepare(notebook: Path, given: Mapping[str, Any]) -> Job:
     for name, value in given.items():
         require_known(f"{notebook.stem}: parameter", name, defaults)
         parameters[name] = _typed(f"{notebook.stem}: parameter {name!r}", value, defaults[name])
-    if "overrides" in parameters:
-        parameters["overrides"] = with_absolute_paths(str(parameters["overrides"]))
     kind = kind_of(content)
     settings: Mapping[str, Any] = parameters
     if {"preset", "seed"} <= parameters.keys():
