@@ -26,6 +26,7 @@ from delfjax.plots.style import (
     blank_figure,
     with_looks,
 )
+from delfjax.text import printable
 
 
 def plot_positions(groups: Mapping[str, Float[np.ndarray, "_ 2"]], *, title: str) -> Figure:
@@ -143,7 +144,7 @@ def plot_tier_scores(
         colour = (SKY, BLUE, ORANGE, GREEN, PURPLE)[number % 5]
         bars = axes.bar(places, values, width=0.92 * bar_width, color=colour, label=way)
         axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=SMALL)
-    axes.set_xticks(range(len(tiers)), list(tiers), fontsize=TEXT)
+    axes.set_xticks(range(len(tiers)), [printable(tier) for tier in tiers], fontsize=TEXT)
     axes.set_ylim(0, 1.08)
     axes.yaxis.set_visible(False)
     if len(ways) > 1:
@@ -178,7 +179,7 @@ def plot_intervals(
             fontsize=SMALL,
             ha="center",
         )
-    axes.set_yticks(range(len(rows)), list(rows), fontsize=TEXT)
+    axes.set_yticks(range(len(rows)), [printable(name) for name in rows], fontsize=TEXT)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.margins(x=0.08)
     axes.grid(axis="x", color=GRID)
