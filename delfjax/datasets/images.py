@@ -7,14 +7,12 @@ Value domain: ``uint8`` sRGB-like values as stored (colour profiles are not appl
 from __future__ import annotations
 
 import hashlib
-import io
+import math
 import os
 import stat
-import struct
 import threading
 import warnings
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,56 +20,43 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.ImageFile import ImageFile
 
+from delfjax.datasets.image_formats import (
+    FORMATS,
+    PARSING_ERRORS,
+    completed_jpeg,
+    has_deep_values,
+    open_image,
+    require_memory,
+)
 from delfjax.errors import DelfjaxError
 from delfjax.ops.half_pixel import to_resized_px
 
-# Formats that are tried, whatever the name of the file. Pillow's other formats stay disabled (EPS
-# would start a program).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-# Larger images are refused as decompression bombs, pixels. It is twice the level at which Pillow
-# warns, and the level at which Pillow itself refuses.
-MAX_PIXELS = 178_956_970
 # Larger files are refused, bytes: a file is read into memory once, to be both hashed and decoded.
-MAX_BYTES = 1 << 30
-# Larger images are decoded one at a time, pixels, so that threads do not multiply their memory.
-_LARGE_PIXELS = 32_000_000
+MAX_BYTES = 1 << 29
+# Images that take more memory are decoded one at a time, bytes, so that threads do not multiply it.
+_LARGE = 200 << 20
 _ONE_LARGE_IMAGE = threading.Lock()
+# Pixels that are converted at a time, so that intermediate values take little memory.
+_BAND_PIXELS = 1_000_000
+# Longer than any image that can be decoded: nothing is reduced.
+_NO_REDUCTION = 1 << 30
 # A JPEG is decoded at a fraction of its size, and other images are first reduced by whole factors.
 # At least this multiple of the requested size is left for the antialiased resize.
 _REDUCING_GAP = 2.0
 _DIGEST_BYTES = 16
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# EXIF orientation → the pixels of an upright image in the order in which they are stored, a view.
+_AS_STORED: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: np.swapaxes(upright, 0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: np.swapaxes(np.rot90(upright, 2), 0, 1),
+    8: lambda upright: np.rot90(upright, 3),
 }
 _SIDEWAYS = (5, 6, 7, 8)
-
-# Errors that Pillow's parsers raise on damaged files, and those of its conversions.
-_PARSING_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-_CONVERSION_ERRORS = (OSError, ValueError, MemoryError)
 _PILLOW_MODULES = r"PIL\."
 _FILTERS_LOCK = threading.Lock()
 
@@ -110,23 +95,6 @@ class DecodedImage:
         return np.asarray(to_resized_px(points_yx, factors), np.float32)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A loaded image as stored, before it is turned upright.
-
-    Attributes:
-        image: the decoded image, possibly already reduced by the decoder.
-        size: full width and height.
-        box: the part of ``image`` that the full image covers; ``None`` for all of it.
-        orientation: EXIF orientation.
-    """
-
-    image: ImageFile
-    size: tuple[int, int]
-    box: tuple[float, float, float, float] | None
-    orientation: int
-
-
 def decode_image(path: str | Path, *, max_side: int) -> DecodedImage:
     """Read an image file, reducing it if its longer side is above ``max_side``.
 
@@ -134,6 +102,8 @@ def decode_image(path: str | Path, *, max_side: int) -> DecodedImage:
     * Transparency is composited on white, as a viewer on a white page shows it.
     * 16-bit values keep their high byte. Values without a declared range (32-bit integers beyond 16
       bits, floats beyond 0 … 1) are stretched from their minimum … maximum to 0 … 255.
+    * A JPEG without its end mark is read if its picture is complete. Any other image that was cut
+      short is an error.
     * An image is never enlarged. A reduced side is ``max(1, round(side · max_side / longer
       side))``; the filter is Pillow's antialiased bilinear, after a coarser reduction (JPEG: inside
       the decoder) to no less than twice the final size.
@@ -143,42 +113,23 @@ def decode_image(path: str | Path, *, max_side: int) -> DecodedImage:
         max_side: longest side of the result, pixels.
 
     Raises:
-        ImageError: the file cannot be read, is not an image of :data:`FORMATS`, is damaged, or is
-            above :data:`MAX_PIXELS` or :data:`MAX_BYTES`.
+        ImageError: the file cannot be read, is not an image of
+            :data:`~delfjax.datasets.image_formats.FORMATS`, is damaged, or is too large:
+            :data:`MAX_BYTES`, and the limits of :mod:`~delfjax.datasets.image_formats`.
     """
     data = _read(Path(path))
     digest = _digest(data)
-    with identifying(digest):
-        pixels, original_size = _decode(path, data, max_side)
-    return DecodedImage(pixels, original_size, digest)
-
-
-def _decode(
-    path: str | Path, data: bytes, max_side: int
-) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
-    """Pixels of an image, and its original size."""
     _mute_pillow()
-    try:
-        image = _open(data)
-    except UnidentifiedImageError:
-        raise ImageError(
-            path, f"not an image ({', '.join(FORMATS)}), or damaged at its start"
-        ) from None
-    except _PARSING_ERRORS as error:
-        raise ImageError(path, _one_line(error)) from None
-    large = image.width * image.height > _LARGE_PIXELS
-    with image, _ONE_LARGE_IMAGE if large else nullcontext():
+    with identifying(digest):
         try:
-            source = _load(image, max_side)
-        except _PARSING_ERRORS as error:
+            pixels, size = _decode_whole(data, max_side)
+        except UnidentifiedImageError:
+            raise ImageError(
+                path, f"not an image ({', '.join(FORMATS)}), or damaged at its start"
+            ) from None
+        except PARSING_ERRORS as error:
             raise ImageError(path, _one_line(error)) from None
-        try:
-            pixels = _upright_rgb(source, max_side)
-        except _CONVERSION_ERRORS as error:
-            raise ImageError(path, _one_line(error)) from None
-    width, height = source.size
-    sideways = source.orientation in _SIDEWAYS
-    return pixels, (width, height) if sideways else (height, width)
+    return DecodedImage(pixels, size, digest)
 
 
 @contextmanager
@@ -260,83 +211,123 @@ def _require_readable(path: Path) -> None:
         raise ImageError(path, f"file of {status.st_size} bytes, expected at most {MAX_BYTES}")
 
 
-def _open(data: bytes) -> ImageFile:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+def _decode_whole(data: bytes, max_side: int) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """What :func:`_decode` returns, of a JPEG without its end mark too."""
+    try:
+        return _decode(data, max_side)
+    except PARSING_ERRORS:
+        completed = completed_jpeg(data, lambda whole: _decode(whole, _NO_REDUCTION)[0])
+        if completed is None:
+            raise
+    return _decode(completed, max_side)
+
+
+def _decode(data: bytes, max_side: int) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """Pixels of an upright image, and rows and columns of the whole image in the file."""
+    with open_image(data) as image:
+        size = image.size
+        target = reduced_size(size, max_side)
+        drafted = None
+        if target != size:
+            asked = int(target[0] * _REDUCING_GAP), int(target[1] * _REDUCING_GAP)
+            drafted = image.draft(None, asked)
+        memory = require_memory(image, data, size, reduced=target != image.size)
+        with _ONE_LARGE_IMAGE if memory > _LARGE else nullcontext():
+            image.load()
+            box = None
+            if drafted is None:
+                # Loading a TIFF file turns it upright.
+                size = image.size
+            else:
+                # The full image covers the last row and column of a drafted one only in part; the
+                # box is its exact extent.
+                x0, y0, x1, y1 = drafted[1]
+                box = (float(x0), float(y0), float(x1), float(y1))
+            reduced = _reduced(image, reduced_size(size, max_side), box)
+            orientation = _orientation(image)
+            pixels = _upright_rgb(reduced, orientation)
+    width, height = size
+    return pixels, (width, height) if orientation in _SIDEWAYS else (height, width)
+
+
+def _reduced(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None
+) -> Image.Image:
+    """The image resized to a width and height; ``box`` is the part that the result shows."""
+    if has_deep_values(image):
+        image = _eight_bits(image)
+    if size == image.size:
+        return image
+    return _continuous(image).resize(
+        size, Image.Resampling.BILINEAR, box=box, reducing_gap=_REDUCING_GAP
+    )
+
+
+def _upright_rgb(image: Image.Image, orientation: int) -> UInt8[np.ndarray, "h w 3"]:
     width, height = image.size
-    if width < 1 or height < 1:
-        raise ValueError(f"image of {width}×{height} pixels")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"image of {width}×{height} pixels, expected at most {MAX_PIXELS}")
-    return image
+    shape = (width, height) if orientation in _SIDEWAYS else (height, width)
+    pixels = np.empty((*shape, 3), np.uint8)
+    stored = _AS_STORED.get(orientation, np.asarray)(pixels)
+    for top, band in _bands(image):
+        stored[top : top + band.height] = np.asarray(_on_white(_continuous(band)))
+    return pixels
 
 
-def _load(image: ImageFile, max_side: int) -> _Source:
-    size = image.size
-    target = reduced_size(size, max_side)
-    drafted = None
-    if target != size:
-        drafted = image.draft(
-            None, (int(target[0] * _REDUCING_GAP), int(target[1] * _REDUCING_GAP))
-        )
-    image.load()
-    if drafted is None:
-        # The size is taken after loading, because loading a TIFF file turns it upright.
-        return _Source(image, image.size, None, _orientation(image))
-    # The full image covers the last row and column of a drafted one only in part; the box is its
-    # exact extent.
-    x0, y0, x1, y1 = drafted[1]
-    return _Source(image, size, (float(x0), float(y0), float(x1), float(y1)), _orientation(image))
-
-
-def _upright_rgb(source: _Source, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
-    image = _continuous(source.image)
-    size = reduced_size(source.size, max_side)
-    if size != image.size:
-        image = image.resize(
-            size, Image.Resampling.BILINEAR, box=source.box, reducing_gap=_REDUCING_GAP
-        )
-    image = _on_white(image)
-    if source.orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[source.orientation])
-    return np.array(image, np.uint8)
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The first row of each horizontal band of an image, and the band."""
+    rows = max(_BAND_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _orientation(image: Image.Image) -> int:
     # Read after loading: a PNG may carry it after the pixels, and loading turns TIFF files upright.
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _PARSING_ERRORS:
+    except PARSING_ERRORS:
         # Damaged metadata does not make the image unusable; viewers, too, show it as stored.
         return 1
 
 
 def _continuous(image: Image.Image) -> Image.Image:
     """The image in a mode whose values can be averaged: L or RGB, with transparency LA or RGBA."""
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:
         return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
-def _eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of integers of 16 or 32 bits, or of floats, in mode L."""
+    extremes = [_extremes(np.asarray(band)) for _, band in _bands(image)]
+    low, top = min(low for low, _ in extremes), max(top for _, top in extremes)
+    made = Image.new("L", image.size)
+    for row, band in _bands(image):
+        made.paste(Image.fromarray(_scaled(np.asarray(band), low, top)), (0, row))
+    return made
+
+
+def _extremes(values: np.ndarray) -> tuple[float, float]:
+    """Least and greatest finite value."""
     known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    low, top = (known.min(), known.max()) if known.size else (0, 0)
-    sixteen_bits = values.dtype.kind != "f" and low >= 0 and top <= 65535
-    if sixteen_bits:
+    return (float(known.min()), float(known.max())) if known.size else (math.inf, -math.inf)
+
+
+def _scaled(values: np.ndarray, low: float, top: float) -> UInt8[np.ndarray, "h w"]:
+    """Values as bytes; ``low`` and ``top`` are the extremes of the whole image."""
+    if values.dtype.kind != "f" and low >= 0 and top <= 65535:
         return np.asarray(values >> 8, np.uint8)
-    if low >= 0 and top <= 1:
-        low, top = 0, 1
+    if (low >= 0 and top <= 1) or low > top:
+        low, top = 0.0, 1.0
     # In float64: the full span of 32-bit integers does not fit 32 bits, and the span of float32
     # values may overflow float32.
-    span = max(float(top) - float(low), 1e-12)
-    shares = (np.nan_to_num(values, nan=low, posinf=top, neginf=low) - float(low)) / span
+    span = max(top - low, 1e-12)
+    shares = (np.nan_to_num(values, nan=low, posinf=top, neginf=low) - low) / span
     return np.asarray(shares * 255.999, np.uint8)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode not in ("LA", "RGBA"):
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 

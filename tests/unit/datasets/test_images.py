@@ -7,6 +7,7 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from delfjax.datasets import image_formats, images
 from delfjax.datasets.images import ImageError, decode_image, hash_file, reduced_size
 
 # Four quadrants whose values survive JPEG: their arrangement tells an orientation.
@@ -308,6 +310,172 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
     path.write_bytes(_png_header(60_000, 60_000))
     with pytest.raises(ImageError, match="3600000000 pixels"):
         decode_image(path, max_side=64)
+
+
+_JPEG_KINDS: dict[str, dict[str, Any]] = {
+    "baseline": {"quality": 92},
+    "progressive": {"progressive": True, "subsampling": 0},
+    "restarts": {"restart_marker_rows": 1},
+}
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+@pytest.mark.parametrize("kind", _JPEG_KINDS)
+@pytest.mark.parametrize("max_side", [40, 1000])
+def test_a_jpeg_without_its_end_mark_shows_its_whole_picture(
+    tmp_path: Path, textured_image: np.ndarray, kind: str, missing: int, max_side: int
+) -> None:
+    whole = _save(tmp_path / "whole.jpg", textured_image, **_JPEG_KINDS[kind])
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[:-missing])
+    shown = decode_image(cut, max_side=max_side)
+    assert np.array_equal(shown.pixels, decode_image(whole, max_side=max_side).pixels)
+    assert shown.content_hash == hash_file(cut)
+
+
+@pytest.mark.parametrize("kind", _JPEG_KINDS)
+def test_a_jpeg_that_lacks_any_part_of_its_picture_is_an_error(tmp_path: Path, kind: str) -> None:
+    """Cut at every byte, among them the ends of scans and of restart intervals."""
+    smooth = np.add.outer(np.arange(48), np.arange(64))[..., None] * (1.0, 0.6, 2.0)
+    whole = _save(tmp_path / "whole.jpg", smooth.astype(np.uint8), **_JPEG_KINDS[kind])
+    pixels = decode_image(whole, max_side=64).pixels
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.jpg"
+    shown = []
+    for length in range(600, len(data) - 2):
+        cut.write_bytes(data[:length])
+        try:
+            shown.append((length, np.array_equal(decode_image(cut, max_side=64).pixels, pixels)))
+        except ImageError:
+            continue
+    # The last byte of compressed data may hold nothing but padding.
+    assert all(complete and length >= len(data) - 4 for length, complete in shown), shown
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    summed = kind + content
+    return struct.pack(">I", len(content)) + summed + struct.pack(">I", zlib.crc32(summed))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_700_000))),
+        _chunk(b"iTXt", b"XML\0\1\0en\0\0" + zlib.compress(b"x" * 3_000_000)),
+        _chunk(b"iTXt", b"XML\0\0\0en\0\0" + b"x" * 1_500_000),
+        _chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2_000_000))),
+        _chunk(b"tEXt", b"Comment\0" + b"x" * 2_000_000),
+        _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_000_000))) * 80,
+    ],
+    ids=["zTXt", "iTXt", "plain iTXt", "iCCP", "tEXt", "80 of them"],
+)
+@pytest.mark.parametrize("place", ["before the pixels", "after the pixels"])
+def test_a_png_is_read_whatever_the_length_of_its_texts(
+    tmp_path: Path, chunk: bytes, place: str
+) -> None:
+    stored = _turned(_pattern(), 8)
+    path = _save(tmp_path / "a.png", stored, exif=_exif(8))
+    data = path.read_bytes()
+    # The pixels begin after the header, and end before the end mark of twelve bytes.
+    at = 33 if place == "before the pixels" else len(data) - 12
+    path.write_bytes(data[:at] + chunk + data[at:])
+    assert np.array_equal(decode_image(path, max_side=64).pixels, _pattern())
+
+
+def _tiff_with_a_huge_tile(path: Path) -> None:
+    """A TIFF of 16×16 pixels, whose only tile is said to be 60,000 pixels wide and high."""
+    _save(path, np.zeros((16, 16), np.uint8), compression="tiff_adobe_deflate")
+    with Image.open(path) as image:
+        tags = dict(image.tag_v2)  # type: ignore[attr-defined]  # a TIFF has them
+    fields = [
+        (256, 16),
+        (257, 16),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, 60_000),
+        (323, 60_000),
+        (324, tags[273][0]),
+        (325, tags[279][0]),
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
+    data = path.read_bytes()
+    directory = struct.pack("<H", len(fields)) + directory + bytes(4)
+    path.write_bytes(data[:4] + struct.pack("<I", len(data)) + data[8:] + directory)
+
+
+def _jpeg_with_many_scans(path: Path) -> None:
+    """A progressive JPEG of 400,000 pixels whose last scan comes 6,000 times."""
+    Image.new("L", (800, 500), 90).save(path, progressive=True)
+    data = path.read_bytes()
+    last = data.rindex(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * 6000 + data[-2:])
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (_tiff_with_a_huge_tile, "16×16 pixels takes 14.40 GB of memory, expected at most 0.84 GB"),
+        (_jpeg_with_many_scans, "scans of 800×500 pixels, expected at most 2000000000 pixels"),
+    ],
+)
+def test_a_small_file_that_takes_much_memory_or_time_is_refused(
+    tmp_path: Path, write: Callable[[Path], None], reason: str
+) -> None:
+    path = tmp_path / ("bomb.tif" if "tile" in write.__name__ else "bomb.jpg")
+    write(path)
+    with pytest.raises(ImageError, match=reason):
+        decode_image(path, max_side=64)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "options"),
+    [
+        ("RGB", "webp", {"lossless": True}),
+        ("RGB", "jpg", {"progressive": True, "subsampling": 0}),
+        ("RGBA", "png", {}),
+        ("F", "tif", {"compression": "tiff_adobe_deflate"}),
+    ],
+)
+def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    mode: str,
+    suffix: str,
+    options: dict[str, Any],
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new(mode, (1000, 600)).save(path, **options)
+    assert decode_image(path, max_side=100).original_size == (600, 1000)
+    monkeypatch.setattr(image_formats, "MAX_MEMORY", 2_000_000)
+    with pytest.raises(ImageError, match=r"1000×600 pixels takes \d.*expected at most 0.00 GB"):
+        decode_image(path, max_side=100)
+
+
+def test_a_large_jpeg_takes_the_memory_of_the_size_it_is_decoded_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = _save(tmp_path / "a.jpg", _pattern(1600, 2400))
+    monkeypatch.setattr(image_formats, "MAX_MEMORY", 2_000_000)
+    assert decode_image(path, max_side=300).pixels.shape == (200, 300, 3)
+    with pytest.raises(ImageError, match="2400×1600 pixels takes"):
+        decode_image(path, max_side=2400)
+
+
+@pytest.mark.parametrize("orientation", [1, 5, 6, 7, 8])
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "L", "P"])
+def test_a_large_image_is_converted_in_bands_without_a_seam(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str, orientation: int
+) -> None:
+    grey = np.random.default_rng(1).integers(0, 256, (37, 53), np.uint8)
+    made = Image.fromarray(grey.astype(np.uint16) * 250 if mode == "I;16" else grey)
+    made = made if mode == "I;16" else made.convert(mode)
+    path = tmp_path / "a.png"
+    made.save(path, exif=_exif(orientation))
+    whole = decode_image(path, max_side=64).pixels
+    monkeypatch.setattr(images, "_BAND_PIXELS", 200)
+    assert np.array_equal(decode_image(path, max_side=64).pixels, whole)
 
 
 def test_an_image_with_damaged_metadata_is_decoded_without_a_warning(tmp_path: Path) -> None:
