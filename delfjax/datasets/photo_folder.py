@@ -117,7 +117,7 @@ def scan_folder(folder: Path) -> PhotoFolder:
                 raise FolderError(
                     f"folder {str(folder)!r} cannot be listed: {error.strerror}"
                 ) from None
-            problems.append((_printable(place), f"folder cannot be listed: {error.strerror}"))
+            problems.append((as_utf8(place), f"folder cannot be listed: {error.strerror}"))
             continue
         for entry in entries:
             name = f"{place}/{entry.name}" if place else entry.name
@@ -125,8 +125,8 @@ def scan_folder(folder: Path) -> PhotoFolder:
                 (linked if entry.is_symlink() else real).append(name)
             elif PurePosixPath(entry.name).suffix.lower() not in EXTENSIONS:
                 ignored += 1
-            elif _printable(name) != name:
-                problems.append((_printable(name), "file name is not valid UTF-8"))
+            elif as_utf8(name) != name:
+                problems.append((as_utf8(name), "file name is not valid UTF-8"))
             else:
                 names.append(name)
     listed = tuple(sorted(names))
@@ -167,6 +167,14 @@ def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
     except _MalformedError as error:
         raise FolderError(f"{path}: {error}") from None
     return RetrievalGroundtruth(imlist, queries)
+
+
+def as_utf8(name: str) -> str:
+    """The name of a file, with a question mark for each byte of it that is not valid UTF-8.
+
+    Python stands surrogates for such bytes, which JSON and Arrow cannot hold.
+    """
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _enter(folder: Path, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
@@ -226,7 +234,7 @@ def _imlist(values: Any) -> tuple[str, ...]:
         where = f"imlist[{number}]"
         _expect(isinstance(name, str) and bool(name), where, name, "a path")
         _expect(
-            _printable(name) == name and "\0" not in name,
+            as_utf8(name) == name and "\0" not in name,
             where,
             name,
             "a path that is valid UTF-8 without a null character",
@@ -281,8 +289,3 @@ def _index(value: Any, where: str, count: int) -> int:
     whole = isinstance(value, int) and not isinstance(value, bool)
     _expect(whole and 0 <= value < count, where, value, f"an index into imlist, 0 to {count - 1}")
     return int(value)
-
-
-def _printable(name: str) -> str:
-    # Names that are not valid UTF-8 contain surrogates here, which JSON and Arrow cannot hold.
-    return name.encode("utf-8", "replace").decode("utf-8")

@@ -41,10 +41,15 @@ from delfjax.files import move_file, read_json_object, write_json
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Longest file that is downloaded unless a limit is given, bytes.
+MAX_BYTES = 1 << 44
 # Longest text accepted as a checksum file, bytes; real ones are a few lines.
 _MAX_TEXT = 1 << 16
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_UNSATISFIED = re.compile(r"bytes \*/(\d+)")
+# Longer numbers are no lengths of files.
+_NUMBER = r"[0-9]{1,18}"
+_LENGTH = re.compile(_NUMBER)
+_CONTENT_RANGE = re.compile(rf"bytes ({_NUMBER})-({_NUMBER})/({_NUMBER}|\*)")
+_UNSATISFIED = re.compile(rf"bytes \*/({_NUMBER})")
 _DIGEST = {"md5": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}")}
 
 T = TypeVar("T")
@@ -103,13 +108,19 @@ class Patience:
 
 
 def download(
-    url: str, target: Path, *, trusted: bool = False, patience: Patience | None = None
+    url: str,
+    target: Path,
+    *,
+    limit: int = MAX_BYTES,
+    trusted: bool = False,
+    patience: Patience | None = None,
 ) -> None:
     """Download one file, or the rest of it, to ``target``.
 
     Args:
         url: its address, http or https.
         target: its destination; the folder is created.
+        limit: largest length of the file, bytes.
         trusted: whether a checksum will be compared afterwards. A part may then be resumed even if
             the server cannot tell whether the file is still the same version.
         patience: timeouts and retries.
@@ -118,12 +129,19 @@ def download(
         StatusError: the server refuses the request.
         GivenUpError: no attempt made progress; the part stays, to be resumed.
         DiskFullError: there is no room for the file; the part stays.
+        FetchError: the file is longer than ``limit``, whether its server announces a length or not;
+            the part is deleted.
     """
     patience = patience or Patience()
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = _Part(target, url)
+    part = _Part(target, url, limit)
     _persist(lambda: _attempt(part, trusted=trusted, patience=patience), url, patience, part.size)
     part.finish()
+
+
+def drop_part(target: Path) -> None:
+    """Delete what an unfinished download of ``target`` left."""
+    _Part(target, "", 0).drop()
 
 
 def read_small_text(url: str, *, patience: Patience | None = None) -> str:
@@ -241,8 +259,8 @@ def readable(size: int) -> str:
 class _Part:
     """A download in progress: the bytes so far, and the version of the file they belong to."""
 
-    def __init__(self, target: Path, url: str) -> None:
-        self.target, self.url = target, url
+    def __init__(self, target: Path, url: str, limit: int) -> None:
+        self.target, self.url, self._limit = target, url, limit
         self.path = target.with_name(f"{target.name}.part")
         self._note = target.with_name(f"{target.name}.part.json")
 
@@ -250,13 +268,25 @@ class _Part:
         """Bytes so far."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
+    def require_length(self, length: int) -> None:
+        """Refuse a file that is too long; nothing of it stays."""
+        if length > self._limit:
+            self.drop()
+            raise FetchError(
+                f"{self.url}: has {readable(length)} or more, expected at most"
+                f" {readable(self._limit)}; it is another file"
+            )
+
     def version(self) -> dict[str, Any]:
-        """Version of the file that was begun: url, etag, last_modified, total."""
+        """Version of the file that was begun: url, etag, last_modified, total; empty if it was not
+        noted, or the note is damaged."""
         try:
             noted = read_json_object(self._note, error=FetchError)
         except FetchError:
             return {}
-        return noted if noted.get("url") == self.url else {}
+        texts = all(_is_header(noted.get(key)) for key in ("etag", "last_modified"))
+        counted = noted.get("total") is None or type(noted["total"]) is int
+        return noted if noted.get("url") == self.url and texts and counted else {}
 
     def headers(self, *, trusted: bool) -> dict[str, str]:
         """Headers that request the rest of the file; none if all of it must be requested."""
@@ -332,6 +362,7 @@ def _attempt(part: _Part, *, trusted: bool, patience: Patience) -> None:
     with response:
         total = _begin(part, response)
         if total is not None:
+            part.require_length(total)
             require_room(part.target.parent, total - part.size())
         _receive(part, response, total, patience)
     if total is not None and part.size() != total:
@@ -391,6 +422,7 @@ def _receive(
         ) as bar,
     ):
         while block := _read(lambda: response.read1(patience.block_bytes)):
+            part.require_length(part.size() + len(block))
             try:
                 _write(file.fileno(), block)
             except OSError as error:
@@ -421,6 +453,23 @@ def _read(read: Callable[[], bytes]) -> bytes:
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but only to http and https."""
+
+    def http_error_302(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Message
+    ) -> Any:
+        """The response to the request that follows a redirect."""
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)  # type: ignore[arg-type]  # a Message is what comes
+        except (http.client.InvalidURL, ValueError) as error:
+            fp.close()
+            where = headers.get("Location", headers.get("URI"))
+            raise StatusError(
+                f"{req.full_url}: HTTP {code} redirects to {where!r:.120}, which is not a valid"
+                f" address: {_reason(error)}",
+                code,
+            ) from None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(
         self,
@@ -472,8 +521,8 @@ def _open(
         _PassingError: the failure may pass.
     """
     always = {"User-Agent": f"delfjax/{__version__}", "Accept-Encoding": "identity"}
-    request = urllib.request.Request(url, headers=always | headers, method=method)
     try:
+        request = urllib.request.Request(url, headers=always | headers, method=method)
         answer: http.client.HTTPResponse = _opener().open(request, timeout=patience.timeout_s)
     except urllib.error.HTTPError as error:
         with error:
@@ -484,7 +533,7 @@ def _open(
         ):
             raise FetchError(f"{url}: {_reason(error.reason)}") from None
         raise _PassingError(_reason(error.reason)) from None
-    except http.client.InvalidURL as error:
+    except (http.client.InvalidURL, ValueError) as error:
         raise FetchError(f"{url}: not a valid address: {_reason(error)}") from None
     except (OSError, http.client.HTTPException) as error:
         raise _PassingError(_reason(error)) from None
@@ -514,8 +563,13 @@ def _validator(version: dict[str, Any]) -> str | None:
 
 
 def _length(headers: Message) -> int | None:
-    length = headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
+    length = headers.get("Content-Length", "").strip()
+    return int(length) if _LENGTH.fullmatch(length) else None
+
+
+def _is_header(value: object) -> bool:
+    """Whether a value is a text that can be the value of a header, or ``None``."""
+    return value is None or (isinstance(value, str) and value.isascii() and value.isprintable())
 
 
 def _reason(error: object) -> str:

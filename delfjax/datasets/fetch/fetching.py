@@ -3,7 +3,8 @@
 The files come from where they are published, from a mirror, or from a local copy. Each folder of a
 dataset has a hidden folder ``.fetch``, which holds downloads in progress, and ``NAME.done`` for
 each complete file; an archive is complete once all of it is unpacked. If a run is interrupted or
-killed, the next one resumes. Nothing half-written ever has its final name.
+killed, the next one resumes, and deletes what the first left behind. Nothing half-written ever has
+its final name: a file in ``.fetch`` is a whole download, and a local copy is never one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from delfjax.datasets.fetch.downloading import (
     StatusError,
     disk_full,
     download,
+    drop_part,
     parse_checksum,
     read_small_text,
     readable,
@@ -35,7 +37,9 @@ from delfjax.datasets.fetch.downloading import (
     require_room,
 )
 from delfjax.datasets.fetch.unpacking import CONTROL, UnpackError, unpack
+from delfjax.datasets.photo_folder import as_utf8
 from delfjax.files import (
+    TEMPORARY,
     Lock,
     LockHeldError,
     move_file,
@@ -45,6 +49,8 @@ from delfjax.files import (
     write_json,
 )
 
+# Files of an unpacked archive that its record names; it counts as complete as long as they exist.
+_SAMPLED = 16
 # Consecutive files without an answer from their server after which the rest are not tried.
 _GIVEN_UP_IN_A_ROW = 3
 
@@ -76,6 +82,11 @@ class PlannedFile:
     def done(self) -> Path:
         """Path of the record that marks the file as complete."""
         return self.root / CONTROL / f"{self.file.name}.done"
+
+    @property
+    def copy(self) -> Path:
+        """Path a local file is copied to before it is moved to its destination."""
+        return self.archive.with_name(f".{self.archive.name}{TEMPORARY}")
 
     @property
     def destination(self) -> Path:
@@ -226,6 +237,12 @@ def fetch(
     with contextlib.ExitStack() as locks:
         for folder in sorted({planned.root for planned in plan.files}):
             locks.enter_context(_locked(folder / CONTROL))
+        for planned in plan.files:
+            if planned.complete:
+                _tidy(planned)
+            else:
+                # From here on the place may hold a part of it.
+                planned.done.unlink(missing_ok=True)
         for planned in plan.missing:
             try:
                 unchecked += not _fetch(planned, keep_archives=keep_archives, patience=patience)
@@ -251,7 +268,13 @@ def _fetch(planned: PlannedFile, *, keep_archives: bool, patience: Patience) -> 
     checksum = _checksum(planned, patience)
     local = isinstance(planned.origin, Path)
     if isinstance(planned.origin, str) and not planned.archive.is_file():
-        download(planned.origin, planned.archive, trusted=checksum is not None, patience=patience)
+        download(
+            planned.origin,
+            planned.archive,
+            limit=planned.file.download_limit,
+            trusted=checksum is not None,
+            patience=patience,
+        )
     held = planned.origin if isinstance(planned.origin, Path) else planned.archive
     if not held.is_file():
         raise FetchError(
@@ -270,30 +293,46 @@ def _fetch(planned: PlannedFile, *, keep_archives: bool, patience: Patience) -> 
             f"{error}; the download was deleted, the same command fetches it again"
         ) from None
     planned.done.parent.mkdir(parents=True, exist_ok=True)
-    write_json(planned.done, {"origin": str(planned.origin), "checksum": checksum, **record})
-    if not local and not keep_archives:
-        planned.archive.unlink(missing_ok=True)
+    record |= {"origin": as_utf8(str(planned.origin)), "checksum": checksum}
+    write_json(planned.done, record | {"kept": keep_archives})
+    _tidy(planned)
     return checksum is not None
 
 
+def _tidy(planned: PlannedFile) -> None:
+    """Delete what a complete file no longer needs: its archive, unless it was to be kept, and parts
+    of a download."""
+    # Records of earlier versions do not say whether it was.
+    if _record(planned).get("kept", True) is False:
+        planned.archive.unlink(missing_ok=True)
+    drop_part(planned.archive)
+
+
 def _unpacked(planned: PlannedFile, held: Path) -> dict[str, Any]:
-    work = planned.root / CONTROL / "unpacking"
+    work = planned.root / CONTROL / f".unpacking{TEMPORARY}"
     content = unpack(held, planned.destination, limit=planned.file.unpacked_limit, work=work)
     sync_disks()
-    return {"bytes": held.stat().st_size, "files": content.files, "unpacked_bytes": content.size}
+    names = [name for name in content.names if as_utf8(name) == name]
+    return {
+        "bytes": held.stat().st_size,
+        "files": len(content.names),
+        "unpacked_bytes": content.size,
+        "samples": names[:: max(len(names) // _SAMPLED, 1)][:_SAMPLED],
+    }
 
 
 def _placed(planned: PlannedFile, held: Path) -> dict[str, Any]:
     """Put a file that is not an archive into its place; a local file is copied."""
-    written = planned.archive
-    size = held.stat().st_size
-    if held != written:
+    written = held
+    if held != planned.archive:
+        written = planned.copy
         written.parent.mkdir(parents=True, exist_ok=True)
         try:
             shutil.copyfile(held, written)
         except OSError:
             written.unlink(missing_ok=True)
             raise
+    size = written.stat().st_size
     planned.destination.parent.mkdir(parents=True, exist_ok=True)
     move_file(written, planned.destination)
     return {"bytes": size}
@@ -372,14 +411,25 @@ def _folder(place: Path, folder: str, folders: tuple[str, ...]) -> Path:
 
 
 def _complete(planned: PlannedFile) -> bool:
-    try:
-        record = read_json_object(planned.done, error=FetchError)
-    except FetchError:
-        return False
+    record = _record(planned)
     place = planned.destination
-    if planned.file.is_archive:
-        return place.is_dir()
-    return place.is_file() and place.stat().st_size == record.get("bytes")
+    if not planned.file.is_archive:
+        return place.is_file() and place.stat().st_size == record.get("bytes")
+    samples = record.get("samples", [])
+    return (
+        bool(record)
+        and place.is_dir()
+        and isinstance(samples, list)
+        and all(isinstance(name, str) and (place / name).is_file() for name in samples)
+    )
+
+
+def _record(planned: PlannedFile) -> dict[str, Any]:
+    """What is recorded of a complete file; nothing if there is no record."""
+    try:
+        return read_json_object(planned.done, error=FetchError)
+    except FetchError:
+        return {}
 
 
 def _present(plan: FetchPlan) -> int:

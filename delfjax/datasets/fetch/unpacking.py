@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import lzma
 import os
 import re
 import shutil
@@ -30,14 +31,19 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, runtime_checkable
 
 from delfjax.errors import DelfjaxError
+from delfjax.files import TEMPORARY
 
 # Folder, inside that of a dataset, where fetching keeps its records; archives may not write there.
 CONTROL = ".fetch"
 # Largest number of members; the largest published archive has some ten thousand.
 MAX_MEMBERS = 2_000_000
-# Largest tar header read, bytes. One with a long name has kilobytes, but tarfile would allocate any
-# size that a header claims.
+# Longest path of a member, characters, and its largest number of folders.
+_MAX_NAME, _MAX_DEPTH = 4096, 64
+# Most that is read of a tar between the contents of two members, bytes: headers, with long names or
+# maps of holes. Kilobytes are usual, but tarfile would allocate any size that a header claims.
 _MAX_HEADER = 1 << 22
+# Largest list of members of a zip, bytes; each member takes at least 46.
+_MAX_DIRECTORY = 1 << 24
 _BLOCK = 1 << 20
 # Bytes allowed after the end of a tar: zeros that fill its last record, a few megabytes at most.
 _MAX_PADDING = 64 << 20
@@ -48,8 +54,10 @@ _MALFORMED = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     struct.error,
     EOFError,
+    LookupError,
     NotImplementedError,
     OverflowError,
     RecursionError,
@@ -68,11 +76,11 @@ class Unpacked:
     """The content of an unpacked archive.
 
     Attributes:
-        files: number of files.
+        names: paths of its files.
         size: their total size, bytes.
     """
 
-    files: int
+    names: tuple[str, ...]
     size: int
 
 
@@ -155,13 +163,14 @@ def unpack(archive: Path, destination: Path, *, limit: int, work: Path | None = 
         destination: the folder; created if there is something to put into it.
         limit: largest total size of the members, bytes.
         work: folder for unfinished files, on the disk of ``destination``; emptied before and
-            removed afterwards. The default is a hidden folder beside ``destination``.
+            removed afterwards. The default is a hidden folder beside ``destination``, named as a
+        temporary of :mod:`delfjax.files`.
 
     Raises:
         UnpackError: the archive is damaged or refused; the message says which member and why.
         OSError: a file cannot be read or written, for instance because the disk is full.
     """
-    work = work or destination.with_name(f".{destination.name}.unpacking")
+    work = work or destination.with_name(f".{destination.name}.unpacking{TEMPORARY}")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
@@ -176,7 +185,8 @@ def unpack(archive: Path, destination: Path, *, limit: int, work: Path | None = 
     except (*_MALFORMED, OSError) as error:
         if (
             isinstance(error, OSError)
-            and not isinstance(error, gzip.BadGzipFile)
+            # Decompressors raise errors without a number.
+            and error.errno is not None
             and error.errno not in _DAMAGE
         ):
             raise
@@ -186,7 +196,7 @@ def unpack(archive: Path, destination: Path, *, limit: int, work: Path | None = 
         ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Unpacked(len(members.files), members.size)
+    return Unpacked(tuple(members.files), members.size)
 
 
 def _unpack(file: IO[bytes], members: _Members) -> None:
@@ -204,10 +214,10 @@ def _unpack(file: IO[bytes], members: _Members) -> None:
 
 
 def _unpack_tar(file: _Seekable, members: _Members) -> None:
-    bounded = _Bounded(file)
+    bounded = _Bounded(file, left=_MAX_HEADER)
     with tarfile.open(fileobj=bounded, mode="r:") as tar:
         last = -1
-        while (member := tar.next()) is not None:
+        while (member := _next_member(tar, bounded)) is not None:
             # A negative size would send the reader back, and round in a circle.
             if member.size < 0 or member.offset <= last:
                 raise _Refused(f"member {member.name!r:.80} has the size {member.size}")
@@ -239,8 +249,17 @@ def _unpack_tar(file: _Seekable, members: _Members) -> None:
                 raise _Refused(f"more than {_MAX_PADDING} bytes after its end mark")
 
 
+def _next_member(tar: tarfile.TarFile, bounded: _Bounded) -> tarfile.TarInfo | None:
+    bounded.left = _MAX_HEADER
+    member = tar.next()
+    bounded.left = None
+    return member
+
+
 def _unpack_zip(file: IO[bytes], members: _Members) -> None:
-    with zipfile.ZipFile(file) as opened:
+    bounded = _Bounded(file, left=_MAX_DIRECTORY)
+    with zipfile.ZipFile(bounded) as opened:  # type: ignore[call-overload]  # it has the methods of a file that are used
+        bounded.left = None
         for member in opened.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -257,9 +276,21 @@ def _unpack_zip(file: IO[bytes], members: _Members) -> None:
 
 def _inside(name: str) -> str:
     """A member's path in its shortest form, refused if it leaves the folder."""
+    if not name:
+        raise _Refused("has a member without a name")
+    if len(name) > _MAX_NAME:
+        raise _Refused(
+            f"member {name!r:.80} has a name of {len(name)} characters, expected at most"
+            f" {_MAX_NAME}"
+        )
     if _FORBIDDEN.search(name):
         raise _Refused(f"member {name!r:.80} would leave the folder it is unpacked into")
     clean = PurePosixPath(name)
+    if len(clean.parts) > _MAX_DEPTH:
+        raise _Refused(
+            f"member {name!r:.80} lies in {len(clean.parts) - 1} folders, expected fewer than"
+            f" {_MAX_DEPTH}"
+        )
     if CONTROL in clean.parts:
         raise _Refused(f"member {name!r:.80} would overwrite records of what was fetched")
     return clean.as_posix()
@@ -299,19 +330,33 @@ def _require_free(destination: Path, name: str) -> None:
 
 
 class _Bounded(io.RawIOBase):
-    """A file that refuses reads larger than a header may be, and remembers its last read."""
+    """A file that bounds how much is read of it, and remembers its last read.
 
-    def __init__(self, file: _Seekable) -> None:
+    Attributes:
+        left: bytes that may be read; ``None`` while contents are read, which are read block by
+            block.
+        last: what was read last.
+    """
+
+    def __init__(self, file: _Seekable, left: int | None = None) -> None:
         super().__init__()
         self._file = file
+        self.left = left
         self.last = b""
 
     def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes, refused if that is more than a header or a block."""
-        if size < 0 or size > max(_MAX_HEADER, _BLOCK):
-            raise _Refused(f"a header of {size} bytes")
-        self.last = self._file.read(size)
+        """Up to ``size`` bytes, refused if that is more than is left, or than a block."""
+        allowed = _BLOCK if self.left is None else self.left
+        self.last = self._file.read(min(size, allowed + 1) if size >= 0 else allowed + 1)
+        if max(size, len(self.last)) > allowed:
+            raise _Refused(f"a header of more than {allowed} bytes")
+        if self.left is not None:
+            self.left -= len(self.last)
         return self.last
+
+    def seekable(self) -> bool:
+        """See :class:`io.IOBase`."""
+        return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """See :class:`io.IOBase`."""

@@ -42,6 +42,8 @@ class Served:
         ranges: whether parts of it can be requested.
         mime: its announced type.
         pause_s: wait after each 16 kB, seconds.
+        announced: whether its length is announced.
+        lies: headers that replace or join the right ones.
         faults: faults of the next requests, in order.
     """
 
@@ -51,6 +53,8 @@ class Served:
     ranges: bool = True
     mime: str = "application/octet-stream"
     pause_s: float = 0.0
+    announced: bool = True
+    lies: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -144,7 +148,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _describe(self, file: Served, start: int) -> None:
         self.send_header("Content-Type", file.mime)
-        self.send_header("Content-Length", str(len(file.data) - start))
+        if file.announced and "Content-Length" not in file.lies:
+            self.send_header("Content-Length", str(len(file.data) - start))
+        for name, value in file.lies.items():
+            self.send_header(name, value)
         if start:
             self.send_header(
                 "Content-Range", f"bytes {start}-{len(file.data) - 1}/{len(file.data)}"

@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,10 +253,78 @@ def test_silence_is_a_broken_connection(tmp_path: Path) -> None:
         download(url, tmp_path / "a", patience=QUICK)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:port/a", "http://127.0.0.1/a b"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:port/a",
+        "http://127.0.0.1/a b",
+        "http://[127.0.0.1/a",
+        f"http://{'a' * 70}.example/a",
+        "http://127.0.0.1/ä",
+    ],
+)
 def test_an_invalid_address_is_refused_at_once(url: str, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="not a valid address"):
         download(url, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "target", ["http://[::1", "http://[v1.x]:y/", "http:// /", f"http://{'x' * 64}.org/", "//[/"]
+)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda url, path: download(url, path, patience=QUICK),
+        lambda url, _: read_small_text(url, patience=QUICK),
+    ],
+)
+def test_a_malformed_redirect_is_refused_in_one_line(
+    tmp_path: Path, target: str, ask: Callable[[str, Path], object]
+) -> None:
+    moved = Served(b"", faults=[Fault(302, {"Location": target}, times=9)])
+    with serving({"a": moved}) as server, pytest.raises(FetchError) as refused:
+        ask(f"{server.url}/a", tmp_path / "a")
+    assert str(refused.value).startswith(f"{server.url}/a: ") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "of unknown length"])
+def test_a_file_longer_than_it_may_be_is_given_up_and_leaves_nothing(
+    tmp_path: Path, announced: bool
+) -> None:
+    served = Served(bytes(3_000_000), announced=announced)
+    with (
+        serving({"a": served}) as server,
+        pytest.raises(FetchError, match=r"a: has .* or more, expected at most 1 MB; it is another"),
+    ):
+        download(f"{server.url}/a", tmp_path / "a", limit=1_000_000, patience=QUICK)
+    assert not left(tmp_path)
+
+
+def test_a_file_of_unknown_length_is_downloaded(tmp_path: Path) -> None:
+    with serving({"a": Served(DATA, announced=False)}) as server:
+        download(f"{server.url}/a", tmp_path / "a", limit=len(DATA), patience=QUICK)
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    "note", ["[1]", "{", '{"etag": "a\\nb"}', '{"total": "x"}', '{"etag": 3}', '{"total": 1e400}']
+)
+def test_a_damaged_note_of_a_part_begins_the_download_again(tmp_path: Path, note: str) -> None:
+    with serving({"a": DATA}) as server:
+        (tmp_path / "a.part").write_bytes(DATA[:HALF])
+        url = f'{{"url": "{server.url}/a", ' if note.startswith('{"') else ""
+        (tmp_path / "a.part.json").write_text(url + note.removeprefix("{") if url else note)
+        download(f"{server.url}/a", tmp_path / "a", patience=QUICK)
+        assert server.ranges("a") == [""]
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "Content-Range"])
+def test_a_length_of_thousands_of_digits_is_no_length(tmp_path: Path, name: str) -> None:
+    odd = Served(DATA, lies={name: f"bytes 0-{'9' * 5000}/9" if "Range" in name else "9" * 5000})
+    with serving({"a": odd}) as server, suppress(FetchError):
+        download(f"{server.url}/a", tmp_path / "a", patience=QUICK)
+    assert set(left(tmp_path)) <= {"a", "a.part", "a.part.json"}
 
 
 def test_a_web_page_is_not_taken_for_the_file(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gzip
 import hashlib
 import io
 import os
+import resource
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.catalogue import CATALOGUE, DatasetEntry, open_dataset
 from delfjax.datasets.checking import verify_dataset
-from delfjax.datasets.fetch import downloading, fetching
+from delfjax.datasets.fetch import archives, downloading, fetching
 from delfjax.datasets.fetch.archives import FileSet, RemoteFile, describe_checksums, files_of
 from delfjax.datasets.fetch.downloading import FetchError, Patience
 from delfjax.datasets.fetch.fetching import FetchPlan, FetchReport, fetch, plan_fetch
@@ -269,6 +272,91 @@ def test_kept_archives_serve_a_second_time(tmp_path: Path, plan_of: Plan) -> Non
         assert fetch(plan_of(server, A, B), patience=QUICK).done == 1
         assert server.ranges("a.tgz") == [""]
     assert files_in(tmp_path / "root") == {"jpg/100000.jpg", "jpg/100001.jpg", "metadata/b.csv"}
+
+
+def test_archives_that_were_kept_stay_when_the_next_run_has_nothing_to_do(
+    tmp_path: Path, plan_of: Plan
+) -> None:
+    with serving({"a.tgz": IMAGES}) as server:
+        fetch(plan_of(server, A), keep_archives=True, patience=QUICK)
+        assert fetch(plan_of(server, A), patience=QUICK).skipped == 1
+    assert ".fetch/a.tgz" in files_in(tmp_path / "root")
+
+
+def test_a_half_made_copy_from_a_folder_is_not_taken_for_a_download(
+    tmp_path: Path, plan_of: Plan
+) -> None:
+    """A copy killed by a limit on file sizes, as by a kill in the middle of it."""
+    whole, copy, root = os.urandom(40_000), tmp_path / "copy" / "lists", tmp_path / "root"
+    copy.mkdir(parents=True)
+    (copy / "b.csv").write_bytes(whole)
+    with serving({"lists/b.csv": whole}) as server:
+        plan = plan_of(server, B)
+        local = dataclasses.replace(plan.files[0], origin=copy / "b.csv")
+        child = os.fork()
+        if not child:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            fetch(dataclasses.replace(plan, files=(local,)), patience=QUICK)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGXFSZ
+        assert fetch(plan_of(server, B), patience=QUICK).done == 1
+    assert (root / "metadata" / "b.csv").read_bytes() == whole
+    assert files_in(root) == {"metadata/b.csv"}
+
+
+@pytest.mark.parametrize("kept", ["one of its files", "the folder alone"])
+def test_an_archive_whose_files_were_deleted_is_fetched_again(
+    tmp_path: Path, plan_of: Plan, kept: str
+) -> None:
+    with serving({"a.tgz": IMAGES}) as server:
+        fetch(plan_of(server, A), patience=QUICK)
+        (tmp_path / "root" / "jpg" / "100001.jpg").unlink()
+        if kept == "the folder alone":
+            (tmp_path / "root" / "jpg" / "100000.jpg").unlink()
+        assert fetch(plan_of(server, A), patience=QUICK).done == 1
+    assert files_in(tmp_path / "root") == {"jpg/100000.jpg", "jpg/100001.jpg"}
+
+
+def test_of_two_archives_with_one_folder_neither_counts_as_complete_by_the_other(
+    tmp_path: Path, plan_of: Plan
+) -> None:
+    """The folder of both was deleted, and the next run was killed after the first."""
+    other = RemoteFile("c.tgz", None, 1000, "jpg")
+    second = tarred({"200000.jpg": b"three"}, gzipped=True)
+    with serving({"a.tgz": IMAGES, "c.tgz": second}) as server:
+        fetch(plan_of(server, A, other), patience=QUICK)
+        shutil.rmtree(tmp_path / "root" / "jpg")
+        server.files["c.tgz"].faults = [Fault(404)]
+        assert fetch(plan_of(server, A, other), patience=QUICK).failed
+        assert fetch(plan_of(server, A, other), patience=QUICK).done == 1
+    assert (tmp_path / "root" / "jpg" / "200000.jpg").read_bytes() == b"three"
+
+
+def test_what_a_download_began_is_deleted_once_the_file_came_from_elsewhere(
+    tmp_path: Path, plan_of: Plan
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "a.tgz").write_bytes(IMAGES)
+    with serving({"a.tgz": Served(IMAGES, faults=[Fault(cut=40), Fault(503, times=9)])}) as server:
+        plan = plan_of(server, A)
+        assert fetch(plan, patience=QUICK).failed
+    assert ".fetch/a.tgz.part" in files_in(tmp_path / "root")
+    local = dataclasses.replace(plan.files[0], origin=copy / "a.tgz")
+    assert fetch(dataclasses.replace(plan, files=(local,)), patience=QUICK).done == 1
+    assert files_in(tmp_path / "root") == {"jpg/100000.jpg", "jpg/100001.jpg"}
+
+
+def test_a_server_that_sends_more_than_the_file_may_have_is_refused(
+    tmp_path: Path, plan_of: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "DOWNLOADED_FLOOR", 5_000)
+    with serving({"lists/b.csv": Served(bytes(9_000_000), announced=False)}) as server:
+        ((name, reason),) = fetch(plan_of(server, B), patience=QUICK).failed
+    assert name == "lists/b.csv" and "or more, expected at most 5 kB" in reason
+    assert not files_in(tmp_path / "root")
 
 
 def test_a_list_that_was_truncated_later_is_fetched_again(tmp_path: Path, plan_of: Plan) -> None:

@@ -73,7 +73,8 @@ def test_an_archive_is_unpacked_beside_existing_files(name: str, tmp_path: Path)
     (root / "jpg").mkdir(parents=True)
     (root / "jpg" / "100001.jpg").write_bytes(b"older")
     (root / "jpg" / "200000.jpg").write_bytes(b"other")
-    assert unpack(archive, root, limit=LIMIT) == Unpacked(3, 3003)
+    names = ("jpg/100000.jpg", "jpg/100001.jpg", "list.txt")
+    assert unpack(archive, root, limit=LIMIT) == Unpacked(names, 3003)
     assert tree(root) == {
         "jpg/100000.jpg": b"one" * 1000,
         "jpg/100001.jpg": b"two",
@@ -177,6 +178,30 @@ def encrypted(path: Path) -> None:
     path.write_bytes(data)
 
 
+def nameless(path: Path) -> None:
+    """A zip whose second member has an empty name in the list at its end."""
+    write_zip(path, {"x.jpg": b"x", "y": b"y"})
+    data = path.read_bytes()
+    at = data.rindex(b"PK\x01\x02")
+    length = at + 28
+    data = data[:length] + bytes(2) + data[length + 2 : at + 46] + data[at + 47 :]
+    # The list is a byte shorter.
+    end = data.rindex(b"PK\x05\x06") + 12
+    size = int.from_bytes(data[end : end + 4], "little") - 1
+    path.write_bytes(data[:end] + size.to_bytes(4, "little") + data[end + 4 :])
+
+
+def many_holes(path: Path) -> None:
+    """A sparse file whose list of holes takes ten megabytes."""
+    header = bytearray(special("x.jpg", tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT)[:512])
+    # Another block with holes follows; the offset and length of each are twelve digits.
+    header[482] = 1
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    block = (b"00000000001\0" * 42).ljust(504, b"\0") + b"\1" + bytes(7)
+    path.write_bytes(gzip.compress(bytes(header) + block * 20_000, 1))
+
+
 def zeros(size: int) -> tarfile.TarInfo:
     """A file of this many bytes."""
     header = tarfile.TarInfo("zeros.jpg")
@@ -257,7 +282,18 @@ WRONG: list[tuple[str, Callable[[Path], None], str]] = [
         "truncated or damaged archive .OSError: .*too long",
     ),
     ("a.tar", negative, "has the size -|truncated or damaged"),
-    ("a.tar", long_header, f"a header of {1 << 30} bytes"),
+    ("a.tar", long_header, r"a header of more than \d{7} bytes"),
+    ("a.tgz", many_holes, "a header of more than"),
+    (
+        "a.tar",
+        lambda p: write_tar(p, GOOD, ("a/" * 70 + "x.jpg", b"x")),
+        "lies in 70 folders, expected fewer than 64",
+    ),
+    (
+        "a.tar",
+        lambda p: write_tar(p, GOOD, ("a/" * 100_000 + "x.jpg", b"x")),
+        "has a name of 200005 characters, expected at most 4096",
+    ),
     ("a.tar", damaged_header, "no end mark after its last member"),
     ("a.tar", lambda p: cut(p, 0.5), "truncated or damaged"),
     ("a.tgz", lambda p: cut(p, 0.5), "truncated or damaged"),
@@ -291,6 +327,7 @@ WRONG: list[tuple[str, Callable[[Path], None], str]] = [
         lambda p: write_zip(p, {"good.jpg": b"", "zeros.jpg": bytes(LIMIT + 1)}),
         f"more than {LIMIT} bytes",
     ),
+    ("a.zip", nameless, "has a member without a name"),
     ("a.zip", encrypted, "'x.jpg' is encrypted"),
     ("a.zip", cut_zip, "truncated or damaged"),
     ("a.zip", damaged_zip, r"truncated or damaged archive \(BadZipFile: Bad CRC-32"),
