@@ -100,6 +100,8 @@ class Evaluate:
             if self.folder
             else open_dataset(self.dataset, self.root)
         )
+        for note in dataset.notes:
+            print(note, file=sys.stderr)
         result = evaluate_dataset(
             dataset,
             config,

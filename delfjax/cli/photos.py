@@ -90,6 +90,8 @@ class Extract:
             photos = find_photos(self.photos)
             place = self.store
         store = extract_photos(photos, place, config=config, retry_failed=self.retry_failed)
+        if photos.left_out:
+            print(f"left out: {photos.left_out}", file=sys.stderr)
         for name, reason in [*photos.problems, *store.failures().items()]:
             print(f"failed: {name}: {reason}", file=sys.stderr)
         if self.store is None:

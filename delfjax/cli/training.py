@@ -87,8 +87,11 @@ class Train:
             raise UsageError(
                 f"{folder}: is a file, expected a folder for the checkpoints of {self.out}"
             )
+        dataset = open_dataset(self.dataset, self.root)
+        for note in dataset.notes:
+            print(note, file=sys.stderr)
         report = train_stage(
-            open_dataset(self.dataset, self.root),
+            dataset,
             backbone=whole.backbone,
             config=config,
             seed=self.seed,

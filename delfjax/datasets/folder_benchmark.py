@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 
-from delfjax.datasets.benchmark import RetrievalDataset, grouped_dataset, make_queries, no_queries
+from delfjax.datasets.benchmark import (
+    RetrievalDataset,
+    grouped_dataset,
+    make_queries,
+    no_queries,
+    with_distractors,
+)
 from delfjax.datasets.columns import DatasetError, ImagePaths, IndexSets
 from delfjax.datasets.photo_folder import GROUNDTRUTH, load_groundtruth, scan_folder
 
@@ -20,10 +28,12 @@ def load_folder(root: Path) -> RetrievalDataset:
 
     * With ``groundtruth.json``: its queries, with labels ok and junk; the split of a query is its
       tier.
-    * Otherwise, if every image lies in a folder: the first folder of its path is its class. Each
-      image of a class of two or more is a query; the others are its answers (ok), and the query
-      itself is junk.
+    * Otherwise, if there are images in folders: the first folder of its path is the class of an
+      image. Each image of a class of two or more is a query; the others are its answers (ok), and
+      the query itself is junk. Images beside the folders belong to no class; they are distractors.
     * Otherwise: images only, no queries.
+
+    The notes of the dataset say what has no class, and what is not in it.
 
     Raises:
         DatasetError: there are no images, or the classes are too large.
@@ -31,24 +41,41 @@ def load_folder(root: Path) -> RetrievalDataset:
     """
     if (root / GROUNDTRUTH).is_file():
         return _from_groundtruth(root)
-    names = scan_folder(root).names
-    if not names:
-        raise DatasetError(f"{root}: no {GROUNDTRUTH} and no images in this folder")
-    if all("/" in name for name in names):
-        return _from_classes(root, names)
-    return RetrievalDataset("folder", root, ImagePaths(names), no_queries())
+    photos = scan_folder(root)
+    if not photos.names:
+        rest = f" ({photos.left_out})" if photos.left_out else ""
+        raise DatasetError(f"{root}: no {GROUNDTRUTH} and no images in this folder{rest}")
+    notes = [f"{root}: {photos.left_out} left out"] if photos.left_out else []
+    filed = tuple(name for name in photos.names if "/" in name)
+    loose = tuple(name for name in photos.names if "/" not in name)
+    if not filed:
+        dataset = RetrievalDataset("folder", root, ImagePaths(loose), no_queries())
+    else:
+        dataset = with_distractors(_from_classes(root, filed), ImagePaths(loose), name="folder")
+        if loose:
+            notes.append(
+                f"{root}: {len(loose)} of {len(photos.names)} images lie beside the folders and"
+                f" have no class, for instance {loose[0]!r}"
+            )
+    return dataclasses.replace(dataset, notes=tuple(notes))
 
 
 def _from_groundtruth(root: Path) -> RetrievalDataset:
     truth = load_groundtruth(root)
+    if not any(os.path.lexists(root / name) for name in truth.imlist):
+        raise DatasetError(
+            f"{root / GROUNDTRUTH}: none of its {len(truth.imlist)} images is in this folder, for"
+            f" instance {truth.imlist[0]!r}"
+        )
     names = tuple(sorted({query.landmark for query in truth.queries}))
+    number = {name: position for position, name in enumerate(names)}
     queries = make_queries(
         ImagePaths([query.path for query in truth.queries]),
         {
             "ok": IndexSets.of([query.ok for query in truth.queries]),
             "junk": IndexSets.of([query.junk for query in truth.queries]),
         },
-        landmarks=IndexSets.of([[names.index(query.landmark)] for query in truth.queries]),
+        landmarks=IndexSets.of([[number[query.landmark]] for query in truth.queries]),
         in_database=np.array([query.index for query in truth.queries], np.int64),
         split=np.array([query.tier for query in truth.queries], np.str_),
     )

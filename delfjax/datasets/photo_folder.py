@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+import unicodedata
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,19 @@ EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm")
 )
 GROUNDTRUTH = "groundtruth.json"
+# Larger ground truth is refused, bytes; that of a million images has some hundred megabytes.
+MAX_GROUNDTRUTH_BYTES = 256 << 20
+# Folders that systems keep for themselves, with thumbnails, deleted files and the like: those of
+# Synology and QNAP, of Windows, and of macOS and Linux. Their case differs between versions.
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+        *("$recycle.bin", "recycler", "system volume information"),
+        *("__macosx", "network trash folder", "temporary items", "lost+found"),
+    )
+)
+# Names of things left out that are shown.
+_SHOWN = 3
 
 
 class FolderError(DelfjaxError):
@@ -29,7 +43,9 @@ class PhotoFolder:
     Attributes:
         root: the folder.
         names: paths of the images under ``root``, with forward slashes, sorted.
-        ignored: number of files without the extension of an image; hidden ones are not counted.
+        ignored: number of files without the extension of an image.
+        hidden: hidden files and folders, and folders of the system, which are not entered; paths
+            under ``root``.
         problems: files and folders that could not be listed, as (path under ``root``, reason).
         scanned: whether ``names`` are all images that were found.
     """
@@ -37,9 +53,23 @@ class PhotoFolder:
     root: Path
     names: tuple[str, ...]
     ignored: int = 0
+    hidden: tuple[str, ...] = ()
     problems: tuple[tuple[str, str], ...] = ()
     scanned: bool = False
     whole = True
+
+    @property
+    def left_out(self) -> str:
+        """What is not among the images, in words; empty if everything is."""
+        shown = ", ".join(map(repr, self.hidden[:_SHOWN])) + ", …" * (len(self.hidden) > _SHOWN)
+        parts = {
+            f"{self.ignored} other files": self.ignored,
+            f"{len(self.hidden)} hidden files and folders or folders of the system ({shown})": len(
+                self.hidden
+            ),
+            f"{len(self.problems)} files or folders that cannot be listed": len(self.problems),
+        }
+        return " and ".join(words for words, count in parts.items() if count)
 
     def read(self, name: str, *, max_side: int) -> DecodedImage:
         """Pixels of one image; see :func:`~delfjax.datasets.images.decode_image`."""
@@ -94,7 +124,8 @@ class RetrievalGroundtruth:
 
 
 def scan_folder(folder: Path) -> PhotoFolder:
-    """Find every image under a folder, by extension, leaving out hidden files and folders.
+    """Find every image under a folder, by extension, leaving out hidden files and folders and
+    :data:`SYSTEM_FOLDERS`.
 
     Symbolic links to folders are followed after all real folders, and no folder is entered twice:
     loops end, and an image is listed by its real path. A dangling link with the extension of an
@@ -106,6 +137,7 @@ def scan_folder(folder: Path) -> PhotoFolder:
     entered: set[tuple[int, int]] = set()
     names: list[str] = []
     problems: list[tuple[str, str]] = []
+    hidden: list[str] = []
     ignored = 0
     real, linked = deque([""]), deque[str]()
     while real or linked:
@@ -121,7 +153,10 @@ def scan_folder(folder: Path) -> PhotoFolder:
             continue
         for entry in entries:
             name = f"{place}/{entry.name}" if place else entry.name
-            if _is_folder(entry):
+            is_folder = _is_folder(entry)
+            if entry.name.startswith(".") or (is_folder and entry.name.lower() in SYSTEM_FOLDERS):
+                hidden.append(as_utf8(name))
+            elif is_folder:
                 (linked if entry.is_symlink() else real).append(name)
             elif PurePosixPath(entry.name).suffix.lower() not in EXTENSIONS:
                 ignored += 1
@@ -129,8 +164,14 @@ def scan_folder(folder: Path) -> PhotoFolder:
                 problems.append((as_utf8(name), "file name is not valid UTF-8"))
             else:
                 names.append(name)
-    listed = tuple(sorted(names))
-    return PhotoFolder(folder, listed, ignored, tuple(sorted(problems)), scanned=True)
+    return PhotoFolder(
+        folder,
+        tuple(sorted(names)),
+        ignored,
+        tuple(sorted(hidden)),
+        tuple(sorted(problems)),
+        scanned=True,
+    )
 
 
 def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
@@ -138,19 +179,25 @@ def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
 
     Its form is ``{"imlist": [path, …], "gnd": [query, …]}`` where a query is
     ``{"query": i, "path": …, "landmark": …, "tier": …, "ok": [i, …], "junk": [i, …]}``; other keys
-    are ignored. The images need not exist: extraction records a missing one as a failure.
+    are ignored. The images need not exist: extraction records a missing one as a failure. A name in
+    another Unicode normalisation than that of its file (macOS decomposes ``é``) becomes the name of
+    the file.
 
     Raises:
         FolderError: the file is missing, is not JSON, or does not have that form; the message names
             the entry and its value.
     """
     path = folder / GROUNDTRUTH
+    if path.is_file() and path.stat().st_size > MAX_GROUNDTRUTH_BYTES:
+        raise FolderError(
+            f"{path}: has {path.stat().st_size} bytes, expected at most {MAX_GROUNDTRUTH_BYTES}"
+        )
     content = read_json(path, error=FolderError)
     try:
         _expect(
             isinstance(content, dict), "the top level", content, "an object with 'imlist' and 'gnd'"
         )
-        imlist = _imlist(_key(content, "imlist", "the top level"))
+        imlist = _as_on_disk(folder, _imlist(_key(content, "imlist", "the top level")))
         entries = _key(content, "gnd", "the top level")
         _expect(
             isinstance(entries, list) and bool(entries),
@@ -161,8 +208,8 @@ def load_groundtruth(folder: Path) -> RetrievalGroundtruth:
         queries = tuple(
             _query(entry, f"gnd[{number}]", imlist) for number, entry in enumerate(entries)
         )
-        seen = [query.index for query in queries]
-        repeated = next((index for index in seen if seen.count(index) > 1), None)
+        times = Counter(query.index for query in queries)
+        repeated = next((index for index, count in times.items() if count > 1), None)
         _expect(repeated is None, "repeated query in gnd", repeated, "each query once")
     except _MalformedError as error:
         raise FolderError(f"{path}: {error}") from None
@@ -178,7 +225,7 @@ def as_utf8(name: str) -> str:
 
 
 def _enter(folder: Path, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
-    """Visible entries of a folder, sorted by name; empty if the folder was entered before.
+    """Entries of a folder, sorted by name; empty if the folder was entered before.
 
     The folder is added to ``entered``, by device and inode because it may have several names.
     """
@@ -187,10 +234,7 @@ def _enter(folder: Path, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]
         return []
     entered.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as listing:
-        return sorted(
-            (entry for entry in listing if not entry.name.startswith(".")),
-            key=lambda entry: entry.name,
-        )
+        return sorted(listing, key=lambda entry: entry.name)
 
 
 def _is_dangling(path: Path) -> bool:
@@ -252,14 +296,34 @@ def _imlist(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
+def _as_on_disk(folder: Path, imlist: tuple[str, ...]) -> tuple[str, ...]:
+    """The paths, each as the folder spells it, where the two differ in normalisation alone."""
+    if all(name.isascii() or os.path.lexists(folder / name) for name in imlist):
+        return imlist
+    spelled = {_composed(name): name for name in scan_folder(folder).names if not name.isascii()}
+    listed = set(imlist)
+    found = []
+    for name in imlist:
+        other = spelled.get(_composed(name), name)
+        # Files may differ in normalisation alone, and then each has an entry of its own.
+        found.append(name if other in listed else other)
+        listed.add(found[-1])
+    return tuple(found)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _query(entry: Any, where: str, imlist: tuple[str, ...]) -> RetrievalQuery:
     _expect(isinstance(entry, dict), where, entry, "an object")
     index = _index(_key(entry, "query", where), f"{where}.query", len(imlist))
     texts = {key: _key(entry, key, where) for key in ("path", "landmark", "tier")}
     for key, text in texts.items():
         _expect(isinstance(text, str) and bool(text), f"{where}.{key}", text, "a non-empty string")
+        _expect(as_utf8(text) == text, f"{where}.{key}", text, "text that is valid UTF-8")
     _expect(
-        texts["path"] == imlist[index],
+        _composed(texts["path"]) == _composed(imlist[index]),
         f"{where}.path",
         texts["path"],
         f"imlist[{index}], {imlist[index]!r}",
@@ -268,12 +332,19 @@ def _query(entry: Any, where: str, imlist: tuple[str, ...]) -> RetrievalQuery:
         _indices(_key(entry, key, where), f"{where}.{key}", len(imlist)) for key in ("ok", "junk")
     )
     _expect(bool(ok), f"{where}.ok", list(ok), "at least one positive")
-    both = sorted(set(ok) & set(junk))
+    both = sorted(set(ok).intersection(junk))
     _expect(not both, f"{where}: overlap of ok and junk", both, "no image in both")
     _expect(
         index in junk, f"{where}.junk", list(junk), f"the query itself ({index}) among the junk"
     )
-    return RetrievalQuery(index=index, ok=ok, junk=junk, **texts)
+    return RetrievalQuery(
+        index=index,
+        path=imlist[index],
+        landmark=texts["landmark"],
+        tier=texts["tier"],
+        ok=ok,
+        junk=junk,
+    )
 
 
 def _indices(values: Any, where: str, count: int) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ def find_photos(folder: str | Path) -> PhotoFolder:
     """
     photos = scan_folder(Path(folder))
     if not photos.names:
-        raise FolderError(f"{folder}: no photos in this folder ({photos.ignored} other files)")
+        raise FolderError(f"{folder}: no photos in this folder ({photos.left_out or 'empty'})")
     return photos
 
 

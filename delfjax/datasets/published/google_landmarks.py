@@ -115,7 +115,7 @@ def load_v2_train(root: Path) -> RetrievalDataset:
         root,
         _sharded("train", table["id"], file),
         no_queries(),
-        landmarks=_landmarks(table),
+        landmarks=_labels(table, file),
     )
 
 
@@ -125,7 +125,7 @@ def load_v2_clean(root: Path) -> RetrievalDataset:
     table = _read(file, {"landmark_id": pa.int64(), "images": _TEXT})
     flat, lengths = _words(table["images"])
     require_unique(flat, str(file))
-    landmarks = np.repeat(_landmarks(table), lengths)
+    landmarks = np.repeat(_labels(table, file), lengths)
     return RetrievalDataset(
         "google_landmarks_v2_clean",
         root,
@@ -166,7 +166,7 @@ def load_v1_train(root: Path) -> RetrievalDataset:
         root,
         _flat("train", table["id"], file),
         no_queries(),
-        landmarks=_landmarks(table),
+        landmarks=_labels(table, file),
         gps=_gps(table, file),
     )
 
@@ -235,11 +235,14 @@ def _read(
         strings_can_be_null=False,
     )
     try:
-        return pyarrow.csv.read_csv(file, convert_options=convert)
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        table = pyarrow.csv.read_csv(file, convert_options=convert)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DatasetError(
             f"{file}: {' '.join(str(error).split())[:160]}; download it again"
         ) from None
+    if not len(table):
+        raise DatasetError(f"{file}: has no rows; download it again")
+    return table
 
 
 def _header(file: Path) -> list[str]:
@@ -249,6 +252,8 @@ def _header(file: Path) -> list[str]:
             first = lines.readline(4096)
     except UnicodeDecodeError:
         raise DatasetError(f"{file}: not text; download it again") from None
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read: {error.strerror}") from None
     return [name.strip().strip('"') for name in first.split(",") if name.strip()]
 
 
@@ -291,6 +296,16 @@ def _index_landmarks(root: Path, ids: pa.ChunkedArray) -> np.ndarray | None:
 
 def _landmarks(table: pa.Table) -> np.ndarray:
     return np.asarray(pc.fill_null(table["landmark_id"], -1)).astype(np.int64)
+
+
+def _labels(table: pa.Table, file: Path) -> np.ndarray:
+    """Landmark of each row of a training set, −1 for none; at least one row has one."""
+    labels = _landmarks(table)
+    if (labels < 0).all():
+        raise DatasetError(
+            f"{file}: no row has a landmark_id, a whole number from 0; download it again"
+        )
+    return labels
 
 
 def _words(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:

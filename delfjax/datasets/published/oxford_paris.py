@@ -10,6 +10,7 @@ Source: the pages of the two datasets (robots.ox.ac.uk/~vgg/data/oxbuildings, â€
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -126,7 +127,8 @@ def _load(root: Path, name: str, *, corrupt: frozenset[str]) -> RetrievalDataset
     index = {image: position for position, image in enumerate(paths)}
     texts = _read_queries(root)
     landmark_names = tuple(sorted({query.name.rpartition("_")[0] for query in texts}))
-    landmarks = [[landmark_names.index(query.name.rpartition("_")[0])] for query in texts]
+    number = {landmark: position for position, landmark in enumerate(landmark_names)}
+    landmarks = [[number[query.name.rpartition("_")[0]]] for query in texts]
     sets = {
         label: IndexSets.of([_indices(query, label, index, corrupt) for query in texts])
         for label in LABELS
@@ -175,8 +177,8 @@ def _read_queries(root: Path) -> list[_TextQuery]:
         raise DatasetError(
             f"{root}: no ground truth (*_query.txt) under this folder; unpack gt_files there"
         )
-    names = [file.name for file in files]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    times = Counter(file.name for file in files)
+    twice = next((name for name, count in times.items() if count > 1), None)
     if twice is not None:
         raise DatasetError(f"{root}: {twice!r} is there twice; keep one copy of the ground truth")
     return [_read_query(file) for file in files]

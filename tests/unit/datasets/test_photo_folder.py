@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
 import tempfile
+import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from delfjax.datasets import photo_folder
+from delfjax.datasets.folder_benchmark import load_folder
 from delfjax.datasets.photo_folder import (
     FolderError,
     RetrievalQuery,
@@ -54,8 +59,35 @@ def test_images_are_listed_by_extension_sorted_with_forward_slashes(tmp_path: Pa
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
-    _touch(tmp_path, ".a.jpg", ".cache/b.jpg", "c.jpg")
-    assert list(scan_folder(tmp_path).names) == ["c.jpg"]
+    _touch(tmp_path, ".a.jpg", ".cache/b.jpg", "c.jpg", "d/._c.jpg", "e.txt")
+    listed = scan_folder(tmp_path)
+    assert listed.names == ("c.jpg",)
+    assert (listed.ignored, listed.hidden) == (1, (".a.jpg", ".cache", "d/._c.jpg"))
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("@eaDir", "trip/@eaDir/c.jpg", "#recycle", "@Recycle", "$RECYCLE.BIN", "$Recycle.Bin"),
+        *("System Volume Information", "__MACOSX/trip", "lost+found", ".thumbnails"),
+    ],
+)
+def test_folders_that_systems_keep_are_left_out_and_counted(tmp_path: Path, folder: str) -> None:
+    _touch(tmp_path, f"{folder}/SYNOPHOTO_THUMB_M.jpg", "trip/c.jpg", "@home/#1/$.jpg")
+    listed = scan_folder(tmp_path)
+    assert listed.names == ("@home/#1/$.jpg", "trip/c.jpg")
+    assert listed.hidden == (folder.removesuffix("/c.jpg").removesuffix("/trip"),)
+    assert repr(listed.hidden[0]) in listed.left_out
+
+
+def test_what_is_left_out_is_told_in_words(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.jpg")
+    assert scan_folder(tmp_path).left_out == ""
+    _touch(tmp_path, "a.txt", "b.mp4", *(f".{number}.jpg" for number in range(4)))
+    assert scan_folder(tmp_path).left_out == (
+        "2 other files and 4 hidden files and folders or folders of the system"
+        " ('.0.jpg', '.1.jpg', '.2.jpg', …)"
+    )
 
 
 def test_unicode_names_are_kept(tmp_path: Path) -> None:
@@ -219,6 +251,67 @@ def test_a_malformed_ground_truth_is_refused_in_one_line(
     ) as caught:
         load_groundtruth(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE], ids=["UTF-8", "UTF-16"])
+def test_a_ground_truth_may_begin_with_a_byte_order_mark(tmp_path: Path, mark: bytes) -> None:
+    encoding = "utf-8" if mark == codecs.BOM_UTF8 else "utf-16-le"
+    text = json.dumps({"imlist": _IMLIST, "gnd": [_query()]}, ensure_ascii=False)
+    (tmp_path / "groundtruth.json").write_bytes(mark + text.encode(encoding))
+    assert load_groundtruth(tmp_path).imlist == tuple(_IMLIST)
+
+
+@pytest.mark.parametrize("key", ["landmark", "tier"])
+def test_half_a_character_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    _write(tmp_path, {"imlist": _IMLIST, "gnd": [_query(**{key: "tower \udc80"})]})
+    with pytest.raises(FolderError, match=re.escape(f"gnd[0].{key} is 'tower \\udc80'")):
+        load_groundtruth(tmp_path)
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_in_another_normalisation_are_those_of_the_files(
+    tmp_path: Path, form: Any, other: Any
+) -> None:
+    names = ["Ångström/é.jpg", "plain.jpg", "ガ.png"]
+    _touch(tmp_path, *(unicodedata.normalize(form, name) for name in names))
+    listed = [unicodedata.normalize(other, name) for name in [*names, "gone é.jpg"]]
+    query = _query(path=unicodedata.normalize(form, names[2]))
+    _write(tmp_path, {"imlist": listed, "gnd": [query]})
+    groundtruth = load_groundtruth(tmp_path)
+    on_disk = [unicodedata.normalize(form, name) for name in names]
+    assert groundtruth.imlist == (*on_disk, listed[3])
+    assert groundtruth.queries[0].path == on_disk[2]
+
+
+def test_files_that_differ_in_normalisation_alone_stay_apart(tmp_path: Path) -> None:
+    both = [unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "é.jpg")]
+    _touch(tmp_path, both[1])
+    _write(tmp_path, {"imlist": [*both, "c.jpg"], "gnd": [_query()]})
+    assert load_groundtruth(tmp_path).imlist == (*both, "c.jpg")
+
+
+def test_a_ground_truth_of_many_queries_is_read_in_linear_time(tmp_path: Path) -> None:
+    """A second and a half at most; comparing all queries with each other took fifteen."""
+    count = 30_000
+    names = [f"{number}.jpg" for number in range(count)]
+    queries = [
+        _query(query=number, path=name, landmark=name, ok=[(number + 1) % count], junk=[number])
+        for number, name in enumerate(names)
+    ]
+    _write(tmp_path, {"imlist": names, "gnd": queries})
+    _touch(tmp_path, "0.jpg")
+    started = time.process_time()
+    assert len(load_folder(tmp_path).queries) == count
+    assert time.process_time() - started < 6
+
+
+def test_a_ground_truth_that_is_too_large_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photo_folder, "MAX_GROUNDTRUTH_BYTES", 40)
+    _write(tmp_path, {"imlist": _IMLIST, "gnd": [_query()]})
+    with pytest.raises(FolderError, match="bytes, expected at most 40"):
+        load_groundtruth(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
