@@ -258,7 +258,7 @@ def _next_member(tar: tarfile.TarFile, bounded: _Bounded) -> tarfile.TarInfo | N
 
 def _unpack_zip(file: IO[bytes], members: _Members) -> None:
     bounded = _Bounded(file, left=_MAX_DIRECTORY)
-    with zipfile.ZipFile(bounded) as opened:  # type: ignore[call-overload]  # it has the methods of a file that are used
+    with zipfile.ZipFile(bounded) as opened:
         bounded.left = None
         for member in opened.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
