@@ -6,8 +6,8 @@ milliseconds. A command is an action as well::
 
     kill_at_every_step(
         tmp_path,
-        setup="from delfjax.cli import main",
-        action="main(['index', 'store', '--out', 'index'])",
+        setup="import sys; from delfjax.cli import main",
+        action="sys.exit(main(['index', 'store', '--out', 'index']))",
         check=lambda: open_index(tmp_path / "index"),
     )
 
