@@ -78,7 +78,7 @@ class Evaluate:
         ),
     ] = None
     retry_failed: Annotated[
-        Flag, tyro.conf.arg(help="retry images and queries that failed before")
+        Flag, tyro.conf.arg(help="retry failed images and queries, changed or not")
     ] = False
     preset: Preset = "default"
     overrides: Set = ()

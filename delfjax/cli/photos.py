@@ -38,7 +38,7 @@ _INDEXED = ("backbone", "scorer", "features", "reduction", "index", "seed")
 class Extract:
     """Extract the local features of a folder of photos, or a dataset, into a store.
 
-    The same command resumes, and takes what is new.
+    The same command resumes, takes what is new, and follows photos that were renamed or deleted.
 
     Example: delfjax extract ~/Photos --store my.store
     """
@@ -63,7 +63,7 @@ class Extract:
     ] = None
     preset: Preset = "default"
     overrides: Set = ()
-    retry_failed: Annotated[Flag, tyro.conf.arg(help="retry images that failed before")] = False
+    retry_failed: Annotated[Flag, tyro.conf.arg(help="retry failed images, changed or not")] = False
 
     def run(self) -> None:
         """Extract, then say what could not be read."""

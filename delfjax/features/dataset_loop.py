@@ -134,10 +134,10 @@ class ExtractionReport:
 
     @property
     def counts(self) -> str:
-        """The counts of the images that were not extracted, in words."""
+        """The counts of the images that this run did not store, in words."""
         said = [f"{self.skipped} skipped", f"{self.failed} failed"]
-        said += [f"{self.known} recognised by their content"] if self.known else []
-        said += [f"{self.gone} old names removed"] if self.gone else []
+        said += [f"{self.known} recognised by content"] if self.known else []
+        said += [f"{self.gone} gone"] if self.gone else []
         return ", ".join(said)
 
 
@@ -183,7 +183,8 @@ def extract_dataset(
         store: folder of the store; created if missing.
         num_threads: threads that read and decode; by default the number of processors, at most 8.
         shard_size: images per shard and commit; by default 32, or four batches if that is more.
-        retry_failed: extract images with a recorded failure again.
+        retry_failed: extract images with a recorded failure again, whether or not their file has
+            changed.
         progress: show a progress bar, which ends with the counts of skipped and failed images.
 
     Raises:
@@ -219,7 +220,8 @@ def extract_images(
         photos: the images.
         writer: stores the features.
         num_threads: threads that read and decode; by default the number of processors, at most 8.
-        retry_failed: extract images with a recorded failure again.
+        retry_failed: extract images with a recorded failure again, whether or not their file has
+            changed.
         progress: show a progress bar, which ends with the counts of skipped and failed images.
 
     Raises:

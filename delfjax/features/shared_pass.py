@@ -25,7 +25,7 @@ from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage
 from delfjax.features.dataset_loop import extract_images
 from delfjax.features.extractor import Extractor, PendingBatch
-from delfjax.features.store import FeatureStore, Group, Source, StoreWriter
+from delfjax.features.store import FeatureStore, Group, Source, StoreError, StoreWriter
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.delf import Delf, Scorer, describe_backbone, load_backbone, load_scorer
@@ -207,8 +207,20 @@ class _Writers(Generic[K]):
         self._missing: dict[K, set[int]] = {}
 
     def store(self) -> FeatureStore:
-        """One of the stores, which stands for all of them."""
-        return next(iter(self._writers.values())).store()
+        """One of the stores, which stands for all of them.
+
+        Raises:
+            StoreError: the stores hold the photos of different folders.
+        """
+        stores = [writer.store() for writer in self._writers.values()]
+        first = {store.source.root: store for store in reversed(stores) if store.source}
+        if len(first) > 1:
+            (root, one), (other, another), *_ = first.items()
+            raise StoreError(
+                f"{one.path}: holds the photos of {root}, but {another.path} those of {other};"
+                " name stores of one folder"
+            )
+        return stores[0]
 
     def record_source(self, source: Source) -> None:
         """Record in every store where the images come from."""

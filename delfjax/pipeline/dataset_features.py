@@ -70,7 +70,8 @@ def extract_features(
         dataset: a benchmark.
         extractor: the compiled extractor.
         store: folder of the database's store; the queries go to ``<store>-queries``.
-        retry_failed: try images with a recorded failure again.
+        retry_failed: try images with a recorded failure again, whether or not their file has
+            changed.
         progress: show progress bars.
 
     Returns:

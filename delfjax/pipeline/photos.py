@@ -66,7 +66,8 @@ def extract_folder(
         folder: photos, searched for recursively.
         store: folder of the store, created if missing.
         config: how to extract the features; by default the default preset.
-        retry_failed: try photos with a recorded failure again.
+        retry_failed: try photos with a recorded failure again, whether or not their file has
+            changed.
         progress: show a progress bar, which ends with the counts of skipped and failed photos.
 
     Returns:
@@ -269,7 +270,8 @@ def evaluate(
         config: the whole system; by default the default preset.
         protocols: protocols of the dataset to score by; all when empty.
         store: folder for the features; by default in the cache, by dataset and config.
-        retry_failed: try images with a recorded failure again.
+        retry_failed: try images with a recorded failure again, whether or not their file has
+            changed.
         progress: show progress bars.
 
     Raises:

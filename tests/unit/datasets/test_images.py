@@ -16,7 +16,13 @@ import pytest
 from PIL import Image
 
 from delfjax.datasets import image_formats, images
-from delfjax.datasets.images import ImageError, decode_image, hash_file, reduced_size
+from delfjax.datasets.images import (
+    ImageError,
+    decode_image,
+    file_digest,
+    hash_file,
+    reduced_size,
+)
 
 # Four quadrants whose values survive JPEG: their arrangement tells an orientation.
 _QUADRANTS = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 20]]], np.uint8)
@@ -527,3 +533,20 @@ def test_the_hash_depends_on_the_bytes_alone(tmp_path: Path) -> None:
     hashes = [decode_image(path, max_side=64).content_hash for path in (first, copy, other)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert [hash_file(path) for path in (first, copy, other)] == hashes
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut"])
+def test_an_error_tells_the_digest_of_the_bytes_that_failed(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(content)
+    with pytest.raises(ImageError) as failed:
+        decode_image(file, max_side=64)
+    assert failed.value.content_hash == file_digest(file) == hash_file(file)
+
+
+def test_what_cannot_be_read_has_an_empty_digest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for file in (tmp_path / "pipe.jpg", tmp_path, tmp_path / "missing.jpg"):
+        with pytest.raises(ImageError) as failed:
+            decode_image(file, max_side=64)
+        assert failed.value.content_hash == file_digest(file) == ""

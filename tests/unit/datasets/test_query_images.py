@@ -119,3 +119,12 @@ def test_a_cropped_query_has_another_name_than_its_image(tmp_path: Path) -> None
     read = images.read("q.png", max_side=100)
     assert hash_file(images.path(images.names[2])) == read.content_hash
     np.testing.assert_array_equal(read.pixels, pixels)
+
+
+def test_a_crop_that_fails_tells_the_digest_of_its_file(tmp_path: Path) -> None:
+    _photo(tmp_path)
+    dataset = _dataset(tmp_path, (0, 0, 10, 2000))
+    images = QueryImages.of(dataset, [0])
+    with pytest.raises(ImageError) as failed:
+        images.read(images.names[0], max_side=100)
+    assert failed.value.content_hash == hash_file(images.path(images.names[0])) != ""

@@ -298,7 +298,7 @@ def test_a_report_counts_what_was_renamed_and_removed(album: Path, tmp_path: Pat
     (album / "b.png").unlink()
     report = _extract(album, tmp_path / "s").report
     assert str(report).startswith(
-        "0 done, 4 skipped, 0 failed, 1 recognised by their content, 2 old names removed in "
+        "0 done, 4 skipped, 0 failed, 1 recognised by content, 2 gone in "
     )
 
 

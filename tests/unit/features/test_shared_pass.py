@@ -14,8 +14,8 @@ from delfjax.config import ConfigError, DelfConfig, override
 from delfjax.datasets.photo_folder import PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
-from delfjax.features.shared_pass import SharedPass
-from delfjax.features.store import FeatureStore, StoreWriter
+from delfjax.features.shared_pass import SharedPass, _Writers
+from delfjax.features.store import FeatureStore, Source, StoreError, StoreWriter
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.delf import describe_backbone, load_backbone, load_delf
@@ -189,3 +189,12 @@ def test_codes_that_take_the_place_of_features_are_refused(tmp_path: Path) -> No
                 )
             }
         )
+
+
+def test_stores_of_different_folders_do_not_share_a_pass(tmp_path: Path) -> None:
+    stores = {name: StoreWriter(tmp_path / name, {}) for name in ("one", "other")}
+    for name, writer in stores.items():
+        with writer:
+            writer.record_source(Source(str(tmp_path / "photos of" / name)))
+    with pytest.raises(StoreError, match="holds the photos of .* but .* those of"):
+        _Writers(stores).store()
