@@ -4,6 +4,7 @@ a CPU down to minutes."""
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,8 @@ from delfjax.training.networks import Network
 _VERSION = 3
 # Photos per compiled call.
 _TOGETHER = 8
+# Bytes of a file that are read at a time.
+_BLOCK = 1 << 22
 
 
 def cached_maps(
@@ -77,7 +80,7 @@ def _kept(
     """
     folder = paths.cache_root() / "maps" / _identity(network, content, ends, config)
     files = [folder / f"rescale-{rescale:g}.npy" for rescale in config.rescales]
-    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    missing = [number for number, file in enumerate(files) if not _is_whole(file)]
     if not missing:
         return files
     if len(ends) > 1:
@@ -201,5 +204,25 @@ def _identity(network: Network, content: str, ends: tuple[int, ...], config: Tra
 
 
 def _write(file: Path, values: np.ndarray) -> None:
+    """Write the array, and after it the digest of all bytes before, which NumPy ignores."""
     with replacing(file) as out:
         np.save(out, values, allow_pickle=False)
+        out.flush()
+        with Path(out.name).open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").digest()
+        out.write(digest)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether ``file`` can be read and is as it was written; if not, it is computed again."""
+    digest = hashlib.sha256()
+    size = digest.digest_size
+    try:
+        with file.open("rb") as stream:
+            rest = os.fstat(stream.fileno()).st_size - size
+            while rest > 0 and (block := stream.read(min(rest, _BLOCK))):
+                digest.update(block)
+                rest -= len(block)
+            return stream.read() == digest.digest()
+    except OSError:
+        return False

@@ -11,9 +11,6 @@ from delfjax.config import require_known
 from delfjax.world.challenges import KNOBS
 from delfjax.world.solids import WorldError
 
-# Smallest values of the counts and sizes that cannot be 0.
-_LEAST = {"family_size": 1, "landmarks": 1, "image_side": 128}
-
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -65,7 +62,7 @@ class WorldConfig:
                 raise WorldError(f"world: {name} is {value}, expected a number from 0 to 1")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = _LEAST.get(field.name, 0)
+            least = 1 if field.name in ("family_size", "landmarks") else 0
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise WorldError(f"world: {field.name} is {value}, expected at least {least}")
         if self.image_side % 128:

@@ -232,7 +232,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("search index query.jpg --top 0", "--top 0: expected at least 1"),
         ("search index query.jpg --top -3", "--top -3: expected at least 1"),
         ("datasets render --set seed=3", "--set seed=3: use --seed"),
-        ("datasets render --set image_side=0", "image_side is 0, expected at least 128"),
         ("run 30 --seed 1 --set seed=2", "--set seed=2: seed is given twice, as 1 too"),
         ("run 30 --set search.neighbours=1;2", "a notebook takes no value with a ';'"),
         ("run 30 --set overrides=seeds=1 --set search.neighbours=2", "field 'seeds' does not"),

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from delfjax import paths
 from delfjax.config import TrainingConfig
 from delfjax.training.batches import LabelledPhotos
 from delfjax.training.maps import cached_maps
@@ -73,3 +74,22 @@ def test_backbones_with_the_same_first_layers_share_their_maps(
     assert not np.array_equal(first, later), "maps of another backbone were taken for its own"
     with pytest.raises(LookupError):
         cached_maps(network(changed=SHARED - 1), photos, config=CONFIG, progress=False)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_map_is_computed_again(photos: LabelledPhotos, damage: str) -> None:
+    (found,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+    expected = np.array(found)
+    files = sorted(paths.cache_root().glob("maps/*/*.npy"))
+    wholes = [file.read_bytes() for file in files]
+    for file, whole in zip(files, wholes, strict=True):
+        file.unlink()
+        file.write_bytes(
+            {
+                "cut": whole[:-1],
+                "flipped": whole[:-40] + bytes([whole[-40] ^ 8]) + whole[-39:],
+            }[damage]
+        )
+    (again,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+    assert np.array_equal(again, expected)
+    assert [file.read_bytes() for file in files] == wholes
