@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -413,24 +414,26 @@ def parse_json(data: bytes, *, where: str, error: Callable[[str], Exception]) ->
         Exception: made by ``error``: the text is not JSON.
     """
     try:
-        return _parsed(data, parse_constant=_refuse_constant)
+        return _parsed(data, finite=True)
     except (ValueError, RecursionError) as failure:
         raise error(f"{where}: damaged or not JSON ({quoted(failure)})") from None
 
 
-def _parsed(data: bytes, **options: Any) -> Any:
+def _parsed(data: bytes, *, finite: bool) -> Any:
     """The JSON value in ``data``, which whoever uses it can walk, compute with, write and print.
 
     Raises:
-        ValueError: the data is not JSON, is nested too deeply, or holds half a character or an
-            integer of more than 64 bits.
+        ValueError: the data is not JSON, is nested too deeply, or holds half a character, an
+            integer of more than 64 bits, or, where numbers must be finite, one that is not.
         RecursionError: the data is nested so deeply that it cannot even be parsed.
     """
-    value = json.loads(data, **options)
+    value = json.loads(data)
     level = [value]
     for _ in range(MAX_JSON_DEPTH + 1):
         if any(type(part) is int and not -_MAX_INT <= part < _MAX_INT for part in level):
             raise ValueError("holds an integer of more than 64 bits")
+        if finite and any(type(part) is float and not math.isfinite(part) for part in level):
+            raise ValueError("holds a number that is not finite")
         inner = [part for part in level if isinstance(part, dict | list)]
         if not inner:
             break
@@ -446,10 +449,6 @@ def _parsed(data: bytes, **options: Any) -> Any:
 
 def _parts(items: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return items.values() if isinstance(items, dict) else items
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
 
 
 def read_json_object(file: Path, *, error: Callable[[str], Exception]) -> dict[str, Any]:
@@ -473,7 +472,7 @@ def read_json_lines(file: Path, *, error: Callable[[str], Exception]) -> list[An
     values: list[Any] = []
     try:
         for line in file.read_text(encoding="utf-8").splitlines():
-            values.append(_parsed(line.encode()))
+            values.append(_parsed(line.encode(), finite=False))
     except OSError as failure:
         raise error(f"{file}: cannot be read: {failure.strerror}") from None
     except (ValueError, RecursionError) as failure:

@@ -1,8 +1,8 @@
 """JSON files that must have certain fields: one check for all readers.
 
 A reader declares a dataclass derived from :class:`Record`, whose annotations say which fields it
-uses and of what types (:data:`Whole`, :data:`Number` and :data:`Flag` accept no text in place of a
-number). Other fields are admitted and kept, so that files of later versions can be read. A field
+uses and of what types (:data:`Whole`, :data:`Size`, :data:`Number` and :data:`Flag` accept no text in
+place of a number). Other fields are admitted and kept, so that files of later versions can be read. A field
 with a default may be absent.
 """
 
@@ -26,6 +26,8 @@ from delfjax.errors import shown
 from delfjax.files import read_json_object
 
 Whole = StrictInt
+# A number of channels or of items in a list.
+Size = Annotated[int, Field(strict=True, gt=0, le=1 << 16)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = StrictBool
 

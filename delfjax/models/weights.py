@@ -14,19 +14,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
-from pydantic import Field
 from safetensors import SafetensorError
 
 from delfjax import paths
 from delfjax.errors import DelfjaxError, quoted, shown
 from delfjax.files import parse_json, read_json_object, read_whole, replace_file
-from delfjax.records import Flag, Number, Record, Whole, require_record
+from delfjax.records import Flag, Number, Record, Size, Whole, require_record
 
 Tensors = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -59,7 +58,7 @@ class Described(Record):
     stride_layout: str = ""
     backbone: dict[str, Any] | None = None
     same_backbone: dict[str, Any] | None = None
-    code_dim: Annotated[Whole, Field(gt=0, le=1 << 16)] = 1
+    code_dim: Size = 1
     rectified: Flag = True
     explained: Number = 1.0
     best_step: Whole = 0

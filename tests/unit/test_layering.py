@@ -76,7 +76,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ipywidgets": ("suite/",),
     "matplotlib": ("plots/",),
     "tyro": ("cli/",),
-    "pydantic": ("config/",),
+    "pydantic": ("config/", "records.py"),
     "optax": ("training/",),
     "orbax": ("training/",),
     "dask": ("suite/running/",),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from delfjax.suite.running.notebook_schema import nbformat
 
@@ -30,7 +30,6 @@ from nbformat.v4 import (
     new_raw_cell,
     to_notebook_json,
 )
-from pydantic import Field
 
 from delfjax import paths
 from delfjax.errors import quoted, shown
@@ -98,7 +97,7 @@ class _Cell(Record):
 @dataclass
 class _Notebook(Record):
     nbformat: Literal[4]
-    nbformat_minor: Annotated[Whole, Field(ge=0, le=100)]
+    nbformat_minor: Whole
     metadata: dict[str, Any]
     cells: list[_Cell]
 
