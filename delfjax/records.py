@@ -1,9 +1,9 @@
 """JSON files that must have certain fields: one check for all readers.
 
 A reader declares a dataclass derived from :class:`Record`, whose annotations say which fields it
-uses and of what types (:data:`Whole`, :data:`Size`, :data:`Number` and :data:`Flag` accept no text in
-place of a number). Other fields are admitted and kept, so that files of later versions can be read. A field
-with a default may be absent.
+uses and of what types (:data:`Whole`, :data:`Size`, :data:`Number` and :data:`Flag` accept no text
+in place of a number). Other fields are admitted and kept, so that files of later versions can be
+read. A field with a default may be absent.
 """
 
 from __future__ import annotations

@@ -259,6 +259,8 @@ class Match:
             answer = {
                 "putative": len(found.inlier),
                 "inliers": int(found.inlier.sum()),
+                "evidence": found.evidence,
+                "match": found.match,
                 "transform": found.transform.tolist(),
                 "keypoints1_yx": found.query_yx[found.inlier].tolist(),
                 "keypoints2_yx": found.database_yx[found.inlier].tolist(),

@@ -33,18 +33,18 @@ class PhotoMatch(VerifiedMatches):
 
     Attributes:
         photos: the two files; ``None`` for a photo given as features.
-        min_inliers: fewest inliers for which the photos match.
+        required: least evidence for which the photos match.
         content_hashes: digest of each photo's file when its features were extracted.
     """
 
     photos: tuple[Path | None, Path | None]
-    min_inliers: int
+    required: float
     content_hashes: tuple[str, str]
 
     @property
     def match(self) -> bool:
         """Whether the photos show the same place or thing."""
-        return int(self.inlier.sum()) >= self.min_inliers
+        return self.evidence >= self.required
 
     def plot(self, *, title: str = "") -> plots.Plot:
         """Both photos, with lines joining their inliers.
@@ -77,7 +77,10 @@ class PhotoMatch(VerifiedMatches):
 
     def __str__(self) -> str:
         verdict = _verdict(self.match)
-        return f"{verdict}: {self.inlier.sum()} inliers of {len(self.inlier)} putative matches"
+        return (
+            f"{verdict}: {self.inlier.sum()} inliers of {len(self.inlier)} putative matches,"
+            f" evidence {self.evidence:.1f} of {self.required:.1f}"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,18 @@ class FoundPhoto:
         image: name in the index, the path relative to the folder of photos.
         inliers: putative matches with the query that agree on one transform.
         votes: putative matches with the query, before verification.
-        match: whether it shows the same place or thing as the query.
+        evidence: sum of the squared cosines of the inliers among the mutual matches with the query,
+            on which the verdict rests; ``None`` if the photo was not verified.
+        match: whether it shows the same place or thing as the query; ``None`` if it was not
+            verified.
     """
 
     rank: int
     image: str
     inliers: int
     votes: int
-    match: bool
+    evidence: float | None
+    match: bool | None
 
 
 @dataclass(frozen=True)
@@ -183,14 +190,18 @@ class SearchResults:
         )
 
     def __str__(self) -> str:
-        head = f"{'rank':>4s} {'inliers':>7s} {'votes':>6s}  {'verdict':8s} image"
+        head = f"{'rank':>4s} {'inliers':>7s} {'votes':>6s} {'evidence':>8s}  {'verdict':12s} image"
         rows = (
-            f"{photo.rank:4d} {photo.inliers:7d} {photo.votes:6d}  {_verdict(photo.match):8s}"
-            f" {printable(photo.image)}"
+            f"{photo.rank:4d} {photo.inliers:7d} {photo.votes:6d} {_evidence(photo.evidence):>8s}"
+            f"  {_verdict(photo.match):12s} {printable(photo.image)}"
             for photo in self.photos
         )
         return "\n".join([head, *rows])
 
 
-def _verdict(match: bool) -> str:
-    return "match" if match else "no match"
+def _evidence(evidence: float | None) -> str:
+    return "-" if evidence is None else f"{evidence:.1f}"
+
+
+def _verdict(match: bool | None) -> str:
+    return "not verified" if match is None else "match" if match else "no match"

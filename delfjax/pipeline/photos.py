@@ -29,7 +29,7 @@ from delfjax.pipeline.answers import FoundPhoto, PhotoMatch, SearchResults
 from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
 from delfjax.retrieval import local_index
 from delfjax.retrieval.local_index import LocalIndex, open_index
-from delfjax.retrieval.search import match_pair
+from delfjax.retrieval.search import compare, match_pair
 from delfjax.retrieval.search import search as rank_images
 from delfjax.types import ImageFeatures
 
@@ -177,7 +177,8 @@ def search(
 ) -> SearchResults:
     """Find the photos of an index that show what ``photo`` shows.
 
-    The ranking is by verified inliers; votes break ties.
+    The ranking is by verified inliers; votes break ties. The verdict rests on the evidence of each
+    photo found, compared with the query on its own, because inliers mean less in a small index.
 
     Args:
         index: an index, or its folder. For many searches, open it once with :func:`open_index`.
@@ -199,21 +200,24 @@ def search(
             " held; if they have changed since, its results are wrong",
             stacklevel=2,
         )
-    ranked = rank_images(
-        opened,
-        _features([photo], opened.config)[0],
-        config=asked.search,
-        verification=asked.verification,
-    )
+    query = _features([photo], opened.config)[0]
+    ranked = rank_images(opened, query, config=asked.search, verification=asked.verification)
+    shown = [int(image) for image in ranked.images[:top]]
+    # Compared on their own, all in one call; photos that the search did not verify are not.
+    verified = [image for image in shown if image in ranked.correspondences]
+    compared = compare(opened, query, verified, verification=asked.verification)
+    evidence = {image: pair.evidence for image, pair in zip(verified, compared, strict=True)}
+    required = asked.verification.required_evidence(len(opened.names))
     found = tuple(
         FoundPhoto(
             rank=place + 1,
-            image=opened.names[ranked.images[place]],
+            image=opened.names[image],
             inliers=int(ranked.inliers[place]),
             votes=int(ranked.votes[place]),
-            match=int(ranked.inliers[place]) >= asked.verification.min_inliers,
+            evidence=evidence.get(image),
+            match=evidence[image] >= required if image in evidence else None,
         )
-        for place in range(min(top, len(ranked.images)))
+        for place, image in enumerate(shown)
     )
     return SearchResults(
         query=_file(photo),
@@ -248,7 +252,7 @@ def match(
     return PhotoMatch(
         **vars(found),
         photos=(_file(first), _file(second)),
-        min_inliers=used.verification.min_inliers,
+        required=used.verification.required_evidence(1),
         content_hashes=(features[0].content_hash, features[1].content_hash),
     )
 

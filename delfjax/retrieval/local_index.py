@@ -43,6 +43,7 @@ from delfjax.retrieval.faiss_files import (
     require_vectors,
 )
 from delfjax.rng import named_generator
+from delfjax.types import LocalFeatures
 
 # Version 1 lacks the digests in the names of its files, and is read as well.
 FORMAT_VERSION = 2
@@ -74,6 +75,8 @@ _FIELDS: dict[str, Any] = {
     "files": dict,
 }
 _VECTORS = "vectors.faiss"
+# Limit on the neighbours of a query descriptor among copies: bounds the memory of a search.
+_MOST_NEIGHBOURS = 4096
 # FAISS compares by matrix products if the queries of a call hold at least this many values. Its
 # default of 128000 suits single queries; an image asks with hundreds of features, and the lower
 # value answers it three times faster.
@@ -150,7 +153,7 @@ class LocalIndex:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def putative_matches(
-        self, descriptors: Float[np.ndarray, "q d"], *, neighbours: int
+        self, descriptors: Float[np.ndarray, "q d"], *, neighbours: int, crowded: float = 1.0
     ) -> PutativeMatches:
         """Match each query descriptor to its nearest neighbours in the database.
 
@@ -158,12 +161,45 @@ class LocalIndex:
             descriptors: reduced query descriptors.
             neighbours: number of nearest neighbours per descriptor; of those in the same image,
                 only the nearest becomes a match.
+            crowded: where even the last neighbour has this cosine or more, the neighbours are
+                copies of one thing, and the descriptor gets four times as many, repeatedly; 1 turns
+                this off.
         """
         count = min(neighbours, len(self.scales))
         if not len(descriptors) or not count:
             return _group(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32), self.offsets)
-        squared, found = self.vectors.search(np.ascontiguousarray(descriptors, np.float32), count)
-        return _group(found, 1 - squared / 2, self.offsets)
+        descriptors = np.ascontiguousarray(descriptors, np.float32)
+        squared, found = self.vectors.search(descriptors, count)
+        cosine = 1 - squared / 2
+        while crowded < 1 and count < min(len(self.scales), _MOST_NEIGHBOURS):
+            again = (found[:, -1] >= 0) & (cosine[:, -1] >= crowded)
+            if not again.any():
+                break
+            more = min(4 * count, len(self.scales)) - count
+            found = np.pad(found, ((0, 0), (0, more)), constant_values=-1)
+            cosine = np.pad(cosine, ((0, 0), (0, more)), constant_values=-1)
+            count += more
+            squared, found[again] = self.vectors.search(descriptors[again], count)
+            cosine[again] = 1 - squared / 2
+        return _group(found, cosine, self.offsets)
+
+    def features(self, image: int) -> LocalFeatures:
+        """The indexed features of one image; descriptors are reduced, and approximate if the index
+        is quantised.
+
+        Args:
+            image: number of the image.
+        """
+        held = slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+        count = held.stop - held.start
+        ones = np.ones(count, np.float32)
+        return LocalFeatures(
+            keypoints_yx=np.asarray(self.keypoints_yx[held]),
+            scales=np.asarray(self.scales[held]),
+            scores=ones,
+            descriptors=_reconstructed(self.vectors, held.start, count),
+            valid=np.ones(count, bool),
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a folder, completely or not at all; an existing index is replaced in
@@ -408,6 +444,16 @@ def _build_vectors(descriptors: Float[np.ndarray, "n d"], config: IndexConfig, s
         vectors.train(descriptors[picked])
     vectors.add(descriptors)
     return vectors
+
+
+def _reconstructed(vectors: Any, start: int, count: int) -> Float[np.ndarray, "n d"]:
+    """Vectors ``start`` to ``start + count``, of unit length."""
+    if isinstance(vectors, faiss.IndexIVF) and vectors.direct_map.no():
+        # Where each vector lies among the lists; needs 8 bytes a vector, and is not saved.
+        vectors.make_direct_map()
+    found = vectors.reconstruct_n(start, count) if count else np.zeros((0, vectors.d), np.float32)
+    length = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.asarray(found / np.maximum(length, np.finfo(np.float32).tiny), np.float32)
 
 
 def _inverted_lists(kind: str, count: int, dim: int, config: IndexConfig, seed: int) -> Any:

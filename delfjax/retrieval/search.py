@@ -4,6 +4,7 @@ ranked list."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +19,10 @@ from delfjax.retrieval.local_index import LocalIndex, PutativeMatches
 from delfjax.retrieval.verification import verify
 from delfjax.types import ImageFeatures, LocalFeatures, Matches, Verification
 
+# Share of a shortlist that has to match for the next one to be verified, too: copies of one photo
+# must not keep other photos from being verified.
+_CROWDED_SHORTLIST = 0.9
+
 
 @dataclass(frozen=True)
 class VerifiedMatches:
@@ -26,14 +31,25 @@ class VerifiedMatches:
     Attributes:
         query_yx: matched query keypoints, pixels of the original image.
         database_yx: matched database keypoints, pixels of the original image.
+        cosine: cosine of each match's two descriptors.
         inlier: which matches agree with ``transform``.
         transform: maps query ``(x, y, 1)`` to database ``(x, y, 1)``.
     """
 
     query_yx: Float[np.ndarray, "m 2"]
     database_yx: Float[np.ndarray, "m 2"]
+    cosine: Float[np.ndarray, " m"]
     inlier: Bool[np.ndarray, " m"]
     transform: Float[np.ndarray, "3 3"]
+
+    @property
+    def evidence(self) -> float:
+        """Sum of the inliers' squared cosines.
+
+        Unrelated photos have inliers too, of matches that merely happened to be the best; but
+        those are hardly similar. The square discounts them.
+        """
+        return float(np.square(self.cosine[self.inlier].clip(0), dtype=np.float64).sum())
 
 
 @dataclass(frozen=True)
@@ -44,9 +60,9 @@ class RankedList:
         images: every database image: the verified shortlist, then other images with a match, then
             images without one.
         votes: number of putative matches of each image.
-        inliers: number of verified matches of each image; zero beyond the shortlist.
+        inliers: number of verified matches of each image; zero if it was not verified.
         by_votes: the images in their order before verification.
-        correspondences: image → verified matches, for the shortlisted images.
+        correspondences: image → verified matches, for the images that were verified.
     """
 
     images: Int[np.ndarray, " images"]
@@ -72,34 +88,89 @@ def search(
         verification: geometric model and tolerance.
     """
     local = query.local
-    max_side = index.config.features.max_side
     putative = index.putative_matches(
-        index.reduction(np.asarray(local.descriptors)), neighbours=config.neighbours
+        index.reduction(np.asarray(local.descriptors)),
+        neighbours=config.neighbours,
+        crowded=config.crowded_cosine,
     )
-    shortlist = min(config.shortlist, len(putative.images))
-    matches = _matches(index, local, putative, shortlist)
-    factors = _downscale_factors(index.image_sizes[putative.images[:shortlist]], max_side)
-    query_factor = _downscale_factors(np.array([query.image_size]), max_side)
-    verified = _verify_downscaled(
-        matches, np.repeat(query_factor, shortlist), factors, verification
-    )
-    order = np.argsort(-verified.inliers, kind="stable")
+    verified = _verify_shortlist(index, query, putative, config, verification)
+    inliers = np.zeros(len(index.names), np.int64)
+    inliers[: len(verified)] = [int(matches.inlier.sum()) for matches in verified]
     unmatched = np.setdiff1d(np.arange(len(index.names)), putative.images)
     votes = np.concatenate([putative.votes, np.zeros(len(unmatched), np.int64)])
-    inliers = np.zeros(len(index.names), np.int64)
-    inliers[:shortlist] = verified.inliers
     by_votes = np.concatenate([putative.images, unmatched])
-    ranked = np.concatenate([order, np.arange(shortlist, len(by_votes))])
+    # Beyond the shortlist there are no inliers, so images stay in their order by votes.
+    ranked = np.argsort(-inliers, kind="stable")
+    ranked = np.concatenate(
+        [ranked[ranked < len(verified)], np.arange(len(verified), len(by_votes))]
+    )
     return RankedList(
         images=by_votes[ranked],
         votes=votes[ranked],
         inliers=inliers[ranked],
         by_votes=by_votes,
-        correspondences={
-            int(putative.images[row]): _correspondences(matches, verified, row)
-            for row in range(shortlist)
-        },
+        correspondences=dict(zip(putative.images.tolist(), verified, strict=False)),
     )
+
+
+def _verify_shortlist(
+    index: LocalIndex,
+    query: ImageFeatures,
+    putative: PutativeMatches,
+    config: SearchConfig,
+    verification: VerificationConfig,
+) -> list[VerifiedMatches]:
+    """Verify the images with most votes: a shortlist, and another as long as nearly all match."""
+    query_factor = _downscale_factors(np.array([query.image_size]), index.config.features.max_side)
+    verified: list[VerifiedMatches] = []
+    for start in range(0, len(putative.images), config.shortlist):
+        block = slice(start, min(start + config.shortlist, len(putative.images)))
+        matches = _matches(index, query.local, putative, block)
+        factors = _downscale_factors(
+            index.image_sizes[putative.images[block]], index.config.features.max_side
+        )
+        found = _verify_downscaled(
+            matches, np.repeat(query_factor, len(factors)), factors, verification
+        )
+        verified += [_correspondences(matches, found, row) for row in range(len(factors))]
+        matching = np.asarray(found.inliers) >= verification.min_inliers
+        if matching.mean() < _CROWDED_SHORTLIST:
+            break
+    return verified
+
+
+def compare(
+    index: LocalIndex,
+    query: ImageFeatures,
+    images: Sequence[int],
+    *,
+    verification: VerificationConfig,
+) -> list[VerifiedMatches]:
+    """Match a query with some database images, each on its own, as :func:`match_pair` does.
+
+    How many neighbours of the query's features lie in an image depends on what else the database
+    holds. In a small one, nearly every feature has a neighbour in every image, and many inliers
+    arise by chance. Mutual nearest neighbours of two images mean the same in any database.
+
+    Args:
+        index: the index of the database.
+        query: unreduced features of the query image, extracted with the config of the index.
+        images: numbers of the database images.
+        verification: geometric model and tolerance.
+    """
+    if not len(images):
+        return []
+    reduced = dataclasses.replace(
+        query.local, descriptors=index.reduction(np.asarray(query.local.descriptors))
+    )
+    max_side = index.config.features.max_side
+    query_factors = np.repeat(
+        _downscale_factors(np.array([query.image_size]), max_side), len(images)
+    )
+    factors = _downscale_factors(index.image_sizes[np.asarray(images)], max_side)
+    matches = _stacked([_mutual_matches(reduced, index.features(image)) for image in images])
+    verified = _verify_downscaled(matches, query_factors, factors, verification)
+    return [_correspondences(matches, verified, row) for row in range(len(images))]
 
 
 def match_pair(
@@ -145,6 +216,22 @@ def _mutual_matches(first: LocalFeatures, second: LocalFeatures) -> Matches:
     )
 
 
+def _stacked(pairs: Sequence[Matches]) -> Matches:
+    """Matches of several pairs of images, padded to the longest list."""
+    longest = max(pair.valid.shape[1] for pair in pairs)
+
+    def padded(part: np.ndarray | jax.Array) -> np.ndarray:
+        room = [(0, 0)] * np.ndim(part)
+        room[1] = (0, longest - np.shape(part)[1])
+        return np.pad(np.asarray(part), room)
+
+    fields = {
+        name: np.concatenate([padded(getattr(pair, name)) for pair in pairs])
+        for name in vars(pairs[0])
+    }
+    return Matches(**fields)
+
+
 def _downscale_factors(sizes: Int[np.ndarray, "n 2"], max_side: int) -> Float[np.ndarray, " n"]:
     """Scale factor at which each image was extracted: 1, or less if it was downscaled."""
     longer: np.ndarray = np.asarray(sizes).max(axis=1, initial=1)
@@ -180,14 +267,14 @@ def _resized(
 
 
 def _matches(
-    index: LocalIndex, query: LocalFeatures, putative: PutativeMatches, shortlist: int
+    index: LocalIndex, query: LocalFeatures, putative: PutativeMatches, block: slice
 ) -> Matches:
-    """Putative matches of the first ``shortlist`` images, padded to the longest list of matches."""
-    votes = putative.votes[:shortlist]
+    """Putative matches of a block of images, padded to the longest list of matches."""
+    votes = putative.votes[block]
     longest = int(votes.max(initial=0))
     slot = np.arange(longest)[None]
     valid = slot < votes[:, None]
-    pick = np.where(valid, putative.starts[:shortlist, None] + slot, 0)
+    pick = np.where(valid, putative.starts[:-1][block, None] + slot, 0)
     mine, theirs = putative.query_index[pick], putative.database_index[pick]
     return Matches(
         query_yx=np.asarray(query.keypoints_yx)[mine],
@@ -204,6 +291,7 @@ def _correspondences(matches: Matches, verified: Verification, row: int) -> Veri
     return VerifiedMatches(
         query_yx=np.asarray(matches.query_yx)[row][held],
         database_yx=np.asarray(matches.database_yx)[row][held],
+        cosine=np.asarray(matches.similarity)[row][held],
         inlier=np.asarray(verified.inlier_mask)[row][held],
         transform=np.asarray(verified.transform)[row],
     )

@@ -98,12 +98,14 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Session) -> None:
     assert set(session.search) == {"query", "results"}
     assert all(
-        set(row) == {"rank", "image", "inliers", "votes", "match"}
+        set(row) == {"rank", "image", "inliers", "votes", "evidence", "match"}
         for row in session.search["results"]
     )
     assert set(session.match) == {
         "putative",
         "inliers",
+        "evidence",
+        "match",
         "transform",
         "keypoints1_yx",
         "keypoints2_yx",
@@ -143,8 +145,8 @@ def test_a_search_ranks_all_photos_the_query_itself_first_and_its_object_next(
     assert all(row["image"].startswith("images/coffee/") for row in results[:6])
     order = [(-row["inliers"], -row["votes"]) for row in results]
     assert order == sorted(order)
-    least = preset("ci").verification.min_inliers
-    assert all(row["match"] == (row["inliers"] >= least) for row in results)
+    least = preset("ci").verification.required_evidence(len(results))
+    assert all(row["match"] == (row["evidence"] >= least) for row in results)
 
 
 def test_a_match_agrees_with_the_known_homography_at_its_inliers(session: Session) -> None:

@@ -33,7 +33,7 @@ CONFIG = override(
         "reduction.dim=8",
         # Of three photos: with more, nearly every feature votes for each of them.
         "search.neighbours=2",
-        "verification.min_inliers=10",
+        "verification.min_evidence=5",
     ],
 )
 
@@ -68,7 +68,10 @@ def test_two_views_match_by_the_shift_between_them_and_another_photo_does_not(fo
     # A cell of the enlarged photo is 8 pixels.
     np.testing.assert_allclose(pair.transform, [[1, 0, -16], [0, 1, 0], [0, 0, 1]], atol=2)
     inliers = int(pair.inlier.sum())
-    assert str(pair) == f"match: {inliers} inliers of {len(pair.inlier)} putative matches"
+    assert str(pair) == (
+        f"match: {inliers} inliers of {len(pair.inlier)} putative matches,"
+        f" evidence {pair.evidence:.1f} of 5.0"
+    )
     other = photos.match(folder / "first.png", folder / "third.png", config=CONFIG)
     assert not other.match and str(other).startswith("no match: ")
 
@@ -79,7 +82,7 @@ def test_a_second_call_loads_no_network_and_compiles_nothing(
     pair = folder / "first.png", folder / "second.png"
     first = photos.match(*pair, config=CONFIG)
     monkeypatch.delattr(extractor, "load_delf")
-    stricter = override(CONFIG, ["verification.min_inliers=1000", "seed=3"])
+    stricter = override(CONFIG, ["verification.min_evidence=1000", "seed=3"])
     with count_compilations() as count:
         again = photos.match(*pair, config=CONFIG)
         refused = photos.match(*pair, config=stricter)
@@ -158,12 +161,18 @@ def test_a_search_ranks_names_and_says_which_match(
     assert [photo.rank for photo in found] == [1, 2, 3] and len(found) == 3
     assert found.matches == (found[0], found[1]) and found[0].inliers > found[2].inliers
     lines = str(found).splitlines()
-    assert lines[0].split() == ["rank", "inliers", "votes", "verdict", "image"] and len(lines) == 4
-    assert lines[3].endswith(" no match third.png")
+    assert (
+        lines[0].split() == ["rank", "inliers", "votes", "evidence", "verdict", "image"]
+        and len(lines) == 4
+    )
+    assert lines[3].split()[4:] == ["no", "match", "third.png"]
     index.save(str(tmp_path / "index"))
     assert photos.search(str(tmp_path / "index"), str(folder / "first.png")) == found
-    assert photos.search(index, store.get("first.png")).photos == found.photos
-    stricter = override(CONFIG, ["verification.min_inliers=1000"])
+    # The store keeps 16 bits of a descriptor.
+    for stored, fresh in zip(photos.search(index, store.get("first.png")), found, strict=True):
+        assert stored == replace(fresh, evidence=stored.evidence)
+        assert stored.evidence == pytest.approx(fresh.evidence, rel=0.05)
+    stricter = override(CONFIG, ["verification.min_evidence=1000"])
     [best] = photos.search(index, folder / "first.png", top=1, config=stricter)
     assert best == replace(found[0], match=False)
 

@@ -4,6 +4,7 @@ transforms."""
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from delfjax.config import DelfConfig, SearchConfig, override
 from delfjax.features.store import StoreWriter
 from delfjax.retrieval.local_index import LocalIndex, build_index
-from delfjax.retrieval.search import RankedList, match_pair, search
+from delfjax.retrieval.search import RankedList, compare, match_pair, search
 from delfjax.types import ImageFeatures, LocalFeatures
 
 CHANNELS = 32
@@ -125,7 +126,7 @@ def test_every_image_of_the_database_is_ranked_once(index: LocalIndex, ranked: R
 def test_images_without_a_match_come_last_in_their_own_order(
     index: LocalIndex, query: ImageFeatures
 ) -> None:
-    one = SearchConfig(neighbours=1)
+    one = SearchConfig(neighbours=1, crowded_cosine=1.0)
     ranked = search(index, query, config=one, verification=CONFIG.verification)
     unmatched = ranked.images[ranked.votes == 0]
     assert "nothing" in names(index, unmatched) and len(unmatched) >= 3
@@ -226,6 +227,103 @@ def test_a_pair_that_shows_different_things_has_few_inliers(
         query, database["scattered"], verification=CONFIG.verification, max_side=1024
     )
     assert len(found.inlier) == 38 and found.inlier.sum() < CONFIG.verification.min_inliers
+
+
+def indexed(folder: Path, images: dict[str, ImageFeatures], *settings: str) -> LocalIndex:
+    config = override(CONFIG, settings)
+    with StoreWriter(folder / "store", config.extraction()) as writer:
+        for group in writer.plan(images):
+            writer.commit(group, {name: images[name] for name in group.names}, {})
+        return build_index(writer.store(), config=config)
+
+
+def evidence(index: LocalIndex, query: ImageFeatures, name: str) -> float:
+    image = index.names.index(name)
+    [found] = compare(index, query, [image], verification=CONFIG.verification)
+    return found.evidence
+
+
+def test_a_photo_compared_on_its_own_gives_what_the_pair_gives(
+    index: LocalIndex, query: ImageFeatures, database: dict[str, ImageFeatures]
+) -> None:
+    images = [index.names.index(name) for name in ("half", "scattered", "nothing")]
+    half, scattered, nothing = compare(index, query, images, verification=CONFIG.verification)
+    pair = match_pair(query, database["half"], verification=CONFIG.verification, max_side=1024)
+    np.testing.assert_allclose(half.transform, pair.transform, atol=2e-2)
+    # The 20 descriptors are the query's own, so each inlier counts in full.
+    assert half.inlier.sum() == 20 and half.evidence == pytest.approx(20, abs=0.1)
+    assert scattered.inlier.sum() < 10 and nothing.evidence == 0
+    assert compare(index, query, [], verification=CONFIG.verification) == []
+
+
+def test_the_evidence_of_a_photo_does_not_depend_on_how_many_others_are_indexed(
+    query: ImageFeatures, tmp_path: Path
+) -> None:
+    """Unrelated photos: alone in an index, each gets a vote from every feature of the query."""
+    rng = np.random.default_rng(5)
+    strangers = {
+        f"stranger{number}": features(
+            rng.uniform(0, 400, (200, 2)), unit_rows(rng.normal(size=(200, CHANNELS)))
+        )
+        for number in range(12)
+    }
+    lone = indexed(tmp_path / "lone", {"stranger0": strangers["stranger0"]})
+    many = indexed(tmp_path / "many", strangers)
+    alone, among = (evidence(index, query, "stranger0") for index in (lone, many))
+    assert max(alone, among) < CONFIG.verification.required_evidence(1) == 6.0
+    assert CONFIG.verification.required_evidence(1000) == pytest.approx(13.5)
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf", "ivf_pq"])
+def test_an_index_returns_the_features_of_an_image(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    images = {
+        f"{number}": features(
+            rng.uniform(0, 400, (count, 2)), unit_rows(rng.normal(size=(count, CHANNELS)))
+        )
+        for number, count in enumerate((300, 0, 500))
+    }
+    settings = (f"index.kind={kind}", "index.pq_subvectors=4", "index.pq_bits=4")
+    index = indexed(tmp_path, images, *settings)
+    for number, name in enumerate(index.names):
+        held, given = index.features(number), images[name].local
+        np.testing.assert_array_equal(held.keypoints_yx, given.keypoints_yx)
+        reduced = index.reduction(np.asarray(given.descriptors))
+        cosine = (np.asarray(held.descriptors) * reduced).sum(axis=1)
+        # The store keeps 16 bits of a descriptor; 4 bits for every 4 values keep less.
+        least = 0.5 if kind == "ivf_pq" else 0.999
+        assert (cosine > least).sum() >= 0.9 * len(cosine)
+
+
+def test_copies_of_one_photo_leave_room_for_another_that_shows_the_same(
+    query: ImageFeatures, database: dict[str, ImageFeatures], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(7)
+
+    def copy(image: ImageFeatures) -> ImageFeatures:
+        descriptors = np.asarray(image.local.descriptors)
+        noise = unit_rows(rng.normal(size=descriptors.shape))
+        local = dataclasses.replace(image.local, descriptors=unit_rows(descriptors + 0.05 * noise))
+        return dataclasses.replace(image, local=local)
+
+    def doubtful(image: ImageFeatures) -> ImageFeatures:
+        descriptors = np.asarray(image.local.descriptors)
+        noise = unit_rows(rng.normal(size=descriptors.shape))
+        local = dataclasses.replace(image.local, descriptors=unit_rows(descriptors + 0.6 * noise))
+        return dataclasses.replace(image, local=local)
+
+    copies = {f"copy{number:02d}": copy(database["all"]) for number in range(20)}
+    index = indexed(tmp_path, {**copies, "other": doubtful(database["half"])})
+    few = SearchConfig(neighbours=4, shortlist=5)
+    ranked = search(index, query, config=few, verification=CONFIG.verification)
+    found = ranked.inliers[: len(copies)]
+    assert (found >= CONFIG.verification.min_inliers).all()
+    other = index.names.index("other")
+    assert other in ranked.correspondences
+    assert ranked.correspondences[other].inlier.sum() >= 10
+    crowded = dataclasses.replace(few, crowded_cosine=1.0)
+    before = search(index, query, config=crowded, verification=CONFIG.verification)
+    assert other not in before.correspondences
 
 
 @pytest.mark.parametrize("empty", ["first", "second", "both"])
