@@ -4,6 +4,7 @@ it is."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from delfjax.cli import main
 from delfjax.config import ConfigError, DelfConfig, config_hash, override, weight_file
 from delfjax.datasets.skimage_photos import write_photo_set
+from delfjax.features import extractor
 from delfjax.features.reduction import ReductionError, reduction_for
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import load_delf
@@ -68,7 +70,7 @@ def test_the_file_makes_the_same_model(made: Path) -> None:
 
 
 def test_a_search_with_the_file_needs_nothing_else_and_finds_the_same(
-    made: Path, tmp_path: Path
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file alone, in another place, with the reduction it brings."""
     shutil.copy(made / "model.safetensors", tmp_path / "other.safetensors")
@@ -93,10 +95,20 @@ def test_a_search_with_the_file_needs_nothing_else_and_finds_the_same(
     )
     weights = f"reduction.weights={tmp_path / 'other.safetensors'}"
     sets = ["--set", weights, "--set", "reduction.dim=16"]
-    assert main(["index", str(tmp_path / "store"), "--out", str(tmp_path / "index"), *sets]) == 0
-    np.testing.assert_array_equal(
-        open_index(tmp_path / "index").reduction.projection, fitted.projection
-    )
+    index = tmp_path / "index"
+    assert main(["index", str(tmp_path / "store"), "--out", str(index), *sets]) == 0
+    np.testing.assert_array_equal(open_index(index).reduction.projection, fitted.projection)
+    (tmp_path / "away").mkdir()
+    for suffix in (".safetensors", ".json"):
+        (tmp_path / "other").with_suffix(suffix).rename(tmp_path / "away" / f"model{suffix}")
+    # As in another process, which has not loaded the weights yet.
+    extractor._loaded.cache_clear()
+    photo = str(next((made / "photos").rglob("*.jpg")))
+    assert main(["search", str(index), photo]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"other\.safetensors: no such file; the backbone needs .* \w{12}; name", said)
+    moved = ["--set", f"model={tmp_path / 'away' / 'model.safetensors'}"]
+    assert main(["search", str(index), photo, *moved]) == 0
 
 
 def test_notebooks_take_the_file_as_an_override(made: Path) -> None:
