@@ -107,7 +107,8 @@ def group_help(group: Group, prog: str) -> str:
             about = textwrap.wrap(_about(member), max(width - indent, 20))
             lines += [f"  {name}".ljust(indent) + about[0]]
             lines += [" " * indent + line for line in about[1:]]
-    return "\n".join([*lines, "", f"`{prog} COMMAND --help` explains a command."])
+    lines += ["", f"`{prog} COMMAND --help` explains a command."]
+    return "\n".join([*lines, "DELFJAX_DEBUG=1 shows the traceback of an error."])
 
 
 def _about(member: type[Command] | Group) -> str:

@@ -21,6 +21,8 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, as_completed
+from distributed.comm.addressing import parse_address
+from distributed.comm.registry import get_backend
 from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
@@ -188,6 +190,8 @@ def workers_of(scheduler: str) -> Iterator[Workers]:
     """
     with _silence():
         try:
+            # A client of an unknown kind of address cannot be closed: Python would say so at exit.
+            get_backend(parse_address(scheduler)[0])
             client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             raise RunError(f"scheduler {scheduler!r} cannot be reached: {error}") from None
