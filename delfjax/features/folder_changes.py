@@ -66,10 +66,10 @@ def find_changes(
     Raises:
         StoreError: the store holds the images of another folder, or none of its images is left.
     """
-    elsewhere = _earlier_folder(store, photos)
+    earlier = _earlier_folder(store, photos)
     digests = _digests(store, photos, readers=readers, progress=progress)
-    if elsewhere:
-        _require_moved(store, photos.root, elsewhere, digests)
+    if earlier:
+        _require_moved(store, photos.root, earlier, digests)
     failures = store.failures()
     changed = [
         name
@@ -85,7 +85,9 @@ def find_changes(
     }
     unlisted = (store.done() | frozenset(store.pending())) - frozenset(photos.names)
     gone = [name for name in sorted(unlisted) if photos.is_gone(name)]
-    if len(store) and not known and frozenset(store.names) <= frozenset(gone):
+    emptied = len(store) > 0 and not known and frozenset(store.names) <= frozenset(gone)
+    # A list of photos may change as a whole: it uses its part of a store alone.
+    if photos.scanned and emptied:
         raise StoreError(
             f"{store.path}: none of its {len(store)} photos is left in {photos.root}; mount the"
             " disk that they are on, or name another store"

@@ -169,7 +169,8 @@ class StoreWriter:
             )
         kept = {name: features[name] for name in group.names if name in features}
         held = {shard.descriptor_dim for shard in self._shards.values()}
-        dims = {int(image.local.descriptors.shape[-1]) for image in kept.values()} | held - {0}
+        own = {int(image.local.descriptors.shape[-1]) for image in kept.values()}
+        dims = (own | held) - {0}
         if len(dims) > 1:
             raise StoreError(
                 f"{self.path}: descriptors of {sorted(dims)} dimensions cannot share a store"

@@ -248,6 +248,17 @@ def test_a_store_is_not_emptied(album: Path, tmp_path: Path) -> None:
     assert _bytes(tmp_path / "s") == before
 
 
+def test_a_benchmark_whose_photos_were_all_replaced_is_extracted(
+    album: Path, tmp_path: Path
+) -> None:
+    _extract(PhotoFolder(album, ("a.png", "b.png")), tmp_path / "s")
+    (album / "a.png").unlink()
+    (album / "b.png").unlink()
+    _draw(album / "new.png", 60)
+    replaced = _extract(PhotoFolder(album, ("new.png",)), tmp_path / "s")
+    assert _counts(replaced) == {"done": 1, "gone": 2} and replaced.store.names == ("new.png",)
+
+
 def test_photos_behind_a_missing_disk_stay(album: Path, tmp_path: Path) -> None:
     disk = (album / "trip").rename(tmp_path / "disk")
     (album / "trip").symlink_to(disk)
