@@ -59,7 +59,7 @@ def _shown_alone(value: object) -> str:
     return f"a {type(value).__name__.lstrip('_').lower()}"
 
 
-def quoted(failure: BaseException) -> str:
+def quoted(failure: object) -> str:
     """The message of another library's error as a part of a line; it may quote a file."""
     text = " ".join(str(failure).split())[:_QUOTED_CHARACTERS]
     return text if text.isprintable() else repr(text)[1:-1]

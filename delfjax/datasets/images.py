@@ -29,7 +29,7 @@ from delfjax.datasets.image_formats import (
     open_image,
     require_memory,
 )
-from delfjax.errors import DelfjaxError
+from delfjax.errors import DelfjaxError, quoted
 from delfjax.ops.half_pixel import to_resized_px
 
 # Larger files are refused, bytes: a file is read into memory once, to be both hashed and decoded.
@@ -347,5 +347,4 @@ def _mute_pillow() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:160]
-    return f"cannot be decoded: {text or type(error).__name__}"
+    return f"cannot be decoded: {quoted(error) or type(error).__name__}"

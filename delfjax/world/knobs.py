@@ -11,6 +11,9 @@ from delfjax.config import require_known
 from delfjax.world.challenges import KNOBS
 from delfjax.world.solids import WorldError
 
+# Largest number of landmarks or photographs of a kind, and largest image side, pixels.
+MAX_COUNT = 1_000_000_000
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -56,16 +59,22 @@ class WorldConfig:
     film: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in KNOBS:
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise WorldError(f"world: {name} is {value}, expected a number from 0 to 1")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name in KNOBS:
+                if type(value) not in (int, float) or not 0 <= value <= 1:
+                    raise WorldError(
+                        f"world: {field.name} is {value!r:.60}, expected a number from 0 to 1"
+                    )
+                continue
             least = 1 if field.name in ("family_size", "landmarks") else 0
-            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            if type(value) is not int:
+                raise WorldError(f"world: {field.name} is {value!r:.60}, expected a whole number")
+            if value < least:
                 raise WorldError(f"world: {field.name} is {value}, expected at least {least}")
-        if self.image_side % 128:
+            if value > MAX_COUNT and field.name != "seed":
+                raise WorldError(f"world: {field.name} is larger than {MAX_COUNT}")
+        if self.image_side % 128 or not self.image_side:
             raise WorldError(
                 f"world: image_side is {self.image_side}, expected a multiple of 128 pixels"
             )

@@ -12,13 +12,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int64
 
-from delfjax.world.census import Census, Frame
+from delfjax.errors import quoted
+from delfjax.world.census import SPLITS, Census, Frame
 from delfjax.world.photography import Site
 from delfjax.world.rendering import Truth, render_truth
 from delfjax.world.scene import Scene
 from delfjax.world.solids import WorldError
 from delfjax.world.writing import MANIFEST, SCHEMA, read_config
 
+# Path of a photograph.
+_PATH = r"^\w+(/\w+)*\.jpg$"
+# Largest size of a manifest, bytes: so much for each photograph, and as much again for a short one.
+_ROW_BYTES, _SPARE_BYTES = 1000, 1 << 20
 # A point counts as seen in a second view if its depth there agrees with the depth of the surface at
 # that pixel, to within twice the sum of a share of the depth …
 _DEPTH_SHARE = 2e-3
@@ -94,17 +99,71 @@ def open_world(root: Path) -> World:
         raise WorldError(
             f"{root}: the world is not finished; repeat the command that renders it, and it resumes"
         )
+    census = Census(config)
+    return World(root, census, _read_manifest(file, census))
+
+
+def _read_manifest(file: Path, census: Census) -> pa.Table:
+    """The rows of a manifest, checked against what its columns may hold."""
     try:
-        manifest = pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(file) as opened:
+            if not opened.schema_arrow.equals(SCHEMA):
+                raise WorldError(
+                    f"{file}: not the manifest of a world; expected the columns"
+                    f" {', '.join(SCHEMA.names)}"
+                )
+            _require_size(opened.metadata, file, census)
+            manifest = opened.read()
+            manifest.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise WorldError(f"{file}: not a parquet file, or damaged ({quoted(error)})") from None
+    problem = _problem(manifest, census)
+    if problem is not None:
+        raise WorldError(f"{file}: damaged: {problem}; render the world into another folder")
+    return manifest
+
+
+def _require_size(metadata: pq.FileMetaData, file: Path, census: Census) -> None:
+    """Refuse a manifest before it is read whose rows are not those of its world, or are too long.
+
+    Raises:
+        WorldError: the manifest is refused.
+    """
+    rows = metadata.num_rows
+    if rows != census.frame_count:
         raise WorldError(
-            f"{file}: not a parquet file ({str(error).splitlines()[0]:.100})"
-        ) from None
-    if not manifest.schema.equals(SCHEMA):
-        raise WorldError(
-            f"{file}: not the manifest of a world; expected the columns {', '.join(SCHEMA.names)}"
+            f"{file}: has {rows} rows, expected {census.frame_count}, one for each photograph"
         )
-    return World(root, Census(config), manifest)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    size = sum(group.total_byte_size for group in groups)
+    if size > _ROW_BYTES * rows + _SPARE_BYTES:
+        raise WorldError(
+            f"{file}: unpacks to {size} bytes, expected at most {_ROW_BYTES} for each of {rows}"
+            " photographs"
+        )
+
+
+def _problem(manifest: pa.Table, census: Census) -> str | None:
+    """What is wrong with the rows of a manifest, or ``None``."""
+    holed = [name for name in SCHEMA.names if manifest[name].null_count]
+    if holed:
+        return f"column {holed[0]} has {manifest[holed[0]].null_count} empty values"
+    if not pc.all(pc.match_substring_regex(manifest["path"], _PATH), min_count=0).as_py():
+        return "column path names something other than photographs in folders of the world"
+    wrong = set(pc.unique(manifest["split"]).to_pylist()) - set(SPLITS)
+    if wrong:
+        return f"column split holds {min(wrong)!r:.40}, expected one of {', '.join(SPLITS)}"
+    lists = [manifest[name] for name in ("landmarks", "visible", "covers")]
+    lengths = [np.asarray(pc.list_value_length(column)) for column in lists]
+    if any(not np.array_equal(lengths[0], other) for other in lengths[1:]):
+        return "columns landmarks, visible and covers differ in their lengths"
+    sides = (np.asarray(manifest[name]).max(initial=0) for name in ("rows", "columns"))
+    if len(manifest) and max(sides) != census.config.image_side:
+        return f"its photographs do not have the image_side {census.config.image_side}"
+    shown = np.asarray(pc.list_flatten(lists[0]))
+    largest = max(shown.max(initial=-1), np.asarray(manifest["subject"]).max(initial=-1))
+    outside = largest >= census.landmark_count or shown.min(initial=0) < 0
+    return f"names a landmark outside 0 to {census.landmark_count - 1}" if outside else None
 
 
 def correspondences(world: World, first: int, second: int) -> TrueCorrespondences:

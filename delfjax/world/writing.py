@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from delfjax.device import processors
+from delfjax.errors import quoted
 from delfjax.files import Lock, read_json_object, remove_leftovers, replace_file, write_json
 from delfjax.rng import named_generator
 from delfjax.world.census import Census, Frame
@@ -165,8 +166,11 @@ def read_config(root: Path) -> WorldConfig:
         raise WorldError(f"{file}: no such file; a world is made by `delfjax datasets render`")
     stored = read_json_object(file, error=WorldError)
     version, fields = stored.get("version"), stored.get("config")
-    if version is None or not isinstance(fields, dict):
-        raise WorldError(f"{file}: not the description of a world")
+    if type(version) is not int or not isinstance(fields, dict):
+        raise WorldError(
+            f"{file}: not the description of a world; expected a whole number 'version' and an"
+            " object 'config'"
+        )
     if version != VERSION:
         raise WorldError(
             f"{file}: world of version {version}, this library makes version {VERSION}; remove the"
@@ -174,8 +178,8 @@ def read_config(root: Path) -> WorldConfig:
         )
     try:
         return WorldConfig(**fields)
-    except TypeError as error:
-        raise WorldError(f"{file}: {error}") from None
+    except (TypeError, WorldError) as error:
+        raise WorldError(f"{file}: {quoted(error)}") from None
 
 
 def take(

@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 from tqdm.auto import tqdm
 
 from delfjax import __version__
-from delfjax.errors import DelfjaxError
+from delfjax.errors import DelfjaxError, quoted
 from delfjax.files import move_file, read_json_object, write_json
 
 # Statuses after which the same request may succeed later.
@@ -385,7 +385,8 @@ def _begin(part: _Part, response: http.client.HTTPResponse) -> int | None:
         )
     if response.status not in (http.client.OK, http.client.PARTIAL_CONTENT):
         raise StatusError(
-            f"{part.url}: HTTP {response.status} {response.reason}, expected the file (200 or 206)",
+            f"{part.url}: HTTP {response.status} {quoted(response.reason)}, expected the file (200"
+            " or 206)",
             response.status,
         )
     version = {
@@ -541,7 +542,7 @@ def _open(
 
 
 def _refusal(url: str, error: urllib.error.HTTPError) -> StatusError | _PassingError:
-    said = f"HTTP {error.code} {' '.join(str(error.reason).split())[:80]}"
+    said = f"HTTP {error.code} {quoted(error.reason)}"
     if error.code in _PASSING_STATUS:
         wait = error.headers.get("Retry-After", "")
         return _PassingError(said, float(wait) if wait.isascii() and wait.isdigit() else 0.0)
@@ -576,5 +577,4 @@ def _reason(error: object) -> str:
     """The text of an error in one line."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    said = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return said[:160] or type(error).__name__
+    return quoted(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, runtime_checkable
 
-from delfjax.errors import DelfjaxError
+from delfjax.errors import DelfjaxError, quoted
 from delfjax.files import TEMPORARY
 
 # Folder, inside that of a dataset, where fetching keeps its records; archives may not write there.
@@ -190,7 +190,7 @@ def unpack(archive: Path, destination: Path, *, limit: int, work: Path | None = 
             and error.errno not in _DAMAGE
         ):
             raise
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        said = f"{type(error).__name__}: {quoted(error)}"
         raise UnpackError(
             f"{archive}: truncated or damaged archive ({said}); not unpacked"
         ) from None

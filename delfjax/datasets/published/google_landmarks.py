@@ -39,6 +39,7 @@ from delfjax.datasets.columns import (
     positions,
     require_unique,
 )
+from delfjax.errors import quoted
 
 RETRIEVAL_SOLUTION = "retrieval_solution_v2.1.csv"
 RECOGNITION_SOLUTION = "recognition_solution_v2.1.csv"
@@ -226,7 +227,7 @@ def _read(
     missing = [name for name in columns if name not in header]
     if missing:
         raise DatasetError(
-            f"{file}: no column {missing[0]!r}; it has: {', '.join(header)[:120] or 'nothing'}"
+            f"{file}: no column {missing[0]!r}; it has: {quoted(', '.join(header)) or 'nothing'}"
         )
     convert = pyarrow.csv.ConvertOptions(
         column_types=types,
@@ -237,9 +238,7 @@ def _read(
     try:
         table = pyarrow.csv.read_csv(file, convert_options=convert)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DatasetError(
-            f"{file}: {' '.join(str(error).split())[:160]}; download it again"
-        ) from None
+        raise DatasetError(f"{file}: {quoted(error)}; download it again") from None
     if not len(table):
         raise DatasetError(f"{file}: has no rows; download it again")
     return table

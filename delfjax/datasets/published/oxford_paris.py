@@ -19,7 +19,7 @@ import numpy as np
 
 from delfjax.datasets.benchmark import RetrievalDataset, make_queries, moved_below, with_distractors
 from delfjax.datasets.columns import DatasetError, ImagePaths, IndexSets
-from delfjax.datasets.photo_folder import scan_folder
+from delfjax.datasets.photo_folder import as_utf8, scan_folder
 from delfjax.datasets.query_images import box_from_xyxy
 
 LABELS = ("good", "ok", "junk")
@@ -177,6 +177,9 @@ def _read_queries(root: Path) -> list[_TextQuery]:
         raise DatasetError(
             f"{root}: no ground truth (*_query.txt) under this folder; unpack gt_files there"
         )
+    odd = next((file.name for file in files if as_utf8(file.name) != file.name), None)
+    if odd is not None:
+        raise DatasetError(f"{root}: the name of {as_utf8(odd)!r} is not valid UTF-8; rename it")
     times = Counter(file.name for file in files)
     twice = next((name for name, count in times.items() if count > 1), None)
     if twice is not None:

@@ -160,6 +160,14 @@ def test_a_folder_holds_one_world(world: World, tmp_path: Path) -> None:
         ("{", "damaged or not JSON"),
         ("[]", "expected a JSON object"),
         ("{}", "not the description of a world"),
+        ('{"version": true, "config": {}}', "not the description of a world"),
+        ('{"version": 2, "config": []}', "not the description of a world"),
+        ('{"version": 2, "config": {"landmarks": 2.5}}', "landmarks is 2.5, expected a whole"),
+        ('{"version": 2, "config": {"seed": "7"}}', "seed is '7', expected a whole number"),
+        ('{"version": 2, "config": {"likeness": null}}', "likeness is None, expected a number"),
+        ('{"version": 2, "config": {"weather": NaN}}', "weather is nan, expected a number from"),
+        ('{"version": 2, "config": {"image_side": [256]}}', r"image_side is \[256\], expected"),
+        ('{"version": 2, "config": {"more": 1}}', "unexpected keyword argument 'more'"),
     ):
         (tmp_path / "world.json").write_text(written)
         with pytest.raises(WorldError, match=f"world.json: .*{said}"):
