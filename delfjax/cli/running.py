@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import traceback
 import warnings
@@ -69,7 +70,7 @@ def _explained(error: Exception) -> list[str]:
         return [error.message, *error.details]
     if isinstance(error, OSError):
         # A full disk, a missing permission: the system's own words, with the file they are about.
-        return [f"{error.filename or 'system'}: {error.strerror or error}"]
+        return [f"{error.filename or _unnamed()}: {error.strerror or error}"]
     if isinstance(error, MemoryError):
         return [f"out of memory{f': {error}' if str(error) else ''}"]
     if isinstance(error, UnicodeError):
@@ -80,6 +81,15 @@ def _explained(error: Exception) -> list[str]:
 
     problem = device.explain(error)
     return [problem] if problem else []
+
+
+def _unnamed() -> str:
+    """What an error of the system is about that names no file."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the current folder"
+    return "system"
 
 
 def _report(line: str, *details: str) -> None:

@@ -24,6 +24,8 @@ def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DELFJAX_DATA", "~/photos-data")
     assert paths.data_root() == tmp_path / "photos-data"
+    monkeypatch.setenv("DELFJAX_DATA", "~nobody-of-that-name/data")
+    assert paths.data_root().parts[-2:] == ("~nobody-of-that-name", "data")
 
 
 @pytest.mark.parametrize("value", [None, ""])

@@ -39,6 +39,7 @@ from delfjax.suite.running.notebook_rules import (
 from delfjax.suite.running.upstream import upstream_run
 from delfjax.suite.runs.folders import RunError, open_run
 from delfjax.suite.settings import photo_experiment, upstream_of
+from delfjax.text import printable
 
 _NOTEBOOK, _TRACEBACK = "notebook.ipynb", "traceback.txt"
 # Kernels listen on this machine alone; that they do so without encryption is nothing to warn of in
@@ -170,7 +171,9 @@ def _execute(job: Job, executed: Path, progress: bool) -> None:
     titles = cell_titles(content)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     total = sum(cell.cell_type == "code" for cell in content.cells)
-    with tqdm(total=total, desc=job.notebook.stem, unit="cell", disable=not progress) as bar:
+    with tqdm(
+        total=total, desc=printable(job.notebook.stem), unit="cell", disable=not progress
+    ) as bar:
         papermill.execute_notebook(
             job.notebook,
             executed,
@@ -194,7 +197,7 @@ def _execute(job: Job, executed: Path, progress: bool) -> None:
 def _shows_title(bar: Any, titles: Mapping[str, str]) -> Callable[..., None]:
     def started(cell: nbformat.NotebookNode, **_: Any) -> None:
         if cell.get("id", "") in titles:
-            bar.set_postfix_str(titles[cell.get("id", "")])
+            bar.set_postfix_str(printable(titles[cell["id"]]))
 
     return started
 

@@ -52,6 +52,18 @@ def test_a_failure_is_one_line(
     assert said.err.startswith(f"delfjax: {line}") and said.err.count("\n") == 1 and not said.out
 
 
+def test_a_current_folder_that_was_deleted_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["search", "index", "query.jpg", "--figure", "found.png"]) == 1
+    said = capsys.readouterr().err
+    assert said == "delfjax: the current folder: No such file or directory\n"
+
+
 def test_details_of_an_error_have_lines_of_their_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
