@@ -1,8 +1,8 @@
 """JSON files that must have certain fields: one check for all readers.
 
 A reader declares a dataclass derived from :class:`Record`, whose annotations say which fields it
-uses and of what types (:data:`Whole`, :data:`Size`, :data:`Number` and :data:`Flag` accept no text
-in place of a number). Other fields are admitted and kept, so that files of later versions can be
+uses and of what types. :data:`Whole`, :data:`Size`, :data:`Number` and :data:`Flag` accept no text
+in place of a number. Other fields are admitted and kept, so that files of later versions can be
 read. A field with a default may be absent.
 """
 
@@ -33,7 +33,7 @@ Flag = StrictBool
 
 
 class Record:
-    """Base of the declarations: text must be Unicode, numbers must be finite."""
+    """Base of the declarations; numbers must be finite."""
 
     __pydantic_config__ = ConfigDict(extra="ignore", allow_inf_nan=False)
 

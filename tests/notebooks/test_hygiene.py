@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import logging
 import re
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook
 from papermill.inspection import inspect_notebook
 
 from delfjax import paths
@@ -409,3 +411,65 @@ def test_checking_the_suite_ends_with_exit_code_0(capsys: pytest.CaptureFixture[
     assert main(["notebooks", "check"]) == 0
     assert capsys.readouterr().out == f"{len(NOTEBOOKS)} notebooks obey the rules\n"
     assert paths.repository_root() == ROOT
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"cells": {"cell_type": "code"}}, "'cells': "),
+        (
+            {"cells": [{"cell_type": "codes", "source": "", "metadata": {}}]},
+            "'cells.0.cell_type': ",
+        ),
+        ({"cells": [{"cell_type": "raw", "source": [1], "metadata": {}}]}, "'cells.0.source"),
+        ({"cells": [{"cell_type": "raw", "source": "", "metadata": []}]}, "'cells.0.metadata': "),
+        (
+            {"cells": [{"cell_type": "raw", "source": "", "metadata": {"tags": [{}]}}]},
+            "not of type 'string'",
+        ),
+        ({"nbformat": 3}, "'nbformat': Input should be 4, found 3"),
+        ({"nbformat": "4"}, "'nbformat': Input should be 4, found '4'"),
+        ({"nbformat_minor": None}, "'nbformat_minor': "),
+        ({"metadata": {"kernelspec": 7}}, "7 is not of type 'object'"),
+    ],
+)
+def test_a_notebook_of_wrong_types_is_refused_in_one_line_by_every_command(
+    tmp_path: Path, changed: dict[str, object], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.ipynb"
+    cell = {"cell_type": "raw", "source": "", "metadata": {}, "id": "a"}
+    whole = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}
+    file.write_text(json.dumps({**whole, **changed}), encoding="utf-8")
+    for command in (["notebooks", "check"], ["notebooks", "fix"], ["run"]):
+        assert main([*command, str(file)]) == 1
+        said = capsys.readouterr().err
+        assert f"{file}: not a notebook (" in said and reason in said and said.count("\n") == 1
+
+
+def _with_code(source: str, *, tagged: str = "") -> NotebookNode:
+    metadata = {"tags": [tagged]} if tagged else {}
+    return new_notebook(cells=[new_code_cell(source, metadata=metadata)])
+
+
+@pytest.mark.parametrize(
+    "source", ["def", "a = (", "x = '\0'", "a = " + "[" * 150 + "]" * 150, "a = " + "-" * 150 + "1"]
+)
+def test_a_cell_that_is_not_python_is_a_finding(source: str) -> None:
+    found = hygiene.violations(_with_code(source))
+    assert any(line.startswith("cell 0: a cell ") for line in found)
+
+
+@pytest.mark.parametrize("source", ["%time x = 1", "seed = 1\n!ls"])
+def test_parameters_with_a_shell_command_are_a_finding(source: str) -> None:
+    found = hygiene.violations(_with_code(source, tagged="parameters"))
+    assert "the parameters are not all of the form name = literal" in found
+
+
+@pytest.mark.parametrize("value", ["b'x'", "...", "2j", "1e999"])
+def test_a_default_that_no_config_can_hold_is_refused(value: str) -> None:
+    with pytest.raises(RunError, match="default of parameter 'x' is .*, expected a finite number"):
+        hygiene.parameter_defaults(_with_code(f"x = {value}", tagged="parameters"))
+
+
+def test_many_empty_lines_take_no_time() -> None:
+    assert hygiene.violations(_with_code("\n" * 200_000 + "x = 1"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -153,7 +154,10 @@ def read_notebook(path: Path) -> NotebookNode:
     values = read_record(path, _Notebook, error=refused)
     content: NotebookNode = to_notebook_json(values)
     try:
-        nbformat.validate(content)
+        with warnings.catch_warnings():
+            # Missing and repeated identifiers of cells are repaired; `fix` numbers them anyway.
+            warnings.simplefilter("ignore")
+            nbformat.validate(content)
     except nbformat.ValidationError as error:
         raise refused(quoted(error)) from None
     return content
