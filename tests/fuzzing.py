@@ -62,7 +62,7 @@ MEMORY_BYTES = 1 << 30
 # allocations fail.
 _ADDRESS_SPACE = 2
 # Seconds for a process to start and to import the readers.
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 # Longest message that still reads as one clear line.
 _LONGEST_MESSAGE = 1000
 
@@ -224,10 +224,10 @@ def failures(
     found: list[str] = []
     while tasks and len(found) < _MOST_REPORTED:
         done, problem = _worked(tasks, seconds, memory_bytes)
-        if problem:
-            found.append(f"{tasks[min(done, len(tasks) - 1)]}: {problem}")
         if done < 0:
-            break
+            return [*found, problem]
+        if problem:
+            found.append(f"{tasks[done]}: {problem}")
         tasks = tasks[done + 1 :] if problem else tasks[done:]
     return found
 
@@ -263,15 +263,15 @@ def _worked(tasks: list[str], seconds: float, memory_bytes: int) -> tuple[int, s
         while done < len(tasks) and not problem:
             line = lines.next(limit)
             limit = _WAITING * seconds
-            if line is None or (not line and worker.wait() == -signal.SIGPROF):
+            if done < 0 and line != "ok":
+                problem = f"the process cannot start: {_end(stderr)}"
+            elif line is None or (not line and worker.wait() == -signal.SIGPROF):
                 problem = f"takes longer than {seconds:g} s"
             elif line != "ok":
                 problem = line or f"ends the process with {worker.wait()}: {_end(stderr)}"
             else:
                 done += 1
         worker.kill()
-        if done < 0:
-            problem = f"cannot start: {problem}"
     return done, problem
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from skimage.io import imread, imsave
 from skimage.transform import resize
 
 from delfjax import paths
-from delfjax.files import flatten, read_json_object, write_json
+from delfjax.files import flatten, write_json
+from delfjax.records import Number, Record, read_record
 from delfjax.suite.running.notebook_rules import Kind, kind_of, read_notebook, select
 from delfjax.suite.running.runner import prepare
 from delfjax.suite.runs.folders import FinishedRun, RunError, open_run
@@ -58,6 +60,15 @@ def ci_runs(names: Sequence[str]) -> list[FinishedRun]:
     return [open_run(prepare(notebook, {"preset": _PRESET}).path) for notebook in experiments]
 
 
+@dataclass
+class _Expected(Record):
+    """The expected results of an experiment: values and tolerances by dotted name."""
+
+    config_hash: str
+    results: dict[str, Any]
+    tolerances: dict[str, Number]
+
+
 def drift(run: FinishedRun, folder: Path) -> list[str]:
     """The differences of a run from the expected results, one line each.
 
@@ -72,7 +83,7 @@ def drift(run: FinishedRun, folder: Path) -> list[str]:
         raise RunError(
             f"{folder}: {run.experiment} has no expected results yet; {_remedy(run.experiment)}"
         )
-    known = read_json_object(folder / _VALUES, error=RunError)
+    known = read_record(folder / _VALUES, _Expected, error=RunError)
     lines = (
         []
         if known["config_hash"] == run.hash
@@ -102,7 +113,7 @@ def accept(run: FinishedRun, folder: Path) -> None:
     """Make ``run`` the expected result; tolerances that were edited by hand stay."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / _VALUES
-    known = read_json_object(file, error=RunError) if file.is_file() else {}
+    known = read_record(file, _Expected, error=RunError) if file.is_file() else {}
     values = {
         "config_hash": run.hash,
         "results": flatten(run.results, lists=True),
