@@ -38,7 +38,7 @@ _INDEXED = ("backbone", "scorer", "features", "reduction", "index", "seed")
 class Extract:
     """Extract the local features of a folder of photos, or a dataset, into a store.
 
-    The same command resumes, takes what is new, and follows photos that were renamed or deleted.
+    The same command resumes, and follows photos that are new, renamed or gone.
 
     Example: delfjax extract ~/Photos --store my.store
     """

@@ -608,7 +608,7 @@ def test_a_warning_of_the_library_is_one_line(
     assert main(arguments) == 0
     warning, index = capsys.readouterr().err.splitlines()
     assert warning == (
-        f"delfjax: warning: {path}: 1 of 3 photos are not extracted yet; run `delfjax extract`"
+        f"delfjax: {path}: 1 of 3 photos are not extracted yet; run `delfjax extract`"
         " again with its settings"
     )
     assert index.startswith("index: 2 images")

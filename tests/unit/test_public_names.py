@@ -90,6 +90,8 @@ def test_the_example_of_the_readme_runs(
     names: dict[str, object] = {}
     exec(example, names)
     said = capsys.readouterr().out
-    assert re.search(r"^match: \d{3} inliers of \d{3} putative matches$", said, re.MULTILINE)
+    assert re.search(
+        r"^match: \d{3} inliers of \d{3} putative matches, evidence \d{3}", said, re.MULTILINE
+    )
     assert re.search(r"^   1 .* match +chelsea.jpg$", said, re.MULTILINE)
     assert np.asarray(names["pair"].transform).shape == (3, 3)  # type: ignore[attr-defined]  # of the example

@@ -22,7 +22,13 @@ from delfjax.models.model_files import (
     save_model,
     weights_of,
 )
-from delfjax.models.weights import WeightsError, load_weights, save_weights, shipped_attention
+from delfjax.models.weights import (
+    WeightsError,
+    load_weights,
+    read_description,
+    save_weights,
+    shipped_attention,
+)
 
 
 def scorer_file(path: Path, value: float) -> Path:
@@ -94,7 +100,7 @@ def test_the_parts_of_a_model_file_are_known_one_by_one(tmp_path: Path) -> None:
 
 def test_a_model_file_of_another_digest_is_refused(tmp_path: Path) -> None:
     file = model_file(tmp_path / "model.safetensors")
-    digest = json.loads(file.with_suffix(".json").read_text())["digest"]
+    digest = read_description(file)["digest"]
     assert override_system(DelfConfig(), [f"model={file}@{digest}"]).backbone.weights
     with pytest.raises(ConfigError, match=f"digest {digest[:12]}, but 000000000000 is asked for"):
         override_system(DelfConfig(), [f"model={file}@{'0' * 64}"])
@@ -127,7 +133,6 @@ def test_the_scores_of_other_weights_do_not_reach_a_card(tmp_path: Path) -> None
     # A recorded score changes the card alone.
     assert override_system(DelfConfig(), [f"scorer.weights={file}"]) == config
     copy = shutil.copy(file, tmp_path / "copy.safetensors")
-    shutil.copy(file.with_suffix(".json"), tmp_path / "copy.json")
     record_scores(copy, [scores])
     scorer_file(file, 2)
     with pytest.raises(WeightsError, match="scores of other weights: its scorer is [0-9a-f]{12}, "):

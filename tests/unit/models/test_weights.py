@@ -176,8 +176,8 @@ def edit_pair(**changed: Any) -> Callable[[Path], None]:
         (truncate_tensors, r"model\.safetensors: damaged or not a safetensors file"),
         (swap_tensors, r"model\.safetensors: damaged, or not the file that its description"),
         (remove_description, r"model\.json: cannot be read"),
-        (cut_description, r"model\.safetensors: its description is damaged or not JSON"),
-        (nest_description, r"model\.safetensors: its description is damaged or not JSON"),
+        (cut_description, r"model\.safetensors: its description: damaged or not JSON"),
+        (nest_description, r"model\.safetensors: its description: damaged or not JSON"),
         (edit_description(version=2), r"model\.safetensors: format version is 2, this .* reads 1"),
         (
             edit_description(format="other"),

@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import tarfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -293,7 +294,10 @@ def test_a_half_made_copy_from_a_folder_is_not_taken_for_a_download(
     with serving({"lists/b.csv": whole}) as server:
         plan = plan_of(server, B)
         local = dataclasses.replace(plan.files[0], origin=copy / "b.csv")
-        child = os.fork()
+        with warnings.catch_warnings():
+            # The child uses nothing of what JAX may have started in another test.
+            warnings.simplefilter("ignore")
+            child = os.fork()
         if not child:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
