@@ -36,6 +36,7 @@ class WeightFile:
     digest: str = ""
 
     def __str__(self) -> str:
+        """The value of a field that names the file."""
         return f"{self.path}@{self.digest}" if self.digest else self.path
 
 

@@ -311,6 +311,7 @@ class _Model:
 
     @classmethod
     def read(cls, name: str) -> _Model:
+        """Read the description of the model file that ``model=name`` stands for."""
         held = weight_file(name) or WeightFile(str(paths.shipped_weights() / f"{name}.safetensors"))
         file = Path(held.path).expanduser()
         try:
