@@ -136,14 +136,17 @@ def read_source(path: Path) -> Source | None:
     file = path / SOURCE
     if not file.exists():
         return None
-    values = read_json_object(file, error=StoreError)
+    values = read_json_object(file, error=_unknown_source)
     root, scanned = values.get("photos"), values.get("scanned", False)
     if not isinstance(root, str) or not _is_path(root) or not isinstance(scanned, bool):
-        raise StoreError(
-            f"{file}: damaged: photos is {reprlib.repr(root)}, expected the path of a folder;"
-            " delete this file and extract again"
+        raise _unknown_source(
+            f"{file}: damaged: photos is {reprlib.repr(root)}, expected the path of a folder"
         )
     return Source(root, scanned)
+
+
+def _unknown_source(why: str) -> StoreError:
+    return StoreError(f"{why}; delete this file and extract again, which extracts only what is new")
 
 
 def _is_path(text: str) -> bool:
