@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import io
 import math
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ def build_world(
     with Lock(root / _LOCK, wait_s=math.inf):
         _claim(root, config)
         if (root / MANIFEST).is_file():
+            # An earlier call may have been killed before it removed them.
+            shutil.rmtree(root / _PARTS, ignore_errors=True)
             return BuildReport(0, census.frame_count)
         remove_leftovers(root)
         return _build(root, census, workers=workers, progress=progress)
@@ -149,9 +152,7 @@ def _build(root: Path, census: Census, *, workers: int | None, progress: bool) -
             _write_table(parts / _part_name(start), rows)
     tables = [pq.read_table(parts / _part_name(start)) for start in starts]
     _replace_table(root / MANIFEST, pa.concat_tables(tables) if tables else SCHEMA.empty_table())
-    for start in starts:
-        (parts / _part_name(start)).unlink()
-    parts.rmdir()
+    shutil.rmtree(parts)
     return BuildReport(todo, skipped)
 
 
