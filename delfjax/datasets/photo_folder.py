@@ -264,7 +264,7 @@ def _expect(condition: bool, where: str, value: Any, accepted: str) -> None:
 def _key(entry: dict[str, Any], key: str, where: str) -> Any:
     if key not in entry:
         raise _MalformedError(
-            f"{where} has no {key!r}; it has: {', '.join(map(repr, entry)) or 'nothing'}"
+            f"{where} has no {key!r}; it has: {', '.join(map(repr, entry))[:80] or 'nothing'}"
         )
     return entry[key]
 
@@ -326,7 +326,7 @@ def _query(entry: Any, where: str, imlist: tuple[str, ...]) -> RetrievalQuery:
         _composed(texts["path"]) == _composed(imlist[index]),
         f"{where}.path",
         texts["path"],
-        f"imlist[{index}], {imlist[index]!r}",
+        f"imlist[{index}], {imlist[index]!r:.80}",
     )
     ok, junk = (
         _indices(_key(entry, key, where), f"{where}.{key}", len(imlist)) for key in ("ok", "junk")
