@@ -40,7 +40,8 @@ def shown(value: object) -> str:
     Of a nested value, one level is shown: the whole of it could be huge, and that of a tuple nested
     in itself takes exponential time.
     """
-    if isinstance(value, list | tuple):
+    # A named tuple stands for one thing.
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
         if len(value) > _FEW:
             return f"a {type(value).__name__} of {len(value):,} values"
         items = ", ".join(_shown_alone(item) for item in value)

@@ -127,11 +127,12 @@ class SearchConfig(Strict):
     # Nearest neighbours per query descriptor. Source: the paper (unconfirmed), K = 60.
     neighbours: PositiveInt = 60
     # Where even the last of the neighbours has this cosine or more, all of them are copies of one
-    # thing (many copies of one photo, for instance), and more neighbours are taken; 1 turns this
-    # off. Source: on 120 real photos without copies, the 60th neighbour never reaches 0.9.
+    # thing (many copies of one photo, for instance), and more neighbours are taken; and another
+    # shortlist is verified if nearly all of one match. 1 turns both off. Source: on 120 real photos
+    # without copies, the 60th neighbour never reaches 0.9.
     crowded_cosine: Annotated[float, Field(gt=0, le=1)] = 0.9
-    # Database images verified geometrically, those with most votes. If nearly all of them match,
-    # as many again are verified. Source: DELF/DELG re-ranking, 100.
+    # Database images verified geometrically, those with most votes. Source: DELF/DELG re-ranking,
+    # 100.
     shortlist: PositiveInt = 100
 
 

@@ -28,7 +28,6 @@ from delfjax.config import (
     to_dict,
     weight_file,
 )
-from delfjax.errors import shown
 from delfjax.files import flatten
 from delfjax.models.weights import (
     Tensors,
@@ -407,7 +406,7 @@ def _scores(file: Path, digests: Mapping[str, str]) -> dict[str, Any]:
     }
     for part, digest in digests.items():
         if found.get("weights", {}).get(part) != digest:
-            named = shown(found.get("weights", {}).get(part, "not named"))
+            named = short_digest(found.get("weights", {}).get(part, "not named"))
             raise WeightsError(
                 f"{file}: scores of other weights: its {part} is {named}, that of the weight file"
                 f" is {short_digest(digest)}; evaluate the weight file again"

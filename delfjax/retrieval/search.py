@@ -134,7 +134,7 @@ def _verify_shortlist(
         )
         verified += [_correspondences(matches, found, row) for row in range(len(factors))]
         matching = np.asarray(found.inliers) >= verification.min_inliers
-        if matching.mean() < _CROWDED_SHORTLIST:
+        if config.crowded_cosine == 1 or matching.mean() < _CROWDED_SHORTLIST:
             break
     return verified
 

@@ -234,15 +234,14 @@ def pictures(rng: np.random.Generator, folder: Path) -> None:
 
 def _all(folder: Path, *loads: Callable[[Path], object]) -> None:
     """Every loader is tried, also after one that refuses the folder."""
-    refusals: list[Exception] = []
+    refusal: DatasetError | None = None
     for load in loads:
         try:
             load(folder)
-        except Exception as error:
-            refusals.append(error)
-    # An error of another kind is worse.
-    for error in sorted(refusals, key=lambda refusal: isinstance(refusal, DatasetError)):
-        raise error
+        except DatasetError as error:
+            refusal = error
+    if refusal is not None:
+        raise refusal
 
 
 READERS = (

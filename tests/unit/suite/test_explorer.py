@@ -215,7 +215,12 @@ def test_a_damaged_store_is_one_line(
 
 def test_only_the_shortlist_has_matches_to_show(collection: Collection, photos: Path) -> None:
     store, index = collection
-    view = Explorer(index, store, photos, config=override(CONFIG, ["search.shortlist=1"]))
+    view = Explorer(
+        index,
+        store,
+        photos,
+        config=override(CONFIG, ["search.shortlist=1", "search.crowded_cosine=1"]),
+    )
     view.results[1].click()
     assert (
         view.correspondences.layout.display == "none" and "search.shortlist" in view.message.value

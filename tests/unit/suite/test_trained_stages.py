@@ -81,7 +81,8 @@ def test_a_stage_is_trained_once_and_its_weights_make_a_system(
     )  # a second training would fail
     assert trained_stage(root, backbone=BackboneConfig(), config=config, seed=0) == first
     chosen = system(DelfConfig(), attention=first)
-    assert (chosen.scorer.kind, chosen.scorer.weights) == ("attention", str(first.weights))
+    assert chosen.scorer.kind == "attention"
+    assert chosen.scorer.weights.split("@")[0] == str(first.weights)
     assert chosen.backbone == BackboneConfig()
     assert system(DelfConfig()) == override(DelfConfig(), ["scorer.kind=norm"])
 
