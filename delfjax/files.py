@@ -13,6 +13,7 @@ killed, and takes it over; :func:`remove_leftovers` deletes the temporaries in a
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -70,15 +71,23 @@ class Lock:
     lock is free.
     """
 
-    def __init__(self, file: Path, *, wait_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        wait_s: float = 0.0,
+        on_wait: Callable[[str], object] = lambda holder: None,
+    ) -> None:
         """Set up the lock without acquiring it.
 
         Args:
             file: created if missing; its folder must exist.
             wait_s: how long to wait for another holder, seconds; ``math.inf`` waits forever.
+            on_wait: called once with a description of the holder, if it takes longer than a moment.
         """
         self.file = file
         self._wait_s = wait_s
+        self._on_wait = on_wait
         self._descriptor = -1
         self._marker: filelock.SoftFileLock | None = None
 
@@ -129,9 +138,14 @@ class Lock:
 
     def _wait(self, descriptor: int) -> None:
         deadline = time.monotonic() + self._wait_s
-        while not self._try(descriptor):
+        for attempt in itertools.count():
+            if self._try(descriptor):
+                return
             if time.monotonic() >= deadline:
                 raise LockHeldError(self.file, _holder(self.file))
+            # By the second attempt, a holder that has just taken the lock is named in the file.
+            if attempt == 1:
+                self._on_wait(_holder(self.file))
             time.sleep(_POLL_S)
 
     def _try(self, descriptor: int) -> bool:

@@ -72,13 +72,12 @@ class RunCommand:
     def run(self) -> None:
         """Execute, then say where the executed copy is."""
         from delfjax.suite.running import runner
-        from delfjax.suite.running.notebook_rules import Kind
 
         job = runner.prepare(runner.find_notebook(self.notebook), self._parameters())
-        if job.kind == Kind.EXPERIMENT and job.finished and not self.fresh:
+        if runner.run_notebook(job, fresh=self.fresh):
+            print(f"executed: {job.executed}")
+        else:
             print(f"finished already: {job.path} (--fresh runs it again)")
-            return
-        print(f"executed: {runner.run_notebook(job)}")
 
     def _parameters(self) -> dict[str, Any]:
         from delfjax.config import MODEL

@@ -11,6 +11,7 @@ import datetime
 import io
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -110,8 +111,13 @@ def build_world(
     """
     census = Census(config)
     root.mkdir(parents=True, exist_ok=True)
+
+    def on_wait(holder: str) -> None:
+        if progress:
+            tqdm.write(f"{root}: {holder} is rendering it; waiting for it", file=sys.stderr)
+
     # Of two builders of one folder the second waits, and finds it finished.
-    with Lock(root / _LOCK, wait_s=math.inf):
+    with Lock(root / _LOCK, wait_s=math.inf, on_wait=on_wait):
         _claim(root, config)
         if (root / MANIFEST).is_file():
             # An earlier call may have been killed before it removed them.

@@ -46,7 +46,7 @@ def _run_all(root: Path) -> dict[Path, tuple[Job, float]]:
 
 def _seconds(job: Job) -> float:
     started = time.perf_counter()
-    run_notebook(job, progress=False)
+    run_notebook(job, fresh=True, progress=False)
     return time.perf_counter() - started
 
 

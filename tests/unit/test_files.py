@@ -367,9 +367,13 @@ def test_a_lock_is_waited_for_as_long_as_was_asked(tmp_path: Path) -> None:
     assert time.monotonic() - started >= 0.3
     release = threading.Timer(0.3, held.release)
     release.start()
-    with Lock(file, wait_s=math.inf):
+    holders: list[str] = []
+    with Lock(file, wait_s=math.inf, on_wait=holders.append):
         assert time.monotonic() - started >= 0.6
     release.join()
+    assert len(holders) == 1 and holders[0].startswith(f"process {os.getpid()} on ")
+    with Lock(file, wait_s=math.inf, on_wait=holders.append):
+        assert len(holders) == 1
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

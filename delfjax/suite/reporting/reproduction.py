@@ -83,7 +83,10 @@ def _calls(names: Sequence[Path], jobs: Mapping[str, Job], kept: Set[str]) -> di
         for lane in together:
             needs = before
             for name in [path.stem for path in lane if path.stem not in kept]:
-                calls[name] = Call(str(jobs[name].notebook), jobs[name].parameters, needs)
+                outdated = jobs[name].finished
+                calls[name] = Call(
+                    str(jobs[name].notebook), jobs[name].parameters, needs, fresh=outdated
+                )
                 needs = frozenset({name})
     return calls
 
@@ -97,9 +100,9 @@ def _execute(
         for name in running:
             started.setdefault(name, time.perf_counter())
 
-    for name, problem in workers.execute_all(calls, on_start=note):
-        if problem:
-            raise RunError(problem)
+    for name, outcome in workers.execute_all(calls, on_start=note):
+        if outcome.problem:
+            raise RunError(outcome.problem)
         tqdm.write(_line(jobs[name], f"{time.perf_counter() - started[name]:.1f} s"))
         bar.update()
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import ast
 import logging
 import re
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from tqdm.auto import tqdm
 from delfjax import paths
 from delfjax.config import config_hash, require_known
 from delfjax.errors import shown
+from delfjax.files import naming, replace_file
 from delfjax.suite.running.notebook_rules import (
     Kind,
     cell_titles,
@@ -37,7 +40,7 @@ from delfjax.suite.running.notebook_rules import (
     select,
 )
 from delfjax.suite.running.upstream import upstream_run
-from delfjax.suite.runs.folders import RunError, open_run
+from delfjax.suite.runs.folders import RunError, is_finished, is_settled, making, open_run
 from delfjax.suite.settings import photo_experiment, upstream_of
 from delfjax.text import printable
 
@@ -74,6 +77,16 @@ class Job:
         except RunError:
             return False
         return True
+
+    @property
+    def executed(self) -> Path:
+        """The executed copy of the notebook."""
+        return self.path / _NOTEBOOK
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, above the progress bars."""
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 def find_notebook(name: str) -> Path:
@@ -134,49 +147,85 @@ def prepare(notebook: Path, given: Mapping[str, Any]) -> Job:
     )
 
 
-def run_notebook(job: Job, *, progress: bool = True) -> Path:
-    """Execute the notebook; returns the executed copy.
+def run_notebook(
+    job: Job,
+    *,
+    fresh: bool = False,
+    progress: bool = True,
+    announce: Callable[[str], object] = say,
+) -> bool:
+    """Execute the notebook, unless its run is finished.
+
+    If another process is making the run, this one waits for it and takes its result.
+
+    Args:
+        job: the notebook and its run folder.
+        fresh: execute it even if the run is finished; the earlier run is read until the new one is
+            finished.
+        progress: show a progress bar.
+        announce: is given one line about the process that this one waits for.
+
+    Returns:
+        Whether it was executed; ``False`` if the run was finished.
 
     Raises:
         RunError: the run it reads is missing, a cell failed, the kernel died or the disk is full.
             The partly executed copy and the traceback are in the run folder, which holds no
             finished run then.
     """
-    _require_upstream(job)
-    executed = job.path / _NOTEBOOK
+    name = job.notebook.stem
+
+    def on_wait(holder: str) -> None:
+        announce(f"{name}: {holder} is making {job.path}; waiting for it")
+
+    if not fresh and is_settled(job.path):
+        return False
     try:
-        job.path.mkdir(parents=True, exist_ok=True)
+        with making(job.path, fresh=fresh, on_wait=on_wait) as needed:
+            if needed:
+                _require_upstream(job)
+                _make(job, progress)
+    except OSError as error:
+        raise _failure(job, f"{error.filename or job.path}: {error.strerror or error}") from None
+    return needed
+
+
+def _make(job: Job, progress: bool) -> None:
+    """Execute the notebook in its run folder, which no other runner uses."""
+    try:
+        job.path.mkdir(exist_ok=True)
         (job.path / _TRACEBACK).unlink(missing_ok=True)
-        _execute(job, executed, progress)
+        _execute(job, progress)
     except PapermillExecutionError as error:
-        (job.path / _TRACEBACK).write_text(
-            _ANSI.sub("", "\n".join(error.traceback)), encoding="utf-8"
-        )
-        place = cell_titles(read_notebook(job.notebook)).get(_failed_cell(executed), "a cell")
-        raise _failure(job, f"{error.ename}: {_first_line(error.evalue)} (at “{place}”)") from None
+        # The line says what happened even if the disk is full.
+        with suppress(OSError):
+            trace = _ANSI.sub("", "\n".join(error.traceback))
+            replace_file(job.path / _TRACEBACK, trace.encode(errors="backslashreplace"))
+        reason = f"{error.ename}: {_first_line(error.evalue)} (at “{_failed_cell(job)}”)"
+        raise _failure(job, reason) from None
     except DeadKernelError:
         raise _failure(job, "the kernel died; out of memory, or killed") from None
     except RuntimeError as error:
         # nbclient's word for a kernel that does not answer.
         raise _failure(job, str(error)) from None
-    except OSError as error:
-        raise _failure(job, f"{error.filename or job.path}: {error.strerror or error}") from None
-    if job.kind == Kind.EXPERIMENT and not job.finished:
+    if job.kind == Kind.EXPERIMENT and not is_finished(job.path):
         raise _failure(job, "ended without finishing its run")
-    return executed
 
 
-def _execute(job: Job, executed: Path, progress: bool) -> None:
+def _execute(job: Job, progress: bool) -> None:
     content = read_notebook(job.notebook)
     titles = cell_titles(content)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     total = sum(cell.cell_type == "code" for cell in content.cells)
-    with tqdm(
-        total=total, desc=printable(job.notebook.stem), unit="cell", disable=not progress
-    ) as bar:
+    with (
+        naming(job.executed),
+        tqdm(
+            total=total, desc=printable(job.notebook.stem), unit="cell", disable=not progress
+        ) as bar,
+    ):
         papermill.execute_notebook(
             job.notebook,
-            executed,
+            job.executed,
             # A notebook without parameters would get a stray cell of them.
             parameters={
                 name: value
@@ -218,16 +267,19 @@ def _require_upstream(job: Job) -> None:
 
 
 def _failure(job: Job, reason: str) -> RunError:
-    (job.path / "DONE").unlink(missing_ok=True)
-    return RunError(f"{job.notebook.stem}: {reason}; partly executed copy: {job.path / _NOTEBOOK}")
+    return RunError(f"{job.notebook.stem}: {reason}; partly executed copy: {job.executed}")
 
 
-def _failed_cell(executed: Path) -> str:
-    cells = read_notebook(executed).cells
+def _failed_cell(job: Job) -> str:
+    """Title of the cell that failed."""
+    cells = []
+    # The copy is incomplete if the disk is full.
+    with suppress(RunError):
+        cells = read_notebook(job.executed).cells
     failed = (
         cell.get("id", "") for cell in cells if cell.metadata.get("papermill", {}).get("exception")
     )
-    return next(failed, "")
+    return cell_titles(read_notebook(job.notebook)).get(next(failed, ""), "a cell")
 
 
 def _first_line(text: str) -> str:

@@ -26,7 +26,7 @@ from delfjax.config import ConfigError, from_dict, require_known
 from delfjax.errors import DelfjaxError, quoted, shown
 from delfjax.suite.running.runner import Job, find_notebook, prepare
 from delfjax.suite.running.workers import Call, Workers, local_workers, workers_of
-from delfjax.suite.runs.folders import RunError
+from delfjax.suite.runs.folders import RunError, is_settled
 from delfjax.suite.runs.provenance import command
 from delfjax.suite.settings import relevant_overrides, upstream_of
 
@@ -151,7 +151,8 @@ class Task:
 
 @dataclass
 class SweepReport:
-    """What became of the runs, by name: done now, skipped as finished, failed with the reason."""
+    """What became of the runs, by name: done now, skipped as finished before or by another process
+    meanwhile, failed with the reason."""
 
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -229,7 +230,7 @@ def plan_sweep(sweep: SweepFile) -> list[Task]:
 def run_sweep(
     tasks: list[Task], *, workers: int = 1, scheduler: str | None = None, progress: bool = True
 ) -> SweepReport:
-    """Run what is not finished.
+    """Run what is not finished. A run that another process is making is waited for and taken.
 
     Args:
         tasks: as planned.
@@ -242,7 +243,7 @@ def run_sweep(
         RunError: the scheduler cannot be reached, or is lost.
     """
     started = time.perf_counter()
-    report = SweepReport(skipped=[task.name for task in tasks if task.job.finished])
+    report = SweepReport(skipped=[task.name for task in tasks if is_settled(task.job.path)])
     calls = {task.name: _call(task) for task in tasks if task.name not in report.skipped}
     if calls:
         with (
@@ -262,12 +263,12 @@ def _execute(
         def show(names: Sequence[str]) -> None:
             bar.set_postfix_str(", ".join(name.partition("/")[0] for name in names[:_SHOWN]))
 
-        for name, problem in workers.execute_all(calls, on_start=show):
+        for name, outcome in workers.execute_all(calls, on_start=show):
             bar.update()
-            if problem:
-                report.failed[name] = problem
+            if outcome.problem:
+                report.failed[name] = outcome.problem
             else:
-                report.done.append(name)
+                (report.done if outcome.executed else report.skipped).append(name)
 
 
 def _add(

@@ -16,11 +16,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, as_completed
+from distributed import (
+    Client,
+    Future,
+    LocalCluster,
+    Worker,
+    WorkerPlugin,
+    as_completed,
+    get_worker,
+)
 from distributed.comm.addressing import parse_address
 from distributed.comm.registry import get_backend
 from distributed.scheduler import KilledWorker
@@ -30,7 +39,7 @@ from delfjax import paths
 from delfjax.device import processors
 from delfjax.errors import DelfjaxError
 from delfjax.suite.running import kernels
-from delfjax.suite.running.runner import find_notebook, prepare, run_notebook
+from delfjax.suite.running.runner import find_notebook, prepare, run_notebook, say
 from delfjax.suite.runs.folders import RunError
 
 # A scheduler is waited for, seconds.
@@ -65,11 +74,27 @@ class Call:
         notebook: its file, or the beginning of its name.
         parameters: by name; what is left out has its default.
         needs: names of the calls that go first.
+        fresh: execute it even if its run is finished.
     """
 
     notebook: str
     parameters: Mapping[str, Any]
     needs: frozenset[str] = frozenset()
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended.
+
+    Attributes:
+        problem: what went wrong, or nothing.
+        executed: whether the notebook was executed; it is not if its run was finished, for
+            instance by another process meanwhile.
+    """
+
+    problem: str = ""
+    executed: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,30 +112,33 @@ class Workers:
 
     def execute(self, call: Call) -> str:
         """Execute one notebook; returns what went wrong, or nothing."""
-        ((_, problem),) = self.execute_all({"": call})
-        return problem
+        ((_, outcome),) = self.execute_all({"": call})
+        return outcome.problem
 
     def execute_all(
         self,
         calls: Mapping[str, Call],
         *,
         on_start: Callable[[Sequence[str]], None] = lambda names: None,
-    ) -> Iterator[tuple[str, str]]:
+    ) -> Iterator[tuple[str, Outcome]]:
         """Execute notebooks, each after those it needs, and as many at once as there are workers.
 
         Args:
             calls: name → call, each after those it needs; of those that can start, the first do.
             on_start: is called with the names of all that run, before each wait for one to end.
 
+        A line on standard error says for which process a call waits that makes the same run.
+
         Yields:
-            The name of each call as it ends, and what went wrong, or nothing. A call that needs one
-            that failed is not executed, and says so.
+            The name of each call as it ends, and how it ended. A call that needs one that failed is
+            not executed, and says so.
 
         Raises:
             RunError: the scheduler is no longer there, or a worker that died cannot be replaced.
         """
+        self.client.subscribe_topic(_topic(self.client), lambda event: say(event[1]))
         waiting = dict(calls)
-        running: dict[Future[str], str] = {}
+        running: dict[Future[Outcome], str] = {}
         ended = as_completed(loop=self.client.loop)
         while waiting or running:
             unfinished = {*waiting, *running.values()}
@@ -122,14 +150,14 @@ class Workers:
             on_start(list(running.values()))
             future = next(ended)
             name = running.pop(future)
-            problem = _problem(future)
-            yield name, problem
-            for other in _dependents(name, waiting) if problem else ():
+            outcome = _outcome(future)
+            yield name, outcome
+            for other in _dependents(name, waiting) if outcome.problem else ():
                 del waiting[other]
-                yield other, f"not run, because {name} failed"
+                yield other, Outcome(f"not run, because {name} failed", executed=False)
 
-    def _submit(self, call: Call) -> Future[str]:
-        arguments = (call.notebook, dict(call.parameters), str(paths.data_root()))
+    def _submit(self, call: Call) -> Future[Outcome]:
+        arguments = (call, str(paths.data_root()), _topic(self.client))
         return self.client.submit(_execute, *arguments, pure=False)
 
     def _idle(self, busy: int) -> int | None:
@@ -241,26 +269,33 @@ class _Share(WorkerPlugin):
         tqdm.set_lock(threading.RLock())
 
 
-def _execute(notebook: str, parameters: Mapping[str, Any], data_root: str) -> str:
-    """Execute a notebook in this worker; returns what went wrong, or nothing."""
+def _topic(client: Client) -> str:
+    """Name of the events that carry lines of workers to the client that they work for."""
+    return f"delfjax-{client.id}"
+
+
+def _execute(call: Call, data_root: str, topic: str) -> Outcome:
+    """Execute a notebook in this worker."""
     # Its kernel inherits it.
     os.environ["DELFJAX_DATA"] = data_root
+    announce = partial(get_worker().log_event, topic)
     try:
-        run_notebook(prepare(find_notebook(notebook), parameters), progress=False)
+        job = prepare(find_notebook(call.notebook), call.parameters)
+        executed = run_notebook(job, fresh=call.fresh, progress=False, announce=announce)
     except DelfjaxError as error:
-        return str(error)
-    return ""
+        return Outcome(str(error))
+    return Outcome(executed=executed)
 
 
-def _problem(future: Future[str]) -> str:
+def _outcome(future: Future[Outcome]) -> Outcome:
     if future.cancelled():
         raise RunError("the scheduler is no longer there; runs that were finished are kept")
     error = future.exception()
     if error is None:
-        return str(future.result())
+        return future.result()
     if isinstance(error, KilledWorker):
-        return "the worker that executed it died: out of memory, or killed"
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return Outcome("the worker that executed it died: out of memory, or killed")
+    return Outcome(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def _dependents(name: str, calls: Mapping[str, Call]) -> list[str]:

@@ -20,10 +20,10 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from delfjax import paths
 from delfjax.config import require_known, shown, weight_file
 from delfjax.evaluation.significance import bootstrap_interval, paired_permutation_test
 from delfjax.files import flatten
+from delfjax.suite.runs.claims import finished_folders
 from delfjax.suite.runs.folders import PRESETS, FinishedRun, RunError, finished_runs
 from delfjax.suite.runs.tables import as_text, compact, table_of
 
@@ -97,7 +97,7 @@ def compare(experiment: str, *, by: Sequence[str] = (), preset: str = "any") -> 
 
 def experiments_with_runs() -> list[str]:
     """Names of the experiments that have a finished run, even a damaged one."""
-    return sorted({done.parent.parent.name for done in paths.runs_root().glob("*/*/DONE")})
+    return sorted({path.parent.name for path in finished_folders()})
 
 
 def runs_of(experiment: str, *, preset: str = "any") -> tuple[list[FinishedRun], list[str]]:

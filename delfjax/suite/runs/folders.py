@@ -4,7 +4,10 @@
 ``figures/``, ``queries/`` (scores per query) and any files of the experiment's own. ``DONE`` is
 written last and holds digests of the JSON files. A folder without ``DONE`` did not finish and is
 started again; a folder whose files do not match their digests is damaged. Neither is ever read. The
-hash is that of the resolved config, seed included. Only one process at a time writes a folder.
+hash is that of the resolved config, seed included.
+
+Only one process at a time makes a run, and a finished run that is made again is read until the new
+one is finished; see :mod:`delfjax.suite.runs.claims`.
 """
 
 from __future__ import annotations
@@ -14,29 +17,32 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from delfjax import paths
 from delfjax.config import config_hash, identity, shown
 from delfjax.errors import DelfjaxError
 from delfjax.files import (
-    Lock,
+    TEMPORARY,
     LockHeldError,
     flatten,
     read_json_object,
     remove_leftovers,
+    replacing,
     write_json,
 )
 from delfjax.records import Flag, Number, Record, Whole, read_record
+from delfjax.suite.runs import claims
+from delfjax.suite.runs.claims import DONE, OnWait
 from delfjax.suite.runs.provenance import provenance
 
 # Presets that a run can have: seconds, minutes, as long as the data deserves.
 PRESETS = ("ci", "quick", "full")
 
-_DONE = "DONE"
 _CONFIG = "config.json"
 _RESULTS = "results.json"
 _PROVENANCE = "provenance.json"
@@ -45,12 +51,6 @@ _QUERIES = "queries"
 _REMEDY = 'run {0} first, or ask for upstream="build"'
 # Files that the runner writes into the folder while the notebook is still running.
 KEPT = ("notebook.ipynb", "traceback.txt")
-# Seconds to wait for another process that writes the same folder: a killed process may take that
-# long to exit.
-_PATIENCE = 15.0
-# Folders that this process is writing, with their locks. A notebook cell that is executed twice
-# starts its run twice, and must not wait for its own lock.
-_held: dict[Path, Lock] = {}
 
 
 class RunError(DelfjaxError):
@@ -89,8 +89,8 @@ class _Origin(Record):
 class Figure(Protocol):
     """Anything that can be saved as a picture."""
 
-    def savefig(self, file: Path, /) -> None:
-        """Write the picture to ``file``."""
+    def savefig(self, stream: BinaryIO, /, *, format: str) -> None:
+        """Write the picture to ``stream``."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,15 @@ class Run:
         return self.path.name
 
     def save_figure(self, name: str, figure: Figure) -> None:
-        """Save ``figure`` as ``figures/<name>.png``."""
+        """Save ``figure`` as ``figures/<name>.png``.
+
+        Raises:
+            OSError: the file cannot be written; the error names it.
+        """
         folder = self.path / _FIGURES
         folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png")
+        with replacing(folder / f"{name}.png") as stream:
+            figure.savefig(stream, format="png")
 
     def save_query_scores(self, metric: str, scores: Mapping[str, float]) -> None:
         """Save the score of every query, so that two settings can be compared query by query.
@@ -205,10 +210,10 @@ class Run:
         self._write(self.path / _RESULTS, results)
         self._write(self.path / _PROVENANCE, origin)
         self._write(
-            self.path / _DONE,
+            self.path / DONE,
             {name: _digest(self.path / name) for name in (_CONFIG, _RESULTS, _PROVENANCE)},
         )
-        _release(self.path)
+        claims.stop_writing(self.path)
         return open_run(self.path)
 
     def _refuse_infinite(self, results: dict[str, Any]) -> None:
@@ -236,7 +241,10 @@ def start_run(
     upstream: Mapping[str, FinishedRun] | None = None,
     resume: bool = False,
 ) -> Run:
-    """Open a run folder for ``experiment`` under ``config``, removing the files of an earlier run.
+    """Open a run folder for ``experiment`` under ``config``.
+
+    The files of an unfinished run are removed. A finished run is read until the new one is
+    finished.
 
     Args:
         experiment: name of the experiment, which is that of its notebook.
@@ -244,7 +252,7 @@ def start_run(
         parameters: the notebook's parameters, as given.
         upstream: role → finished run that this run reads.
         resume: keep the files of an unfinished run, for experiments that can resume from them. A
-            finished run is still removed and made again.
+            finished run is still made again from the beginning.
 
     Raises:
         RunError: another process is writing the folder, the unfinished run has another config, or
@@ -252,20 +260,73 @@ def start_run(
     """
     path = run_path(experiment, config)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        _acquire(path)
-        if resume and (path / _CONFIG).is_file() and not (path / _DONE).is_file():
-            _require_same(path, config)
-            remove_leftovers(path)
-        else:
-            _clear(path)
-        _write_json(path / _CONFIG, config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        claims.start_writing(path)
+        try:
+            _prepare(path, config, resume=resume)
+        except BaseException:
+            claims.stop_writing(path)
+            raise
+    except LockHeldError as error:
+        raise RunError(
+            f"{path}: is being written by {error.holder}; wait for it, or stop it"
+        ) from None
     except OSError as error:
         raise RunError(
             f"run {experiment}/{path.name}: {error.filename or path} cannot be written:"
             f" {error.strerror}"
         ) from None
     return Run(experiment, config, path, parameters or {}, upstream or {})
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the folder itself, and not that of an earlier run, holds a finished run."""
+    try:
+        _read(path)
+    except RunError:
+        return False
+    return True
+
+
+def is_settled(path: Path) -> bool:
+    """Whether a run is finished and no process, even a killed one, has left anything else of it."""
+    return (
+        is_finished(path)
+        and not claims.has_earlier(path)
+        and next(path.rglob(f".*{TEMPORARY}"), None) is None
+    )
+
+
+@contextmanager
+def making(path: Path, *, fresh: bool, on_wait: OnWait) -> Iterator[bool]:
+    """Let only this process execute the notebook of a run.
+
+    Any other process that executes it, or whose notebook writes the folder, is waited for. Where
+    the block raises, the run does not count as finished.
+
+    Args:
+        path: the run folder.
+        fresh: make the run even if it is finished.
+        on_wait: is told for whom this process waits.
+
+    Yields:
+        Whether the run is to be made; it may have been finished by the process waited for.
+
+    Raises:
+        OSError: a file cannot be written, moved or deleted.
+    """
+    with claims.executing(path, on_wait=on_wait):
+        with claims.undisturbed(path, on_wait=on_wait):
+            needed = fresh or not _settle(path)
+            if needed:
+                _set_aside(path)
+        try:
+            yield needed
+        except BaseException:
+            claims.retract(path)
+            raise
+        if is_finished(path):
+            claims.discard_earlier(path)
 
 
 def finished_run(experiment: str, config: dict[str, Any]) -> FinishedRun:
@@ -275,27 +336,38 @@ def finished_run(experiment: str, config: dict[str, Any]) -> FinishedRun:
         RunError: there is no such run (the message says how to make it), or it is damaged.
     """
     path = run_path(experiment, config)
-    if not (path / _DONE).is_file():
+    if not (claims.current(path) / DONE).is_file():
         raise RunError(
             f"no finished run of {experiment} with these settings at {path};"
             f" {_REMEDY.format(experiment)}"
         )
     run = open_run(path)
-    _require_same(path, config)
+    _require_same(run.path, run.config, config)
     return run
 
 
 def open_run(path: Path) -> FinishedRun:
-    """The finished run in a folder.
+    """The finished run in a folder, or the earlier one while it is made again.
 
     Raises:
         RunError: the run is not finished, or its files have changed since it finished.
     """
-    if not (path / _DONE).is_file():
+    while True:
+        found = claims.current(path)
+        try:
+            return _read(found)
+        except RunError:
+            # It may have been moved or replaced meanwhile.
+            if claims.current(path) == found:
+                raise
+
+
+def _read(path: Path) -> FinishedRun:
+    if not (path / DONE).is_file():
         raise RunError(f"{path}: not a finished run")
-    digests = read_json_object(path / _DONE, error=RunError)
+    digests = read_json_object(path / DONE, error=RunError)
     for name in (_CONFIG, _RESULTS, _PROVENANCE):
-        if not (path / name).is_file() or digests.get(name) != _digest(path / name):
+        if not _is_written(path / name, digests.get(name)):
             raise RunError(
                 f"{path}: damaged, {name} is not what was written; remove the folder and run"
                 f" {path.parent.name} again"
@@ -310,9 +382,9 @@ def finished_runs(experiment: str) -> tuple[list[FinishedRun], list[str]]:
     """The finished runs of an experiment, the latest last, and one line per damaged run."""
     runs: list[FinishedRun] = []
     problems: list[str] = []
-    for done in sorted((paths.runs_root() / experiment).glob(f"*/{_DONE}")):
+    for path in claims.finished_folders(experiment):
         try:
-            runs.append(open_run(done.parent))
+            runs.append(open_run(path))
         except RunError as error:
             problems.append(str(error))
     return sorted(runs, key=lambda run: (str(run.provenance.get("finished")), run.hash)), problems
@@ -341,8 +413,7 @@ def find_run(experiment: str, digits: str, settings: Mapping[str, Any]) -> Finis
     Raises:
         RunError: no run or more than one begins like that, or the run has other settings.
     """
-    folder = paths.runs_root() / experiment
-    known = sorted(done.parent for done in folder.glob(f"*/{_DONE}"))
+    known = claims.finished_folders(experiment)
     found = [path for path in known if path.name.startswith(digits)]
     if len(found) != 1:
         names = ", ".join(path.name for path in known[-5:]) or "none"
@@ -373,17 +444,49 @@ def differences(settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[
     ]
 
 
-def _require_same(path: Path, config: dict[str, Any]) -> None:
-    held = read_json_object(path / _CONFIG, error=RunError)
+def _prepare(path: Path, config: dict[str, Any], *, resume: bool) -> None:
+    """Make a locked run folder ready to be written."""
+    _set_aside(path)
+    path.mkdir(exist_ok=True)
+    if resume and (path / _CONFIG).is_file():
+        _require_same(path, read_json_object(path / _CONFIG, error=RunError), config)
+        remove_leftovers(path)
+    else:
+        _clear(path)
+    _write_json(path / _CONFIG, config)
+
+
+def _require_same(path: Path, held: Mapping[str, Any], config: dict[str, Any]) -> None:
     unlike = differences(json.loads(json.dumps(config)), held)
     if unlike:
         raise RunError(f"{path}: holds a run with other settings: {'; '.join(unlike[:3])}")
 
 
+def _settle(path: Path) -> bool:
+    """Clear away what killed processes left of a finished run; return whether there is one."""
+    if not is_finished(path):
+        earlier = claims.current(path)
+        if earlier == path or not is_finished(earlier):
+            return False
+        claims.restore_earlier(path)
+    claims.discard_earlier(path)
+    remove_leftovers(path)
+    return True
+
+
+def _set_aside(path: Path) -> None:
+    """Leave a locked folder without a finished run; one that is whole is read elsewhere."""
+    if is_finished(path):
+        claims.set_aside(path)
+    elif (path / DONE).is_file():
+        # Without its config, a damaged run is never resumed.
+        for name in (DONE, _CONFIG):
+            (path / name).unlink(missing_ok=True)
+
+
 def _clear(path: Path) -> None:
     # Without its config, a folder that is half cleared is never resumed.
-    for name in (_DONE, _CONFIG):
-        (path / name).unlink(missing_ok=True)
+    (path / _CONFIG).unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.name not in KEPT:
             if entry.is_dir() and not entry.is_symlink():
@@ -392,28 +495,15 @@ def _clear(path: Path) -> None:
                 entry.unlink()
 
 
-def _acquire(path: Path) -> None:
-    """Lock a run folder until :func:`_release` or the end of the process."""
-    if path in _held:
-        return
-    lock = Lock(path.parent / f".{path.name}.lock", wait_s=_PATIENCE)
-    try:
-        lock.acquire()
-    except LockHeldError as error:
-        raise RunError(
-            f"{path}: is being written by {error.holder}; wait for it, or stop it"
-        ) from None
-    _held[path] = lock
-
-
-def _release(path: Path) -> None:
-    lock = _held.pop(path, None)
-    if lock is not None:
-        lock.release()
-
-
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, values, indent=1, sort_keys=True)
+
+
+def _is_written(path: Path, digest: object) -> bool:
+    """Whether a file is there and has this digest."""
+    with suppress(OSError):
+        return _digest(path) == digest
+    return False
 
 
 def _digest(path: Path) -> str:

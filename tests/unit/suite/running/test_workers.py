@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from delfjax.suite.running import kernels
-from delfjax.suite.running.workers import Call, Workers, _problem, _Share, local_workers
+from delfjax.suite.running.workers import Call, Outcome, Workers, _outcome, _Share, local_workers
 
 UNKNOWN = Call("unheard_of", {})
 
@@ -31,6 +31,10 @@ def worker() -> Iterator[Workers]:
 
 def processes(workers: Workers) -> list[int]:
     return list(workers.client.run(os.getpid).values())
+
+
+def problems_of(ended: Iterator[tuple[str, Outcome]]) -> dict[str, str]:
+    return {name: outcome.problem for name, outcome in ended}
 
 
 def listening() -> set[str]:
@@ -71,7 +75,7 @@ def test_a_worker_that_is_killed_costs_its_own_run_and_is_replaced(worker: Worke
             os.kill(killed, signal.SIGKILL)
 
     calls = {"killed": Call("00", {}), "next": UNKNOWN}
-    problems = dict(worker.execute_all(calls, on_start=kill))
+    problems = problems_of(worker.execute_all(calls, on_start=kill))
     assert problems["killed"] == "the worker that executed it died: out of memory, or killed"
     assert "unheard_of" in problems["next"]
     assert processes(worker) != [killed]
@@ -79,7 +83,8 @@ def test_a_worker_that_is_killed_costs_its_own_run_and_is_replaced(worker: Worke
 
 def test_an_error_that_nobody_foresaw_is_the_reason(worker: Workers) -> None:
     future = worker.client.submit(int, "many\nlines", pure=False)
-    assert _problem(future) == r"ValueError: invalid literal for int() with base 10: 'many\nlines'"
+    problem = r"ValueError: invalid literal for int() with base 10: 'many\nlines'"
+    assert _outcome(future) == Outcome(problem)
 
 
 def test_what_reads_a_run_that_failed_is_not_run_and_the_others_are(worker: Workers) -> None:
@@ -90,7 +95,9 @@ def test_what_reads_a_run_that_failed_is_not_run_and_the_others_are(worker: Work
         "third": Call("unheard_of", {}, frozenset({"second"})),
     }
     seen: list[list[str]] = []
-    problems = dict(worker.execute_all(calls, on_start=lambda names: seen.append(list(names))))
+    problems = problems_of(
+        worker.execute_all(calls, on_start=lambda names: seen.append(list(names)))
+    )
     assert "no notebook is called 'unheard_of'" in problems["first"]
     assert "no notebook is called 'unheard_of'" in problems["other"]
     reason = "not run, because first failed"

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from delfjax import paths, plots
-from delfjax.suite.runs import folders as runs
+from delfjax.suite.runs import claims
+from delfjax.suite.runs.comparison import experiments_with_runs
 from delfjax.suite.runs.folders import (
     RunError,
     find_run,
@@ -140,7 +141,7 @@ def test_a_full_disk_ends_in_one_line_and_no_finished_run(
 def test_a_folder_that_another_process_writes_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runs, "_PATIENCE", 0.2)
+    monkeypatch.setattr(claims, "_PATIENCE_S", 0.2)
     path = run_path("10_example", CONFIG)
     script = f"""
 import sys, time
@@ -184,12 +185,23 @@ def test_a_run_that_did_not_finish_is_not_found() -> None:
         finished_run("10_example", CONFIG)
 
 
-def test_a_run_started_again_is_not_done_until_it_finishes_again() -> None:
-    start_run("10_example", CONFIG).finish({"map": 0.1})
+def test_a_run_made_again_is_read_as_it_was_until_the_new_one_is_finished() -> None:
+    run = start_run("10_example", CONFIG)
+    run.save_query_scores("AP", {"a.jpg": 0.25})
+    old = run.finish({"map": 0.1})
     again = start_run("10_example", CONFIG)
-    with pytest.raises(RunError):
-        finished_run("10_example", CONFIG)
-    assert not (again.path / "results.json").exists()
+    assert again.path == old.path and not (again.path / "results.json").exists()
+    found = [finished_run("10_example", CONFIG), *finished_runs("10_example")[0]]
+    found += [latest_run("10_example", {"seed": 0}), find_run("10_example", old.hash[:4], {})]
+    assert experiments_with_runs() == ["10_example"]
+    for earlier in found:
+        assert (earlier.experiment, earlier.hash) == ("10_example", old.hash)
+        assert earlier.results == {"map": 0.1}
+        assert earlier.query_scores() == {"AP": {"a.jpg": 0.25}}
+    again.finish({"map": 0.2})
+    assert finished_run("10_example", CONFIG).path == old.path
+    assert [run.results for run in finished_runs("10_example")[0]] == [{"map": 0.2}]
+    assert not found[0].path.exists()
 
 
 @pytest.mark.parametrize("resume", [False, True])
