@@ -3,6 +3,7 @@ finished run."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -201,6 +202,23 @@ def test_a_damaged_run_is_not_read_by_the_next_notebook(capsys: pytest.CaptureFi
     assert main(["run", "41"]) == 1
     assert "damaged, results.json is not what was written" in capsys.readouterr().err
     assert finished() == [run.path / "DONE"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_of_two_runs_at_once_the_second_waits_and_takes_the_result(tmp_path: Path) -> None:
+    count = f"open({str(tmp_path / 'executed')!r}, 'a').write('once ')"
+    notebook = write_notebook(tmp_path, f"{count}\nimport time; time.sleep(3)")
+    command = [sys.executable, "-m", "delfjax.cli", "run", str(notebook), "--set", "factor=3"]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = sorted((*process.communicate(), process.returncode) for process in both)
+    assert [code for *_, code in said] == [0, 0]
+    assert said[0][0].startswith("executed: ") and said[1][0].startswith("finished already: ")
+    assert re.search(r"^70_small: process \d+ on .* is making .*; waiting", said[1][1], re.M)
+    assert (tmp_path / "executed").read_text() == "once " and len(finished()) == 1
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +126,30 @@ def test_an_interrupted_sweep_says_that_it_resumes_and_leaves_no_half_run(
     assert stopped.returncode == 130 and "the same command resumes" in said
     report = run_sweep(plan_sweep(read_sweep(sweep)), progress=False)
     assert not report.failed and len(table("70_small")) == 3
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_make_each_run_once_and_report_no_failure(sweep: Path) -> None:
+    write_sweep(sweep.parent, seeds=[2, 3, 4])
+    with start(sweep) as first, start(sweep, "--workers", "2") as second:
+        said = [process.communicate() for process in (first, second)]
+    assert first.returncode == second.returncode == 0
+    counts = [re.search(r"(\d) done, (\d) skipped, 0 failed", out) for out, _ in said]
+    assert sum(int(count[1]) for count in counts if count) == 3
+    assert sum(int(count[2]) for count in counts if count) == 3
+    assert "is making" in said[0][1] + said[1][1]
+    assert len(table("70_small")) == 3
+
+
+@pytest.mark.slow
+def test_a_sweep_started_while_workers_of_a_killed_one_live_waits_for_them(sweep: Path) -> None:
+    with start(sweep) as killed:
+        while not list(paths.runs_root().glob("70_small/*/config.json")):
+            time.sleep(0.05)
+        killed.kill()
+    report = run_sweep(plan_sweep(read_sweep(sweep)), progress=False)
+    assert not report.failed and len(report.done) + len(report.skipped) == 2
+    assert len(table("70_small")) == 2
 
 
 def test_a_failure_costs_its_own_runs_only_and_is_listed(

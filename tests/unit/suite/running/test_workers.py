@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from delfjax.suite.running import kernels
+from delfjax.suite.running import kernels, workers
+from delfjax.suite.running.runner import find_notebook, prepare
 from delfjax.suite.running.workers import Call, Outcome, Workers, _outcome, _Share, local_workers
+from delfjax.suite.runs import claims
+from delfjax.suite.settings import photo_experiment
 
 UNKNOWN = Call("unheard_of", {})
 
@@ -103,6 +108,26 @@ def test_what_reads_a_run_that_failed_is_not_run_and_the_others_are(worker: Work
     reason = "not run, because first failed"
     assert problems["second"] == problems["third"] == reason
     assert seen == [["first"], ["other"]]
+
+
+def test_a_run_that_another_process_makes_is_waited_for_and_taken(
+    worker: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(find_notebook("41"), {"seed": 5})
+    lines: list[str] = []
+    with ExitStack() as held:
+        held.enter_context(claims.executing(job.path, on_wait=lines.append))
+
+        def finish(line: str) -> None:
+            lines.append(line)
+            photo_experiment("ci", 5).start("41_search_and_verify").finish({"value": 1})
+            held.close()
+
+        monkeypatch.setattr(workers, "say", finish)
+        ((_, outcome),) = worker.execute_all({"": Call("41", {"seed": 5})})
+    assert outcome == Outcome(executed=False) and job.finished
+    me = f"process {os.getpid()} on {socket.gethostname()}"
+    assert lines == [f"41_search_and_verify: {me} is making {job.path}; waiting for it"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processors are assigned on Linux alone")
