@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 import delfjax
 from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
+from delfjax.datasets.photo_folder import PhotoFolder
 from delfjax.device import use_compilation_cache
 from delfjax.features.store import FeatureStore
 from delfjax.pipeline.dataset_features import default_store
@@ -45,7 +46,8 @@ def main(folder: str, sizes: tuple[int, ...]) -> None:
     use_compilation_cache()
     dataset = delfjax.open_dataset("folder", folder)
     config = delfjax.DelfConfig()
-    store = extract_photos(dataset, default_store(dataset, config), config=config)
+    photos = PhotoFolder(dataset.root, tuple(dataset.database))
+    store = extract_photos(photos, default_store(dataset, config), config=config)
     rng = np.random.default_rng(1)
     print(f"{'photos':>6s}  {'false match':>20s}  {'right kept':>20s}   (by inliers alone)")
     for size in sizes:

@@ -19,6 +19,9 @@ import os, signal, sys, time, types
 from pathlib import Path
 from delfjax.cli import main
 
+# A program started in the background by a script ignores interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
