@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from delfjax.cli import main
 from delfjax.config import DelfConfig, override
-from delfjax.features.store import StoreWriter
+from delfjax.features.store import FeatureStore, StoreWriter
 from delfjax.models.weights import load_weights, save_weights
 from delfjax.retrieval.local_index import open_index
 from delfjax.types import ImageFeatures, LocalFeatures
+from tests.integration.extraction_process import extract
 from tests.kills import kill_at_every_step
 
 CONFIG = override(DelfConfig(), ["reduction.dim=8"])
@@ -95,3 +97,37 @@ def test_weights_export_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> No
         assert load_weights(model)[1]["name"] in ("attention", "delf")
 
     killed(place, "weights", "export", "model.safetensors", check=check)
+
+
+@pytest.mark.slow
+def test_an_extraction_loses_nothing_and_follows_its_folder(tmp_path: Path) -> None:
+    """Photos are new, renamed, changed and deleted since the first extraction."""
+    photos, store = tmp_path / "place" / "photos", tmp_path / "place" / "store"
+    photos.mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", (40, 30), (40 * number, 90, 20)).save(photos / f"{number}.png")
+    extract("histograms", photos, store)
+    (photos / "0.png").unlink()
+    (photos / "1.png").rename(photos / "renamed.png")
+    Image.new("RGB", (40, 30), (5, 5, 250)).save(photos / "2.png")
+    (photos / "cut.png").write_bytes((photos / "3.png").read_bytes()[:40])
+    Image.new("RGB", (30, 40), (1, 2, 3)).save(photos / "new.png")
+    kept = {"3.png", "4.png", "5.png"}
+
+    def check() -> None:
+        held = FeatureStore.open(store)
+        held.verify()
+        assert kept <= set(held.names)
+        assert all(held.get(name).local.descriptors.shape == (3, 256) for name in held.names)
+
+    kills = kill_at_every_step(
+        tmp_path / "place",
+        setup="from pathlib import Path; from tests.integration.extraction_process import extract",
+        action="extract('histograms', Path('photos'), Path('store'))",
+        check=check,
+        size_limits=(100, 2000),
+    )
+    assert kills > 10
+    held = FeatureStore.open(store)
+    assert set(held.names) == kept | {"renamed.png", "2.png", "new.png"}
+    assert list(held.failures()) == ["cut.png"]
