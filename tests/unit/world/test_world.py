@@ -8,19 +8,22 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from tqdm.auto import tqdm
 
 from delfjax.config import ConfigError
 from delfjax.datasets.images import ImageError, decode_image, hash_file
 from delfjax.datasets.world_benchmark import CutLandmarks, load_world, load_world_train
-from delfjax.files import replacing
+from delfjax.files import Lock, replacing
 from delfjax.world import writing
 from delfjax.world.census import SPLITS, Census
 from delfjax.world.challenges import KNOBS
@@ -66,6 +69,25 @@ def test_the_same_configuration_gives_the_same_bytes_with_any_number_of_workers(
 ) -> None:
     build_world(tmp_path / "again", SMALL, workers=1, progress=False)
     assert digest(tmp_path / "again") == digest(world.root)
+
+
+def test_a_second_builder_says_for_whom_it_waits_and_finds_the_world_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Lock(tmp_path / ".lock")
+    first.acquire()
+    shown = tqdm.write
+
+    def finish(line: str, **options: Any) -> None:
+        shown(line, **options)
+        (tmp_path / MANIFEST).touch()
+        first.release()
+
+    monkeypatch.setattr(tqdm, "write", finish)
+    report = build_world(tmp_path, SMALL)
+    assert (report.done, report.skipped) == (0, Census(SMALL).frame_count)
+    waits = f"{tmp_path}: process {os.getpid()} on {socket.gethostname()} is rendering it; waiting"
+    assert waits in capsys.readouterr().err
 
 
 def test_another_seed_gives_other_landmarks_and_other_photographs(world: World) -> None:
