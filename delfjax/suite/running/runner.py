@@ -40,7 +40,8 @@ from delfjax.suite.running.notebook_rules import (
     select,
 )
 from delfjax.suite.running.upstream import upstream_run
-from delfjax.suite.runs.folders import RunError, is_finished, is_settled, making, open_run
+from delfjax.suite.runs import claims
+from delfjax.suite.runs.folders import RunError, is_settled, making, open_run
 from delfjax.suite.settings import photo_experiment, upstream_of
 from delfjax.text import printable
 
@@ -192,6 +193,7 @@ def run_notebook(
 
 def _make(job: Job, progress: bool) -> None:
     """Execute the notebook in its run folder, which no other runner uses."""
+    before = claims.stamp(job.path)
     try:
         job.path.mkdir(exist_ok=True)
         (job.path / _TRACEBACK).unlink(missing_ok=True)
@@ -208,7 +210,7 @@ def _make(job: Job, progress: bool) -> None:
     except RuntimeError as error:
         # nbclient's word for a kernel that does not answer.
         raise _failure(job, str(error)) from None
-    if job.kind == Kind.EXPERIMENT and not is_finished(job.path):
+    if job.kind == Kind.EXPERIMENT and claims.stamp(job.path) in (None, before):
         raise _failure(job, "ended without finishing its run")
 
 
@@ -267,7 +269,8 @@ def _require_upstream(job: Job) -> None:
 
 
 def _failure(job: Job, reason: str) -> RunError:
-    return RunError(f"{job.notebook.stem}: {reason}; partly executed copy: {job.executed}")
+    copy = f"; partly executed copy: {job.executed}" if job.executed.is_file() else ""
+    return RunError(f"{job.notebook.stem}: {reason}{copy}")
 
 
 def _failed_cell(job: Job) -> str:

@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from delfjax import paths
@@ -74,21 +74,19 @@ def stop_writing(path: Path) -> None:
     """Unlock a run folder. The earlier run is deleted if the new one is finished and no other
     process executes its notebook, which may still fail."""
     lock = _written.pop(path, None)
-    if lock is None:
-        return
-    try:
-        if (path / DONE).is_file():
-            with _executor(path):
-                discard_earlier(path)
-    except LockHeldError:
-        pass
-    finally:
-        lock.release()
+    if lock is not None:
+        try:
+            with suppress(LockHeldError), _executor(path):
+                _discard_if_done(path)
+        finally:
+            lock.release()
 
 
 @contextmanager
 def executing(path: Path, *, on_wait: OnWait) -> Iterator[None]:
     """Let only this process execute the notebook of a run; any other process is waited for.
+
+    If the run is finished when the block ends, the earlier run is deleted.
 
     Args:
         path: the run folder.
@@ -100,6 +98,9 @@ def executing(path: Path, *, on_wait: OnWait) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _executor(path, wait_s=math.inf, on_wait=on_wait):
         yield
+        # A notebook that an editor has started since will delete the earlier run itself.
+        with suppress(LockHeldError), _writer(path):
+            _discard_if_done(path)
 
 
 @contextmanager
@@ -124,11 +125,19 @@ def retract(path: Path) -> None:
     Raises:
         OSError: the folder cannot be changed.
     """
-    try:
-        with _writer(path):
-            (path / DONE).unlink(missing_ok=True)
-    except LockHeldError:
-        return
+    with suppress(LockHeldError), _writer(path):
+        (path / DONE).unlink(missing_ok=True)
+
+
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What identifies the finished run of a run folder, wherever it is; ``None`` without one.
+
+    It changes when a run is finished again, and not when it is moved.
+    """
+    with suppress(OSError):
+        found = (current(path) / DONE).stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def has_earlier(path: Path) -> bool:
@@ -170,6 +179,11 @@ def discard_earlier(path: Path) -> None:
     (earlier / DONE).unlink(missing_ok=True)
     if earlier.exists():
         shutil.rmtree(earlier)
+
+
+def _discard_if_done(path: Path) -> None:
+    if (path / DONE).is_file():
+        discard_earlier(path)
 
 
 def _earlier(path: Path) -> Path:

@@ -279,19 +279,10 @@ def start_run(
     return Run(experiment, config, path, parameters or {}, upstream or {})
 
 
-def is_finished(path: Path) -> bool:
-    """Whether the folder itself, and not that of an earlier run, holds a finished run."""
-    try:
-        _read(path)
-    except RunError:
-        return False
-    return True
-
-
 def is_settled(path: Path) -> bool:
     """Whether a run is finished and no process, even a killed one, has left anything else of it."""
     return (
-        is_finished(path)
+        _is_finished(path)
         and not claims.has_earlier(path)
         and next(path.rglob(f".*{TEMPORARY}"), None) is None
     )
@@ -320,13 +311,12 @@ def making(path: Path, *, fresh: bool, on_wait: OnWait) -> Iterator[bool]:
             needed = fresh or not _settle(path)
             if needed:
                 _set_aside(path)
+                remove_leftovers(path)
         try:
             yield needed
         except BaseException:
             claims.retract(path)
             raise
-        if is_finished(path):
-            claims.discard_earlier(path)
 
 
 def finished_run(experiment: str, config: dict[str, Any]) -> FinishedRun:
@@ -462,11 +452,20 @@ def _require_same(path: Path, held: Mapping[str, Any], config: dict[str, Any]) -
         raise RunError(f"{path}: holds a run with other settings: {'; '.join(unlike[:3])}")
 
 
+def _is_finished(path: Path) -> bool:
+    """Whether the folder itself, and not that of an earlier run, holds a finished run."""
+    try:
+        _read(path)
+    except RunError:
+        return False
+    return True
+
+
 def _settle(path: Path) -> bool:
     """Clear away what killed processes left of a finished run; return whether there is one."""
-    if not is_finished(path):
+    if not _is_finished(path):
         earlier = claims.current(path)
-        if earlier == path or not is_finished(earlier):
+        if earlier == path or not _is_finished(earlier):
             return False
         claims.restore_earlier(path)
     claims.discard_earlier(path)
@@ -476,7 +475,7 @@ def _settle(path: Path) -> bool:
 
 def _set_aside(path: Path) -> None:
     """Leave a locked folder without a finished run; one that is whole is read elsewhere."""
-    if is_finished(path):
+    if _is_finished(path):
         claims.set_aside(path)
     elif (path / DONE).is_file():
         # Without its config, a damaged run is never resumed.

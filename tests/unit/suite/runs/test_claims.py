@@ -50,7 +50,7 @@ def make(value, **options):
     run.finish({{"value": value}})
 
 def make_alone(value, *, fresh=False):
-    with making(run_path("20_example", CONFIG), fresh=fresh, on_wait=print) as needed:
+    with making(run_path("20_example", CONFIG), fresh=fresh, on_wait=len) as needed:
         if needed:
             make(value)
     return needed
@@ -187,6 +187,19 @@ print("finished", flush=True)
         resume(other)
         assert heard(other) == "finished"
     assert value() == 1
+
+
+def test_a_finished_run_that_is_started_again_by_hand_at_once_was_finished(path: Path) -> None:
+    make(1)
+    with making(path, fresh=True, on_wait=lambda holder: None):
+        before = claims.stamp(path)
+        make(2)
+        # As in an editor, while the cells after the last one of the run are executed.
+        again = start_run("20_example", CONFIG)
+        assert claims.stamp(path) not in (None, before)
+    assert value() == 2 and not is_settled(path)
+    again.finish({"value": 3})
+    assert value() == 3 and is_settled(path)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
