@@ -100,8 +100,6 @@ class Evaluate:
             if self.folder
             else open_dataset(self.dataset, self.root)
         )
-        for note in dataset.notes:
-            print(note, file=sys.stderr)
         result = evaluate_dataset(
             dataset,
             config,
@@ -112,6 +110,8 @@ class Evaluate:
         if self.json is not None:
             # A name that is not UTF-8 is escaped as in JSON.
             replace_file(self.json, result.to_json().encode(errors="backslashreplace"))
+        for note in dataset.notes:
+            print(note, file=sys.stderr)
         for line in _scores(result):
             print(line)
         _print_counts(result)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import yaml
 
 from delfjax.config import ConfigError, DelfConfig
@@ -31,7 +32,7 @@ from delfjax.models.model_files import (
     record_scores,
     save_model,
 )
-from delfjax.models.weights import read_safetensors
+from delfjax.models.weights import read_description, read_safetensors
 from delfjax.pickles import read_plain_pickle
 from delfjax.suite.running.notebook_rules import cell_titles, check, fix, read_notebook
 from delfjax.suite.running.runner import prepare
@@ -189,23 +190,30 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
 
 
 def read_a_damaged_weight_card(rng: np.random.Generator, folder: Path) -> None:
-    """Damage the card beside a weight file, or an evaluation to be recorded in it."""
+    """Damage the card in a weight file or beside it, or an evaluation to be recorded in it."""
     file = folder / "model.safetensors"
     scores = [{"dataset": "photos", "config_hash": "a", "inliers": {"easy": 0.5}}]
     parts = {part: ({"x": NUMBERS}, about) for part, about in DESCRIPTIONS.items()}
     save_model(file, parts, system=SYSTEM, about={"scores": scores, "receptive_field": {"px": 9}})
-    about = json.loads(file.with_suffix(".json").read_text())
+    about, tensors = read_description(file), read_safetensors(file)
+    described = json.dumps(about).encode()
     evaluation = json.dumps(EVALUATION).encode()
     if rng.random() < 0.3:
         evaluation = damaged_json(EVALUATION, rng)
     elif rng.random() < 0.7:
-        about["config"] = json.loads(json.dumps(about["config"]))
-        file.with_suffix(".json").write_bytes(
+        described = (
             b'{"format": "delfjax-weights", "version": 1, "model": "delf", "digest": "%s", '
             b'"config": %s}' % (about["digest"].encode(), damaged_json(about["config"], rng))
         )
     else:
-        file.with_suffix(".json").write_bytes(damaged_json(about, rng))
+        described = damaged_json(about, rng)
+    if rng.random() < 0.5:
+        metadata = {"delfjax": described.decode(errors="replace")}
+        file.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
+    else:
+        # As earlier versions wrote it.
+        file.write_bytes(safetensors.numpy.save(tensors))
+        file.with_suffix(".json").write_bytes(described)
     (folder / "scores.json").write_bytes(evaluation)
     list(card(file))
     for part in DESCRIPTIONS:

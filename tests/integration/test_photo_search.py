@@ -125,6 +125,7 @@ def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Sessi
         "beyond",
         "failures",
         "query_failures",
+        "weights",
     }
     assert {"extract", "reduction", "index", "search", "total"} == set(
         session.evaluation["seconds"]
