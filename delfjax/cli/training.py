@@ -97,7 +97,7 @@ class Train:
             seed=self.seed,
             folder=folder,
         )
-        scores = report.validation[report.best_step]
+        scores = report.validation.get(report.best_step)
         about = {
             "trained_on": self.dataset,
             "training": to_dict(config),
@@ -107,9 +107,12 @@ class Train:
         save_trained(self.out, report, backbone=whole.backbone, about=about)
         for path, reason in report.failures.items():
             print(f"failed: {path}: {reason}", file=sys.stderr)
+        result = "no photo is held out, because each landmark has one photo only"
+        if scores is not None:
+            result = f"validation accuracy {scores['accuracy']:.1%} at step {report.best_step}"
+        failed = f", {len(report.failures)} photos failed" if report.failures else ""
         print(
             f"train: {report.steps} steps, {report.resumed_at} of them earlier,"
-            f" {report.images_per_second:.0f} images/s; validation accuracy"
-            f" {scores['accuracy']:.1%} at step {report.best_step}; wrote {self.out}",
+            f" {report.images_per_second:.0f} images/s{failed}; {result}; wrote {self.out}",
             file=sys.stderr,
         )

@@ -8,7 +8,7 @@ same batches as an uninterrupted one, for any number of threads.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from delfjax.datasets.images import (
     ImageError,
     central_square,
     decode_image,
-    hash_file,
+    file_digest,
     resized,
 )
 from delfjax.device import processors
@@ -62,8 +62,12 @@ class LabelledPhotos:
         paths: file of each photo, relative to ``root``.
         labels: landmark of each photo, 0 … ``classes`` − 1.
         classes: number of landmarks; each has at least one photo.
-        contents: digest of each photo's file, empty for one that cannot be read; none at all before
-            :meth:`hashed`.
+        contents: digest of each photo's file, empty for one that cannot be read, which is then not
+            trained on even if it can be read later; none at all before :meth:`hashed`.
+
+    Raises:
+        TrainingError: a label is out of range, a landmark has no photo, there are fewer than two
+            landmarks, or most photos cannot be read.
     """
 
     root: Path
@@ -85,6 +89,12 @@ class LabelledPhotos:
                 f"landmark {empty[0]} has no photo; {len(empty)} of {self.classes} landmarks have"
                 " none"
             )
+        if self.classes < 2:
+            raise TrainingError(
+                f"{self.root}: all photos show the same landmark, expected at least 2 landmarks to"
+                " tell apart"
+            )
+        self.require_enough(self.unreadable)
 
     @classmethod
     def of(cls, dataset: RetrievalDataset) -> LabelledPhotos:
@@ -115,15 +125,9 @@ class LabelledPhotos:
         if self.contents:
             return self
 
-        def content(path: str) -> str:
-            try:
-                return hash_file(self.root / path)
-            except OSError:
-                return ""
-
         count = len(self.paths)
         with ThreadPoolExecutor(min(8, len(processors()))) as pool:
-            found = pool.map(content, self.paths)
+            found = pool.map(lambda path: file_digest(self.root / path), self.paths)
             # Hashing is fast, so the bar appears for large sets only.
             bar = tqdm(
                 found, total=count, desc="check", unit="image", delay=2, disable=not progress
@@ -134,10 +138,35 @@ class LabelledPhotos:
         """The central square of a photo, resized to ``side`` pixels.
 
         Raises:
-            ImageError: the file cannot be read.
+            ImageError: the file cannot be read, or could not when it was hashed.
         """
-        pixels = decode_image(self.root / self.paths[member], max_side=_NO_REDUCTION).pixels
+        file = self.root / self.paths[member]
+        pixels = decode_image(file, max_side=_NO_REDUCTION).pixels
+        if self.contents and not self.contents[member]:
+            raise ImageError(file, "could not be read when the training began")
         return resized(central_square(pixels), (side, side))
+
+    @property
+    def unreadable(self) -> list[int]:
+        """Photos whose files could not be read when they were hashed."""
+        return [member for member, content in enumerate(self.contents) if not content]
+
+    def require_enough(self, failed: Collection[int]) -> None:
+        """Check that the photos other than ``failed`` are worth training on.
+
+        Raises:
+            TrainingError: they are less than half of the photos, or show fewer than two landmarks.
+        """
+        if not failed:
+            return
+        count = len(self.paths)
+        left = np.delete(self.labels, list(failed))
+        if 2 * len(left) < count or len(np.unique(left)) < 2:
+            raise TrainingError(
+                f"{self.root}: {len(failed)} of {count} photos cannot be read, for instance"
+                f" {self.paths[min(failed)]}; expected at least half of them, of 2 landmarks or"
+                " more"
+            )
 
 
 def held_out(labels: Int64[np.ndarray, " n"], share: float, *, seed: int) -> Bool[np.ndarray, " n"]:
@@ -157,6 +186,12 @@ def held_out(labels: Int64[np.ndarray, " n"], share: float, *, seed: int) -> Boo
         wanted = max(1, int(share * len(members)))
         chosen[members[: min(wanted, len(members) - 1)]] = True
     return chosen
+
+
+def _without(chosen: Bool[np.ndarray, " n"], members: Sequence[int]) -> Bool[np.ndarray, " n"]:
+    left = chosen.copy()
+    left[list(members)] = False
+    return left
 
 
 @dataclass(frozen=True)
@@ -211,23 +246,48 @@ class _Draws:
         )
 
 
+def _replacements(
+    photos: LabelledPhotos, split: Bool[np.ndarray, " n"], member: int
+) -> Iterator[int]:
+    """A photo and those that may replace it in a batch, in order: the others of its landmark, then
+    those of the landmarks that follow, all on the same side of the split."""
+    rows = np.flatnonzero((photos.labels == photos.labels[member]) & (split == split[member]))
+    yield from np.roll(rows, -int(np.searchsorted(rows, member))).tolist()
+    others = np.flatnonzero((photos.labels != photos.labels[member]) & (split == split[member]))
+    after = (photos.labels[others] - photos.labels[member]) % photos.classes
+    yield from others[np.argsort(after, kind="stable")].tolist()
+
+
+def _irreplaceable(photos: LabelledPhotos, member: int) -> TrainingError:
+    return TrainingError(
+        f"{photos.root}: neither {photos.paths[member]} nor any photo that could replace it can be"
+        " read"
+    )
+
+
 class PhotoBatches:
-    """Batches of pixels, read on demand; a photo that cannot be read is replaced by another of the
-    same landmark."""
+    """Batches of pixels, read on demand; a photo that cannot be read is replaced by another, of the
+    same landmark where there is one."""
 
     def __init__(self, photos: LabelledPhotos, *, config: TrainingConfig, seed: int) -> None:
         self.photos = photos
         self._config = config
-        self.validation = held_out(photos.labels, config.validation_share, seed=seed)
-        self._draws = _Draws(photos.labels, np.flatnonzero(~self.validation), config, seed)
-        self._failures: dict[str, str] = {}
+        self._split = held_out(photos.labels, config.validation_share, seed=seed)
+        self.validation = _without(self._split, photos.unreadable)
+        self._draws = _Draws(photos.labels, np.flatnonzero(~self._split), config, seed)
+        self._failures: dict[int, str] = {}
         self._lock = threading.Lock()
+        for member in photos.unreadable:
+            self._square(member)
 
     @property
     def failures(self) -> dict[str, str]:
         """Photo → reason, for photos that could not be read so far."""
         with self._lock:
-            return dict(self._failures)
+            return {
+                self.photos.paths[member]: self._failures[member]
+                for member in sorted(self._failures)
+            }
 
     def at(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
@@ -243,55 +303,74 @@ class PhotoBatches:
         crop = min(config.crop_side, config.square_side)
         side = max(1, round(crop * config.rescales[draw.rescale]))
         inputs = np.empty((len(draw.members), side, side, 3), np.uint8)
+        members = np.empty(len(draw.members), np.int64)
         for slot, member in enumerate(draw.members):
-            square = self._readable(int(member))
+            members[slot], square = self._readable(int(member))
             y, x = np.floor(draw.offset_yx[slot] * (room + 1)).astype(int).clip(0, room)
             cut = square[y : y + crop, x : x + crop]
             inputs[slot] = resized(cut[:, ::-1] if draw.mirrored[slot] else cut, (side, side))
-        return Batch(inputs, self.photos.labels[draw.members], draw.members.astype(np.int64))
+        return Batch(inputs, self.photos.labels[members], members)
 
-    def _readable(self, member: int) -> UInt8[np.ndarray, "side side 3"]:
-        label = self.photos.labels[member]
-        same = np.flatnonzero(
-            (self.photos.labels == label) & (self.validation == self.validation[member])
-        )
-        for other in np.roll(same, -int(np.searchsorted(same, member))):
-            try:
-                return self.photos.square(int(other), self._config.square_side)
-            except ImageError as error:
-                with self._lock:
-                    self._failures[self.photos.paths[int(other)]] = error.reason
-        raise TrainingError(
-            f"landmark {label}: none of its {len(same)} photos can be read"
-            f" ({self._a_failure(same)})"
-        )
+    def _readable(self, member: int) -> tuple[int, UInt8[np.ndarray, "side side 3"]]:
+        """A photo or its replacement, and its square."""
+        for other in _replacements(self.photos, self._split, member):
+            square = self._square(other)
+            if square is not None:
+                return other, square
+        raise _irreplaceable(self.photos, member)
 
-    def _a_failure(self, members: np.ndarray) -> str:
-        path = self.photos.paths[int(members[0])]
-        return f"{path}: {self.failures[path]}"
+    def _square(self, member: int) -> UInt8[np.ndarray, "side side 3"] | None:
+        """The square of a photo; ``None`` if it cannot be read, which is recorded.
+
+        Raises:
+            TrainingError: too many photos cannot be read.
+        """
+        try:
+            return self.photos.square(member, self._config.square_side)
+        except ImageError as error:
+            with self._lock:
+                self._failures[member] = error.reason
+                self.photos.require_enough(self._failures)
+            return None
 
 
 class MapBatches:
-    """Batches of crops from cached feature maps, given one array per rescale."""
+    """Batches of crops from cached feature maps, given one array per rescale; a photo without a map
+    is replaced by another, of the same landmark where there is one."""
 
     def __init__(
         self,
         photos: LabelledPhotos,
         maps: Sequence[Float16[np.ndarray, "n _ _ c"]],
         *,
+        failures: Mapping[int, str] | None = None,
         config: TrainingConfig,
         seed: int,
     ) -> None:
         self.photos = photos
         self._maps = maps
         self._config = config
-        self.validation = held_out(photos.labels, config.validation_share, seed=seed)
-        self._draws = _Draws(photos.labels, np.flatnonzero(~self.validation), config, seed)
+        self._failures = failures or {}
+        photos.require_enough(self._failures)
+        split = held_out(photos.labels, config.validation_share, seed=seed)
+        self.validation = _without(split, list(self._failures))
+        self._draws = _Draws(photos.labels, np.flatnonzero(~split), config, seed)
+        self._taken = np.arange(len(photos.paths))
+        for member in self._failures:
+            usable = (
+                other
+                for other in _replacements(photos, split, member)
+                if other not in self._failures
+            )
+            self._taken[member] = next(usable, member)
+            # Nobody asks for those held out.
+            if self._taken[member] == member and not split[member]:
+                raise _irreplaceable(photos, member)
 
     @property
     def failures(self) -> dict[str, str]:
-        """Always empty: every photo was read when the maps were computed."""
-        return {}
+        """Photo → reason, for photos that could not be read when the maps were computed."""
+        return {self.photos.paths[member]: why for member, why in self._failures.items()}
 
     def at(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
@@ -303,6 +382,7 @@ class MapBatches:
 
     def _batch(self, draw: _Draw) -> Batch:
         maps = self._maps[draw.rescale]
+        members = self._taken[draw.members]
         side = maps.shape[1]
         crop = min(side, max(1, round(side * self._config.crop_side / self._config.square_side)))
         start = np.floor(draw.offset_yx * (side - crop + 1)).astype(int).clip(0, side - crop)
@@ -310,9 +390,9 @@ class MapBatches:
         rows = start[:, :1] + along
         columns = np.where(draw.mirrored[:, None], start[:, 1:] + along[::-1], start[:, 1:] + along)
         inputs: Shaped[np.ndarray, "b k k c"] = maps[
-            draw.members[:, None, None], rows[:, :, None], columns[:, None]
+            members[:, None, None], rows[:, :, None], columns[:, None]
         ]
-        return Batch(inputs, self.photos.labels[draw.members], draw.members.astype(np.int64))
+        return Batch(inputs, self.photos.labels[members], members)
 
 
 Batches = PhotoBatches | MapBatches

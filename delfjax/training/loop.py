@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from tqdm.auto import tqdm
 
-from delfjax.config import TrainingConfig, to_dict
-from delfjax.files import append_json_line, read_json_lines, write_json_lines
+from delfjax.config import TrainingConfig
+from delfjax.errors import DelfjaxWarning
+from delfjax.files import append_json_line, parse_json, write_json_lines
+from delfjax.records import Number, Record, Whole, require_record
 from delfjax.training.batches import Batch, Batches, LabelledPhotos, TrainingError
 from delfjax.training.checkpoints import Checkpoints
 from delfjax.training.networks import Network
@@ -36,6 +39,8 @@ from delfjax.training.optimiser import make_optimiser, make_schedule
 from delfjax.types import Array
 
 METRICS = "metrics.jsonl"
+# Names that the validation scores have in the metrics file.
+_SCORES = {"loss": "validation_loss", "accuracy": "validation_accuracy"}
 # Number of batches prepared ahead.
 _AHEAD = 3
 # Platforms that are fastest when images are computed one by one, because the feature maps of one
@@ -59,8 +64,9 @@ class TrainingReport:
         network: the trained network at the best checkpoint.
         steps: number of steps of the whole run.
         resumed_at: number of steps done by earlier calls.
-        best_step: number of steps done at the best checkpoint.
-        validation: step → loss and accuracy on the held-out photos.
+        best_step: number of steps done at the best checkpoint, or at the last one if no photo is
+            held out.
+        validation: step → loss and accuracy on the held-out photos; empty if there are none.
         seconds: wall time of this call.
         images_per_second: throughput of this call.
         failures: photo → reason, for photos that could not be read.
@@ -142,8 +148,7 @@ def train(
     batches: Batches,
     *,
     config: TrainingConfig,
-    folder: Path,
-    about: Mapping[str, Any] | None = None,
+    checkpoints: Checkpoints,
     devices: Sequence[jax.Device] | None = None,
     progress: bool = True,
 ) -> TrainingReport:
@@ -153,45 +158,40 @@ def train(
         network: the network of the stage that ``config`` names, before its first step.
         batches: the training and validation batches.
         config: settings of the stage.
-        folder: folder of the checkpoints and of :data:`METRICS`, for this training run only.
-        about: plain values besides ``config`` that determine the result, such as the seed; a folder
-            created with other values is refused.
+        checkpoints: the checkpoints of this run, entered; :data:`METRICS` lies beside them.
         devices: devices to train on; by default, all local ones.
         progress: show a progress bar.
 
     Raises:
         TrainingError: a loss is not finite (the message names the step and its photos), a batch
-            cannot be divided evenly among devices and parts, or the folder belongs to another
-            training run.
+            cannot be divided evenly among devices and parts, or a checkpoint cannot be read.
+        OSError: a checkpoint or the metrics cannot be written, for instance because the disk is
+            full; the error names the file, and the next call resumes.
     """
     started = time.perf_counter()
     trainer = Trainer(network, config, list(jax.local_devices() if devices is None else devices))
-    validation: dict[int, dict[str, float]] = {}
-    with Checkpoints(folder, {**to_dict(config), **(about or {})}) as checkpoints:
-        state = trainer.start()
-        first = checkpoints.last or 0
-        if first:
-            state = checkpoints.restore(first, state)
-        lines = _Lines(folder / METRICS, until=first, config=config)
-        validation.update(lines.validation)
-        with tqdm(
-            total=config.steps, initial=first, desc=config.stage, unit="step", disable=not progress
-        ) as bar:
-            for step, batch in _prepared(batches, range(first, config.steps)):
-                state, metrics = trainer.step(state, batch)
-                done = step + 1
-                lines.add(done, metrics, batch, batches.photos)
-                bar.update()
-                if done % config.validate_every == 0 or done == config.steps:
-                    lines.settle(batches.photos)
-                    validation[done] = trainer.validate(state, batches)
-                    named = {f"validation_{name}": v for name, v in validation[done].items()}
-                    lines.write({"step": done, **named})
-                    checkpoints.save(done, state, validation[done])
-                    rate = (done - first) * config.batch_size / (time.perf_counter() - started)
-                    bar.set_postfix({**validation[done], "images/s": round(rate)}, refresh=False)
-        best = checkpoints.best or config.steps
-        trained = trainer.trained(checkpoints.restore(best, state))
+    first, state = checkpoints.resume(trainer.start())
+    lines = _Lines(checkpoints.folder / METRICS, until=first, config=config)
+    validation = {**lines.validation, **checkpoints.validated}
+    with tqdm(
+        total=config.steps, initial=first, desc=config.stage, unit="step", disable=not progress
+    ) as bar:
+        for step, batch in _prepared(batches, range(first, config.steps)):
+            state, metrics = trainer.step(state, batch)
+            done = step + 1
+            lines.add(done, metrics, batch, batches.photos)
+            bar.update()
+            if done % config.validate_every == 0 or done == config.steps:
+                lines.settle(batches.photos)
+                scores = trainer.validate(state, batches)
+                if scores is not None:
+                    validation[done] = scores
+                    lines.write({"step": done, **{_SCORES[name]: v for name, v in scores.items()}})
+                checkpoints.save(done, state, scores)
+                rate = (done - first) * config.batch_size / (time.perf_counter() - started)
+                bar.set_postfix({**(scores or {}), "images/s": round(rate)}, refresh=False)
+    best = checkpoints.best or config.steps
+    trained = trainer.trained(checkpoints.restore(best, state))
     seconds = time.perf_counter() - started
     images = (config.steps - first) * config.batch_size
     return TrainingReport(
@@ -251,9 +251,12 @@ class Trainer:
         learnt, optimiser = self._update(state.learnt, state.optimiser, slope)
         return TrainingState(learnt, statistics, optimiser), metrics
 
-    def validate(self, state: TrainingState, batches: Batches) -> dict[str, float]:
-        """Mean loss and accuracy over the held-out photos at every rescale."""
+    def validate(self, state: TrainingState, batches: Batches) -> dict[str, float] | None:
+        """Mean loss and accuracy over the held-out photos at every rescale; ``None`` if there are
+        no such photos."""
         members = np.flatnonzero(batches.validation)
+        if not members.size:
+            return None
         size = self._config.batch_size
         total = np.zeros(3)
         for rescale in range(len(self._config.rescales)):
@@ -268,7 +271,7 @@ class Trainer:
                     jax.device_get(self._score(state, self._fixed, *placed)), np.float64
                 )
         loss, right, count = total
-        return {"loss": float(loss / max(count, 1)), "accuracy": float(right / max(count, 1))}
+        return {"loss": float(loss / count), "accuracy": float(right / count)}
 
     def trained(self, state: TrainingState) -> Network:
         """The network of a state, on the host."""
@@ -385,6 +388,42 @@ def _prepared(batches: Batches, steps: range) -> Iterator[tuple[int, Batch]]:
             yield step, batch
 
 
+def metric_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file that are as they were written; a warning counts the others, which
+    training does not depend on."""
+    if not file.is_file():
+        return []
+    whole = []
+    damaged = 0
+    for line in file.read_bytes().splitlines():
+        try:
+            values = parse_json(line, where=str(file), error=TrainingError)
+            require_record(values, _Line, where=str(file), error=TrainingError)
+        except TrainingError:
+            damaged += 1
+        else:
+            whole.append(values)
+    if damaged:
+        warnings.warn(
+            f"{file}: lines left out because they are damaged: {damaged} of {damaged + len(whole)}",
+            DelfjaxWarning,
+            stacklevel=2,
+        )
+    return whole
+
+
+@dataclass
+class _Line(Record):
+    """A line of the metrics file."""
+
+    step: Whole
+    loss: Number = 0.0
+    accuracy: Number = 0.0
+    learning_rate: Number = 0.0
+    validation_loss: Number = 0.0
+    validation_accuracy: Number = 0.0
+
+
 class _Lines:
     """The metrics file, one JSON object per line: losses of some steps, and every validation."""
 
@@ -393,13 +432,12 @@ class _Lines:
         self._file = file
         self._config = config
         self._schedule = make_schedule(config.optimiser, config.steps)
-        held = read_json_lines(file, error=TrainingError) if until and file.is_file() else []
-        lines = [line for line in held if line["step"] <= until]
+        lines = [line for line in metric_lines(file) if line["step"] <= until] if until else []
         write_json_lines(file, lines)
         self.validation = {
-            line["step"]: {"loss": line["validation_loss"], "accuracy": line["validation_accuracy"]}
+            line["step"]: {name: line[key] for name, key in _SCORES.items()}
             for line in lines
-            if "validation_loss" in line
+            if line.keys() >= set(_SCORES.values())
         }
         self._waiting: tuple[int, dict[str, jax.Array], Batch] | None = None
 

@@ -21,26 +21,41 @@ from delfjax import paths, programs
 from delfjax.config import TrainingConfig, config_hash
 from delfjax.datasets.images import ImageError
 from delfjax.device import processors
-from delfjax.files import replacing
+from delfjax.files import replacing, write_json
 from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import tensor_digest
+from delfjax.records import read_record
 from delfjax.training.batches import LabelledPhotos, TrainingError
 from delfjax.training.networks import Network
 
 # To be increased when the same photos and layers give other maps.
 _VERSION = 3
+# Names the photos that could not be read.
+_FAILURES = "failures.json"
 # Photos per compiled call.
 _TOGETHER = 8
 # Bytes of a file that are read at a time.
 _BLOCK = 1 << 22
 
 
+class CachedMaps(NamedTuple):
+    """Feature maps of photos.
+
+    Attributes:
+        maps: one memory-mapped array per rescale.
+        failures: photo → reason, for photos that cannot be read; their maps mean nothing.
+    """
+
+    maps: list[Float16[np.ndarray, "n _ _ c"]]
+    failures: dict[int, str]
+
+
 def cached_maps(
     network: Network, photos: LabelledPhotos, *, config: TrainingConfig, progress: bool = True
-) -> list[Float16[np.ndarray, "n _ _ c"]]:
-    """Feature maps of the whole central square of every photo, one memory-mapped array per rescale.
+) -> CachedMaps:
+    """Feature maps of the whole central square of every photo.
 
     If ``config.frozen_layers`` is less than the number of fixed layers, the maps after those layers
     are cached as well and the final maps are computed from them. All backbones that share the
@@ -53,15 +68,23 @@ def cached_maps(
         progress: show progress bars.
 
     Raises:
-        TrainingError: a photo cannot be read.
+        TrainingError: too many photos cannot be read, or a photo cannot be read that could be
+            before.
         OSError: a map cannot be written, for instance because the disk is full; no partial file is
             left.
     """
     depth = len(network.fixed_layers)
     ends = (config.frozen_layers, depth) if 0 < config.frozen_layers < depth else (depth,)
-    content = _content(photos.hashed(progress=progress))
-    files = _kept(network, photos, ends, content=content, config=config, progress=progress)
-    return [np.load(file, mmap_mode="r") for file in files]
+    photos = photos.hashed(progress=progress)
+    kept = _kept(network, photos, ends, content=_content(photos), config=config, progress=progress)
+    return CachedMaps([np.load(file, mmap_mode="r") for file in kept.files], kept.failures)
+
+
+class _Kept(NamedTuple):
+    """The files of maps, and the photos that could not be read when they were computed."""
+
+    files: list[Path]
+    failures: dict[int, str]
 
 
 def _kept(
@@ -72,7 +95,7 @@ def _kept(
     content: str,
     config: TrainingConfig,
     progress: bool,
-) -> list[Path]:
+) -> _Kept:
     """Files of the maps after the last layer of ``ends``.
 
     Missing files are computed from the maps after the layer before it in ``ends`` or, if there is
@@ -80,16 +103,21 @@ def _kept(
     """
     folder = paths.cache_root() / "maps" / _identity(network, content, ends, config)
     files = [folder / f"rescale-{rescale:g}.npy" for rescale in config.rescales]
-    missing = [number for number, file in enumerate(files) if not _is_whole(file)]
-    if not missing:
-        return files
+    failures = _read_failures(folder / _FAILURES, len(photos.paths))
+    missing = [
+        number for number, file in enumerate(files) if failures is None or not _is_whole(file)
+    ]
+    if failures is not None and not missing:
+        return _Kept(files, failures)
     if len(ends) > 1:
         before = _kept(
             network, photos, ends[:-1], content=content, config=config, progress=progress
         )
-        inputs = [np.load(file, mmap_mode="r") for file in before]
+        inputs = [np.load(file, mmap_mode="r") for file in before.files]
+        failures = before.failures
     else:
-        inputs = [_squares(photos, config.square_side, progress=progress)] * len(files)
+        squares, failures = _squares(photos, config.square_side, progress=progress)
+        inputs = [squares] * len(files)
     folder.mkdir(parents=True, exist_ok=True)
     layers = _Layers(network.output, *(0, *ends)[-2:])
     graph, state = nnx.split(fold_batch_norm(network.backbone))
@@ -99,7 +127,9 @@ def _kept(
             files[number],
             np.concatenate(list(_maps(graph, state, inputs[number], layers=layers, side=side))),
         )
-    return files
+    # Without this file the maps are computed again, so it is written last.
+    write_json(folder / _FAILURES, {str(member): why for member, why in failures.items()})
+    return _Kept(files, failures)
 
 
 class _Layers(NamedTuple):
@@ -146,28 +176,46 @@ def _maps(
 
 def _squares(
     photos: LabelledPhotos, side: int, *, progress: bool
-) -> UInt8[np.ndarray, "n side side 3"]:
+) -> tuple[UInt8[np.ndarray, "n side side 3"], dict[int, str]]:
+    """The squares of all photos, and the photos that cannot be read, whose squares are black."""
+    failures: dict[int, str] = {}
+
     def read(member: int) -> np.ndarray:
         try:
             return photos.square(member, side)
         except ImageError as error:
-            raise TrainingError(
-                f"{error}; remove it from the list, or train without cached_maps"
-            ) from None
+            # The maps are known by the contents of the files, so what is missing now is not
+            # recorded as a failure of a content that can be read.
+            if error.content_hash != photos.contents[member]:
+                raise TrainingError(
+                    f"{error}; it could be read when training began: put it back"
+                ) from None
+            failures[member] = error.reason
+            photos.require_enough(failures)
+            return np.zeros((side, side, 3), np.uint8)
 
     count = len(photos.paths)
     with ThreadPoolExecutor(min(8, len(processors()))) as pool:
-        return np.stack(
-            list(
-                tqdm(
-                    pool.map(read, range(count)),
-                    total=count,
-                    desc="read",
-                    unit="image",
-                    disable=not progress,
-                )
+        squares = list(
+            tqdm(
+                pool.map(read, range(count)),
+                total=count,
+                desc="read",
+                unit="image",
+                disable=not progress,
             )
         )
+    return np.stack(squares), dict(sorted(failures.items()))
+
+
+def _read_failures(file: Path, count: int) -> dict[int, str] | None:
+    """Photo → reason, as recorded beside maps; ``None`` if there is no intact record."""
+    try:
+        held = read_record(file, dict[str, str], error=TrainingError)
+        failures = {int(member): why for member, why in held.items()}
+    except (TrainingError, ValueError):
+        return None
+    return failures if all(0 <= member < count for member in failures) else None
 
 
 def _content(photos: LabelledPhotos) -> str:

@@ -1,72 +1,86 @@
 """The photos that a training run was started on: a run resumes on the same photos with the same
 labels, or not at all.
 
-Their record lies beside the checkpoints. A photo that cannot be read has no digest, and is compared
-by name and label alone: a disk that is away for a while does not end a run.
+Their record lies beside the checkpoints. A photo that cannot be read now is compared by name and
+label alone: a disk that is away for a while does not end a run. One that could not be read when the
+run began is not part of the run, even if it can be read later.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from delfjax.files import read_json_object, write_json
+from delfjax.errors import DelfjaxWarning
+from delfjax.files import write_json
+from delfjax.records import Record, Whole, read_record
 from delfjax.training.batches import LabelledPhotos, TrainingError
-from delfjax.training.checkpoints import CHECKPOINTS
 
 _FILE = "photos.json"
 
 
-def require_same_photos(folder: Path, photos: LabelledPhotos) -> None:
-    """Record the photos of a run in its folder or, if it has a checkpoint to resume from, compare
-    them.
+def same_photos(folder: Path, photos: LabelledPhotos, *, resumed: bool) -> LabelledPhotos:
+    """The photos with the digests that they had when the run began.
+
+    They are recorded in the folder of the run or, if it is resumed, compared.
 
     Args:
-        folder: folder of the run; created if missing.
+        folder: folder of the run.
         photos: the photos to train on; their digests are compared where both are known.
+        resumed: whether there is a checkpoint to resume from.
 
     Raises:
-        TrainingError: the run was started on other photos; the message names the first.
+        TrainingError: the run was started on other photos, and the message names the first; or the
+            record is damaged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / _FILE
-    resumed = any(entry.name.isdigit() for entry in (folder / CHECKPOINTS).glob("*"))
-    now: dict[str, Any] = {
-        "paths": list(photos.paths),
-        "labels": photos.labels.tolist(),
-        "contents": list(photos.contents) or [""] * len(photos.paths),
-    }
-    held: dict[str, Any] | None = None
     if resumed and file.is_file():
         held = _read(file)
-        changes = list(_changes(held, now))
+        changes = list(_changes(held, _record(photos)))
         if changes:
             raise TrainingError(
                 f"{folder}: holds a training run on other photos: {'; '.join(changes)}; choose"
                 " another folder, or remove this one to start again"
             )
-        now["contents"] = [
-            old or new for old, new in zip(held["contents"], now["contents"], strict=True)
-        ]
-    elif resumed:
+        return replace(photos, contents=tuple(held["contents"]))
+    if resumed:
         warnings.warn(
-            f"{folder}: holds a training run of an earlier version, which did not record its"
-            " photos; it resumes with those that are there now",
+            f"{file}: is missing, as in runs of earlier versions; training resumes with the photos"
+            " that are there now",
+            DelfjaxWarning,
             stacklevel=2,
         )
-    if now != held:
-        write_json(file, now, ensure_ascii=False)
+    write_json(file, _record(photos), ensure_ascii=False)
+    return photos
+
+
+def _record(photos: LabelledPhotos) -> dict[str, Any]:
+    return {
+        "paths": list(photos.paths),
+        "labels": photos.labels.tolist(),
+        "contents": list(photos.contents) or [""] * len(photos.paths),
+    }
+
+
+@dataclass
+class _Photos(Record):
+    paths: list[str]
+    labels: list[Whole]
+    contents: list[str]
 
 
 def _read(file: Path) -> dict[str, Any]:
-    record = read_json_object(file, error=TrainingError)
-    columns = [record.get(name) for name in ("paths", "labels", "contents")]
-    lengths = {len(column) if isinstance(column, list) else -1 for column in columns}
-    if len(lengths) != 1 or -1 in lengths:
+    kept = "; if the photos are as they were, remove this file to resume with them"
+    try:
+        record = read_record(file, _Photos, error=TrainingError)
+    except TrainingError as error:
+        raise TrainingError(f"{error}{kept}") from None
+    if not len(record["paths"]) == len(record["labels"]) == len(record["contents"]):
         raise TrainingError(
-            f"{file}: damaged: expected paths, labels and contents of equally many photos"
+            f"{file}: damaged: expected paths, labels and contents of equally many photos{kept}"
         )
     return record
 

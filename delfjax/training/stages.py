@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from flax import nnx
 
 from delfjax.config import BackboneConfig, DelfConfig, TrainingConfig, to_dict
 from delfjax.datasets.benchmark import RetrievalDataset
+from delfjax.errors import DelfjaxWarning
 from delfjax.models.delf import describe_backbone, load_backbone
 from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, pinned, save_model
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import save_weights, tensor_digest
 from delfjax.training.batches import Batches, LabelledPhotos, MapBatches, PhotoBatches
+from delfjax.training.checkpoints import Checkpoints
 from delfjax.training.loop import TrainingReport, train
 from delfjax.training.maps import cached_maps
-from delfjax.training.networks import AttentionNetwork, DelgNetwork, make_network
-from delfjax.training.photo_record import require_same_photos
+from delfjax.training.networks import AttentionNetwork, DelgNetwork, Network, make_network
+from delfjax.training.photo_record import same_photos
 
 
 def train_stage(
@@ -36,6 +39,9 @@ def train_stage(
     """Train one stage on the labelled photos of a dataset, or resume where an earlier call was
     stopped.
 
+    A photo that cannot be read is replaced by another and reported. Another process that trains in
+    the folder is waited for.
+
     Args:
         dataset: its database photos are used; its queries are not.
         backbone: the backbone that the stage starts from, with ImageNet's weights or those of an
@@ -47,42 +53,58 @@ def train_stage(
         progress: show progress bars.
 
     Raises:
-        TrainingError: the labels cannot be learned from, or the folder holds a run on other photos;
-            see also :func:`~delfjax.training.loop.train`.
+        TrainingError: the labels cannot be learned from, most photos cannot be read, or the folder
+            holds another run, a run on other photos, or no checkpoint that is whole; see also
+            :func:`~delfjax.training.loop.train`.
         WeightsError: the backbone's weights are missing, damaged, or belong to another
             architecture.
     """
     backbone = pinned(DelfConfig(backbone=backbone)).backbone
-    photos = LabelledPhotos.of(dataset).hashed(progress=progress)
-    require_same_photos(folder, photos)
-    network = make_network(
-        load_backbone(backbone, seed=seed),
-        photos.classes,
-        config=config,
-        output=backbone.output,
-        rngs=nnx.Rngs(seed),
-    )
-    batches: Batches
-    if config.cached_maps:
-        maps = cached_maps(network, photos, config=config, progress=progress)
-        batches = MapBatches(photos, maps, config=config, seed=seed)
-    else:
-        batches = PhotoBatches(photos, config=config, seed=seed)
+    photos = LabelledPhotos.of(dataset)
     about = {
+        **to_dict(config),
         "seed": seed,
         "dataset": dataset.name,
         "photos": len(photos.paths),
         "backbone": to_dict(backbone),
     }
-    return train(
-        network,
-        batches,
-        config=config,
-        folder=folder,
-        about=about,
-        devices=devices,
-        progress=progress,
-    )
+    with Checkpoints(folder, about) as checkpoints:
+        photos = same_photos(
+            folder, photos.hashed(progress=progress), resumed=checkpoints.last is not None
+        )
+        network = make_network(
+            load_backbone(backbone, seed=seed),
+            photos.classes,
+            config=config,
+            output=backbone.output,
+            rngs=nnx.Rngs(seed),
+        )
+        batches = _batches(network, photos, config=config, seed=seed, progress=progress)
+        if batches.failures:
+            (path, reason), *others = batches.failures.items()
+            more = f", nor can {len(others)} more photos" if others else ""
+            warnings.warn(
+                f"{photos.root}: {path} cannot be read ({reason}){more}; others take their places",
+                DelfjaxWarning,
+                stacklevel=2,
+            )
+        return train(
+            network,
+            batches,
+            config=config,
+            checkpoints=checkpoints,
+            devices=devices,
+            progress=progress,
+        )
+
+
+def _batches(
+    network: Network, photos: LabelledPhotos, *, config: TrainingConfig, seed: int, progress: bool
+) -> Batches:
+    if not config.cached_maps:
+        return PhotoBatches(photos, config=config, seed=seed)
+    maps, failures = cached_maps(network, photos, config=config, progress=progress)
+    return MapBatches(photos, maps, failures=failures, config=config, seed=seed)
 
 
 def save_trained(

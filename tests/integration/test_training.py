@@ -25,6 +25,7 @@ from delfjax.config import (
     OptimiserConfig,
     TrainingConfig,
     override,
+    to_dict,
     weight_file,
 )
 from delfjax.datasets.photo_folder import scan_folder
@@ -40,6 +41,7 @@ from delfjax.models.weights import load_weights
 from delfjax.retrieval.local_index import build_index
 from delfjax.training import loop
 from delfjax.training.batches import Batch, LabelledPhotos, MapBatches, TrainingError
+from delfjax.training.checkpoints import Checkpoints
 from delfjax.training.loop import METRICS, Trainer, TrainingReport, train
 from delfjax.training.networks import make_network
 from delfjax.training.stages import save_trained
@@ -98,15 +100,15 @@ def run(
     network = make_network(
         load_backbone(BackboneConfig()), CLASSES, config=config, output="conv4", rngs=nnx.Rngs(1)
     )
-    return train(
-        network,
-        batches(folder, config, spoil=spoil),
-        config=config,
-        folder=folder,
-        about={"seed": 0},
-        devices=jax.local_devices()[:devices],
-        progress=False,
-    )
+    with Checkpoints(folder, {**to_dict(config), "seed": 0}) as checkpoints:
+        return train(
+            network,
+            batches(folder, config, spoil=spoil),
+            config=config,
+            checkpoints=checkpoints,
+            devices=jax.local_devices()[:devices],
+            progress=False,
+        )
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -150,10 +152,7 @@ def test_a_training_that_was_killed_goes_on_with_the_same_losses_to_the_last_bit
         command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
     ) as process:
         # After the second checkpoint is whole, before the end where possible.
-        while (
-            process.poll() is None
-            and not (tmp_path / "checkpoints" / "10" / "_CHECKPOINT_METADATA").exists()
-        ):
+        while process.poll() is None and not (tmp_path / "checkpoints" / "10.safetensors").exists():
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     report = run(tmp_path)
@@ -282,13 +281,14 @@ def test_delg_learns_all_of_its_parts_in_one_training(tmp_path: Path) -> None:
     photos = LabelledPhotos(tmp_path, [f"{number}.jpg" for number in range(8)], labels, 2)
     network = make_network(small_resnet(), 2, config=DELG, output="conv4", rngs=nnx.Rngs(1))
     before = named_tensors(network)
-    report = train(
-        network,
-        MapBatches(photos, maps, config=DELG, seed=0),
-        config=DELG,
-        folder=tmp_path / "run",
-        progress=False,
-    )
+    with Checkpoints(tmp_path / "run", to_dict(DELG)) as checkpoints:
+        report = train(
+            network,
+            MapBatches(photos, maps, config=DELG, seed=0),
+            config=DELG,
+            checkpoints=checkpoints,
+            progress=False,
+        )
     after = named_tensors(report.network)
     changed = {
         name.partition(".")[0] for name in before if not np.array_equal(before[name], after[name])

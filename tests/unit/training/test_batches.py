@@ -125,11 +125,87 @@ def test_a_broken_photograph_is_replaced_by_another_of_its_landmark_and_reported
     )
 
 
-def test_a_landmark_without_a_readable_photograph_is_an_error(photos: LabelledPhotos) -> None:
+def test_a_landmark_without_a_readable_photograph_is_replaced_by_the_next(
+    photos: LabelledPhotos,
+) -> None:
+    lost = [name for name, label in zip(photos.paths, photos.labels, strict=True) if label == 2]
+    for name in lost:
+        (photos.root / name).write_bytes(b"no image")
     batches = PhotoBatches(photos, config=CONFIG, seed=0)
-    for name, label in zip(photos.paths, photos.labels, strict=True):
-        if label == 2:
-            (photos.root / name).write_bytes(b"no image")
-    with pytest.raises(TrainingError, match="landmark 2: none of its 2 photos can be read"):
-        for step in range(8):
-            batches.at(step)
+    for step in range(8):
+        batch = batches.at(step)
+        assert np.array_equal(batch.inputs[:, 5, 5, 0], 60 * batch.labels + 20)
+        assert 2 not in batch.labels and not batches.validation[batch.members].any()
+    assert set(batches.failures) <= set(lost)
+
+
+def test_photographs_that_are_missing_at_the_start_are_reported_and_not_held_out(
+    photos: LabelledPhotos,
+) -> None:
+    member = int(np.flatnonzero(PhotoBatches(photos, config=CONFIG, seed=0).validation)[0])
+    (photos.root / photos.paths[member]).unlink()
+    found = photos.hashed()
+    batches = PhotoBatches(found, config=CONFIG, seed=0)
+    assert batches.failures == {photos.paths[member]: "cannot be read: No such file or directory"}
+    whole = PhotoBatches(photos, config=CONFIG, seed=0)
+    assert not batches.validation[member] and batches.validation.sum() == 2
+    for step in range(4):
+        assert np.array_equal(batches.at(step).inputs, whole.at(step).inputs)
+
+
+def test_maps_of_photographs_that_could_not_be_read_are_not_drawn(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1, 2], 4)
+    maps = [
+        np.arange(12, dtype=np.float16).reshape(12, 1, 1, 1) * np.ones((1, 4, 4, 2), np.float16)
+    ]
+    photos = LabelledPhotos(tmp_path, [f"{k}.jpg" for k in range(12)], labels, 3)
+    whole = MapBatches(photos, maps, config=replace(CONFIG, rescales=(1.0,)), seed=0)
+    lost = int(np.flatnonzero(~whole.validation)[0])
+    held = int(np.flatnonzero(whole.validation)[1])
+    batches = MapBatches(
+        photos,
+        maps,
+        failures={lost: "why", held: "not"},
+        config=replace(CONFIG, rescales=(1.0,)),
+        seed=0,
+    )
+    assert batches.failures == {f"{lost}.jpg": "why", f"{held}.jpg": "not"}
+    assert batches.validation.sum() == 2 and not batches.validation[held]
+    replaced = 0
+    for step in range(8):
+        batch, before = batches.at(step), whole.at(step)
+        assert np.array_equal(batch.inputs[:, 0, 0, 0], batch.members)
+        assert np.array_equal(batch.labels, before.labels), "another of the same landmark"
+        changed = batch.members != before.members
+        assert (before.members[changed] == lost).all() and lost not in batch.members
+        replaced += int(changed.sum())
+    assert replaced
+
+
+@pytest.mark.parametrize("gone", [5, 9])
+def test_photographs_of_which_most_are_missing_are_refused(
+    photos: LabelledPhotos, gone: int
+) -> None:
+    for name in photos.paths[:gone]:
+        (photos.root / name).unlink()
+    with pytest.raises(TrainingError, match=rf"{gone} of 9 photos cannot be read, for instance 0"):
+        photos.hashed()
+
+
+def test_photographs_that_disappear_during_training_end_it_once_most_are_gone(
+    photos: LabelledPhotos,
+) -> None:
+    batches = PhotoBatches(photos.hashed(), config=CONFIG, seed=0)
+    for name in photos.paths:
+        (photos.root / name).unlink()
+    with pytest.raises(TrainingError, match="5 of 9 photos cannot be read"):
+        batches.at(0)
+
+
+def test_one_landmark_is_not_enough(tmp_path: Path, photos: LabelledPhotos) -> None:
+    with pytest.raises(TrainingError, match="all photos show the same landmark, expected at least"):
+        LabelledPhotos(tmp_path, ["a.jpg", "b.jpg"], np.array([0, 0]), 1)
+    two = replace(photos, labels=np.array([0] * 8 + [1]), classes=2)
+    (photos.root / photos.paths[8]).unlink()
+    with pytest.raises(TrainingError, match="1 of 9 photos cannot be read, for instance 8.png"):
+        two.hashed()

@@ -48,7 +48,7 @@ def network(*, changed: int | None = None) -> AttentionNetwork:
 
 
 def test_maps_made_in_two_steps_are_those_of_the_network(photos: LabelledPhotos) -> None:
-    (found,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+    (found,) = cached_maps(network(), photos, config=CONFIG, progress=False).maps
     whole = network()
     nnx.Module.eval(whole)
     pixels = jnp.asarray(
@@ -62,14 +62,14 @@ def test_maps_made_in_two_steps_are_those_of_the_network(photos: LabelledPhotos)
 def test_backbones_with_the_same_first_layers_share_their_maps(
     photos: LabelledPhotos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (first,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+    (first,) = cached_maps(network(), photos, config=CONFIG, progress=False).maps
 
     def square(*_: object) -> np.ndarray:
         raise LookupError("a photograph is read")
 
     monkeypatch.setattr(LabelledPhotos, "square", square)
-    (again,) = cached_maps(network(), photos, config=CONFIG, progress=False)
-    (later,) = cached_maps(network(changed=SHARED), photos, config=CONFIG, progress=False)
+    (again,) = cached_maps(network(), photos, config=CONFIG, progress=False).maps
+    (later,) = cached_maps(network(changed=SHARED), photos, config=CONFIG, progress=False).maps
     assert np.array_equal(first, again)
     assert not np.array_equal(first, later), "maps of another backbone were taken for its own"
     with pytest.raises(LookupError):
@@ -78,7 +78,7 @@ def test_backbones_with_the_same_first_layers_share_their_maps(
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_map_is_computed_again(photos: LabelledPhotos, damage: str) -> None:
-    (found,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+    (found,) = cached_maps(network(), photos, config=CONFIG, progress=False).maps
     expected = np.array(found)
     files = sorted(paths.cache_root().glob("maps/*/*.npy"))
     wholes = [file.read_bytes() for file in files]
@@ -90,6 +90,6 @@ def test_a_damaged_map_is_computed_again(photos: LabelledPhotos, damage: str) ->
                 "flipped": whole[:-40] + bytes([whole[-40] ^ 8]) + whole[-39:],
             }[damage]
         )
-    (again,) = cached_maps(network(), photos, config=CONFIG, progress=False)
+    (again,) = cached_maps(network(), photos, config=CONFIG, progress=False).maps
     assert np.array_equal(again, expected)
     assert [file.read_bytes() for file in files] == wholes

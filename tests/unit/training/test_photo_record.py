@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from delfjax.datasets.images import ImageError
 from delfjax.training.batches import LabelledPhotos, TrainingError
-from delfjax.training.photo_record import require_same_photos
+from delfjax.training.photo_record import same_photos
 
 PATHS = ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"]
 
@@ -25,16 +26,16 @@ def photos(tmp_path: Path) -> LabelledPhotos:
 
 @pytest.fixture
 def run(tmp_path: Path, photos: LabelledPhotos) -> Path:
-    """The folder of a run that has a checkpoint."""
-    require_same_photos(tmp_path / "run", photos)
-    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    """The folder of a run."""
+    (tmp_path / "run").mkdir()
+    same_photos(tmp_path / "run", photos, resumed=False)
     return tmp_path / "run"
 
 
 def refused(run: Path, photos: LabelledPhotos) -> str:
     before = (run / "photos.json").read_bytes()
     with pytest.raises(TrainingError) as error:
-        require_same_photos(run, photos)
+        same_photos(run, photos, resumed=True)
     assert (run / "photos.json").read_bytes() == before
     said = str(error.value)
     assert said.startswith(f"{run}: holds a training run on other photos: ")
@@ -50,9 +51,9 @@ def again(photos: LabelledPhotos) -> LabelledPhotos:
 def test_the_same_photos_resume_wherever_they_are(
     run: Path, photos: LabelledPhotos, tmp_path: Path
 ) -> None:
-    require_same_photos(run, again(photos))
+    same_photos(run, again(photos), resumed=True)
     (tmp_path / "photos").rename(tmp_path / "moved")
-    require_same_photos(run, again(replace(photos, root=tmp_path / "moved")))
+    same_photos(run, again(replace(photos, root=tmp_path / "moved")), resumed=True)
 
 
 def test_two_photos_that_changed_places_are_noticed(run: Path, photos: LabelledPhotos) -> None:
@@ -74,48 +75,45 @@ def test_a_renamed_photo_and_another_order_are_noticed(run: Path, photos: Labell
     assert ": their order has changed;" in refused(run, replace(photos, paths=PATHS[::-1]))
 
 
-def test_a_photo_that_cannot_be_read_for_a_while_does_not_end_the_run(
+def test_a_photo_that_cannot_be_read_for_a_while_keeps_its_digest(
     run: Path, photos: LabelledPhotos
 ) -> None:
     file = photos.root / "b/1.jpg"
     file.rename(photos.root / "away")
-    require_same_photos(run, again(photos))
+    resumed = same_photos(run, again(photos), resumed=True)
+    assert resumed.contents == photos.contents
     file.write_bytes(b"another")
     assert ": b/1.jpg is another file now;" in refused(run, again(photos))
 
 
-def test_a_photo_that_appears_later_is_recorded_then(
+def test_a_photo_that_appears_later_is_not_part_of_the_run(
     tmp_path: Path, photos: LabelledPhotos
 ) -> None:
     file = photos.root / "a/1.jpg"
     content = file.read_bytes()
     file.unlink()
-    require_same_photos(tmp_path, again(photos))
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    began = same_photos(tmp_path, again(photos), resumed=False)
     file.write_bytes(content)
-    require_same_photos(tmp_path, again(photos))
-    file.write_bytes(b"another")
-    assert ": a/1.jpg is another file now;" in refused(tmp_path, again(photos))
+    resumed = same_photos(tmp_path, again(photos), resumed=True)
+    assert resumed.contents == began.contents and resumed.unreadable == [0]
+    with pytest.raises(ImageError, match="could not be read when the training began|not an image"):
+        resumed.square(0, 8)
 
 
 def test_a_run_without_a_checkpoint_starts_with_the_photos_of_now(
     run: Path, photos: LabelledPhotos
 ) -> None:
     (photos.root / "a/1.jpg").write_bytes(b"another")
-    checkpoint = run / "checkpoints" / "5"
-    checkpoint.rename(run / "checkpoints" / "5.orbax-checkpoint-tmp")
-    require_same_photos(run, again(photos))
-    (run / "checkpoints" / "5.orbax-checkpoint-tmp").rename(checkpoint)
-    require_same_photos(run, again(photos))
+    assert same_photos(run, again(photos), resumed=False).contents == again(photos).contents
+    same_photos(run, again(photos), resumed=True)
 
 
 def test_a_run_of_an_earlier_version_resumes_and_says_what_it_cannot_know(
     tmp_path: Path, photos: LabelledPhotos
 ) -> None:
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    with pytest.warns(UserWarning, match="did not record its photos; it resumes with those"):
-        require_same_photos(tmp_path, photos)
-    require_same_photos(tmp_path, photos)
+    with pytest.warns(UserWarning, match="training resumes with the photos that are there now"):
+        same_photos(tmp_path, photos, resumed=True)
+    same_photos(tmp_path, photos, resumed=True)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"paths": ["a"], "labels": 1}'])
@@ -123,8 +121,8 @@ def test_a_damaged_record_is_refused_by_name(
     run: Path, photos: LabelledPhotos, content: str
 ) -> None:
     (run / "photos.json").write_text(content)
-    with pytest.raises(TrainingError, match=r"photos\.json: damaged"):
-        require_same_photos(run, photos)
+    with pytest.raises(TrainingError, match=r"photos\.json: damaged.*remove this file to resume"):
+        same_photos(run, photos, resumed=True)
 
 
 def test_the_record_is_plain_json(run: Path, photos: LabelledPhotos) -> None:
