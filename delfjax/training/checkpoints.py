@@ -34,6 +34,7 @@ from delfjax.files import (
 )
 from delfjax.models.weights import Tensors, WeightsError, load_weights, match_report, save_weights
 from delfjax.records import Number, Record, require_record
+from delfjax.text import printable
 from delfjax.training import earlier_checkpoints
 from delfjax.training.batches import TrainingError
 
@@ -293,8 +294,8 @@ class Checkpoints:
             if found.get(name) != wanted.get(name):
                 old, new = (shown(flatten(values).get(name)) for values in (held, self._about))
                 raise TrainingError(
-                    f"{self.folder}: holds a training run with {name} {old!r}, not {new!r}; choose"
-                    " another folder"
+                    f"{self.folder}: holds a training run with {printable(name):.200} {old!r:.200},"
+                    f" not {new!r:.200}; choose another folder"
                 )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from delfjax.errors import DelfjaxWarning
 from delfjax.files import write_json
 from delfjax.records import Record, Whole, read_record
+from delfjax.text import printable
 from delfjax.training.batches import LabelledPhotos, TrainingError
 
 _FILE = "photos.json"
@@ -103,7 +104,10 @@ def _changes(held: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 
 def _phrase(paths: Sequence[str], what: str) -> Iterator[str]:
+    if not paths:
+        return
+    first = f"{printable(paths[0]):.200}"
     if len(paths) == 1:
-        yield f"{paths[0]} is {what}"
-    elif paths:
-        yield f"{paths[0]} and {len(paths) - 1} more are {what}"
+        yield f"{first} is {what}"
+    else:
+        yield f"{first} and {len(paths) - 1} more are {what}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import resource
 import shutil
 import signal
@@ -145,18 +146,19 @@ def test_a_run_falls_back_to_the_best_and_then_says_how_to_start_again(
     assert kept(tmp_path), "what is damaged is left to the user"
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({**state(0), "more": np.zeros(2)}, "does not fit the network: 0 unexpected, 1 missing"),
+        (jax.tree.map(np.float64, state(0)), "has type float32, expected float64"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(
+    tmp_path: Path, other: dict[str, Any], said: str
+) -> None:
     write_run(tmp_path)
-    for other, said in (
-        (
-            {**state(0), "more": np.zeros(2, np.float32)},
-            "does not fit the network: 0 unexpected, 1",
-        ),
-        (jax.tree.map(lambda leaf: leaf.astype(np.float64), state(0)), "float32, expected float64"),
-    ):
-        with Checkpoints(tmp_path, ABOUT) as checkpoints:
-            with pytest.raises(TrainingError, match=said):
-                checkpoints.resume(other)
+    with Checkpoints(tmp_path, ABOUT) as checkpoints, pytest.raises(TrainingError, match=said):
+        checkpoints.resume(other)
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"seed": 3'])
@@ -269,14 +271,16 @@ from tests.unit.training.test_checkpoints import ABOUT, Checkpoints, scores, sta
 RESUME = """
 with Checkpoints(Path("run"), ABOUT) as checkpoints:
     first, _ = checkpoints.resume(state(0))
-    for step in range(first + 1, 7):
+    for step in range(first + 1, 5):
         checkpoints.save(step, state(step), scores(1 / step))
 """
 
 
 def test_a_training_that_is_killed_at_any_step_resumes_from_a_whole_checkpoint(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # No kill stops the machine; waiting for the disk would take most of the time.
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
     place = tmp_path / "place"
     place.mkdir()
     write_run(place / "run", 3)
@@ -293,9 +297,11 @@ def test_a_training_that_is_killed_at_any_step_resumes_from_a_whole_checkpoint(
         finally:
             shutil.rmtree(copy)
 
-    kills = kill_at_every_step(place, setup=SAVE, action=RESUME, check=check)
-    assert kills >= 30
-    assert kept(place / "run") == ["1.safetensors", "5.safetensors", "6.safetensors"]
+    kills = kill_at_every_step(
+        place, setup=SAVE, action=RESUME, check=check, size_limits=(0, 100, 1000)
+    )
+    assert kills >= 15
+    assert kept(place / "run") == ["1.safetensors", "3.safetensors", "4.safetensors"]
 
 
 def write_earlier(folder: Path, steps: tuple[int, ...]) -> None:
@@ -426,7 +432,7 @@ def read_a_damaged_checkpoint_of_an_earlier_version(rng: np.random.Generator, fo
 
 
 def test_damaged_runs_are_resumed_or_refused_in_one_line() -> None:
-    assert not failures(read_a_damaged_run, count=60)
+    assert not failures(read_a_damaged_run, count=40)
 
 
 @pytest.mark.slow
@@ -437,10 +443,3 @@ def test_two_thousand_damaged_runs_are_resumed_or_refused_in_one_line() -> None:
 @pytest.mark.slow
 def test_damaged_checkpoints_of_earlier_versions_are_read_or_refused_in_one_line() -> None:
     assert not failures(read_a_damaged_checkpoint_of_an_earlier_version, count=500)
-
-
-def test_the_settings_of_another_run_are_named(tmp_path: Path) -> None:
-    write_run(tmp_path)
-    with pytest.raises(TrainingError, match=r"with optimiser\.name 'sgd', not 'adamw'"):
-        with Checkpoints(tmp_path, {**ABOUT, "optimiser": {"name": "adamw"}}):
-            pass
