@@ -477,24 +477,6 @@ def read_json_object(file: Path, *, error: Callable[[str], Exception]) -> dict[s
     return values
 
 
-def read_json_lines(file: Path, *, error: Callable[[str], Exception]) -> list[Any]:
-    """The values in a file that holds one JSON value per line.
-
-    Raises:
-        Exception: made by ``error``: the file cannot be read, or a line is not JSON.
-    """
-    values: list[Any] = []
-    try:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            values.append(_parsed(line.encode(), finite=False))
-    except OSError as failure:
-        raise error(f"{file}: cannot be read: {failure.strerror}") from None
-    except (ValueError, RecursionError) as failure:
-        where = f"line {len(values) + 1} is damaged or not JSON"
-        raise error(f"{file}: {where} ({quoted(failure)})") from None
-    return values
-
-
 def write_json_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line, durably; see :func:`replace_file`.
 

@@ -110,7 +110,7 @@ class Train:
         result = "no photo is held out, because each landmark has one photo only"
         if scores is not None:
             result = f"validation accuracy {scores['accuracy']:.1%} at step {report.best_step}"
-        failed = f", {len(report.failures)} photos failed" if report.failures else ""
+        failed = f", {len(report.failures)} failed" if report.failures else ""
         print(
             f"train: {report.steps} steps, {report.resumed_at} of them earlier,"
             f" {report.images_per_second:.0f} images/s{failed}; {result}; wrote {self.out}",

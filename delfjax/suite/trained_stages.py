@@ -25,13 +25,12 @@ from delfjax.config import (
 )
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.features.store import FeatureStore
-from delfjax.files import read_json_lines
 from delfjax.models.delf import describe_backbone
 from delfjax.models.model_files import BACKBONE, load_part, override_system
 from delfjax.models.weights import is_described
 from delfjax.records import Number, Record, Whole, require_record
 from delfjax.training.batches import TrainingError
-from delfjax.training.loop import METRICS
+from delfjax.training.loop import METRICS, metric_lines
 from delfjax.training.stages import save_trained, train_stage
 from delfjax.world.reading import World
 
@@ -64,15 +63,6 @@ class _Stage(Record):
 
     best_step: Whole
     seconds: Number
-
-
-@dataclass
-class _Line(Record):
-    """Fields of a line of the metrics of a training."""
-
-    step: Whole
-    loss: Number | None = None
-    validation_accuracy: Number | None = None
 
 
 def trained_stage(
@@ -124,10 +114,7 @@ def trained_stage(
         save_trained(weights, report, backbone=backbone, about=description)
     about = load_part(weights, BACKBONE)[1]
     require_record(about, _Stage, where=str(weights), error=TrainingError)
-    file = folder / "training" / METRICS
-    lines = read_json_lines(file, error=TrainingError)
-    for number, line in enumerate(lines, 1):
-        require_record(line, _Line, where=f"{file}, line {number}", error=TrainingError)
+    lines = metric_lines(folder / "training" / METRICS)
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     accuracy = {
         line["step"]: line["validation_accuracy"] for line in lines if "validation_accuracy" in line

@@ -253,7 +253,11 @@ class Trainer:
 
     def validate(self, state: TrainingState, batches: Batches) -> dict[str, float] | None:
         """Mean loss and accuracy over the held-out photos at every rescale; ``None`` if there are
-        no such photos."""
+        no such photos.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         members = np.flatnonzero(batches.validation)
         if not members.size:
             return None
@@ -271,6 +275,10 @@ class Trainer:
                     jax.device_get(self._score(state, self._fixed, *placed)), np.float64
                 )
         loss, right, count = total
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss on the {len(members)} photos held out is {loss}, not a finite number"
+            )
         return {"loss": float(loss / count), "accuracy": float(right / count)}
 
     def trained(self, state: TrainingState) -> Network:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from delfjax import paths
 from delfjax.config import TrainingConfig
-from delfjax.training.batches import LabelledPhotos
+from delfjax.training.batches import LabelledPhotos, TrainingError
 from delfjax.training.maps import cached_maps
 from delfjax.training.networks import AttentionNetwork, make_network
 from tests.unit.models.random_networks import small_resnet
@@ -93,3 +93,37 @@ def test_a_damaged_map_is_computed_again(photos: LabelledPhotos, damage: str) ->
     (again,) = cached_maps(network(), photos, config=CONFIG, progress=False).maps
     assert np.array_equal(again, expected)
     assert [file.read_bytes() for file in files] == wholes
+
+
+def test_a_photo_that_cannot_be_read_costs_its_own_map_alone(photos: LabelledPhotos) -> None:
+    (whole,) = cached_maps(network(), photos, config=CONFIG, progress=False).maps
+    (photos.root / "2.png").write_bytes(b"no image")
+    first = cached_maps(network(), photos, config=CONFIG, progress=False)
+    assert list(first.failures) == [2] and "not an image" in first.failures[2]
+    np.testing.assert_array_equal(first.maps[0][:2], whole[:2])
+    again = cached_maps(network(), photos, config=CONFIG, progress=False)
+    assert again.failures == first.failures
+    for file in paths.cache_root().glob("maps/*/failures.json"):
+        file.write_text("[]")
+    assert cached_maps(network(), photos, config=CONFIG, progress=False).failures == first.failures
+
+
+def test_maps_of_a_photo_that_is_away_later_are_those_that_were_cached(
+    photos: LabelledPhotos,
+) -> None:
+    hashed = photos.hashed()
+    first = cached_maps(network(), hashed, config=CONFIG, progress=False)
+    (photos.root / "0.png").unlink()
+    again = cached_maps(network(), hashed, config=CONFIG, progress=False)
+    assert again.failures == {}
+    np.testing.assert_array_equal(again.maps[0], first.maps[0])
+    for file in paths.cache_root().glob("maps/*/*.npy"):
+        file.unlink()
+    with pytest.raises(TrainingError, match=r"0\.png: cannot be read.*: put it back"):
+        cached_maps(network(), hashed, config=CONFIG, progress=False)
+
+
+def test_a_photo_that_is_missing_from_the_start_has_no_map(photos: LabelledPhotos) -> None:
+    (photos.root / "0.png").unlink()
+    failures = cached_maps(network(), photos, config=CONFIG, progress=False).failures
+    assert failures == {0: "cannot be read: No such file or directory"}
