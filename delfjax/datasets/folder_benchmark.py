@@ -33,7 +33,8 @@ def load_folder(root: Path) -> RetrievalDataset:
       the query itself is junk. Images beside the folders belong to no class; they are distractors.
     * Otherwise: images only, no queries.
 
-    The notes of the dataset say what has no class, and what is not in it.
+    The notes of the dataset say what has no class, what is not in it, and whether there is one
+    class only.
 
     Raises:
         DatasetError: there are no images, or the classes are too large.
@@ -56,6 +57,12 @@ def load_folder(root: Path) -> RetrievalDataset:
             notes.append(
                 f"{root}: {len(loose)} of {len(photos.names)} images lie beside the folders and"
                 f" have no class, for instance {loose[0]!r}"
+            )
+        elif len(dataset.landmark_names) == 1:
+            notes.append(
+                f"{root}: all {len(filed)} images are in the folder {dataset.landmark_names[0]!r},"
+                " so they are one landmark and any answer is right; each landmark needs a folder"
+                " of its own in the folder that is named"
             )
     return dataclasses.replace(dataset, notes=tuple(notes))
 
