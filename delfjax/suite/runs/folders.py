@@ -369,14 +369,24 @@ def _read(path: Path) -> FinishedRun:
 
 
 def finished_runs(experiment: str) -> tuple[list[FinishedRun], list[str]]:
-    """The finished runs of an experiment, the latest last, and one line per damaged run."""
+    """The finished runs of an experiment, the latest last, and one line per run that is left out:
+    damaged, or a copy of another under a name of its own."""
     runs: list[FinishedRun] = []
     problems: list[str] = []
-    for path in claims.finished_folders(experiment):
+    folders = claims.finished_folders(experiment)
+    taken = {path.name for path in folders}
+    for path in folders:
         try:
-            runs.append(open_run(path))
+            run = open_run(path)
         except RunError as error:
             problems.append(str(error))
+            continue
+        original = run_path(experiment, run.config).name
+        if path.name != original and original in taken:
+            problems.append(f"{path}: a copy of run {original}, which has the same settings")
+        else:
+            taken.add(original)
+            runs.append(run)
     return sorted(runs, key=lambda run: (str(run.provenance.get("finished")), run.hash)), problems
 
 

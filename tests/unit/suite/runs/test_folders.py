@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,21 @@ def test_scores_and_figures_of_a_run_read_back_the_same() -> None:
     assert [figure.name for figure in found.figures] == ["scores.png"]
     with pytest.raises(RunError, match="'AP.a.jpg' is nan"):
         start_run("10_example", CONFIG).save_query_scores("AP", {"a.jpg": float("nan")})
+
+
+def test_a_copy_of_a_run_beside_it_does_not_count(tmp_path: Path) -> None:
+    for seed in (3, 4):
+        start_run("10_example", {"seed": seed}).finish({"map": seed / 10})
+    original = run_path("10_example", {"seed": 4})
+    for name in ("0000000000", f"{original.name} backup"):
+        shutil.copytree(original, original.with_name(name))
+    runs, problems = finished_runs("10_example")
+    assert [run.config["seed"] for run in runs] == [3, 4] and runs[1].path == original
+    assert [line.partition(": ")[2] for line in problems] == [
+        f"a copy of run {original.name}, which has the same settings"
+    ] * 2
+    shutil.rmtree(original)
+    assert len(finished_runs("10_example")[0]) == 2
 
 
 def test_another_config_is_another_run() -> None:
