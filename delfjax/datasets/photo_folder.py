@@ -44,6 +44,7 @@ class PhotoFolder:
         root: the folder.
         names: paths of the images under ``root``, with forward slashes, sorted.
         ignored: number of files without the extension of an image.
+        endings: extensions of those files, the most frequent first.
         hidden: hidden files and folders, and folders of the system, which are not entered; paths
             under ``root``.
         problems: files and folders that could not be listed, as (path under ``root``, reason).
@@ -56,17 +57,17 @@ class PhotoFolder:
     hidden: tuple[str, ...] = ()
     problems: tuple[tuple[str, str], ...] = ()
     scanned: bool = False
+    endings: tuple[str, ...] = ()
     whole = True
 
     @property
     def left_out(self) -> str:
         """What is not among the images, in words; empty if everything is."""
-        shown = ", ".join(map(repr, self.hidden[:_SHOWN])) + ", …" * (len(self.hidden) > _SHOWN)
+        hidden, shown = len(self.hidden), _listed(self.hidden)
+        endings = f" ({_listed(self.endings)})" if self.endings else ""
         parts = {
-            f"{self.ignored} other files": self.ignored,
-            f"{len(self.hidden)} hidden files and folders or folders of the system ({shown})": len(
-                self.hidden
-            ),
+            f"{self.ignored} other files{endings}": self.ignored,
+            f"{hidden} hidden files and folders or folders of the system ({shown})": hidden,
             f"{len(self.problems)} files or folders that cannot be listed": len(self.problems),
         }
         return " and ".join(words for words, count in parts.items() if count)
@@ -138,7 +139,7 @@ def scan_folder(folder: Path) -> PhotoFolder:
     names: list[str] = []
     problems: list[tuple[str, str]] = []
     hidden: list[str] = []
-    ignored = 0
+    endings = Counter[str]()
     real, linked = deque([""]), deque[str]()
     while real or linked:
         place = real.popleft() if real else linked.popleft()
@@ -158,8 +159,8 @@ def scan_folder(folder: Path) -> PhotoFolder:
                 hidden.append(as_utf8(name))
             elif is_folder:
                 (linked if entry.is_symlink() else real).append(name)
-            elif PurePosixPath(entry.name).suffix.lower() not in EXTENSIONS:
-                ignored += 1
+            elif (ending := PurePosixPath(entry.name).suffix.lower()) not in EXTENSIONS:
+                endings[as_utf8(ending)] += 1
             elif as_utf8(name) != name:
                 problems.append((as_utf8(name), "file name is not valid UTF-8"))
             else:
@@ -167,10 +168,13 @@ def scan_folder(folder: Path) -> PhotoFolder:
     return PhotoFolder(
         folder,
         tuple(sorted(names)),
-        ignored,
+        endings.total(),
         tuple(sorted(hidden)),
         tuple(sorted(problems)),
         scanned=True,
+        endings=tuple(
+            ending for ending, _ in sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))
+        ),
     )
 
 
@@ -222,6 +226,10 @@ def as_utf8(name: str) -> str:
     Python stands surrogates for such bytes, which JSON and Arrow cannot hold.
     """
     return name.encode("utf-8", "replace").decode("utf-8")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + ", …" * (len(names) > _SHOWN)
 
 
 def _enter(folder: Path, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:

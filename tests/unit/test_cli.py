@@ -364,7 +364,7 @@ def test_a_folder_without_photos_is_refused(
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "notes.txt").write_text("x")
     message = refused(capsys, "extract", tmp_path / "photos", "--store", tmp_path / "store")
-    assert "no photos in this folder (1 other files)" in message
+    assert "no photos in this folder (1 other files ('.txt'))" in message
     assert not (tmp_path / "store").exists()
 
 

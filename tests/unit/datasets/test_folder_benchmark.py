@@ -38,9 +38,19 @@ def test_thumbnails_of_a_system_are_no_class(tmp_path: Path) -> None:
     _touch(tmp_path, "a/1.jpg", "a/2.jpg", "a/@eaDir/1.jpg/S.jpg", "@eaDir/b.jpg", "list.txt")
     dataset = load_folder(tmp_path)
     assert dataset.landmark_names == ("a",) and list(dataset.database) == ["a/1.jpg", "a/2.jpg"]
-    (note,) = dataset.notes
-    assert "1 other files and 2 hidden files and folders or folders of the system" in note
+    note, _ = dataset.notes
+    assert "1 other files ('.txt') and 2 hidden files and folders or folders of the system" in note
     assert "'@eaDir', 'a/@eaDir'" in note
+
+
+def test_a_single_class_without_distractors_is_noted(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/gate/1.jpg", "train/tower/2.jpg")
+    (note,) = load_folder(tmp_path).notes
+    assert "all 2 images are in the folder 'train', so they are one landmark" in note
+    assert not load_folder(tmp_path / "train").notes
+    _touch(tmp_path, "3.jpg")
+    (note,) = load_folder(tmp_path).notes
+    assert "1 of 3 images lie beside the folders" in note
 
 
 def test_a_folder_of_images_alone_has_no_classes_and_no_notes(tmp_path: Path) -> None:
@@ -51,7 +61,7 @@ def test_a_folder_of_images_alone_has_no_classes_and_no_notes(tmp_path: Path) ->
 
 def test_a_folder_without_images_says_what_else_it_holds(tmp_path: Path) -> None:
     _touch(tmp_path, "1.heic", ".thumbnails/1.jpg")
-    with pytest.raises(DatasetError, match="no images in this folder .1 other files and 1 hidden"):
+    with pytest.raises(DatasetError, match="in this folder .1 other files .'.heic'. and 1 hidden"):
         load_folder(tmp_path)
 
 

@@ -85,9 +85,18 @@ def test_what_is_left_out_is_told_in_words(tmp_path: Path) -> None:
     assert scan_folder(tmp_path).left_out == ""
     _touch(tmp_path, "a.txt", "b.mp4", *(f".{number}.jpg" for number in range(4)))
     assert scan_folder(tmp_path).left_out == (
-        "2 other files and 4 hidden files and folders or folders of the system"
+        "2 other files ('.mp4', '.txt') and 4 hidden files and folders or folders of the system"
         " ('.0.jpg', '.1.jpg', '.2.jpg', …)"
     )
+
+
+def test_photos_of_formats_that_are_not_read_are_told_by_their_frequent_endings(
+    tmp_path: Path,
+) -> None:
+    _touch(tmp_path, "1.NEF", "2.nef", "3.avif", "trip/4.nef", "a.xmp", "README", "5.avif")
+    listed = scan_folder(tmp_path)
+    assert listed.ignored == 7 and listed.endings == (".nef", ".avif", "", ".xmp")
+    assert listed.left_out == "7 other files ('.nef', '.avif', '', …)"
 
 
 def test_unicode_names_are_kept(tmp_path: Path) -> None:
