@@ -18,6 +18,7 @@ from delfjax.cli.options import (
     Preset,
     Set,
     Words,
+    namesakes,
     require_one,
     require_utf8,
     require_writable,
@@ -87,6 +88,7 @@ class Evaluate:
         """Evaluate and print one line for each score."""
         from delfjax.config import preset
         from delfjax.datasets.catalogue import open_dataset
+        from delfjax.datasets.photo_folder import GROUNDTRUTH
         from delfjax.files import replace_file
         from delfjax.models.model_files import override_system
         from delfjax.pipeline.one_system import evaluate_dataset
@@ -100,6 +102,8 @@ class Evaluate:
             if self.folder
             else open_dataset(self.dataset, self.root)
         )
+        read = namesakes(self.json, dataset.root, [*dataset.database, GROUNDTRUTH])
+        require_writable("--json", self.json, inputs=read)
         result = evaluate_dataset(
             dataset,
             config,

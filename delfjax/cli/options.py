@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import tyro
@@ -150,16 +151,24 @@ def require_utf8(option: str, place: Path | None) -> None:
         raise UsageError(f"{option} {place}: the path is not UTF-8, choose another") from None
 
 
-def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+def require_writable(
+    option: str,
+    file: Path | None,
+    suffixes: tuple[str, ...] = (),
+    *,
+    inputs: Iterable[str | Path] = (),
+) -> None:
     """Check an output file before the work that would fill it.
 
     Args:
         option: the option that named the file.
         file: the file; ``None`` passes.
         suffixes: endings that are accepted, in lower case; any when empty.
+        inputs: what the command reads; it need not exist.
 
     Raises:
-        UsageError: another ending, a folder of that name, or no folder that it can be written to.
+        UsageError: another ending, a folder of that name, no folder that it can be written to, or
+            something that must not be replaced: an input, or a pipe, device or the like.
     """
     if file is None:
         return
@@ -168,8 +177,30 @@ def require_writable(option: str, file: Path | None, suffixes: tuple[str, ...] =
         raise UsageError(f"{option} {file}: the file name must end in {' or '.join(suffixes)}")
     if file.is_dir():
         raise UsageError(f"{option} {file}: is a folder, expected a file")
+    if file.exists() and not file.is_file():
+        raise UsageError(f"{option} {file}: is a pipe or device, expected an ordinary file")
+    if any(_are_same(file, Path(read)) for read in inputs):
+        raise UsageError(
+            f"{option} {file}: is what the command reads, so it is not overwritten; name another"
+            " file"
+        )
     folder = file.absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{option} {file}: its folder does not exist")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{option} {file}: its folder cannot be written to")
+
+
+def namesakes(file: Path | None, folder: str | Path, names: Iterable[str]) -> list[Path]:
+    """Which photos of a folder have the file name of ``file``, so that they might be it; it is
+    faster to compare names than files."""
+    if file is None:
+        return []
+    wanted = file.name.lower()
+    return [Path(folder, name) for name in names if PurePath(name).name.lower() == wanted]
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return one.samefile(other)
+    return False

@@ -21,6 +21,7 @@ from delfjax.cli.options import (
     Preset,
     Set,
     UsageError,
+    namesakes,
     refuse_changes,
     require_at_least,
     require_one,
@@ -192,7 +193,7 @@ class Search:
 
     def run(self) -> None:
         """Search and print the ranked list."""
-        require_writable("--figure", self.figure, _PICTURES)
+        require_writable("--figure", self.figure, _PICTURES, inputs=[self.query])
         from delfjax.config import MODEL, SYSTEM_SECTIONS, parse_overrides
 
         require_at_least("--top", self.top, 1)
@@ -202,6 +203,8 @@ class Search:
         from delfjax.retrieval.local_index import open_index
 
         index = open_index(self.index)
+        photos = namesakes(self.figure, index.photos, index.names)
+        require_writable("--figure", self.figure, inputs=photos)
         asked = parse_overrides(self.overrides, sections=(*SYSTEM_SECTIONS, MODEL))
         refuse_changes(index.config, asked, _INDEXED, f"the index {self.index} was made")
         # The overrides may say where the weights of the index are now.
@@ -248,7 +251,8 @@ class Match:
 
     def run(self) -> None:
         """Match and print what was found."""
-        require_writable("--figure", self.figure, _PICTURES)
+        photos = [self.image1, self.image2]
+        require_writable("--figure", self.figure, _PICTURES, inputs=photos)
         from delfjax.config import preset
         from delfjax.models.model_files import override_system
         from delfjax.pipeline.photos import match

@@ -66,6 +66,7 @@ class Train:
         from delfjax.config import (
             Config,
             TrainingConfig,
+            named_weights,
             parse_overrides,
             to_dict,
             training_preset,
@@ -81,6 +82,8 @@ class Train:
         )
         stage: dict[str, Any] = {chosen.stage: chosen}
         whole = override_system(Config(**stage, seed=self.seed), asked)
+        weights = [file.path for file in named_weights(to_dict(whole))]
+        require_writable("--out", self.out, inputs=weights)
         config: TrainingConfig = getattr(whole, chosen.stage)
         folder = self.out.with_suffix(".training")
         if folder.is_file():

@@ -88,7 +88,7 @@ class Convert:
         from delfjax.models.foreign.tf_checkpoints import is_tf_checkpoint
         from delfjax.models.model_files import card
 
-        require_writable("--out", self.out, (_SAFETENSORS,))
+        require_writable("--out", self.out, (_SAFETENSORS,), inputs=[self.file, *self.pca])
         if is_tf_checkpoint(self.file):
             pca = [Path(name) for name in self.pca]
             import_published(self.out, self.file, pca=pca, overrides=self.overrides)
@@ -150,12 +150,13 @@ class Export:
 
     def run(self) -> None:
         """Write the file, then print its card."""
-        from delfjax.config import preset
+        from delfjax.config import named_weights, preset, to_dict
         from delfjax.features.export import export_system
         from delfjax.models.model_files import card, override_system
 
-        require_writable("FILE", self.out, (_SAFETENSORS,))
         config = override_system(preset(self.preset), self.overrides)
+        weights = [file.path for file in named_weights(to_dict(config))]
+        require_writable("FILE", self.out, (_SAFETENSORS,), inputs=weights)
         export_system(self.out, config, store=self.store)
         print(*card(self.out), sep="\n")
 

@@ -46,6 +46,7 @@ from delfjax.config.values import (
 from delfjax.config.weight_files import (
     WeightFile,
     identity,
+    named_weights,
     short_digest,
     shown,
     weight_file,
@@ -82,6 +83,7 @@ __all__ = [
     "config_hash",
     "from_dict",
     "identity",
+    "named_weights",
     "override",
     "parse_assignment",
     "parse_overrides",

@@ -59,16 +59,21 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def named_weights(values: Mapping[str, Any]) -> list[WeightFile]:
+    """The weight files that plain values name."""
+    found: list[WeightFile] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += named_weights(value)
+        elif name == FIELD and (file := weight_file(value)) is not None:
+            found.append(file)
+    return found
+
+
 def without_digest(values: Mapping[str, Any]) -> list[str]:
     """Paths in plain values that name weight files without a digest, as earlier versions recorded
     them."""
-    found: list[str] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += without_digest(value)
-        elif name == FIELD and (file := weight_file(value)) is not None and not file.digest:
-            found.append(file.path)
-    return found
+    return [file.path for file in named_weights(values) if not file.digest]
 
 
 def short_digest(digest: str) -> str:

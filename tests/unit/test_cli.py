@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,9 @@ from delfjax.cli.commands import COMMANDS as ALL
 from delfjax.cli.groups import Command, Group, parse
 from delfjax.config import TRAINING_PRESETS, config_hash, override, preset
 from delfjax.datasets.catalogue import CATALOGUE
-from delfjax.features.store import StoreWriter
-from delfjax.retrieval.local_index import open_index
+from delfjax.features.store import FeatureStore, StoreWriter
+from delfjax.models.weights import save_weights
+from delfjax.retrieval.local_index import build_index, open_index
 from delfjax.suite import settings
 from delfjax.types import ImageFeatures, LocalFeatures
 from delfjax.world import knobs
@@ -356,6 +359,52 @@ def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str], tmp_path: 
     for command in commands:
         assert str(nothing) in refused(capsys, *command)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_command_reads_is_not_overwritten(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: Path
+) -> None:
+    photos = tmp_path / "photos" / "gate"
+    photos.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (photos / name).write_bytes(b"a photo")
+    photo, truth = photos / "a.png", photos.parent / "groundtruth.json"
+    opened = build_index(FeatureStore.open(store), config=preset("ci"), photos=str(photos))
+    replace(opened, names=["a.png", "b.png"]).save(tmp_path / "index")
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, {"w": np.ones(2)}, {"name": "attention"})
+    scorer = f"scorer.weights={weights}"
+    before = {file: file.read_bytes() for file in (photo, weights)}
+    commands: list[tuple[Path, list[str | Path]]] = [
+        (photo, ["match", photos / "b.png", photo, "--figure", photo]),
+        (photo, ["search", tmp_path / "index", photo, "--figure", photo]),
+        (photo, ["search", tmp_path / "index", photos / "b.png", "--figure", photo]),
+        (photo, ["evaluate", photos.parent, "--json", photo]),
+        (weights, ["weights", "convert", weights, "--out", weights]),
+        (weights, ["weights", "export", weights, "--set", scorer]),
+    ]
+    for output, command in commands:
+        said = refused(capsys, *command)
+        assert f"{output}: is what the command reads, so it is not overwritten" in said
+    truth.write_text(
+        json.dumps(
+            {
+                "imlist": ["gate/a.png", "gate/b.png"],
+                "gnd": [
+                    {
+                        "query": 0,
+                        "path": "gate/a.png",
+                        "landmark": "gate",
+                        "tier": "all",
+                        "ok": [1],
+                        "junk": [0],
+                    }
+                ],
+            }
+        )
+    )
+    assert f"{truth}: is what" in refused(capsys, "evaluate", photos.parent, "--json", truth)
+    assert before == {file: file.read_bytes() for file in before}
 
 
 def test_a_folder_without_photos_is_refused(

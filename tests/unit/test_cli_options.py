@@ -1,13 +1,15 @@
-"""What an earlier command fixed can no longer be changed; where its weights are now can be said."""
+"""What an earlier command fixed can no longer be changed; where its weights are now can be said.
+What a command reads, it does not overwrite."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from delfjax.cli.options import UsageError, refuse_changes
+from delfjax.cli.options import UsageError, namesakes, refuse_changes, require_writable
 from delfjax.config import Assignment, DelfConfig, override, parse_overrides
 from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, override_system, save_model
 
@@ -58,3 +60,31 @@ def test_an_index_of_an_earlier_version_takes_the_file_that_it_is_given(tmp_path
     refuse(config, f"scorer.weights={saved(tmp_path / 'one.safetensors')}")
     with pytest.raises(UsageError, match="scorer was fixed"):
         refuse(config, "scorer.weights=random")
+
+
+def test_an_input_is_not_overwritten_under_any_of_its_names(tmp_path: Path) -> None:
+    photo, link, hard = (tmp_path / name for name in ("a.png", "link.png", "hard.png"))
+    photo.write_bytes(b"pixels")
+    link.symlink_to("a.png")
+    os.link(photo, hard)
+    for output in (photo, link, hard, tmp_path / "." / "a.png"):
+        with pytest.raises(UsageError, match="is what the command reads, so it is not overwritten"):
+            require_writable("--figure", output, inputs=[tmp_path / "missing.png", photo])
+    other = tmp_path / "b.png"
+    other.write_bytes(b"an earlier figure")
+    for output in (other, tmp_path / "new.png"):
+        require_writable("--figure", output, inputs=[photo, tmp_path / "new.png"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UsageError, match="is a pipe or device, expected an ordinary file"):
+        require_writable("--json", tmp_path / "pipe.json")
+
+
+def test_only_photos_of_the_same_name_are_compared() -> None:
+    names = ["day/One.PNG", "one.png", "two.png", "one.png.jpg"]
+    expected = [Path("photos/day/One.PNG"), Path("photos/one.png")]
+    assert namesakes(Path("elsewhere/one.png"), "photos", names) == expected
+    assert namesakes(None, "photos", names) == []
