@@ -106,11 +106,12 @@ def build_world(
         progress: whether to show a progress bar.
 
     Raises:
-        WorldError: the folder holds another world.
+        WorldError: the folder holds another world, or other files and no world.
         OSError: the disk is full; finished parts stay, and the next call resumes after them.
     """
     census = Census(config)
     root.mkdir(parents=True, exist_ok=True)
+    _refuse_other_files(root)
 
     def on_wait(holder: str) -> None:
         if progress:
@@ -284,6 +285,16 @@ def _where_and_when(
     latitude, longitude = place.moved(float(east), float(north))
     day = _FIRST_DAY + datetime.timedelta(days=int(rng.integers(1800)))
     return latitude, longitude, day + datetime.timedelta(seconds=round(shot.hour * 3600))
+
+
+def _refuse_other_files(root: Path) -> None:
+    """Leave a folder of somebody's photos as it is: files of a world could replace some."""
+    found = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+    if found and CONFIG not in found:
+        raise WorldError(
+            f"{root}: not a world ({CONFIG} is missing, but {found[0]!r} is there); name a new"
+            " folder"
+        )
 
 
 def _claim(root: Path, config: WorldConfig) -> None:

@@ -172,6 +172,16 @@ def test_a_full_disk_keeps_what_was_written(
     assert not list(tmp_path.rglob("*.jpg")) and not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "wheel.jpg").write_bytes(b"a photo")
+    (tmp_path / ".draft.tmp").write_bytes(b"somebody's")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(WorldError, match="not a world .world.json is missing, but 'parts' is"):
+        build_world(tmp_path, SMALL, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_folder_holds_one_world(world: World, tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=r"holds another world \(seed is 0, not 7\)"):
         build_world(world.root, dataclasses.replace(SMALL, seed=7), progress=False)
