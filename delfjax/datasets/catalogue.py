@@ -202,7 +202,7 @@ def _world(title: str, load: Loader) -> DatasetEntry:
         title,
         load,
         ("world",),
-        origin="rendered by `delfjax datasets render`",
+        origin="`delfjax datasets render`",
         availability="anywhere, offline",
         licence="none needed: it contains no third-party material",
         size="nothing to download",
