@@ -138,7 +138,7 @@ def verify_dataset(
 
 def _database_problem(dataset: RetrievalDataset, path: str, *, decode: bool) -> str | None:
     if not decode:
-        return None if os.path.isfile(dataset.root / path) else "missing"
+        return _file_problem(dataset, path)
     try:
         decode_image(dataset.root / path, max_side=_DECODED_SIDE)
     except ImageError as error:
@@ -150,12 +150,19 @@ def _query_problem(
     dataset: RetrievalDataset, number: int, path: str, *, decode: bool
 ) -> str | None:
     if not decode:
-        return None if os.path.isfile(dataset.root / path) else "missing"
+        return _file_problem(dataset, path)
     try:
         read_query(dataset, number, max_side=_DECODED_SIDE)
     except ImageError as error:
         return error.reason
     return None
+
+
+def _file_problem(dataset: RetrievalDataset, path: str) -> str | None:
+    if not os.path.isfile(dataset.root / path):
+        return "missing"
+    # What a full disk or an interrupted copy leaves.
+    return None if os.path.getsize(dataset.root / path) else "empty file (0 bytes)"
 
 
 def _progress(items: Iterable[str], count: int, name: str) -> Iterable[str]:

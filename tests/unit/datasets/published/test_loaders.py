@@ -545,6 +545,14 @@ def test_verification_reports_a_listed_image_that_is_missing(tmp_path: Path) -> 
     assert check.problems == ((f"index/b/0/0/b{2:015x}.jpg", "missing"),) and not check.complete
 
 
+def test_verification_reports_an_empty_image_without_decoding(tmp_path: Path) -> None:
+    for name in ("gate/1.jpg", "gate/2.jpg", "tower/3.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * (name != "gate/2.jpg"))
+    check = verify_dataset(open_dataset("folder", tmp_path), {})
+    assert check.problems == (("gate/2.jpg", "empty file (0 bytes)"),)
+
+
 def test_verification_reports_a_box_outside_its_image(tmp_path: Path) -> None:
     root = miniatures.write("oxford5k", tmp_path)
     _edit(f"{TRUTH}/all_souls_1_query.txt", "48.5 40.7", "480.5 40.7")(root)
