@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -339,7 +340,7 @@ def test_an_unfinished_store_says_what_is_missing_and_the_command_that_finishes_
         DelfjaxWarning,
         match=re.escape(
             "1 of 7 photos are not extracted yet, and 1 of its 6 photos have left the folder; run"
-            f" `delfjax extract {album} --store '{path}'` again"
+            f" `delfjax extract {shlex.quote(str(album))} --store {shlex.quote(str(path))}` again"
         ),
     ):
         warn_unfinished(store)
