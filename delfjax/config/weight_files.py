@@ -77,8 +77,9 @@ def without_digest(values: Mapping[str, Any]) -> list[str]:
 
 
 def short_digest(digest: str) -> str:
-    """The first digits of a digest, for people."""
-    return digest[:_SHOWN]
+    """The first digits of a digest, for people; a damaged file may hold anything in its place."""
+    first = digest[:_SHOWN]
+    return first if first.isprintable() else repr(first)
 
 
 def shown(value: Any) -> Any:

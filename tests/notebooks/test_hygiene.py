@@ -376,6 +376,8 @@ def test_notebooks_are_selected_by_how_their_names_begin() -> None:
         RunError, match="no notebook is called '47'; there are: 00_start_here.ipynb, 10_"
     ):
         hygiene.select(["40", "47"])
+    with pytest.raises(RunError, match="no notebook is called 'nnn.*n'…; there are"):
+        hygiene.select(["n" * 5000])
 
 
 @pytest.mark.parametrize("arguments", [[], ["tidy"], ["check", "47"]])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -297,12 +298,13 @@ def select(names: Sequence[str]) -> list[Path]:
         RunError: a name fits no notebook.
     """
     known = notebooks()
-    files = [Path(name) for name in names if Path(name).is_file()]
+    # Unlike pathlib, this also answers for what cannot be a path, such as a very long name.
+    files = [Path(name) for name in names if os.path.isfile(name)]
     beginnings = tuple(name for name in names if Path(name) not in files)
     for name in beginnings:
         if not any(path.name.startswith(name) for path in known):
             raise RunError(
-                f"no notebook is called {name!r}; there are:"
+                f"no notebook is called {shown(name)}; there are:"
                 f" {', '.join(path.name for path in known)}"
             )
     return [path for path in known if not names or path.name.startswith(beginnings)] + files

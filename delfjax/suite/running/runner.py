@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -97,12 +98,12 @@ def find_notebook(name: str) -> Path:
         RunError: there is none, or more than one.
     """
     path = Path(name)
-    if path.suffix == ".ipynb" and path.is_file():
+    if path.suffix == ".ipynb" and os.path.isfile(path):
         return path.resolve()
     found = select([path.name.removesuffix(".ipynb")])
     if len(found) != 1:
         raise RunError(
-            f"{name!r} begins the names of several notebooks:"
+            f"{shown(name)} begins the names of several notebooks:"
             f" {', '.join(path.stem for path in found)}"
         )
     return found[0]

@@ -13,6 +13,7 @@ from delfjax.config import (
     from_dict,
     identity,
     override,
+    short_digest,
     shown,
     to_dict,
     values_hash,
@@ -58,3 +59,8 @@ def test_a_value_that_names_no_weight_file_stays_as_it_is(value: Any) -> None:
 def test_people_see_the_name_and_the_first_digits() -> None:
     assert shown(f"/photos/tuned.safetensors@{ONE}") == "tuned.safetensors@0123456789ab"
     assert shown("/photos/tuned.safetensors") == "/photos/tuned.safetensors"
+
+
+def test_a_short_digest_can_be_printed_whatever_a_damaged_file_holds() -> None:
+    assert short_digest(ONE) == "0123456789ab"
+    assert short_digest("\x1b[2J and more") == repr("\x1b[2J and mor")
