@@ -222,7 +222,7 @@ def _load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     if digest != about["digest"]:
         raise WeightsError(
             f"{path}: damaged, or not the file that its description is about: its tensors have the"
-            f" digest {digest}, expected {about['digest']}"
+            f" digest {digest}, expected {shown(about['digest'])}"
         )
     config: dict[str, Any] = about["config"]
     return tensors, config

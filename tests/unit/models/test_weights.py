@@ -282,3 +282,14 @@ def test_saving_requires_the_safetensors_suffix_and_a_model_name(tmp_path: Path)
 def test_a_missing_safetensors_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"absent\.safetensors: no such file"):
         weights.read_safetensors(tmp_path / "absent.safetensors")
+
+
+def test_a_digest_of_control_characters_is_refused_in_printable_text(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    weights.save_weights(file, {"kernel": np.zeros(3, np.float32)}, {"name": "attention"})
+    about = json.dumps({**weights.read_description(file), "digest": "\x1b[2J"})
+    tensors = {"kernel": np.zeros(3, np.float32)}
+    file.write_bytes(safetensors.numpy.save(tensors, metadata={"delfjax": about}))
+    with pytest.raises(WeightsError, match=r"expected '\\x1b\[2J'") as refused:
+        weights.load_weights(file)
+    assert str(refused.value).isprintable()
