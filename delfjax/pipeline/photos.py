@@ -198,6 +198,7 @@ def search(
         warnings.warn(
             f"the index was built by an earlier version, which did not record which weights {file}"
             " held; if they have changed since, its results are wrong",
+            DelfjaxWarning,
             stacklevel=2,
         )
     query = _features([photo], opened.config)[0]

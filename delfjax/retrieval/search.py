@@ -99,11 +99,8 @@ def search(
     unmatched = np.setdiff1d(np.arange(len(index.names)), putative.images)
     votes = np.concatenate([putative.votes, np.zeros(len(unmatched), np.int64)])
     by_votes = np.concatenate([putative.images, unmatched])
-    # Beyond the shortlist there are no inliers, so images stay in their order by votes.
+    # The sort is stable: images without inliers, as all that were not verified, keep their order.
     ranked = np.argsort(-inliers, kind="stable")
-    ranked = np.concatenate(
-        [ranked[ranked < len(verified)], np.arange(len(verified), len(by_votes))]
-    )
     return RankedList(
         images=by_votes[ranked],
         votes=votes[ranked],
