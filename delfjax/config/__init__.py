@@ -45,10 +45,10 @@ from delfjax.config.values import (
 )
 from delfjax.config.weight_files import (
     WeightFile,
+    abbreviated,
     identity,
     named_weights,
     short_digest,
-    shown,
     weight_file,
     without_digest,
 )
@@ -79,6 +79,7 @@ __all__ = [
     "TrainingStages",
     "VerificationConfig",
     "WeightFile",
+    "abbreviated",
     "assignments_of",
     "config_hash",
     "from_dict",
@@ -90,7 +91,6 @@ __all__ = [
     "preset",
     "require_known",
     "short_digest",
-    "shown",
     "to_dict",
     "training_preset",
     "values_hash",

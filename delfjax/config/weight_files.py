@@ -82,7 +82,7 @@ def short_digest(digest: str) -> str:
     return first if first.isprintable() else repr(first)
 
 
-def shown(value: Any) -> Any:
+def abbreviated(value: Any) -> Any:
     """A value of a config for people: of a weight file, its name and the first digits of its
     digest."""
     file = weight_file(value)

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from delfjax.config import identity, shown
+from delfjax.config import abbreviated, identity
 from delfjax.errors import DelfjaxWarning
 from delfjax.files import (
     Lock,
@@ -292,7 +292,9 @@ class Checkpoints:
         found, wanted = flatten(identity(held)), flatten(identity(self._about))
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):
-                old, new = (shown(flatten(values).get(name)) for values in (held, self._about))
+                old, new = (
+                    abbreviated(flatten(values).get(name)) for values in (held, self._about)
+                )
                 raise TrainingError(
                     f"{self.folder}: holds a training run with {printable(name):.200} {old!r:.200},"
                     f" not {new!r:.200}; choose another folder"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from delfjax import __version__
-from delfjax.config import config_hash, identity, shown, without_digest
+from delfjax.config import abbreviated, config_hash, identity, without_digest
 from delfjax.errors import DelfjaxError
 from delfjax.files import flatten, read_json_object, write_json
 
@@ -172,7 +172,7 @@ def require_config(path: Path, stored: dict[str, Any], asked: dict[str, Any]) ->
     difference = ""
     if changed:
         field = changed[0]
-        found, expected = (shown(flatten(each).get(field)) for each in (stored, asked))
+        found, expected = (abbreviated(flatten(each).get(field)) for each in (stored, asked))
         difference = f"{field} is {found!r} in the store, but {expected!r} here"
         if without_digest(stored):
             difference += "; earlier versions did not record which weights a file held"

@@ -20,7 +20,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from delfjax.config import require_known, shown, weight_file
+from delfjax.config import abbreviated, require_known, weight_file
 from delfjax.evaluation.significance import bootstrap_interval, paired_permutation_test
 from delfjax.files import flatten
 from delfjax.suite.runs.claims import finished_folders
@@ -318,7 +318,7 @@ def _readable(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
         file = weight_file(value)
         if file is None or not file.digest:
             return value
-        return names.setdefault(file.digest, shown(value))
+        return names.setdefault(file.digest, abbreviated(value))
 
     return [replace(run, config=readable(run.config)) for run in runs]
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from delfjax import paths
-from delfjax.config import config_hash, identity, shown
+from delfjax.config import abbreviated, config_hash, identity
 from delfjax.errors import DelfjaxError
 from delfjax.files import (
     TEMPORARY,
@@ -438,7 +438,7 @@ def differences(settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[
     """One phrase for each field of ``settings`` that has another value in ``config``."""
     held, wanted = flatten(identity(config)), flatten(identity(settings))
     return [
-        f"{name} is {shown(flatten(config).get(name))!r}, expected {shown(value)!r}"
+        f"{name} is {abbreviated(flatten(config).get(name))!r}, expected {abbreviated(value)!r}"
         for name, value in flatten(settings).items()
         if held.get(name) != wanted[name]
     ]

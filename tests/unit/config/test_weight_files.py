@@ -9,12 +9,12 @@ import pytest
 from delfjax.config import (
     DelfConfig,
     WeightFile,
+    abbreviated,
     config_hash,
     from_dict,
     identity,
     override,
     short_digest,
-    shown,
     to_dict,
     values_hash,
     weight_file,
@@ -52,13 +52,13 @@ def test_what_a_store_records_finds_the_file_again() -> None:
 
 @pytest.mark.parametrize("value", ["imagenet", "random", "", "w.npz", f"w.npz@{ONE}", 5, None])
 def test_a_value_that_names_no_weight_file_stays_as_it_is(value: Any) -> None:
-    assert weight_file(value) is None and shown(value) == value
+    assert weight_file(value) is None and abbreviated(value) == value
     assert identity({"a": {"weights": value}}) == {"a": {"weights": value}}
 
 
 def test_people_see_the_name_and_the_first_digits() -> None:
-    assert shown(f"/photos/tuned.safetensors@{ONE}") == "tuned.safetensors@0123456789ab"
-    assert shown("/photos/tuned.safetensors") == "/photos/tuned.safetensors"
+    assert abbreviated(f"/photos/tuned.safetensors@{ONE}") == "tuned.safetensors@0123456789ab"
+    assert abbreviated("/photos/tuned.safetensors") == "/photos/tuned.safetensors"
 
 
 def test_a_short_digest_can_be_printed_whatever_a_damaged_file_holds() -> None:
