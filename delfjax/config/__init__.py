@@ -11,6 +11,12 @@ not by its path (:mod:`delfjax.config.weight_files`).
 
 from __future__ import annotations
 
+from delfjax.config.backbone import BackboneConfig
+from delfjax.config.global_features import (
+    GlobalConfig,
+    RegionProjectionConfig,
+    WhiteningConfig,
+)
 from delfjax.config.mining import MiningConfig
 from delfjax.config.overrides import (
     MODEL,
@@ -21,11 +27,11 @@ from delfjax.config.overrides import (
     parse_overrides,
 )
 from delfjax.config.presets import PRESETS, TRAINING_PRESETS, preset, training_preset
+from delfjax.config.ranking import ExpansionConfig, RankingConfig
 from delfjax.config.root import SECTIONS, STAGE_SECTIONS, SYSTEM_SECTIONS, Config
 from delfjax.config.system import (
     EXTRACTION_SECTIONS,
     PYRAMID,
-    BackboneConfig,
     DelfConfig,
     FeaturesConfig,
     IndexConfig,
@@ -68,17 +74,22 @@ __all__ = [
     "ConfigError",
     "DelfConfig",
     "DelgConfig",
+    "ExpansionConfig",
     "FeaturesConfig",
+    "GlobalConfig",
     "IndexConfig",
     "MiningConfig",
     "OptimiserConfig",
+    "RankingConfig",
     "ReductionConfig",
+    "RegionProjectionConfig",
     "ScorerConfig",
     "SearchConfig",
     "TrainingConfig",
     "TrainingStages",
     "VerificationConfig",
     "WeightFile",
+    "WhiteningConfig",
     "abbreviated",
     "assignments_of",
     "config_hash",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from delfjax.config.backbone import BackboneConfig
 from delfjax.config.system import (
-    BackboneConfig,
     DelfConfig,
     FeaturesConfig,
     IndexConfig,

@@ -8,31 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from delfjax.config.backbone import BackboneConfig
+from delfjax.config.global_features import GlobalConfig
+from delfjax.config.ranking import ExpansionConfig, RankingConfig
 from delfjax.config.values import PositiveFloat, PositiveInt, Seed, Strict, to_dict
 
 # Seven scales, a factor of √2 apart. Source: every DELF/DELG extraction config (0.25, …, 2.0).
 PYRAMID = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
 # Sections that determine the features of an image.
 EXTRACTION_SECTIONS = ("backbone", "scorer", "features")
-
-
-@dataclass(frozen=True)
-class BackboneConfig(Strict):
-    """The convolutional network that turns an image into a feature map."""
-
-    name: Literal["efficientnet_lite0", "resnet50", "resnet101"] = "efficientnet_lite0"
-    # The feature map to use. The paper uses conv4; for EfficientNet-Lite0, conv4 is the stride-16
-    # output.
-    output: Literal["conv4", "conv5"] = "conv4"
-    # Where a ResNet puts its strides: "he" in the first 1×1 of a stage (He et al. 2015; receptive
-    # field 291 at conv4), "v1.5" in the 3×3 (torchvision; 267). With TensorFlow's padding and input
-    # range: "slim" (the released DELF model, receptive field/stride 291/32), "keras" (the newer
-    # code of DELF and DELG, 291/16) and "keras_strided" (that code's default, stride 32). Must
-    # match the weights. EfficientNet ignores it.
-    stride_layout: Literal["he", "v1.5", "slim", "keras", "keras_strided"] = "v1.5"
-    # "imagenet" (installed with the library for EfficientNet-Lite0), "random" (for tests), or a
-    # .safetensors file written by delfjax: its path, to which the digest of its weights is added.
-    weights: str = "imagenet"
 
 
 @dataclass(frozen=True)
@@ -207,6 +191,9 @@ class SystemSections(Strict):
     index: IndexConfig = field(default_factory=IndexConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     verification: VerificationConfig = field(default_factory=VerificationConfig)
+    global_features: GlobalConfig = field(default_factory=GlobalConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    expansion: ExpansionConfig = field(default_factory=ExpansionConfig)
     seed: Seed = 0
 
 
@@ -224,3 +211,12 @@ class DelfConfig(SystemSections):
             self.scorer.kind == "attention" and self.scorer.weights,
         )
         return {**part, "seed": self.seed} if random else part
+
+    def global_extraction(self) -> dict[str, Any]:
+        """The plain values that determine the global descriptors in a store."""
+        part = to_dict(self.global_features)
+        for name in ("batch_size", "whitening", "index", "pq_subvectors"):
+            del part[name]
+        # Only random weights depend on the seed.
+        seed = {"seed": self.seed} if self.global_features.backbone.weights == "random" else {}
+        return {"global_features": part, **seed}
