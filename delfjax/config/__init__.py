@@ -40,6 +40,7 @@ from delfjax.config.system import (
     SearchConfig,
     VerificationConfig,
 )
+from delfjax.config.systems import SYSTEMS, named_system, uses_global, uses_local
 from delfjax.config.training import DelgConfig, OptimiserConfig, TrainingConfig, TrainingStages
 from delfjax.config.values import (
     ConfigError,
@@ -66,6 +67,7 @@ __all__ = [
     "PYRAMID",
     "SECTIONS",
     "STAGE_SECTIONS",
+    "SYSTEMS",
     "SYSTEM_SECTIONS",
     "TRAINING_PRESETS",
     "Assignment",
@@ -95,6 +97,7 @@ __all__ = [
     "config_hash",
     "from_dict",
     "identity",
+    "named_system",
     "named_weights",
     "override",
     "parse_assignment",
@@ -104,6 +107,8 @@ __all__ = [
     "short_digest",
     "to_dict",
     "training_preset",
+    "uses_global",
+    "uses_local",
     "values_hash",
     "weight_file",
     "without_digest",
