@@ -20,6 +20,7 @@ from delfjax.config.global_features import (
 from delfjax.config.mining import MiningConfig
 from delfjax.config.overrides import (
     MODEL,
+    SYSTEM,
     Assignment,
     assignments_of,
     override,
@@ -40,7 +41,7 @@ from delfjax.config.system import (
     SearchConfig,
     VerificationConfig,
 )
-from delfjax.config.systems import SYSTEMS, named_system, uses_global, uses_local
+from delfjax.config.systems import SYSTEMS, system_assignments, uses_global, uses_local
 from delfjax.config.training import DelgConfig, OptimiserConfig, TrainingConfig, TrainingStages
 from delfjax.config.values import (
     ConfigError,
@@ -67,6 +68,7 @@ __all__ = [
     "PYRAMID",
     "SECTIONS",
     "STAGE_SECTIONS",
+    "SYSTEM",
     "SYSTEMS",
     "SYSTEM_SECTIONS",
     "TRAINING_PRESETS",
@@ -97,7 +99,6 @@ __all__ = [
     "config_hash",
     "from_dict",
     "identity",
-    "named_system",
     "named_weights",
     "override",
     "parse_assignment",
@@ -105,6 +106,7 @@ __all__ = [
     "preset",
     "require_known",
     "short_digest",
+    "system_assignments",
     "to_dict",
     "training_preset",
     "uses_global",

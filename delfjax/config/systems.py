@@ -1,16 +1,18 @@
 """Retrieval systems by name: ``delf``, ``dir``, ``siamac``, …, joined by ``+``, with ``+qe`` last.
 
-A name stands for changes of a config: what the database is ranked by, how global descriptors are
-pooled, and whether queries are expanded. Networks and weights are fields of their own, so every
-system runs on any backbone and any trained file.
+A name stands for fields of a config: what the database is ranked by, how global descriptors are
+pooled, and whether queries are expanded; ``system=NAME`` among overrides sets them all. Networks
+and weights are fields of their own, so every system runs on any backbone and any trained file.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 
+from delfjax.config.overrides import Assignment
 from delfjax.config.system import DelfConfig
 from delfjax.config.values import ConfigError, nearest
+from delfjax.errors import shown
 
 LOCAL = "delf"
 EXPANSION = "qe"
@@ -42,14 +44,13 @@ SYSTEMS = (
 )
 
 
-def named_system(name: str, base: DelfConfig) -> DelfConfig:
-    """``base`` as the system called ``name``.
+def system_assignments(name: str) -> list[Assignment]:
+    """The fields that make a config the system called ``name``.
 
     Args:
         name: ``delf``, or one of :data:`GLOBAL`, or ``delf`` and one of them; ``+qe`` at the end
             expands queries: those of global descriptors by their neighbours (αQE), those of local
             features along verified links.
-        base: the config to change.
 
     Raises:
         ConfigError: there is no such system; the message names the nearest.
@@ -61,26 +62,22 @@ def named_system(name: str, base: DelfConfig) -> DelfConfig:
     pooled = named[1:] if local else named
     if len(pooled) > 1 or not (local or pooled) or any(part not in _POOLINGS for part in pooled):
         raise ConfigError(
-            f"system {name!r} is unknown{nearest(name, SYSTEMS) or ';'} a system is {LOCAL}, one of"
-            f" {', '.join(GLOBAL)}, or both, as in delf+dir, and +{EXPANSION} at the end expands"
-            " queries"
+            f"system {shown(name)} is unknown{nearest(name, SYSTEMS) or ';'} a system is {LOCAL},"
+            f" one of {', '.join(GLOBAL)}, or both, as in delf+dir, and +{EXPANSION} at the end"
+            " expands queries"
         )
-    features = base.global_features
+    by = "local"
     if pooled:
-        features = replace(features, **_POOLINGS[pooled[0]])  # type: ignore[arg-type]
-    ranking = replace(base.ranking, by="local")
-    if pooled:
-        ranking = replace(base.ranking, by="fused" if local else "global")
-    return replace(
-        base,
-        global_features=features,
-        ranking=ranking,
-        expansion=replace(
-            base.expansion,
-            queries="alpha" if expanded and pooled else "none",
-            links="verified" if expanded and local else "none",
-        ),
-    )
+        by = "fused" if local else "global"
+    fields: dict[str, object] = {
+        f"global_features.{field}": value
+        for part in pooled
+        for field, value in _POOLINGS[part].items()
+    }
+    fields["ranking.by"] = by
+    fields["expansion.queries"] = "alpha" if expanded and pooled else "none"
+    fields["expansion.links"] = "verified" if expanded and local else "none"
+    return [Assignment(path, json.dumps(value)) for path, value in fields.items()]
 
 
 def uses_local(config: DelfConfig) -> bool:

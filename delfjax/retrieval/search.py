@@ -201,6 +201,39 @@ def compare(
     return [_correspondences(matches, verified, row) for row in range(len(images))]
 
 
+def verify_candidates(
+    index: LocalIndex,
+    query: ImageFeatures,
+    candidates: Int[np.ndarray, " c"],
+    *,
+    votes: Int[np.ndarray, " images"],
+    preference: Float[np.ndarray, " images"],
+    verification: VerificationConfig,
+) -> RankedList:
+    """Verify images that something else has found, each on its own (:func:`compare`).
+
+    Args:
+        index: the index of the database.
+        query: unreduced features of the query image, extracted with the config of the index.
+        candidates: numbers of the images to verify.
+        votes: votes of every image, for the list returned.
+        preference: orders images with equally many inliers, such as those that are not verified.
+        verification: geometric model and tolerance.
+    """
+    verified = compare(index, query, candidates.tolist(), verification=verification)
+    inliers = np.zeros(len(preference), np.int64)
+    inliers[candidates] = [int(matches.inlier.sum()) for matches in verified]
+    preferred = np.argsort(-preference, kind="stable")
+    ranked = preferred[np.argsort(-inliers[preferred], kind="stable")]
+    return RankedList(
+        images=ranked,
+        votes=votes[ranked],
+        inliers=inliers[ranked],
+        by_votes=preferred,
+        correspondences=dict(zip(candidates.tolist(), verified, strict=True)),
+    )
+
+
 def match_pair(
     first: ImageFeatures, second: ImageFeatures, *, verification: VerificationConfig, max_side: int
 ) -> VerifiedMatches:
