@@ -576,7 +576,9 @@ def test_where_an_index_cannot_be_written_is_said_before_the_work(
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     index.save(tmp_path / "link")
-    assert (tmp_path / "link").is_symlink() and open_local_index(tmp_path / "empty").names == index.names
+    assert (tmp_path / "link").is_symlink() and open_local_index(
+        tmp_path / "empty"
+    ).names == index.names
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     require_replaceable(Path("."))
