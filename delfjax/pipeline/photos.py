@@ -20,8 +20,9 @@ from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.images import decode_image
 from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
 from delfjax.errors import DelfjaxWarning
+from delfjax.features.batching import PendingBatch
 from delfjax.features.dataset_loop import extract_dataset
-from delfjax.features.extractor import Extractor, PendingBatch, load_extractor
+from delfjax.features.extractor import Extractor, load_extractor
 from delfjax.features.folder_changes import warn_unfinished
 from delfjax.features.store import FeatureStore
 from delfjax.models.model_files import pinned
