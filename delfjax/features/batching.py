@@ -126,7 +126,7 @@ class BatchExtractor(ABC):
     ) -> None:
         self.max_side = settings.max_side
         self.receptive_field: ReceptiveField = compose(backbone.windows(settings.output))
-        self._lost_px = backbone.lost_px
+        self._lost_px = backbone.lost_px(settings.output)
         devices = jax.local_devices() if devices is None else list(devices)
         per_device = settings.batch_size or (
             1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH

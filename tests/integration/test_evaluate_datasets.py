@@ -28,7 +28,8 @@ from delfjax.evaluation.dataset_protocols import PROTOCOLS
 from delfjax.features.extractor import load_extractor
 from delfjax.features.store import FeatureStore
 from delfjax.pipeline.dataset_features import default_store, query_store
-from delfjax.retrieval.local_index import build_index, open_index
+from delfjax.retrieval.local_index import build_index
+from delfjax.retrieval.system_index import open_index
 from delfjax.retrieval.search import search
 from tests.unit.datasets import miniatures
 
