@@ -45,8 +45,19 @@ from delfjax.records import Number, Record, read_record
 C = TypeVar("C")
 
 BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
+# Of a global descriptor: what is applied to each region, and to the whole.
+PROJECTION, WHITENING = "projection", "whitening"
+# Parts whose config section has another name.
+_SECTIONS = {
+    PROJECTION: "global_features.region_projection",
+    WHITENING: "global_features.whitening",
+}
 # Config field that names the weights of a part → the part.
-_FIELDS = {f"{part}.weights": part for part in (BACKBONE, SCORER, REDUCTION)}
+_FIELDS = {
+    **{f"{part}.weights": part for part in (BACKBONE, SCORER, REDUCTION)},
+    "global_features.backbone.weights": BACKBONE,
+    **{f"{section}.weights": part for part, section in _SECTIONS.items()},
+}
 # The model's name in the JSON of a file with several parts.
 WHOLE = "delf"
 # The names in the JSON of a file that holds nothing but a scorer.
@@ -363,7 +374,7 @@ def _part_digests(path: str | Path) -> dict[str, str]:
 
 def _advice(part: str) -> str:
     return (
-        f"name the file that holds them with --set {part}.weights=FILE"
+        f"name the file that holds them with --set {_SECTIONS.get(part, part)}.weights=FILE"
         " (`delfjax weights card` shows the digest of a file)"
     )
 
