@@ -191,12 +191,14 @@ class BatchExtractor(ABC):
             raise ValueError(
                 f"images of sizes {sizes} need different canvases (padded sizes); batch them apart"
             )
+        return PendingBatch(self.start(lambda: self._compute(images, shapes)), tuple(images))
+
+    def start(self, compute: Callable[[], R]) -> R | Future[R]:
+        """Call ``compute``, which dispatches work to the devices; on a CPU, on a thread that waits
+        for the work."""
         if self._threads is None:
-            return PendingBatch(self._compute(images, shapes), tuple(images))
-        return PendingBatch(
-            self._threads.submit(lambda: jax.device_get(self._compute(images, shapes))),
-            tuple(images),
-        )
+            return compute()
+        return self._threads.submit(lambda: jax.device_get(compute()))
 
     def _program(
         self,

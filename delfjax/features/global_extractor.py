@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -45,6 +46,19 @@ _LOADED_NETWORKS = 4
 
 # Shift and matrix of the projection of regions; empty without one.
 _Projection = tuple[jax.Array, ...]
+
+
+@dataclass(frozen=True)
+class SizeMaps:
+    """The feature maps of a batch of images, all reduced to one size.
+
+    Attributes:
+        cells: the cells of the maps.
+        targets: rows and columns of each reduced image, pixels.
+    """
+
+    cells: LevelCells
+    targets: Int[np.ndarray, "b 2"]
 
 
 class GlobalExtractor(BatchExtractor):
@@ -126,15 +140,28 @@ class GlobalExtractor(BatchExtractor):
         return reduced | {side: size for side in sides[len(shorter) : len(shorter) + 1]}
 
     def _compute(self, images: Sequence[DecodedImage], shapes: Sequence[Size]) -> BatchFeatures:
+        return self.pooled(self.maps(images, shapes))
+
+    def maps(self, images: Sequence[DecodedImage], shapes: Sequence[Size]) -> list[SizeMaps]:
+        """The feature maps of images that share the canvases ``shapes``, for each size."""
         source, extent = self._placed(images)
         by_image = [self._sizes(image.pixels.shape[:2]).values() for image in images]
-        pooled = []
+        found = []
         for shape, sizes in zip(shapes, zip(*by_image, strict=True), strict=True):
             targets = np.array(sizes, np.int32)
             cells = self._dense[shape](self._state, (source, extent, self._padded(targets)))
-            regions = self._padded(self._regions(targets))
-            pooled.append(self._pool(self._projection, cells, regions))
-        return self._sum(tuple(pooled))
+            found.append(SizeMaps(cells, targets))
+        return found
+
+    def pooled(self, maps: Sequence[SizeMaps]) -> BatchFeatures:
+        """The descriptors of images, given their maps, which an extractor with the same backbone,
+        sizes and precision has computed."""
+        return self._sum(
+            tuple(
+                self._pool(self._projection, held.cells, self._padded(self._regions(held.targets)))
+                for held in maps
+            )
+        )
 
     def _regions(self, targets: Int[np.ndarray, "b 2"]) -> Int[np.ndarray, "b r 4"]:
         settings = self.config.global_features

@@ -9,7 +9,7 @@ every cell of every level once, and each system keeps the features that it would
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from delfjax.datasets.images import DecodedImage
 from delfjax.features.batching import PendingBatch
 from delfjax.features.dataset_loop import extract_images
 from delfjax.features.extractor import Extractor
-from delfjax.features.store import FeatureStore, Group, Source, StoreError, StoreWriter
+from delfjax.features.many_stores import StoreWriters
+from delfjax.features.store import StoreWriter
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.delf import Delf, Scorer, describe_backbone, load_backbone, load_scorer
@@ -95,7 +96,7 @@ class SharedPass(Generic[K]):
                     )
                     for key in shared.keys
                 }
-                extract_images(shared, photos, _Writers(writers), progress=progress)
+                extract_images(shared, photos, StoreWriters(writers), progress=progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,78 +199,6 @@ class _PendingSystems(Generic[K]):
     def result(self) -> list[dict[K, ImageFeatures]]:
         """The features that each system keeps of each image."""
         return [self.shared.kept(image) for image in self.batch.result()]
-
-
-class _Writers(Generic[K]):
-    """The stores of all systems, planned and filled together."""
-
-    def __init__(self, writers: Mapping[K, StoreWriter]) -> None:
-        self._writers = writers
-        self._missing: dict[K, set[int]] = {}
-
-    def store(self) -> FeatureStore:
-        """One of the stores, which stands for all of them.
-
-        Raises:
-            StoreError: the stores hold the photos of different folders.
-        """
-        stores = [writer.store() for writer in self._writers.values()]
-        first = {store.source.root: store for store in reversed(stores) if store.source}
-        if len(first) > 1:
-            (root, one), (other, another), *_ = first.items()
-            raise StoreError(
-                f"{one.path}: holds the photos of {root}, but {another.path} those of {other};"
-                " name stores of one folder"
-            )
-        return stores[0]
-
-    def record_source(self, source: Source) -> None:
-        """Record in every store where the images come from."""
-        for writer in self._writers.values():
-            writer.record_source(source)
-
-    def plan(
-        self,
-        names: Iterable[str],
-        *,
-        again: Iterable[str] = (),
-        gone: Iterable[str] = (),
-        known: Mapping[str, str] | None = None,
-    ) -> list[Group]:
-        """Groups that at least one store lacks: an interrupted run may have committed a group to
-        some of the stores only."""
-        wanted, repeated, left = list(names), list(again), list(gone)
-        stores = [writer.store() for writer in self._writers.values()] if known else []
-        shared = {
-            name: digest
-            for name, digest in (known or {}).items()
-            if all(store.holds_content(digest) for store in stores)
-        }
-        plans = {
-            key: writer.plan(wanted, again=repeated, gone=left, known=shared)
-            for key, writer in self._writers.items()
-        }
-        self._missing = {key: {group.index for group in groups} for key, groups in plans.items()}
-        lacking = {group.index: group for groups in plans.values() for group in groups}
-        return [lacking[index] for index in sorted(lacking)]
-
-    def commit(
-        self,
-        group: Group,
-        features: Mapping[str, Mapping[K, ImageFeatures]],
-        failures: Mapping[str, str],
-        *,
-        failure_hashes: Mapping[str, str] | None = None,
-    ) -> None:
-        """Write the shard of a group into every store that lacks it."""
-        for key, writer in self._writers.items():
-            if group.index in self._missing[key]:
-                writer.commit(
-                    group,
-                    {name: found[key] for name, found in features.items()},
-                    failures,
-                    failure_hashes=failure_hashes,
-                )
 
 
 def _pass_of(config: DelfConfig) -> str:

@@ -15,22 +15,22 @@ from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.evaluation.dataset_protocols import make_scorers, scored_queries
 from delfjax.features.dataset_loop import ImageExtractor
 from delfjax.features.extractor import Extractor, load_extractor
-from delfjax.features.global_extractor import load_global_extractor
+from delfjax.features.global_pass import GlobalPass
 from delfjax.models.model_files import pinned, weights_of
 from delfjax.pipeline.dataset_features import (
     DatasetFeatures,
     SystemFeatures,
     default_store,
     extract_features,
+    image_sources,
+    open_features,
 )
 from delfjax.pipeline.scoring import DatasetScores, System, score_systems
 from delfjax.retrieval.global_index import GlobalIndex, build_global_index
 from delfjax.retrieval.local_index import build_index
 from delfjax.retrieval.ranking import LocalSearcher
+from delfjax.retrieval.system_index import GLOBAL_PART
 from delfjax.types import ImageFeatures
-
-# Folder of the global descriptors within that of the local features of the same photos.
-GLOBAL_PART = "global"
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def evaluate_together(
     make_scorers(dataset, tuple(dataset.database), protocols)
     parts = _Parts(dataset, store, retry_failed, extractor, progress)
     configs = {name: pinned(config) for name, config in systems.items()}
+    parts.describe([config for config in configs.values() if uses_global(config)])
     built = {name: parts.system(config) for name, config in configs.items()}
     searching = time.perf_counter()
     found = score_systems(dataset, built, protocols=protocols, progress=progress)
@@ -191,17 +192,31 @@ class _Parts:
                 self._features[key] = self._extract(extractor, place)
         return self._features[key]
 
+    def describe(self, systems: Sequence[DelfConfig]) -> None:
+        """Extract the global descriptors of several systems, in one pass where they share one."""
+        extractions = {config_hash(config.global_extraction()): config for config in systems}
+        if not extractions:
+            return
+        stores = {key: self._global_store(config) for key, config in extractions.items()}
+        with _timed(self.seconds, "extract global"):
+            shared = GlobalPass(extractions)
+            for source, folders in image_sources(self.dataset, list(stores.values())):
+                shared.extract(
+                    source,
+                    dict(zip(stores, folders, strict=True)),
+                    retry_failed=self.retry_failed,
+                    progress=self.progress,
+                )
+        for key, store in stores.items():
+            self._features[key] = open_features(self.dataset, store)
+
+    def _global_store(self, config: DelfConfig) -> Path:
+        if self.store is None:
+            return default_store(self.dataset, config.global_extraction())
+        return self.store / GLOBAL_PART if uses_local(config) else self.store
+
     def _global_features(self, config: DelfConfig) -> DatasetFeatures:
-        extraction = config.global_extraction()
-        key = config_hash(extraction)
-        if key not in self._features:
-            place = default_store(self.dataset, extraction)
-            if self.store is not None:
-                place = self.store / GLOBAL_PART if uses_local(config) else self.store
-            with _timed(self.seconds, "extract global"):
-                extractor = load_global_extractor(config)
-                self._features[key] = self._extract(extractor, place)
-        return self._features[key]
+        return self._features[config_hash(config.global_extraction())]
 
     def _extract(self, extractor: ImageExtractor[ImageFeatures], place: Path) -> DatasetFeatures:
         return extract_features(
