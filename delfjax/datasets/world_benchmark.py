@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from PIL import Image
 
 from delfjax.datasets.benchmark import RetrievalDataset, make_queries, no_queries
@@ -96,24 +96,58 @@ def load_world(root: Path) -> RetrievalDataset:
         DatasetError: there is no world in ``root``, or it is unfinished or damaged.
     """
     world = _opened(root)
-    table = world.manifest
     database = np.concatenate([world.rows("database"), world.rows("distractor")])
     asked = np.concatenate([world.rows("query"), world.rows("no_match")])
+    landmarks = range(world.census.config.landmarks)
+    return _benchmark(world, database, asked, landmarks, len(world.rows("distractor")))
+
+
+def load_world_tuning(root: Path, *, views: int = 2) -> RetrievalDataset:
+    """A benchmark among the training photographs of a world, on which a system may be tuned: its
+    landmarks are in no query of :func:`load_world`.
+
+    Args:
+        root: folder of the world.
+        views: photographs of each training landmark that are queries, its first; the others are the
+            database.
+
+    Raises:
+        DatasetError: there is no world in ``root``, or it is unfinished or damaged.
+    """
+    world = _opened(root)
+    rows, config = world.rows("train"), world.census.config
+    subject = np.asarray(world.manifest["subject"])[rows]
+    first = np.concatenate([part[:views] for part in _grouped(subject, int(subject.max()) + 1)])
+    asked = np.sort(rows[first])
+    landmarks = range(config.landmarks, config.landmarks + config.train_landmarks)
+    return _benchmark(world, np.setdiff1d(rows, asked), asked, landmarks, 0)
+
+
+def _benchmark(
+    world: World,
+    database: Int64[np.ndarray, " d"],
+    asked: Int64[np.ndarray, " q"],
+    searched: range,
+    distractors: int,
+) -> RetrievalDataset:
+    """A benchmark of some rows of a world, whose landmarks ``searched`` are numbered from 0."""
+    table = world.manifest
     owner, landmark, well = _showing(table)
-    count = world.census.config.landmarks
     position = np.full(len(table), -1, np.int64)
     position[database] = np.arange(len(database))
-    held = position[owner] >= 0
+    landmark = np.where(np.isin(landmark, searched), landmark - searched.start, -1)
+    held = (position[owner] >= 0) & (landmark >= 0)
     shown = position[owner[held]]
-    by_landmark = _grouped(landmark[held], count)
+    by_landmark = _grouped(landmark[held], len(searched))
     subject = np.asarray(table["subject"])
+    known = np.isin(subject, searched)
+    labels = np.where(known, subject - searched.start, -1)
     nothing = np.empty(0, np.int64)
-    searched = (subject >= 0) & (subject < count)
-    members = [by_landmark[subject[query]] if searched[query] else nothing for query in asked]
+    members = [by_landmark[labels[query]] if known[query] else nothing for query in asked]
     ok, junk = (
         [shown[some[well[held][some] == enough]] for some in members] for enough in (True, False)
     )
-    own = [[int(subject[query])] if searched[query] else [] for query in asked]
+    own = [[int(labels[query])] if known[query] else [] for query in asked]
     gps = _positions(table)
     queries = make_queries(
         ImagePaths(table["path"].take(asked)),
@@ -122,16 +156,14 @@ def load_world(root: Path) -> RetrievalDataset:
         split=np.asarray(table["split"].take(asked)).astype(np.str_),
         gps=gps[asked],
     )
-    labels = np.where(subject < count, subject, -1)
-    distractors = len(world.rows("distractor"))
     return RetrievalDataset(
         "world",
-        root,
+        world.root,
         ImagePaths(table["path"].take(database)),
         queries,
         distractors=distractors,
         landmarks=labels[database].astype(np.int64),
-        landmark_names=_names(world.census, range(count)),
+        landmark_names=_names(world.census, searched),
         gps=gps[database],
     )
 

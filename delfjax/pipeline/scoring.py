@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from delfjax.config import DelfConfig
 from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
 from delfjax.datasets.columns import ImagePaths, positions
+from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.dataset_protocols import (
     HEADLINES,
     Answer,
@@ -23,6 +24,7 @@ from delfjax.evaluation.dataset_protocols import (
     query_names,
     scored_queries,
 )
+from delfjax.evaluation.look_alikes import NearestErrors
 from delfjax.pipeline.dataset_features import DatasetFeatures, SystemFeatures
 from delfjax.retrieval.global_index import GlobalIndex
 from delfjax.retrieval.local_index import LocalIndex
@@ -224,6 +226,48 @@ def judge_inliers(dataset: RetrievalDataset, found: DatasetScores) -> JudgedInli
         else:
             unanswered[name] = int(inliers[~is_ignored].max(initial=0))
     return JudgedInliers(np.concatenate(right), np.concatenate(wrong), unanswered)
+
+
+def first_errors(
+    dataset: RetrievalDataset, found: DatasetScores, families: Int64[np.ndarray, " landmarks"]
+) -> NearestErrors:
+    """How often the first of a list is wrong, and then of the query's family.
+
+    Args:
+        dataset: a benchmark whose images and queries have landmarks.
+        found: its scores by one system.
+        families: family of each landmark; landmarks of one family look alike.
+
+    Raises:
+        EvaluationError: no query has an answer.
+    """
+    number = {name: place for place, name in enumerate(dataset.database)}
+    of_image = np.asarray(dataset.landmarks)
+    family_of_image = np.where(of_image >= 0, families[of_image], -1)
+    wrong: list[bool] = []
+    alike: list[bool] = []
+    chance: list[float] = []
+    for name, query in zip(query_names(dataset), dataset.queries, strict=True):
+        if not query.answers.size or not found.rankings.get(name):
+            continue
+        ignored = set(np.concatenate(list(query.sets.values())).tolist()) - set(
+            query.answers.tolist()
+        )
+        images = (number[image] for image in found.rankings[name])
+        first = next(image for image in images if image not in ignored)
+        own = of_image[query.answers[0]]
+        others = np.flatnonzero(of_image != own)
+        wrong.append(first not in query.answers)
+        alike.append(bool(family_of_image[first] == families[own]))
+        chance.append(float((family_of_image[others] == families[own]).mean()))
+    if not wrong:
+        raise EvaluationError("no query has an answer, so no list can begin with a wrong one")
+    inside = [same for same, error in zip(alike, wrong, strict=True) if error]
+    return NearestErrors(
+        rate=float(np.mean(wrong)),
+        inside=float(np.mean(inside)) if inside else float("nan"),
+        chance=float(np.mean(chance)),
+    )
 
 
 class _Scored:

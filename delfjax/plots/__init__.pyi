@@ -1,3 +1,4 @@
+from .charts import plot_against as plot_against
 from .charts import plot_against_published as plot_against_published
 from .charts import plot_counts as plot_counts
 from .charts import plot_intervals as plot_intervals

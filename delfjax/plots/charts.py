@@ -188,6 +188,38 @@ def plot_intervals(
     return figure
 
 
+def plot_against(
+    across: Num[np.ndarray, " n"],
+    up: Num[np.ndarray, " n"],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Two scores of the same things, one dot for each, with the diagonal on which both are equal.
+
+    Args:
+        across: scores on the horizontal axis, in [0, 1].
+        up: scores on the vertical axis.
+        title: headline.
+        xlabel: what the first scores are.
+        ylabel: what the second ones are.
+    """
+    figure = blank_figure(title, width=0.62 * WIDTH, height=4.6)
+    axes = _bar_axes(figure)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    # Dots with equal coordinates would hide each other.
+    axes.scatter(across, up, s=36, color=BLUE, alpha=0.45, linewidths=0)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_aspect("equal")
+    axes.set_xlabel(xlabel, fontsize=TEXT)
+    axes.set_ylabel(ylabel, fontsize=TEXT)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    return figure
+
+
 def plot_precision_recall(
     curves: Mapping[str, tuple[Num[np.ndarray, " points"], Float[np.ndarray, " points"]]],
     *,
@@ -243,10 +275,11 @@ def plot_against_published(
 
     Args:
         published: system → dataset → published mean average precision, percent.
-        measured: the same for our own runs; may be empty.
+        measured: the same for our own runs, also on datasets of our own; may be empty.
         title: headline; by default the unit and how many numbers are published and measured.
     """
-    datasets = list(dict.fromkeys(dataset for scores in published.values() for dataset in scores))
+    rows = [*published.values(), *measured.values()]
+    datasets = list(dict.fromkeys(dataset for scores in rows for dataset in scores))
     count = sum(len(scores) for scores in measured.values())
     total = sum(len(scores) for scores in published.values())
     headline = (

@@ -2,6 +2,9 @@ from .data import suite_dataset as suite_dataset
 from .data import true_errors_px as true_errors_px
 from .data import world_set as world_set
 from .explorer import Explorer as Explorer
+from .poster_systems import poster_systems as poster_systems
+from .poster_systems import trained_networks as trained_networks
+from .poster_systems import tuning_dataset as tuning_dataset
 from .reporting.report import build_report as build_report
 from .running.upstream import upstream_run as upstream_run
 from .runs.folders import latest_run as latest_run

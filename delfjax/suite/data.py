@@ -47,7 +47,7 @@ def suite_dataset(experiment: PhotoExperiment, *, progress: bool = False) -> Ret
         return open_dataset("world", world_set(experiment.world(), progress=progress))
     if experiment.dataset == "embedded":
         return open_dataset("folder", photo_set(experiment).root)
-    return open_dataset(experiment.dataset)
+    return open_dataset(experiment.dataset, experiment.folder)
 
 
 def photo_set(experiment: PhotoExperiment) -> PhotoFolder:

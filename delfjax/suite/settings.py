@@ -7,6 +7,7 @@ A notebook works on one dataset: the landmark world, the embedded photographs of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -98,6 +99,7 @@ _SECTIONS = (*SYSTEM_SECTIONS, *STAGE_SECTIONS)
 # depends on all sections.
 _EXTRACTION = EXTRACTION_SECTIONS
 _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
+_COMPARED = (*_SEARCH, "global_features", "ranking", "expansion", "finetune", "attention")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "10_inspect_dataset": (("backbone", "features"), None),
     "11_mine_landmarks": ((*_EXTRACTION, "reduction", "verification"), None),
@@ -112,6 +114,8 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
     "50_ablation": ((*_SEARCH, "finetune", "attention"), None),
     "51_visualise_attention": (("backbone", "features", "attention"), None),
+    "60_compare_with_dir": (_COMPARED, None),
+    "61_combine_delf_dir": (_COMPARED, None),
 }
 # A world that is only searched: no training photographs, and an answer to every query.
 _SEARCHED_ALONE = {"train_landmarks": 0, "train_views": 0, "no_match": 0}
@@ -182,6 +186,7 @@ _TRAINING = {
 # Number of trainings that `50_ablation` averages over.
 _TRAININGS = {"ci": 1, "quick": 3, "full": 3}
 # Datasets of the notebooks: two that need no download, and every named benchmark with a protocol.
+_FOLDER = "folder"
 DATASETS = ("world", "embedded", *(name for name in PROTOCOLS if name not in ("world", "folder")))
 
 
@@ -232,7 +237,7 @@ class PhotoExperiment:
             }
         if dataset == "embedded":
             return {"dataset": dataset, "photos": self.photos()}
-        return {"dataset": dataset, "content": _content(dataset, paths.data_root())}
+        return {"dataset": dataset, "content": _content(dataset, self.folder or paths.data_root())}
 
     @property
     def config(self) -> DelfConfig:
@@ -246,8 +251,13 @@ class PhotoExperiment:
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset, one of :data:`DATASETS`."""
-        return str(self.parameters["dataset"])
+        """Name of the dataset, one of :data:`DATASETS`; ``folder`` for a labelled photo folder."""
+        return _FOLDER if self.folder else str(self.parameters["dataset"])
+
+    @property
+    def folder(self) -> Path | None:
+        """The labelled photo folder; ``None`` for a dataset with a name."""
+        return _labelled_folder(str(self.parameters["dataset"]))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -297,9 +307,15 @@ def _small_scale_overrides(preset: str, dataset: str) -> list[str]:
     return [side, *_SMALL_DATABASE, *_SMALL_PHOTOS, *_WORLD_CHANGES[preset]]
 
 
+def _labelled_folder(dataset: str) -> Path | None:
+    """The folder that the parameter ``dataset`` names, if it is a path and not a name."""
+    is_path = dataset.startswith(("~", ".")) or "/" in dataset or os.sep in dataset
+    return Path(dataset).expanduser().absolute() if is_path else None
+
+
 @cache
-def _content(dataset: str, _data_root: Path) -> str:
-    return open_dataset(dataset).digest()
+def _content(dataset: str, place: Path) -> str:
+    return open_dataset(dataset, place if dataset == _FOLDER else None).digest()
 
 
 def upstream_of(experiment: str) -> tuple[str, str] | None:
@@ -333,7 +349,8 @@ def photo_experiment(
             ``"full"`` uses all photographs at full size.
         seed: seed of the photographs and of all random draws.
         dataset: ``"world"``, the landmark world; ``"embedded"``, the photographs of scikit-image;
-            or a benchmark of the catalogue, for which ``preset`` changes only the size of images.
+            a benchmark of the catalogue, for which ``preset`` changes only the size of images; or
+            the path of a labelled photo folder, likewise.
         overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``.
         upstream: the run that the notebook reads; recorded for the command that repeats the run.
 
@@ -343,10 +360,13 @@ def photo_experiment(
         WeightsError: a weight file is missing, or its description is damaged.
     """
     require_known("preset", preset, PRESETS)
-    require_known("dataset", dataset, DATASETS)
+    folder = _labelled_folder(dataset)
+    if folder is None:
+        require_known("dataset", dataset, DATASETS)
     given = {
         "preset": preset,
-        "dataset": dataset,
+        # A kernel works in another folder.
+        "dataset": dataset if folder is None else str(folder),
         "seed": seed,
         "overrides": overrides,
         "upstream": upstream,
