@@ -2,8 +2,8 @@
 
 FAISS allocates what a file asks for, and trusts most of its numbers: a file of half a megabyte can
 take gigabytes or crash the process. So every number in a file is compared with what the rest of the
-index says, and with the size of the file, first. The three kinds of index that
-:mod:`delfjax.retrieval.local_index` builds are accepted.
+index says, and with the size of the file, first. The kinds of index that
+:mod:`delfjax.retrieval.local_index` and :mod:`delfjax.retrieval.global_index` build are accepted.
 
 Source: ``faiss/impl/index_write.cpp`` of FAISS 1.15 describes the format.
 """
@@ -28,7 +28,7 @@ _variables: Any = faiss.cvar
 _variables.precomputed_table_max_bytes = 1 << 29
 
 _CODES = {"exact": b"IxF2", "ivf": b"IwFl", "ivf_pq": b"IwPQ"}
-_L2 = 1
+_FLAT = {faiss.METRIC_L2: b"IxF2", faiss.METRIC_INNER_PRODUCT: b"IxFI"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class VectorSettings:
         count: number of vectors.
         subvectors: parts of a vector that are quantised one by one, for "ivf_pq".
         bits: bits of the code of each part.
+        metric: what is compared, as FAISS numbers it; "exact" is of squared distances.
     """
 
     kinds: tuple[str, ...]
@@ -48,6 +49,7 @@ class VectorSettings:
     count: int
     subvectors: int
     bits: int
+    metric: int = faiss.METRIC_L2
 
 
 def require_vectors(stream: io.BufferedReader, wanted: VectorSettings) -> None:
@@ -66,14 +68,14 @@ def require_vectors(stream: io.BufferedReader, wanted: VectorSettings) -> None:
     if code not in kinds:
         raise ValueError(f"its kind is {code!r}, expected {' or '.join(wanted.kinds)}")
     kind = kinds[code]
-    _header(fields, wanted.dim, wanted.count)
+    _header(fields, wanted, wanted.count)
     if kind == "exact":
         fields.vector("number of values", wanted.dim * wanted.count, 4)
     else:
         lists = fields.between("number of lists", "<Q", 1, _most_centroids(wanted.count))
         fields.between("number of probed lists", "<Q", 1, lists)
-        fields.require("kind of the coarse index", "<4s", _CODES["exact"])
-        _header(fields, wanted.dim, lists)
+        fields.require("kind of the coarse index", "<4s", _FLAT[wanted.metric])
+        _header(fields, wanted, lists)
         fields.vector("number of values of the centroids", wanted.dim * lists, 4)
         fields.require("direct map", "<B", 0)
         fields.require("size of the direct map", "<Q", 0)
@@ -87,13 +89,13 @@ def _most_centroids(count: int) -> int:
     return max(1, count // POINTS_PER_CENTROID)
 
 
-def _header(fields: _Fields, dim: int, count: int) -> None:
-    fields.require("dimension", "<i", dim)
+def _header(fields: _Fields, wanted: VectorSettings, count: int) -> None:
+    fields.require("dimension", "<i", wanted.dim)
     fields.require("number of vectors", "<q", count)
     fields.require("filling", "<q", 1 << 20)
     fields.require("filling", "<q", 1 << 20)
     fields.require("sign that it is trained", "<B", 1)
-    fields.require("metric", "<i", _L2)
+    fields.require("metric", "<i", wanted.metric)
 
 
 def _quantiser(fields: _Fields, wanted: VectorSettings) -> int:

@@ -8,92 +8,65 @@ gives the cosine: ``cosine = 1 − d² / 2``.
 
 from __future__ import annotations
 
-import io
-import math
-import os
-import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
 from delfjax.config import (
-    ConfigError,
     DelfConfig,
     IndexConfig,
     config_hash,
-    from_dict,
     to_dict,
-    values_hash,
 )
 from delfjax.errors import DelfjaxError
 from delfjax.features.reduction import Reduction, reduction_for
 from delfjax.features.store import FeatureStore
-from delfjax.files import read_json
-from delfjax.filesets import FileSet
-from delfjax.retrieval.faiss_files import (
-    POINTS_PER_CENTROID,
-    VectorSettings,
-    require_vectors,
-)
+from delfjax.retrieval.faiss_files import POINTS_PER_CENTROID, VectorSettings
+from delfjax.retrieval.index_files import VECTORS, ArrayFormat, IndexFormat, Timed
 from delfjax.rng import named_generator
 from delfjax.types import LocalFeatures
 
 # Version 1 lacks the digests in the names of its files, and is read as well.
 FORMAT_VERSION = 2
-_FORMAT, _HEADER = "delfjax local index", "index.json"
-# Type and number of dimensions of each array.
-_ARRAYS = {
-    "keypoints_yx": (np.float32, 2),
-    "scales": (np.float32, 1),
-    "offsets": (np.int64, 1),
-    "image_sizes": (np.int64, 2),
-    "mean": (np.float32, 1),
-    "projection": (np.float32, 2),
-}
-# What NumPy writes before the values of an array: type, order and shape.
-_NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..{'descr': '([^']*)', 'fortran_order': (True|False),"
-    rb" 'shape': \(([0-9, ]{0,60})\), } *\n",
-    re.DOTALL,
-)
-_NPY_HEADER_BYTES = 1 << 16
-# Types of the values in the header.
-_FIELDS: dict[str, Any] = {
-    "config": dict,
-    "extraction_hash": str,
-    "explained": (int, float),
-    "photos": str,
-    "names": list,
-    "seconds": dict,
-    "files": dict,
-}
-_VECTORS = "vectors.faiss"
 # Limit on the neighbours of a query descriptor among copies: bounds the memory of a search.
 _MOST_NEIGHBOURS = 4096
 # FAISS compares by matrix products if the queries of a call hold at least this many values. Its
 # default of 128000 suits single queries; an image asks with hundreds of features, and the lower
 # value answers it three times faster.
 faiss.cvar.distance_compute_blas_threshold = 800
-# Where FAISS has no type annotations.
-_swig: Any = faiss
 
 
 class LocalIndexError(DelfjaxError):
     """An index cannot be built, or a folder is not an intact index of this version."""
 
 
-_FILES = FileSet(
+_FORMAT = IndexFormat(
     what="an index",
-    header=_HEADER,
-    parts=(_VECTORS, *(f"{name}.npy" for name in _ARRAYS)),
+    format="delfjax local index",
+    versions=(1, FORMAT_VERSION),
+    arrays={
+        "keypoints_yx": ArrayFormat(2, (np.float32,)),
+        "scales": ArrayFormat(1, (np.float32,)),
+        "offsets": ArrayFormat(1, (np.int64,)),
+        "image_sizes": ArrayFormat(2, (np.int64,)),
+        "mean": ArrayFormat(1, (np.float32,)),
+        "projection": ArrayFormat(2, (np.float32,)),
+    },
+    fields={
+        "config": dict,
+        "extraction_hash": str,
+        "explained": (int, float),
+        "photos": str,
+        "names": list,
+        "seconds": dict,
+        "files": dict,
+    },
     error=LocalIndexError,
+    advice="build one with `delfjax index`",
 )
 
 
@@ -209,19 +182,9 @@ class LocalIndex:
             LocalIndexError: ``folder`` holds something else.
             OSError: the disk is full, or a file cannot be written; the error names it.
         """
-        contents: dict[str, Callable[[BinaryIO], object]] = {
-            f"{name}.npy": partial(np.save, arr=array, allow_pickle=False)
-            for name, array in _arrays(self).items()
-        }
-        contents[_VECTORS] = lambda out: _swig.write_index(
-            self.vectors, _swig.PyCallbackIOWriter(out.write)
-        )
-        _FILES.write(Path(folder), contents, self._header)
-
-    def _header(self, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        arrays = {name: getattr(self, name) for name in _FORMAT.arrays if hasattr(self, name)}
+        arrays |= {"mean": self.reduction.mean, "projection": self.reduction.projection}
         header = {
-            "format": _FORMAT,
-            "version": FORMAT_VERSION,
             "config": to_dict(self.config),
             "config_hash": config_hash(self.config),
             "extraction_hash": self.reduction.extraction_hash,
@@ -230,9 +193,8 @@ class LocalIndex:
             "names": self.names,
             "content_hashes": self.content_hashes,
             "seconds": self.seconds,
-            "files": files,
         }
-        return {**header, "header_hash": values_hash(header)}
+        _FORMAT.write(Path(folder), arrays, self.vectors, header)
 
 
 def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") -> LocalIndex:
@@ -254,10 +216,10 @@ def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") ->
             f" {config_hash(config.extraction())}; extract again or use the store's settings"
         )
     seconds: dict[str, float] = {}
-    with _timed(seconds, "reduction"):
+    with Timed(seconds, "reduction"):
         reduction = reduction_for(store, config=config.reduction, seed=config.seed)
         features = store.arrays(reduce=reduction)
-    with _timed(seconds, "index"):
+    with Timed(seconds, "index"):
         vectors = _build_vectors(features.descriptors, config.index, config.seed)
     return LocalIndex(
         config=config,
@@ -280,7 +242,7 @@ def require_replaceable(path: Path) -> None:
     Raises:
         LocalIndexError: ``path`` holds something else, or cannot be written.
     """
-    _FILES.require_replaceable(path)
+    _FORMAT.files.require_replaceable(path)
 
 
 def open_local_index(folder: str | Path) -> LocalIndex:
@@ -291,16 +253,23 @@ def open_local_index(folder: str | Path) -> LocalIndex:
             names the file.
     """
     path = Path(folder)
-    return _FILES.read(path, lambda: _open(path))
+    return _FORMAT.files.read(path, lambda: _open(path))
 
 
 def _open(path: Path) -> LocalIndex:
-    header = _read_header(path)
-    with _FILES.opened(path, header["files"]) as streams:
-        arrays = {name: _mapped(path, name, streams[f"{name}.npy"]) for name in _ARRAYS}
-        config = _config(path, header)
+    header = _FORMAT.read_header(path)
+    with _FORMAT.files.opened(path, header["files"]) as streams:
+        arrays = _FORMAT.mapped(path, streams)
+        config = _FORMAT.config(path, header)
         _require_consistent(path, header, arrays)
-        vectors = _read_vectors(path, streams[_VECTORS], arrays, config.index)
+        wanted = VectorSettings(
+            kinds=("exact", "ivf") if config.index.kind == "auto" else (config.index.kind,),
+            dim=arrays["projection"].shape[1],
+            count=len(arrays["scales"]),
+            subvectors=config.index.pq_subvectors,
+            bits=config.index.pq_bits,
+        )
+        vectors = _FORMAT.read_vectors(path, streams[VECTORS], wanted)
     mean, projection = arrays.pop("mean"), arrays.pop("projection")
     return LocalIndex(
         config=config,
@@ -308,76 +277,10 @@ def _open(path: Path) -> LocalIndex:
         reduction=Reduction(mean, projection, header["explained"], header["extraction_hash"]),
         vectors=vectors,
         photos=header["photos"],
-        content_hashes=_content_hashes(path / _HEADER, header),
+        content_hashes=_FORMAT.content_hashes(path, header),
         seconds=header["seconds"],
         **arrays,
     )
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    file = path / _HEADER
-    if not file.is_file():
-        raise LocalIndexError(
-            f"{path}: not an index ({_HEADER} is missing); build one with `delfjax index`"
-        )
-    header = read_json(file, error=LocalIndexError)
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise LocalIndexError(
-            f"{file}: damaged, or not the header of an index; build the index again"
-        )
-    version, recorded = header.get("version"), header.pop("header_hash", None)
-    if version not in (1, FORMAT_VERSION):
-        raise LocalIndexError(
-            f"{file}: index format is {version!r}, this delfjax reads 1 and {FORMAT_VERSION}; build"
-            " the index again"
-        )
-    if _hash(header) != recorded:
-        raise LocalIndexError(
-            f"{file}: damaged or modified (its hash is not the recorded {recorded}); build the"
-            " index again"
-        )
-    wrong = [name for name, kind in _FIELDS.items() if not isinstance(header.get(name), kind)]
-    if wrong or not all(isinstance(name, str) for name in header["names"]):
-        field = (wrong or ["names"])[0]
-        raise LocalIndexError(f"{file}: damaged: {field!r} is missing or has another type")
-    return header
-
-
-def _hash(header: dict[str, Any]) -> str | None:
-    try:
-        return values_hash(header)
-    except (ValueError, RecursionError):
-        # Numbers or characters that no header is written with.
-        return None
-
-
-def _mapped(path: Path, name: str, stream: io.BufferedReader) -> np.ndarray:
-    """The array in a stream of an ``.npy`` file, mapped into memory.
-
-    The header is read here, and not by NumPy, which evaluates it as Python.
-    """
-    wanted, dimensions = np.dtype(_ARRAYS[name][0]), _ARRAYS[name][1]
-    header = _NPY_HEADER.match(stream.read(_NPY_HEADER_BYTES))
-    if header is None or header[1].decode("latin-1") != wanted.str:
-        raise _damaged_array(path, name, f"expected an array of {wanted}")
-    shape = tuple(int(length) for length in header[3].split(b",") if length.strip())
-    values = os.fstat(stream.fileno()).st_size - header.end()
-    if len(shape) != dimensions or math.prod(shape) * wanted.itemsize != values:
-        reason = f"has shape {shape} and {values} bytes, expected {dimensions} dimensions"
-        raise _damaged_array(path, name, reason)
-    order: Literal["F", "C"] = "F" if header[2] == b"True" else "C"
-    return np.memmap(stream, wanted, "r", header.end(), shape, order)
-
-
-def _damaged_array(path: Path, name: str, reason: str) -> LocalIndexError:
-    return LocalIndexError(f"{path / name}.npy: damaged: {reason}; build the index again")
-
-
-def _config(path: Path, header: dict[str, Any]) -> DelfConfig:
-    try:
-        return from_dict(DelfConfig, header["config"])
-    except ConfigError as error:
-        raise LocalIndexError(f"{path / _HEADER}: damaged: {error}") from None
 
 
 def _require_consistent(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -389,46 +292,12 @@ def _require_consistent(path: Path, header: dict[str, Any], arrays: dict[str, np
         "image_sizes": (images, 2),
         "projection": (len(arrays["mean"]), arrays["projection"].shape[1]),
     }
-    for name, shape in wanted.items():
-        if arrays[name].shape != shape:
-            reason = f"has shape {arrays[name].shape}, but {shape} goes with the other files"
-            raise _damaged_array(path, name, reason)
+    _FORMAT.require_shapes(path, arrays, wanted)
     offsets = arrays["offsets"]
     if offsets[0] != 0 or offsets[-1] != features or (np.diff(offsets) < 0).any():
-        raise _damaged_array(path, "offsets", f"must rise from 0 to the {features} features")
-    for name in ("mean", "projection"):
-        if not np.isfinite(arrays[name]).all():
-            raise _damaged_array(path, name, "holds values that are not finite")
-
-
-def _read_vectors(
-    path: Path, stream: io.BufferedReader, arrays: dict[str, np.ndarray], config: IndexConfig
-) -> Any:
-    wanted = VectorSettings(
-        kinds=("exact", "ivf") if config.kind == "auto" else (config.kind,),
-        dim=arrays["projection"].shape[1],
-        count=len(arrays["scales"]),
-        subvectors=config.pq_subvectors,
-        bits=config.pq_bits,
-    )
-    try:
-        require_vectors(stream, wanted)
-    except ValueError as error:
-        raise LocalIndexError(
-            f"{path / _VECTORS}: damaged, or not of this index: {error}; build the index again"
-        ) from None
-    return _swig.read_index(_swig.PyCallbackIOReader(stream.read))
-
-
-def _content_hashes(file: Path, header: dict[str, Any]) -> list[str]:
-    # An index of an earlier version does not record them.
-    hashes = header.get("content_hashes", [])
-    if not isinstance(hashes, list) or len(hashes) not in (0, len(header["names"])):
-        raise LocalIndexError(
-            f"{file}: damaged: content_hashes is not a digest for each of the names; build the"
-            " index again"
-        )
-    return hashes
+        reason = f"must rise from 0 to the {features} features"
+        raise _FORMAT.damaged_array(path, "offsets", reason)
+    _FORMAT.require_finite(path, arrays, ("mean", "projection"))
 
 
 def _build_vectors(descriptors: Float[np.ndarray, "n d"], config: IndexConfig, seed: int) -> Any:
@@ -537,23 +406,3 @@ def _group(
         database_index=flat[pick],
         cosine=cosine[pick],
     )
-
-
-def _arrays(index: LocalIndex) -> dict[str, np.ndarray]:
-    own = {name: getattr(index, name) for name in _ARRAYS if hasattr(index, name)}
-    return {**own, "mean": index.reduction.mean, "projection": index.reduction.projection}
-
-
-class _timed:
-    """Adds the seconds of the block to ``seconds[name]``."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self._seconds, self._name = seconds, name
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._name] = (
-            self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
-        )
