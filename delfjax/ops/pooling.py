@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from delfjax.types import Array
+
 # Exponent of GeM, and levels of R-MAC, where nothing else is asked for.
 GEM_EXPONENT = 3.0
 RMAC_LEVELS = 3
@@ -82,8 +84,7 @@ def regional_maximum(
             described = jnp.where(jnp.any(held, axis=1)[:, None], project(described), 0.0)
         return total + described, None
 
-    first = x[:, 0]
-    shape = first if project is None else jax.eval_shape(project, first)
+    shape = jax.eval_shape(project or (lambda best: best), x[:, 0])
     start = jnp.zeros(shape.shape, shape.dtype)
     total: jax.Array = jax.lax.scan(add, start, jnp.swapaxes(regions, 0, 1))[0]
     return total
@@ -91,11 +92,11 @@ def regional_maximum(
 
 def projected(
     x: Float[jax.Array, "*n c"],
-    shift: Float[jax.Array, " c"],
-    matrix: Float[jax.Array, "c d"],
+    shift: Float[Array, " c"],
+    matrix: Float[Array, "c d"],
 ) -> Float[jax.Array, "*n d"]:
     """L2-normalised rows of ``(x − shift) · matrix``, in full precision on every device."""
-    broadcast = jnp.reshape(shift, (1,) * (x.ndim - 1) + shift.shape)
+    broadcast = jnp.reshape(jnp.asarray(shift), (1,) * (x.ndim - 1) + shift.shape)
     return l2_normalise(jnp.matmul(x - broadcast, matrix, precision="highest"))
 
 
