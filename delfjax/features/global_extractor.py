@@ -127,7 +127,8 @@ class GlobalExtractor(BatchExtractor):
             width: columns of the image, pixels.
         """
         return tuple(
-            pyramid.canvas_for(size, side) for side, size in self._sizes((height, width)).items()
+            pyramid.canvas_for(size, float(side))
+            for side, size in self._sizes((height, width)).items()
         )
 
     def _sizes(self, size: Size) -> dict[int, Size]:

@@ -211,9 +211,7 @@ class FeatureStore:
             )
         lengths = sorted({len(values) for values in rows.values()})
         if len(lengths) > 1:
-            raise StoreError(
-                f"{self.path}: damaged: it has global descriptors of lengths {lengths}"
-            )
+            raise StoreError(f"{self.path}: damaged: holds global descriptors of lengths {lengths}")
         descriptors = np.stack(list(rows.values())) if rows else np.zeros((0, 0), np.float32)
         finite = np.isfinite(descriptors).all(axis=1)
         if not finite.all():
