@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -451,10 +452,9 @@ class _Scalar:
         return _array(self.raw, self.dtype, (), fortran=False).item()
 
 
-_PLAIN = Admitted(
-    what="containers, numbers, text and NumPy arrays",
-    opcodes=_PLAIN_OPCODES,
-    names={
+# Names that NumPy arrays are pickled with → their stand-ins.
+ARRAY_NAMES: Mapping[tuple[str, str], Any] = MappingProxyType(
+    {
         ("numpy", "ndarray"): _Name(),
         ("numpy", "dtype"): _Function("dtype"),
         ("_codecs", "encode"): _Function("encode"),
@@ -468,9 +468,25 @@ _PLAIN = Admitted(
         ("numpy._core.multiarray", "scalar"): _Function("scalar"),
         ("numpy.core.numeric", "_frombuffer"): _Function("_frombuffer"),
         ("numpy._core.numeric", "_frombuffer"): _Function("_frombuffer"),
-    },
+    }
+)
+_PLAIN = Admitted(
+    what="containers, numbers, text and NumPy arrays",
+    opcodes=_PLAIN_OPCODES,
+    names=ARRAY_NAMES,
     encoding="latin1",
 )
+
+
+def array_in(value: object) -> np.ndarray:
+    """The array that a pickled value stands for, of those admitted by :data:`ARRAY_NAMES`.
+
+    Raises:
+        RefusedError: it is no array of numbers or text, or its bytes do not fit its shape.
+    """
+    if not isinstance(value, _Array):
+        raise RefusedError(f"holds {shown(value)} where an array should be")
+    return value.real()
 
 
 def _real(value: Any, done: dict[int, Any], depth: int) -> Any:

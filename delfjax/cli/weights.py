@@ -55,6 +55,8 @@ class Convert:
 
     TensorFlow's DELF or DELG becomes a model file, for `--set model=FILE`.
 
+    So does a PyTorch network of cirtorch or deep-image-retrieval.
+
     Example: delfjax weights convert delf/model --pca delf/pca --out d.safetensors
     """
 
@@ -85,6 +87,7 @@ class Convert:
     def run(self) -> None:
         """Convert, or list every name that does not fit."""
         from delfjax.models.foreign.delf_release import import_published
+        from delfjax.models.foreign.retrieval_networks import import_network, recognise_network
         from delfjax.models.foreign.tf_checkpoints import is_tf_checkpoint
         from delfjax.models.model_files import card
 
@@ -96,6 +99,10 @@ class Convert:
             return
         if self.pca:
             raise UsageError(f"--pca: {self.file} is no TensorFlow checkpoint, whose PCA it is for")
+        if self.file.suffix != _SAFETENSORS and (found := recognise_network(self.file)):
+            import_network(self.out, found, overrides=self.overrides)
+            print(*card(self.out), sep="\n")
+            return
         self._convert_backbone()
 
     def _convert_backbone(self) -> None:
@@ -104,6 +111,7 @@ class Convert:
         from delfjax.models.foreign.importing import (
             import_efficientnet_lite,
             import_torchvision_resnet,
+            import_torchvision_vgg16,
             read_tensors,
         )
         from delfjax.models.model_files import override_system
@@ -112,11 +120,11 @@ class Convert:
 
         backbone = override_system(DelfConfig(), self.overrides).backbone
         expected = named_shapes(architecture(backbone))
-        convert = (
-            import_efficientnet_lite
-            if backbone.name.startswith("efficientnet_lite")
-            else import_torchvision_resnet
-        )
+        convert = import_torchvision_resnet
+        if backbone.name == "vgg16":
+            convert = import_torchvision_vgg16
+        elif backbone.name.startswith("efficientnet_lite"):
+            convert = import_efficientnet_lite
         tensors = convert(read_tensors(self.file), expected, source=self.file)
         about = {
             "name": backbone.name,

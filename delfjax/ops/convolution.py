@@ -38,10 +38,19 @@ def dense(
     *,
     stride: int,
     pad: tuple[int, int],
+    minimal: bool = True,
 ) -> Float[jax.Array, "b h2 w2 d"]:
-    """k×k convolution with ``pad`` zeros before and after each axis."""
+    """k×k convolution.
+
+    Args:
+        x: maps.
+        kernel: taps, input channels, output channels.
+        stride: cells from one window to the next.
+        pad: zeros before and after each axis.
+        minimal: whether a CPU may use minimal filtering, which takes ten times as long to compile.
+    """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    minimal = winograd.fits(kernel, stride)
+    minimal = minimal and winograd.fits(kernel, stride)
     result: jax.Array = jax.lax.platform_dependent(
         x,
         kernel,

@@ -30,6 +30,8 @@ from delfjax.pickles import read_plain_pickle
 _IGNORED_COUNTERS = re.compile(r"(^|\.)num_batches_tracked$")
 _RESNET_CLASSIFIER = re.compile(r"^fc\.(weight|bias)$")
 _VGG16_CLASSIFIER = re.compile(r"^classifier\.[036]\.(weight|bias)$")
+# Places of ResNet's layers in cirtorch; a ReLU and a pooling follow the first two.
+_CIRTORCH_LAYERS = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 # Places of VGG16's convolutions among torchvision's layers, which count ReLU and pooling.
 _VGG16_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
@@ -92,6 +94,29 @@ def import_torchvision_vgg16(
         expected,
         foreign_name=_torchvision_vgg16_name,
         ignored=[_VGG16_CLASSIFIER],
+        source=source,
+    )
+
+
+def import_cirtorch_resnet(
+    found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path
+) -> Tensors:
+    """Tensors of a delfjax ResNet from a state dictionary of cirtorch, which numbers torchvision's
+    layers (``features.4.0.conv1.weight``).
+
+    Args:
+        found: the state dictionary.
+        expected: delfjax's names and shapes, from :func:`delfjax.models.tensors.named_shapes`.
+        source: the file to name in an error.
+
+    Raises:
+        WeightsError: tensors are unexpected, missing or of the wrong shape; all are listed.
+    """
+    return _import(
+        found,
+        expected,
+        foreign_name=_cirtorch_resnet_name,
+        ignored=[_IGNORED_COUNTERS],
         source=source,
     )
 
@@ -361,6 +386,11 @@ def _torchvision_resnet_name(name: str) -> str:
         case _:
             convolution, norm = "fc", "fc"
     return _foreign_leaf(convolution, norm, leaf)
+
+
+def _cirtorch_resnet_name(name: str) -> str:
+    layer, _, rest = _torchvision_resnet_name(name).partition(".")
+    return f"features.{_CIRTORCH_LAYERS[layer]}.{rest}"
 
 
 def _torchvision_vgg16_name(name: str) -> str:

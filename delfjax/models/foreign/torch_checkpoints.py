@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from delfjax.errors import quoted, shown
 from delfjax.models.weights import Tensors, WeightsError, file_bytes
 from delfjax.pickles import (
+    ARRAY_NAMES,
     BINARY_OPCODES,
     MALFORMED,
     MAX_AXES,
@@ -29,6 +31,8 @@ from delfjax.pickles import (
     checked_key,
     unpickle,
 )
+
+D = TypeVar("D")
 
 _STORAGE_TYPES: dict[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("f4"),
@@ -132,6 +136,12 @@ _TENSORS = Admitted(
 )
 
 
+# Published retrieval networks hold NumPy arrays beside the tensors.
+_TENSORS_AND_ARRAYS = replace(
+    _TENSORS, what="tensors and NumPy arrays", names={**_TENSORS.names, **ARRAY_NAMES}
+)
+
+
 def read_torch_tensors(path: str | Path) -> Tensors:
     """Tensors of a PyTorch checkpoint of either layout; nothing in it is executed.
 
@@ -143,13 +153,41 @@ def read_torch_tensors(path: str | Path) -> Tensors:
         WeightsError: the file is missing, truncated or damaged, is not a PyTorch checkpoint, or
             holds anything other than tensors.
     """
+    return _read(path, _TENSORS, lambda root, tensors: tensors)
+
+
+def read_torch_network(
+    path: str | Path, describe: Callable[[Mapping[Any, Any]], D]
+) -> tuple[Tensors, D]:
+    """Tensors of a PyTorch checkpoint, and what it says about them beside its state dictionary.
+
+    NumPy arrays are admitted beside the tensors; nothing is executed.
+
+    Args:
+        path: the checkpoint.
+        describe: makes a description of the dictionary around the state dictionary, whose arrays
+            :func:`delfjax.pickles.array_in` returns. It may raise what a damaged file raises.
+
+    Raises:
+        WeightsError: see :func:`read_torch_tensors`.
+    """
+
+    def both(root: object, tensors: Tensors) -> tuple[Tensors, D]:
+        return tensors, describe(root if isinstance(root, dict) else {})
+
+    return _read(path, _TENSORS_AND_ARRAYS, both)
+
+
+def _read(path: str | Path, admitted: Admitted, finish: Callable[[object, Tensors], D]) -> D:
     path = Path(path)
     data = file_bytes(path)
+    reader = _read_zip if data.startswith(_ZIP_MAGIC) else _read_legacy
     try:
-        root, storages = _read_zip(data) if data.startswith(_ZIP_MAGIC) else _read_legacy(data)
-        return {
+        root, storages = reader(data, admitted)
+        tensors = {
             name: _view(name, value, storages) for name, value in _state_dictionary(root).items()
         }
+        return finish(root, tensors)
     except RefusedError as reason:
         raise WeightsError(f"{path}: {reason}") from None
     except _MALFORMED as error:
@@ -158,7 +196,7 @@ def read_torch_tensors(path: str | Path) -> Tensors:
         ) from error
 
 
-def _read_zip(data: bytes) -> tuple[object, Tensors]:
+def _read_zip(data: bytes, admitted: Admitted) -> tuple[object, Tensors]:
     """Read a zip archive: ``<stem>/data.pkl``, and the storages' bytes in ``<stem>/data/<key>``."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
@@ -188,13 +226,13 @@ def _read_zip(data: bytes) -> tuple[object, Tensors]:
         order = stored("byteorder").decode("ascii") if stem + "byteorder" in members else "little"
         if order not in ("little", "big"):
             raise RefusedError(f"byte order {shown(order)}, expected 'little' or 'big'")
-        root, refs, _ = _unpickle(stored("data.pkl"), 0)
+        root, refs, _ = _unpickle(stored("data.pkl"), 0, admitted)
         return root, {
             key: _elements(ref, stored(f"data/{key}"), order=order) for key, ref in refs.items()
         }
 
 
-def _read_legacy(data: bytes) -> tuple[object, Tensors]:
+def _read_legacy(data: bytes, admitted: Admitted) -> tuple[object, Tensors]:
     """Read a legacy stream: pickles of magic, protocol, system, object and storage keys, followed
     by the storages, each after its length."""
     try:
@@ -212,7 +250,7 @@ def _read_legacy(data: bytes) -> tuple[object, Tensors]:
     system, _, position = _unpickle(data, position)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise RefusedError("legacy checkpoint that is not marked as little-endian")
-    root, refs, position = _unpickle(data, position)
+    root, refs, position = _unpickle(data, position, admitted)
     keys, _, position = _unpickle(data, position)
     texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     if not isinstance(keys, list) or not texts or sorted(keys) != sorted(refs):
@@ -239,10 +277,12 @@ def _read_legacy(data: bytes) -> tuple[object, Tensors]:
     return root, storages
 
 
-def _unpickle(data: bytes, start: int) -> tuple[object, dict[str, _Storage], int]:
+def _unpickle(
+    data: bytes, start: int, admitted: Admitted = _TENSORS
+) -> tuple[object, dict[str, _Storage], int]:
     """The object pickled at ``start``, the storages it refers to, and the end of its pickle."""
     storages: dict[str, _Storage] = {}
-    root, end = unpickle(data, _TENSORS, start=start, persistent=partial(_storage, storages))
+    root, end = unpickle(data, admitted, start=start, persistent=partial(_storage, storages))
     return root, storages, end
 
 

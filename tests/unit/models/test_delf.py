@@ -203,7 +203,7 @@ def refused(config: BackboneConfig) -> str:
 def test_embedded_weights_of_a_resnet_are_refused_with_the_way_to_get_some() -> None:
     message = refused(BackboneConfig(name="resnet50"))
     assert (
-        "only efficientnet_lite0 has embedded weights" in message
+        "only efficientnet_lite0, efficientnet_lite2, vgg16 have packaged weights" in message
         and "delfjax weights convert" in message
     )
 

