@@ -40,7 +40,15 @@ from delfjax.config.system import (
     SearchConfig,
     VerificationConfig,
 )
-from delfjax.config.training import DelgConfig, OptimiserConfig, TrainingConfig, TrainingStages
+from delfjax.config.training import (
+    DelgConfig,
+    GlobalTrainingConfig,
+    HeadConfig,
+    OptimiserConfig,
+    TrainingConfig,
+    TrainingStages,
+    TuplesConfig,
+)
 from delfjax.config.values import (
     ConfigError,
     config_hash,
@@ -77,6 +85,8 @@ __all__ = [
     "ExpansionConfig",
     "FeaturesConfig",
     "GlobalConfig",
+    "GlobalTrainingConfig",
+    "HeadConfig",
     "IndexConfig",
     "MiningConfig",
     "OptimiserConfig",
@@ -87,6 +97,7 @@ __all__ = [
     "SearchConfig",
     "TrainingConfig",
     "TrainingStages",
+    "TuplesConfig",
     "VerificationConfig",
     "WeightFile",
     "WhiteningConfig",
