@@ -102,7 +102,7 @@ class Convert:
         from delfjax.config import DelfConfig
         from delfjax.models.delf import architecture
         from delfjax.models.foreign.importing import (
-            import_efficientnet_lite0,
+            import_efficientnet_lite,
             import_torchvision_resnet,
             read_tensors,
         )
@@ -113,8 +113,8 @@ class Convert:
         backbone = override_system(DelfConfig(), self.overrides).backbone
         expected = named_shapes(architecture(backbone))
         convert = (
-            import_efficientnet_lite0
-            if backbone.name == "efficientnet_lite0"
+            import_efficientnet_lite
+            if backbone.name.startswith("efficientnet_lite")
             else import_torchvision_resnet
         )
         tensors = convert(read_tensors(self.file), expected, source=self.file)

@@ -159,7 +159,7 @@ class Extractor:
         self.config = config
         self.receptive_field: ReceptiveField = model.receptive_field
         self.channels = model.channels
-        self._lost_px = model.backbone.lost_px
+        self._lost_px = model.backbone.lost_px(model.output)
         devices = jax.local_devices() if devices is None else list(devices)
         per_device = config.features.batch_size or (
             1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH

@@ -10,23 +10,26 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from delfjax.models.efficientnet_lite import EfficientNetLite0
+from delfjax.models.efficientnet_lite import EfficientNetLite
 from delfjax.models.layers import FeatureMap
 from delfjax.models.resnet import ResNet
 from delfjax.models.tensors import named_tensors
+from delfjax.models.vgg import VGG16
 from delfjax.ops.receptive_field import Window
+
+_Backbone = EfficientNetLite | ResNet | VGG16
 
 
 class BranchedBackbone(nnx.Module):
     """Backbones of one architecture whose features are concatenated along the channels; the leading
     layers that are equal in all of them run once."""
 
-    def __init__(self, backbones: Sequence[EfficientNetLite0 | ResNet], *, output: str) -> None:
+    def __init__(self, backbones: Sequence[_Backbone], *, output: str) -> None:
         """Find the leading layers that all backbones share.
 
         Args:
             backbones: at least one, all of one architecture and stride layout.
-            output: the feature map that will be read out, "conv4" or "conv5".
+            output: the feature map that will be read out, "conv4", "conv5" or "pool5".
         """
         layers = [backbone.layers(output) for backbone in backbones]
         equal = [
@@ -48,10 +51,9 @@ class BranchedBackbone(nnx.Module):
             jnp.concatenate([found.values for found in maps], axis=-1), maps[0].extent
         )
 
-    @property
-    def lost_px(self) -> int:
+    def lost_px(self, output: str) -> int:
         """Pixels lost to layers without padding; the same for every backbone."""
-        return self._first.lost_px
+        return self._first.lost_px(output)
 
     def windows(self, output: str) -> list[Window]:
         """The layers along the longest path, for the receptive field."""
@@ -66,8 +68,8 @@ class BranchedBackbone(nnx.Module):
         return sum(backbone.channels(output) for backbone in self.backbones)
 
     @property
-    def _first(self) -> EfficientNetLite0 | ResNet:
-        first: EfficientNetLite0 | ResNet = self.backbones[0]
+    def _first(self) -> _Backbone:
+        first: _Backbone = self.backbones[0]
         return first
 
 

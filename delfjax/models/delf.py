@@ -17,22 +17,29 @@ from jaxtyping import Float, Int, UInt8
 from delfjax.config import BackboneConfig, DelfConfig, ScorerConfig, WeightFile, weight_file
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer, feature_norm
 from delfjax.models.branches import BranchedBackbone
-from delfjax.models.efficientnet_lite import EfficientNetLite0
-from delfjax.models.foreign.importing import (
-    embedded_efficientnet_lite0,
-    import_efficientnet_lite0,
-    read_tensors,
+from delfjax.models.efficientnet_lite import (
+    EfficientNetLite,
+    EfficientNetLite0,
+    EfficientNetLite2,
 )
+from delfjax.models.foreign.packaged import PACKAGED, packaged_tensors
 from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.model_files import BACKBONE, SCORER, load_part, part_digest
 from delfjax.models.resnet import BLOCKS, ResNet
 from delfjax.models.tensors import abstract, named_shapes, with_tensors
+from delfjax.models.vgg import VGG16
 from delfjax.models.weights import WeightsError, require_match, shipped_attention
 from delfjax.ops.receptive_field import ReceptiveField, compose
 from delfjax.types import Array
 
 # Every backbone is callable and offers `windows`, `lost_px`, `normalise` and `channels`.
-Backbone = EfficientNetLite0 | ResNet
+Backbone = EfficientNetLite | ResNet | VGG16
+# Backbones that come in one form only; the others have a stride layout.
+_WITHOUT_LAYOUT: dict[str, Callable[..., Backbone]] = {
+    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite2": EfficientNetLite2,
+    "vgg16": VGG16,
+}
 Scorer = AttentionScorer | AutoencodedScorer
 
 
@@ -157,23 +164,20 @@ def load_backbone(config: BackboneConfig, *, seed: int = 0) -> Backbone:
     if config.weights == "random":
         return _builder(config)(nnx.Rngs(seed))
     if config.weights == "imagenet":
-        if config.name != "efficientnet_lite0":
+        if config.name not in PACKAGED:
             raise WeightsError(
-                "backbone.weights is 'imagenet', but only efficientnet_lite0 has embedded weights;"
-                f" convert a checkpoint of {config.name} with `delfjax weights convert` and give"
-                " its .safetensors file"
+                f"backbone.weights is 'imagenet', but only {', '.join(PACKAGED)} have packaged"
+                f" weights; convert a checkpoint of {config.name} with `delfjax weights convert`"
+                " and give its .safetensors file"
             )
-        path = embedded_efficientnet_lite0()
         model = architecture(config)
-        return with_tensors(
-            model, import_efficientnet_lite0(read_tensors(path), named_shapes(model), source=path)
-        )
+        return with_tensors(model, packaged_tensors(config.name, named_shapes(model)))
     file = weight_file(config.weights) or WeightFile(config.weights)
     tensors, about = load_part(str(file), BACKBONE)
-    described = (about.get("name"), about.get("stride_layout", config.stride_layout))
-    if described != (config.name, config.stride_layout):
+    held, layout = about.get("name"), about.get("stride_layout", config.stride_layout)
+    if held != config.name or (layout != config.stride_layout and held not in _WITHOUT_LAYOUT):
         raise WeightsError(
-            f"{file.path}: holds weights of {described[0]} in stride layout {described[1]},"
+            f"{file.path}: holds weights of {held} in stride layout {layout},"
             f" but the config sets {config.name} in {config.stride_layout}"
         )
     model = architecture(config, conv5=config.output == "conv5" or has_conv5(tensors))
@@ -198,8 +202,12 @@ def _traced(config: BackboneConfig, conv5: bool) -> Backbone:
 
 def _builder(config: BackboneConfig, *, conv5: bool = True) -> Callable[[nnx.Rngs], Backbone]:
     """A function that builds the architecture of ``config`` with random weights."""
-    if config.name == "efficientnet_lite0":
-        return lambda rngs: EfficientNetLite0(rngs=rngs)
+    if config.output == "pool5" and config.name != "vgg16":
+        raise WeightsError(
+            f"backbone.output is pool5, which {config.name} does not have; set conv4 or conv5"
+        )
+    if config.name in _WITHOUT_LAYOUT:
+        return lambda rngs: _WITHOUT_LAYOUT[config.name](rngs=rngs)
     blocks = BLOCKS[config.name][: 4 if conv5 else 3]
     return lambda rngs: ResNet(blocks, stride_layout=config.stride_layout, rngs=rngs)
 
@@ -218,7 +226,7 @@ def describe_backbone(config: BackboneConfig) -> dict[str, str]:
     Raises:
         WeightsError: the weights are missing, or their description is damaged.
     """
-    layout = {} if config.name == "efficientnet_lite0" else {"stride_layout": config.stride_layout}
+    layout = {} if config.name in _WITHOUT_LAYOUT else {"stride_layout": config.stride_layout}
     weights = config.weights
     if weights not in ("imagenet", "random"):
         file = weight_file(weights) or WeightFile(weights)

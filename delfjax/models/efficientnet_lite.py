@@ -1,12 +1,15 @@
-"""EfficientNet-Lite0 (no squeeze-and-excitation, ReLU6), the embedded default backbone.
+"""EfficientNet-Lite (no squeeze-and-excitation, ReLU6): Lite0, the embedded default backbone, and
+Lite2, which is wider and deeper.
 
 The weights were trained with TensorFlow's "SAME" padding, which for the even sizes used in training
 puts ``(k − stride) // 2`` zeros before the image. Here every size gets that padding, which makes
 the geometry independent of parity.
-Source: the published EfficientNet-Lite0 block table; normalisation ``(x − 127) / 128``.
+Source: the published block tables of EfficientNet-Lite; normalisation ``(x − 127) / 128``.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +20,49 @@ from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, pad_map
 from delfjax.ops import convolution
 from delfjax.ops.receptive_field import Window
 
-# (expansion, channels, kernel, stride, repeats) of each stage.
-_STAGES = (
-    (1, 16, 3, 1, 1),
-    (6, 24, 3, 2, 2),
-    (6, 40, 5, 2, 2),
-    (6, 80, 3, 2, 3),
-    (6, 112, 5, 1, 3),
-    (6, 192, 5, 2, 4),
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks of one width.
+
+    Attributes:
+        expansion: width inside a block relative to its input's.
+        channels: width of a block's output.
+        kernel: taps of the depthwise convolution.
+        stride: stride of the first block.
+        repeats: number of blocks.
+    """
+
+    expansion: int
+    channels: int
+    kernel: int
+    stride: int
+    repeats: int
+
+
+LITE0 = (
+    Stage(1, 16, 3, 1, 1),
+    Stage(6, 24, 3, 2, 2),
+    Stage(6, 40, 5, 2, 2),
+    Stage(6, 80, 3, 2, 3),
+    Stage(6, 112, 5, 1, 3),
+    Stage(6, 192, 5, 2, 4),
+    Stage(6, 320, 3, 1, 1),
 )
-_LAST_STAGE = (6, 320, 3, 1, 1)
+# Lite0 with 1.1 times the width, rounded to eights, and 1.2 times the blocks, rounded up, except in
+# the first and the last stage.
+LITE2 = (
+    Stage(1, 16, 3, 1, 1),
+    Stage(6, 24, 3, 2, 3),
+    Stage(6, 48, 5, 2, 3),
+    Stage(6, 88, 3, 2, 4),
+    Stage(6, 120, 5, 1, 4),
+    Stage(6, 208, 5, 2, 5),
+    Stage(6, 352, 3, 1, 1),
+)
+# Stages up to stride 16, whose output this library calls conv4 after its counterpart in a ResNet.
+_STAGES_OF = {"conv4": 5, "conv5": 7}
 _STEM, _HEAD, _CLASSES, _EPSILON = 32, 1280, 1000, 1e-3
-# Blocks up to the end of the stages at stride 16, which this library calls conv4 after their
-# counterpart in a ResNet.
-_CONV4_BLOCKS = sum(stage[-1] for stage in _STAGES[:5])
 
 
 class InvertedBottleneck(nnx.Module):
@@ -78,33 +110,31 @@ class InvertedBottleneck(nnx.Module):
         return FeatureMap(x.values + y.values, y.extent) if self.skip else y
 
 
-class EfficientNetLite0(nnx.Module):
+class EfficientNetLite(nnx.Module):
     """The complete classifier; calling it reads out a feature map."""
 
     # A block ends in a linear convolution, so features may be negative.
     rectified = False
-    # Every layer pads (compare `ResNet.lost_px`).
-    lost_px = 0
 
-    def __init__(self, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, stages: tuple[Stage, ...] = LITE0, *, rngs: nnx.Rngs) -> None:
         self.stem = ConvNorm(
             3, _STEM, Window(3, 2, 0), activation="relu6", epsilon=_EPSILON, rngs=rngs
         )
         blocks, features = [], _STEM
-        for expansion, channels, kernel, stride, repeats in (*_STAGES, _LAST_STAGE):
-            for repeat in range(repeats):
-                first = stride if repeat == 0 else 1
+        for stage in stages:
+            for repeat in range(stage.repeats):
                 blocks.append(
                     InvertedBottleneck(
                         features,
-                        channels,
-                        kernel=kernel,
-                        stride=first,
-                        expansion=expansion,
+                        stage.channels,
+                        kernel=stage.kernel,
+                        stride=stage.stride if repeat == 0 else 1,
+                        expansion=stage.expansion,
                         rngs=rngs,
                     )
                 )
-                features = channels
+                features = stage.channels
+        self.stages = stages
         self.blocks = nnx.List(blocks)
         self.head = ConvNorm(features, _HEAD, activation="relu6", epsilon=_EPSILON, rngs=rngs)
         self.classifier = nnx.Linear(_HEAD, _CLASSES, rngs=rngs)
@@ -112,8 +142,7 @@ class EfficientNetLite0(nnx.Module):
     def __call__(
         self, x: FeatureMap, *, output: str = "conv4", layers: slice = WHOLE
     ) -> FeatureMap:
-        """Feature map of normalised images: 112 channels at stride 16 ("conv4") or 320 at stride 32
-        ("conv5").
+        """Feature map of normalised images, at stride 16 ("conv4") or 32 ("conv5").
 
         Args:
             x: normalised images, or the output of the layers before ``layers``.
@@ -145,10 +174,28 @@ class EfficientNetLite0(nnx.Module):
         """Map RGB in 0 … 255 to the range that the weights were trained with."""
         return (pixels - 127.0) / 128.0
 
-    @staticmethod
-    def channels(output: str = "conv4") -> int:
+    def lost_px(self, output: str = "conv4") -> int:
+        """Pixels lost to layers without padding: none (compare `ResNet.lost_px`)."""
+        return 0
+
+    def channels(self, output: str = "conv4") -> int:
         """Number of channels of the feature map."""
-        return 112 if output == "conv4" else 320
+        return self.stages[_STAGES_OF[output] - 1].channels
 
     def _blocks(self, output: str) -> list[InvertedBottleneck]:
-        return list(self.blocks)[: _CONV4_BLOCKS if output == "conv4" else None]
+        count = sum(stage.repeats for stage in self.stages[: _STAGES_OF[output]])
+        return list(self.blocks)[:count]
+
+
+class EfficientNetLite0(EfficientNetLite):
+    """112 channels at conv4, 320 at conv5."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        super().__init__(LITE0, rngs=rngs)
+
+
+class EfficientNetLite2(EfficientNetLite):
+    """120 channels at conv4, 352 at conv5."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        super().__init__(LITE2, rngs=rngs)

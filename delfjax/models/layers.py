@@ -28,6 +28,10 @@ Activation = Literal["none", "relu", "relu6"]
 POINTWISE = Window(1)
 # Batch norm adds this to a variance before dividing, unless a network sets another value.
 EPSILON = 1e-5
+# Mean and standard deviation of ImageNet's RGB in 0 … 255. Source: torchvision's published
+# transforms (times 255).
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * np.float32(255)
+_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * np.float32(255)
 # The fewest random numbers drawn for a kernel.
 _FEWEST_DRAWN = 1 << 16
 # All layers of a network.
@@ -81,7 +85,7 @@ def _normal(key: jax.Array, shape: tuple[int, ...], *, deviation: float) -> jax.
 
 
 class ConvNorm(nnx.Module):
-    """Convolution, batch norm (or, once folded, a bias), activation.
+    """Convolution, batch norm (once folded, or in a network without it, a bias), activation.
 
     Kernels are ``[k, k, in, out]`` (``[in, out]`` for 1×1, ``[k, k, c]`` for depthwise). ``pad``
     zeros stand before the first pixel, ``kernel − 1 − pad`` after the last, so the output has
@@ -97,8 +101,19 @@ class ConvNorm(nnx.Module):
         rngs: nnx.Rngs,
         depthwise: bool = False,
         activation: Activation = "none",
-        epsilon: float = EPSILON,
+        epsilon: float | None = EPSILON,
     ) -> None:
+        """Draw the kernel.
+
+        Args:
+            features_in: channels of the input.
+            features_out: channels of the output.
+            window: taps, stride and padding.
+            rngs: random streams of the weights.
+            depthwise: whether each channel has a kernel of its own.
+            activation: what follows the norm.
+            epsilon: added to a variance by batch norm; ``None`` for a bias in place of batch norm.
+        """
         kernel = window.kernel
         shape: tuple[int, ...] = (kernel, kernel, features_in, features_out)
         if depthwise:
@@ -111,9 +126,13 @@ class ConvNorm(nnx.Module):
         )
         # Exactly one of the two is set: the norm until it is folded, the bias afterwards.
         self.norm: nnx.BatchNorm | None = nnx.data(
-            nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs)
+            None
+            if epsilon is None
+            else nnx.BatchNorm(features_out, epsilon=epsilon, momentum=0.9, rngs=rngs)
         )
-        self.bias: nnx.Param[Any] | None = nnx.data(None)
+        self.bias: nnx.Param[Any] | None = nnx.data(
+            nnx.Param(jnp.zeros(features_out, jnp.float32)) if epsilon is None else None
+        )
         self.window = window
         self.depthwise = depthwise
         self.activation: Activation = activation
@@ -186,6 +205,12 @@ def _gain_and_offset(norm: nnx.BatchNorm) -> tuple[jax.Array, jax.Array]:
     scale, offset, mean, variance = (jnp.asarray(part[...]) for part in parts)
     gain = scale * jax.lax.rsqrt(variance + norm.epsilon)
     return gain, offset - mean * gain
+
+
+def standardised(pixels: Float[jax.Array, "b h w 3"]) -> Float[jax.Array, "b h w 3"]:
+    """RGB in 0 … 255 minus ImageNet's mean, divided by its deviation, as torchvision's weights
+    expect it."""
+    return (pixels - _MEAN[None, None, None]) / _DEVIATION[None, None, None]
 
 
 def pad_map(x: FeatureMap, pad: tuple[int, int]) -> FeatureMap:

@@ -27,11 +27,18 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from delfjax.models.layers import WHOLE, ConvNorm, FeatureMap, activate, evened, strided
+from delfjax.models.layers import (
+    WHOLE,
+    ConvNorm,
+    FeatureMap,
+    activate,
+    evened,
+    standardised,
+    strided,
+)
 from delfjax.models.weights import WeightsError
 from delfjax.ops import convolution
 from delfjax.ops.cpu.barrier import once
@@ -49,10 +56,6 @@ _POOL = Window(kernel=3, stride=2, pad=1)
 _STAGES_OF = {"conv4": 3, "conv5": 4}
 _CONV5 = 3
 _TENSORFLOW, _KERAS = ("slim", "keras", "keras_strided"), ("keras", "keras_strided")
-# Mean and standard deviation of ImageNet's RGB in 0 … 255. Source: torchvision's published
-# transforms (times 255).
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * np.float32(255)
-_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * np.float32(255)
 
 
 class Bottleneck(nnx.Module):
@@ -187,8 +190,7 @@ class ResNet(nnx.Module):
         blocks = (window for block in self._blocks(output) for window in block.windows)
         return [Window.centred(7, 2), _POOL, *blocks]
 
-    @property
-    def lost_px(self) -> int:
+    def lost_px(self, output: str = "conv4") -> int:
         """Pixels lost to layers without padding: ``n`` pixels become
         ``ceil((n − lost_px) / stride)`` cells.
 
@@ -201,7 +203,7 @@ class ResNet(nnx.Module):
         deviation over ImageNet."""
         if self.stride_layout in _TENSORFLOW:
             return (pixels - 128.0) / 128.0
-        return (pixels - _MEAN[None, None, None]) / _DEVIATION[None, None, None]
+        return standardised(pixels)
 
     @staticmethod
     def channels(output: str = "conv4") -> int:

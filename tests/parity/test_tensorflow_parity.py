@@ -97,7 +97,7 @@ def assert_equal_to(
 ) -> None:
     """Each image, alone in ``theirs``, equals its part of the canvases."""
     conv4, conv5, scores, described = found
-    stride, lost = model.receptive_field.stride, model.backbone.lost_px
+    stride, lost = model.receptive_field.stride, model.backbone.lost_px(model.output)
     np.testing.assert_array_equal(conv4.extent, -(-(SIZES - lost) // stride))
     for slot, (maps, alone, codes) in enumerate(theirs):
         for ours, expected in ((conv4, maps[2]), (conv5, maps[3])):

