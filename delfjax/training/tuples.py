@@ -1,5 +1,5 @@
-"""Tuples of photos to rank: a query, a positive, and the negatives that the present descriptor tells
-from it least."""
+"""Tuples of photos to rank: a query, a positive, and the negatives that the present descriptor
+tells from it least."""
 
 from __future__ import annotations
 
