@@ -11,6 +11,6 @@ from .pipeline.photos import extract_photo as extract_photo
 from .pipeline.photos import match as match
 from .pipeline.photos import open_store as open_store
 from .pipeline.photos import search as search
-from .retrieval.local_index import open_index as open_index
+from .retrieval.system_index import open_index as open_index
 
 __version__: str

@@ -1,7 +1,9 @@
-"""Processors, the persistent cache of compiled programs, and a count of compilations."""
+"""Processors and threads, the persistent cache of compiled programs, and a count of
+compilations."""
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import jax
 from jax._src import compilation_cache
+from threadpoolctl import ThreadpoolController
 
 from delfjax import paths, programs
 
@@ -83,6 +86,24 @@ def processors() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Run NumPy's matrix products inside the block on a single thread.
+
+    With several threads, the order of summation depends on their number, and the last bit of a
+    projection can decide which of two neighbours is nearer. One thread gives the same result on any
+    number of cores.
+    """
+    with _blas().limit(limits=1, user_api="blas"):
+        yield
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    # Made once: finding the libraries takes longer than the product of one query.
+    return ThreadpoolController()
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -17,15 +18,18 @@ from delfjax.cli.options import (
     Maybe,
     Preset,
     Set,
+    UsageError,
     Words,
     namesakes,
     require_one,
     require_utf8,
     require_writable,
+    resolved,
 )
 from delfjax.cli.output import print
 
 if TYPE_CHECKING:
+    from delfjax.config import DelfConfig
     from delfjax.pipeline.one_system import DatasetEvaluation
 
 # Failures that are printed one by one; the JSON file has them all.
@@ -34,9 +38,9 @@ _SHOWN_FAILURES = 20
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a system on a labelled folder or a dataset, by votes and by inliers.
+    """Score one or several systems on a labelled folder or a dataset, at each stage of a ranking.
 
-    A dataset is scored by its published protocols.
+    A dataset is scored by its published protocols. Several systems share what they have in common.
 
     Features are kept: other search settings need no new extraction.
 
@@ -62,11 +66,12 @@ class Evaluate:
             help_behavior_hint="(repeatable; default: all of them)",
         ),
     ] = ()
-    json: Annotated[
+    json_file: Annotated[
         Maybe[Path],
         tyro.conf.arg(
+            name="json",
             metavar="FILE",
-            help="file for scores, timings (seconds), rankings and failures",
+            help="file for scores, timings (seconds), rankings and failures, by system if several",
             help_behavior_hint="(default: none)",
         ),
     ] = None
@@ -81,52 +86,87 @@ class Evaluate:
     retry_failed: Annotated[
         Flag, tyro.conf.arg(help="retry failed images and queries, changed or not")
     ] = False
+    systems: Annotated[
+        tyro.conf.UseAppendAction[Words],
+        tyro.conf.arg(
+            name="system",
+            metavar="NAME",
+            help=(
+                "delf (local features), mac, rmac, gem, siamac or dir (global descriptors), both,"
+                " as in delf+dir, and +qe at the end to expand queries; NAME=FILE takes a trained"
+                " model; all stands for every row of the poster's table"
+            ),
+            help_behavior_hint="(repeatable; default: delf)",
+        ),
+    ] = ()
     preset: Preset = "default"
     overrides: Set = ()
 
     def run(self) -> None:
         """Evaluate and print one line for each score."""
-        from delfjax.config import preset
         from delfjax.datasets.catalogue import open_dataset
         from delfjax.datasets.photo_folder import GROUNDTRUTH
         from delfjax.files import replace_file
-        from delfjax.models.model_files import override_system
-        from delfjax.pipeline.one_system import evaluate_dataset
+        from delfjax.pipeline.one_system import evaluate_together
 
         require_one("labelled folder", self.folder, self.dataset, self.root)
-        require_writable("--json", self.json)
+        require_writable("--json", self.json_file)
         require_utf8("--store", self.store)
-        config = override_system(preset(self.preset), self.overrides)
+        systems = self._systems()
+        if self.store is not None and len(systems) > 1:
+            raise UsageError(
+                f"--store {self.store}: takes the features of one system, not of {len(systems)};"
+                " without it, the features of all of them are kept in the cache"
+            )
         dataset = (
             open_dataset("folder", self.folder)
             if self.folder
             else open_dataset(self.dataset, self.root)
         )
-        read = namesakes(self.json, dataset.root, [*dataset.database, GROUNDTRUTH])
-        require_writable("--json", self.json, inputs=read)
-        result = evaluate_dataset(
+        read = namesakes(self.json_file, dataset.root, [*dataset.database, GROUNDTRUTH])
+        require_writable("--json", self.json_file, inputs=read)
+        results = evaluate_together(
             dataset,
-            config,
+            systems,
             protocols=self.protocols,
             store=self.store,
             retry_failed=self.retry_failed,
         )
-        if self.json is not None:
+        if self.json_file is not None:
+            plain: dict[str, Any] = {name: vars(result) for name, result in results.items()}
+            if len(plain) == 1:
+                plain = next(iter(plain.values()))
+            text = json.dumps(plain, indent=1, ensure_ascii=False)
             # A name that is not UTF-8 is escaped as in JSON.
-            replace_file(self.json, result.to_json().encode(errors="backslashreplace"))
+            replace_file(self.json_file, text.encode(errors="backslashreplace"))
         for note in dataset.notes:
             print(note, file=sys.stderr)
-        for line in _scores(result):
-            print(line)
-        _print_counts(result)
+        if len(results) > 1:
+            for line in _compared(results):
+                print(line)
+        else:
+            for line in _scores(next(iter(results.values()))):
+                print(line)
+        _print_counts(results)
+
+    def _systems(self) -> dict[str, DelfConfig]:
+        """Name → system, for every system asked for."""
+        from delfjax.config import SYSTEMS
+
+        names = [
+            name for given in self.systems for name in (SYSTEMS if given == "all" else (given,))
+        ]
+        asked = dict.fromkeys(names or ("",))
+        return {name: resolved(self.preset, name, self.overrides) for name in asked}
 
 
-def _print_counts(result: DatasetEvaluation) -> None:
+def _print_counts(results: Mapping[str, DatasetEvaluation]) -> None:
+    """Counts, times and failures; several systems have all but the hashes of their configs in
+    common."""
+    result = next(iter(results.values()))
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    print(
-        f"{result.num_images} images, {result.num_failed} failed; {times}; config"
-        f" {result.config_hash}"
-    )
+    hashes = ", ".join(f"{name} {of.config_hash}".strip() for name, of in results.items())
+    print(f"{result.num_images} images, {result.num_failed} failed; {times}; config {hashes}")
     failed = [
         *result.failures.items(),
         *((f"query {name}", why) for name, why in result.query_failures.items()),
@@ -141,14 +181,32 @@ def _scores(result: DatasetEvaluation) -> Iterator[str]:
     """One line for each tier of a folder, or for each mean of each protocol, which ends with the
     protocol's identifier."""
     for tier, scores in result.tiers.items():
-        yield f"{tier:12s} mAP  votes {scores['votes']:.3f}  inliers {scores['inliers']:.3f}"
+        yield f"{tier:12s} mAP  {_by_stage(scores)}"
     for protocol, stages in result.results.items():
         if result.tiers:
             continue
-        votes, inliers = stages["votes"]["means"], stages["inliers"]["means"]
-        for mean in votes:
-            said = f"votes {_shown(votes[mean])}  inliers {_shown(inliers[mean])}"
-            yield f"{protocol:12s} {mean:10s} {said}  {stages['inliers']['protocol']}"
+        last = stages[result.stages[-1]]
+        for mean in last["means"]:
+            scores = {stage: stages[stage]["means"][mean] for stage in result.stages}
+            yield f"{protocol:12s} {mean:10s} {_by_stage(scores)}  {last['protocol']}"
+
+
+def _by_stage(scores: Mapping[str, float | None]) -> str:
+    return "  ".join(f"{stage} {_shown(value)}" for stage, value in scores.items())
+
+
+def _compared(results: Mapping[str, DatasetEvaluation]) -> Iterator[str]:
+    """A table of the final scores: one line for each system."""
+    rows = {name: result.rows() for name, result in results.items()}
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
+    width = max(map(len, ["system", *rows]))
+    wide = [max(len(column), 5) for column in columns]
+    yield "  ".join(
+        ["system".ljust(width), *(c.rjust(w) for c, w in zip(columns, wide, strict=True))]
+    )
+    for name, row in rows.items():
+        shown = (_shown(row.get(c)).rjust(w) for c, w in zip(columns, wide, strict=True))
+        yield "  ".join([name.ljust(width), *shown])
 
 
 def _shown(value: float | None) -> str:

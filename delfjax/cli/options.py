@@ -39,6 +39,19 @@ Preset = Annotated[
         ),
     ),
 ]
+SystemName = Annotated[
+    str,
+    tyro.conf.arg(
+        name="system",
+        metavar="NAME",
+        help=(
+            "what ranks: delf (local features), mac, rmac, gem, siamac or dir (global descriptors),"
+            " both, as in delf+dir, and +qe at the end to expand queries; NAME=FILE takes a trained"
+            " model"
+        ),
+        help_behavior_hint="(default: delf)",
+    ),
+]
 DatasetName = Annotated[
     str,
     tyro.conf.arg(
@@ -84,6 +97,36 @@ def require_one(what: str, folder: Path | None, dataset: str, root: Path | None)
         raise UsageError(f"--root {root}: name the dataset in this folder with --dataset NAME")
 
 
+def resolved(name: str, system: str, assignments: Iterable[str]) -> DelfConfig:
+    """The config of a preset, as a system, with some fields set.
+
+    Args:
+        name: the preset.
+        system: the system, ``NAME`` or ``NAME=FILE`` with a model file; that of the preset when
+            empty.
+        assignments: fields to set, which also change what the system's name has set.
+
+    Raises:
+        ConfigError: the preset, the system or a field is unknown, or a value does not fit.
+        WeightsError: a weight file is missing, or its description is damaged.
+    """
+    from delfjax.config import preset
+    from delfjax.models.model_files import override_system
+
+    return override_system(preset(name), [*named(system), *assignments])
+
+
+def named(system: str) -> list[str]:
+    """The assignments that an option ``--system`` stands for; see :func:`resolved`."""
+    from delfjax.config import MODEL, SYSTEM
+
+    called, _, model = system.partition("=")
+    return [
+        *([f"{SYSTEM}={called}"] if called else []),
+        *([f"{MODEL}={model}"] if model else []),
+    ]
+
+
 def refuse_changes(
     fixed: DelfConfig, assignments: Iterable[Assignment], sections: Sequence[str], since: str
 ) -> None:
@@ -100,13 +143,13 @@ def refuse_changes(
     Raises:
         UsageError: an assignment changes one of ``sections``.
     """
-    from delfjax.config import MODEL, to_dict
+    from delfjax.config import MODEL, SYSTEM, to_dict
     from delfjax.files import flatten
     from delfjax.models.model_files import override_system
 
     held = to_dict(fixed)
     for assignment in assignments:
-        if assignment.section not in (*sections, MODEL):
+        if assignment.section not in (*sections, MODEL, SYSTEM):
             continue
         asked = to_dict(override_system(fixed, [assignment]))
         for section in sections:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -20,24 +20,31 @@ from delfjax.cli.options import (
     Maybe,
     Preset,
     Set,
+    SystemName,
     UsageError,
+    named,
     namesakes,
     refuse_changes,
     require_at_least,
     require_one,
     require_utf8,
     require_writable,
+    resolved,
 )
 from delfjax.cli.output import print, print_json
 
+if TYPE_CHECKING:
+    from delfjax.retrieval.local_index import LocalIndex
+    from delfjax.retrieval.system_index import SystemIndex
+
 _PICTURES = (".png", ".pdf", ".svg")
 # Sections of the config that an index was built with and that a search cannot change.
-_INDEXED = ("backbone", "scorer", "features", "reduction", "index", "seed")
+_INDEXED = ("backbone", "scorer", "features", "reduction", "index", "global_features", "seed")
 
 
 @dataclass(frozen=True)
 class Extract:
-    """Extract the local features of a folder of photos, or a dataset, into a store.
+    """Extract the features of a folder of photos, or a dataset, into a store.
 
     The same command resumes, and follows photos that are new, renamed or gone.
 
@@ -62,6 +69,7 @@ class Extract:
             help_behavior_hint="(default for a dataset: one in the cache)",
         ),
     ] = None
+    system: SystemName = ""
     preset: Preset = "default"
     overrides: Set = ()
     retry_failed: Annotated[Flag, tyro.conf.arg(help="retry failed images, changed or not")] = False
@@ -70,18 +78,17 @@ class Extract:
         """Extract, then say what could not be read."""
         require_one("folder of photos", self.photos, self.dataset, self.root)
         require_utf8("--store", self.store)
-        from delfjax.config import preset
         from delfjax.datasets.catalogue import open_dataset
         from delfjax.datasets.photo_folder import PhotoFolder
-        from delfjax.models.model_files import override_system
-        from delfjax.pipeline.dataset_features import default_store
+        from delfjax.pipeline.dataset_features import default_stores
         from delfjax.pipeline.photos import extract_photos, find_photos
 
-        config = override_system(preset(self.preset), self.overrides)
+        config = resolved(self.preset, self.system, self.overrides)
+        pooled = None
         if self.photos is None:
             dataset = open_dataset(self.dataset, self.root)
             photos = PhotoFolder(dataset.root, tuple(dataset.database))
-            place = self.store or default_store(dataset, config)
+            place, pooled = (self.store, None) if self.store else default_stores(dataset, config)
         elif self.store is None:
             raise UsageError(
                 f"{self.photos}: --store is missing; say where the features of this folder are to"
@@ -90,7 +97,9 @@ class Extract:
         else:
             photos = find_photos(self.photos)
             place = self.store
-        store = extract_photos(photos, place, config=config, retry_failed=self.retry_failed)
+        store = extract_photos(
+            photos, place, config=config, pooled=pooled, retry_failed=self.retry_failed
+        )
         if photos.left_out:
             print(f"left out: {photos.left_out}", file=sys.stderr)
         for name, reason in [*photos.problems, *store.failures().items()]:
@@ -120,6 +129,7 @@ class Index:
     ] = None
     dataset: DatasetName = ""
     root: DatasetRoot = None
+    system: SystemName = ""
     preset: Preset = "default"
     overrides: Set = ()
 
@@ -130,39 +140,50 @@ class Index:
         from delfjax.config import (
             EXTRACTION_SECTIONS,
             MODEL,
+            SYSTEM,
             SYSTEM_SECTIONS,
             parse_overrides,
             preset,
         )
         from delfjax.datasets.catalogue import open_dataset
-        from delfjax.features.store import FeatureStore
         from delfjax.models.model_files import override_system
-        from delfjax.pipeline.dataset_features import default_store
+        from delfjax.pipeline.dataset_features import default_stores
         from delfjax.pipeline.photos import build_index, open_store, stored_config
         from delfjax.retrieval.local_index import require_replaceable
 
         require_replaceable(self.out)
         if self.store is None:
             # The preset and the settings that a dataset was extracted with identify its store.
-            config = override_system(preset(self.preset), self.overrides)
+            config = resolved(self.preset, self.system, self.overrides)
             dataset = open_dataset(self.dataset, self.root)
-            held = FeatureStore.open(default_store(dataset, config), config=config.extraction())
-            store, photos = held.subset(dataset.database), dataset.root.resolve()
-            index = build_index(store, config=config, photos=photos)
+            place, pooled = default_stores(dataset, config)
+            store = open_store(place).subset(dataset.database)
+            index = build_index(store, config=config, photos=dataset.root.resolve(), pooled=pooled)
         else:
             store = open_store(self.store)
             stored = stored_config(store, preset(self.preset))
-            asked = parse_overrides(self.overrides, sections=(*SYSTEM_SECTIONS, MODEL))
+            asked = parse_overrides(
+                [*named(self.system), *self.overrides], sections=(*SYSTEM_SECTIONS, MODEL, SYSTEM)
+            )
             refuse_changes(stored, asked, EXTRACTION_SECTIONS, f"the store {self.store} was made")
-            config = override_system(stored, asked)
-            index = build_index(store, config=config)
+            index = build_index(store, config=override_system(stored, asked))
         index.save(self.out)
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())
-        kept = f"PCA keeps {index.reduction.explained:.0%} of the variance"
-        print(
-            f"index: {len(index.names)} images, {len(index.scales)} features, {kept} ({times})",
-            file=sys.stderr,
-        )
+        print(f"index: {len(index.names)} images, {_held(index)} ({times})", file=sys.stderr)
+
+
+def _held(index: LocalIndex | SystemIndex) -> str:
+    """What an index holds of each image, in words."""
+    from delfjax.retrieval.local_index import LocalIndex
+
+    local = index if isinstance(index, LocalIndex) else index.local
+    words = []
+    if local is not None:
+        kept = f"PCA keeps {local.reduction.explained:.0%} of the variance"
+        words.append(f"{len(local.scales)} features, {kept}")
+    if not isinstance(index, LocalIndex) and index.pooled is not None:
+        words.append(f"global descriptors of {index.pooled.dim} dimensions")
+    return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -180,6 +201,14 @@ class Search:
         tyro.conf.Positional[Path], tyro.conf.arg(metavar="PHOTO", help="photo to search for")
     ]
     top: Annotated[int, tyro.conf.arg(help="number of results shown")] = 10
+    system: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="NAME",
+            help="rank by a part of what the index holds, for instance delf or delf+qe",
+            help_behavior_hint="(default: as the index was built)",
+        ),
+    ] = ""
     json: Annotated[Flag, tyro.conf.arg(help="print JSON instead of a table")] = False
     figure: Annotated[
         Maybe[Path],
@@ -194,18 +223,20 @@ class Search:
     def run(self) -> None:
         """Search and print the ranked list."""
         require_writable("--figure", self.figure, _PICTURES, inputs=[self.query])
-        from delfjax.config import MODEL, SYSTEM_SECTIONS, parse_overrides
+        from delfjax.config import MODEL, SYSTEM, SYSTEM_SECTIONS, parse_overrides
 
         require_at_least("--top", self.top, 1)
         from delfjax.models.model_files import override_system
         from delfjax.pipeline.answers import MissingPhotosError
         from delfjax.pipeline.photos import search
-        from delfjax.retrieval.local_index import open_index
+        from delfjax.retrieval.system_index import open_index
 
         index = open_index(self.index)
         photos = namesakes(self.figure, index.photos, index.names)
         require_writable("--figure", self.figure, inputs=photos)
-        asked = parse_overrides(self.overrides, sections=(*SYSTEM_SECTIONS, MODEL))
+        asked = parse_overrides(
+            [*named(self.system), *self.overrides], sections=(*SYSTEM_SECTIONS, MODEL, SYSTEM)
+        )
         refuse_changes(index.config, asked, _INDEXED, f"the index {self.index} was made")
         # The overrides may say where the weights of the index are now.
         index = replace(index, config=override_system(index.config, asked))
@@ -215,7 +246,7 @@ class Search:
             print_json(answer, indent=1)
         else:
             print(found)
-            if not found.matches:
+            if not found.matches and found.ranked is not None:
                 print("nothing in this index shows the same place or thing", file=sys.stderr)
         if self.figure is not None:
             try:

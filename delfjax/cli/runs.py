@@ -80,7 +80,7 @@ class RunCommand:
             print(f"finished already: {job.path} (--fresh runs it again)")
 
     def _parameters(self) -> dict[str, Any]:
-        from delfjax.config import MODEL
+        from delfjax.config import MODEL, SYSTEM
 
         named = {
             "preset": self.preset,
@@ -96,7 +96,7 @@ class RunCommand:
                 raise UsageError(f"--set {assignment}: expected NAME=VALUE")
             if name == "overrides":
                 overrides.append(value)
-            elif "." in name or name == MODEL:
+            elif "." in name or name in (MODEL, SYSTEM):
                 if ";" in value:
                     raise UsageError(f"--set {assignment}: a notebook takes no value with a ';'")
                 overrides.append(assignment)

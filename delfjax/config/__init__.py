@@ -20,6 +20,7 @@ from delfjax.config.global_features import (
 from delfjax.config.mining import MiningConfig
 from delfjax.config.overrides import (
     MODEL,
+    SYSTEM,
     Assignment,
     assignments_of,
     override,
@@ -40,6 +41,7 @@ from delfjax.config.system import (
     SearchConfig,
     VerificationConfig,
 )
+from delfjax.config.systems import SYSTEMS, system_assignments, uses_global, uses_local
 from delfjax.config.training import (
     DelgConfig,
     GlobalTrainingConfig,
@@ -74,6 +76,8 @@ __all__ = [
     "PYRAMID",
     "SECTIONS",
     "STAGE_SECTIONS",
+    "SYSTEM",
+    "SYSTEMS",
     "SYSTEM_SECTIONS",
     "TRAINING_PRESETS",
     "Assignment",
@@ -113,8 +117,11 @@ __all__ = [
     "preset",
     "require_known",
     "short_digest",
+    "system_assignments",
     "to_dict",
     "training_preset",
+    "uses_global",
+    "uses_local",
     "values_hash",
     "weight_file",
     "without_digest",

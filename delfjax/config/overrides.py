@@ -14,9 +14,11 @@ from delfjax.files import flatten
 
 C = TypeVar("C")
 
-# The one name that is not a field: ``model=FILE`` stands for all fields that a model file sets.
-# :func:`delfjax.models.model_files.expand` replaces it with them.
+# Two names that are not fields: ``model=FILE`` stands for all fields that a model file sets, and
+# ``system=NAME`` for all that make a system. :func:`delfjax.models.model_files.expand` replaces
+# them.
 MODEL = "model"
+SYSTEM = "system"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def parse_overrides(
     Args:
         assignments: ``section.field=value``.
         sections: the sections of :class:`~delfjax.config.Config` that the command depends on;
-            :data:`MODEL` among them admits ``model=FILE``.
+            :data:`MODEL` and :data:`SYSTEM` among them admit ``model=FILE`` and ``system=NAME``.
         within: a section whose fields may be named without it, as in ``steps=100``.
 
     Raises:
@@ -114,9 +116,11 @@ def override(config: C, assignments: Iterable[str | Assignment]) -> C:
 
 @functools.cache
 def _fields() -> dict[str, list[str]]:
-    """Section → paths of its fields; :data:`MODEL` counts as a section with one field."""
+    """Section → paths of its fields; :data:`MODEL` and :data:`SYSTEM` count as sections with one
+    field."""
     plain = to_dict(Config())
-    return {**{name: list(flatten({name: plain[name]})) for name in SECTIONS}, MODEL: [MODEL]}
+    fields = {name: list(flatten({name: plain[name]})) for name in SECTIONS}
+    return {**fields, MODEL: [MODEL], SYSTEM: [SYSTEM]}
 
 
 def _parsed(text: str) -> Any:

@@ -2,6 +2,8 @@ from .dataset_loop import extract_dataset as extract_dataset
 from .export import export_system as export_system
 from .extractor import Extractor as Extractor
 from .extractor import load_extractor as load_extractor
+from .global_extractor import GlobalExtractor as GlobalExtractor
+from .global_extractor import load_global_extractor as load_global_extractor
 from .reduction import fit_from_store as fit_from_store
 from .reduction import reduction_for as reduction_for
 from .shared_pass import SharedPass as SharedPass

@@ -15,11 +15,10 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from tqdm.auto import tqdm
 
-from delfjax.config import DelfConfig
 from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage, ImageError
 from delfjax.device import processors
@@ -62,8 +61,8 @@ class ImageExtractor(Protocol[F_co]):
         """Number of batches to keep in flight on the device."""
 
     @property
-    def config(self) -> DelfConfig:
-        """The config that the extractor was made from."""
+    def extraction(self) -> dict[str, Any]:
+        """The plain values that determine the features, and that a store of them records."""
 
     def canvas(self, height: int, width: int) -> Hashable:
         """A key of an image's size; images with equal keys can share a batch."""
@@ -192,7 +191,7 @@ def extract_dataset(
             being written by another process; or none of its images is left.
     """
     size = shard_size or max(SHARD_SIZE, _BATCHES_PER_SHARD * extractor.batch_size)
-    with StoreWriter(store, extractor.config.extraction(), shard_size=size) as writer:
+    with StoreWriter(store, extractor.extraction, shard_size=size) as writer:
         return extract_images(
             extractor,
             photos,

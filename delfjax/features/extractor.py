@@ -10,19 +10,16 @@ image processed alone at its native size.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Bool, Float, Int, PyTree
 
 from delfjax import programs
 from delfjax.config import (
@@ -33,30 +30,23 @@ from delfjax.config import (
     to_dict,
 )
 from delfjax.datasets.images import DecodedImage
-from delfjax.device import processors
-from delfjax.models.delf import (
-    Delf,
-    dense_features,
-    describe,
-    load_delf,
-    relevance,
+from delfjax.features.batching import (
+    BATCHED,
+    WHOLE,
+    BatchExtractor,
+    BatchFeatures,
+    DenseSettings,
+    LevelCells,
 )
+from delfjax.models.delf import Delf, describe, load_delf, relevance
 from delfjax.models.layers import FeatureMap
 from delfjax.models.model_files import pinned
 from delfjax.ops import pooling, pyramid, selection
 from delfjax.ops.half_pixel import to_original_px
 from delfjax.ops.pyramid import Size
 from delfjax.ops.receptive_field import ReceptiveField, boxes_px, centres_px
-from delfjax.types import Array, ImageFeatures, LocalFeatures, storable
+from delfjax.types import LocalFeatures, storable
 
-R = TypeVar("R")
-
-_ACCELERATOR_BATCH = 16
-# Batches in flight on an accelerator: one is computed while the next is transferred.
-_ACCELERATOR_IN_FLIGHT = 2
-# Most images extracted at once on a CPU. Each needs its own memory, and on sixteen cores a higher
-# limit was no faster.
-_MOST_THREADS = 8
 # Networks that stay loaded; a session alternates between few extraction configs.
 _LOADED_NETWORKS = 4
 
@@ -79,22 +69,6 @@ class LevelInput:
 
 @storable
 @dataclass(frozen=True)
-class LevelCells:
-    """Every cell of one level, in row-major order.
-
-    Attributes:
-        features: features of the cells, padded with zeros to ``n``.
-        extent: rows and columns that each image fills, cells.
-        width: number of cells in a row of the canvas.
-    """
-
-    features: Float[jax.Array, "b n c"]
-    extent: Int[jax.Array, "b 2"]
-    width: Int[jax.Array, " b"]
-
-
-@storable
-@dataclass(frozen=True)
 class LevelFeatures:
     """The best cells of one pyramid level.
 
@@ -113,40 +87,7 @@ class LevelFeatures:
     pooled: Float[jax.Array, "b g"]
 
 
-@storable
-@dataclass(frozen=True)
-class BatchFeatures:
-    """Local features and global descriptors of a batch; the latter have length 0 if disabled."""
-
-    local: LocalFeatures
-    global_descriptors: Float[Array, "b g"]
-
-
-@dataclass(frozen=True)
-class PendingBatch:
-    """A batch being computed on the device; :meth:`result` waits for it."""
-
-    computed: BatchFeatures | Future[BatchFeatures]
-    images: tuple[DecodedImage, ...]
-
-    def result(self) -> list[ImageFeatures]:
-        """Features of each image, on the host and without padding."""
-        computed = self.computed.result() if isinstance(self.computed, Future) else self.computed
-        found: BatchFeatures = jax.device_get(computed)
-        local = found.local
-        pooled = np.asarray(found.global_descriptors)
-        return [
-            ImageFeatures(
-                local=jax.tree.map(lambda field, slot=slot: field[slot][local.valid[slot]], local),
-                global_descriptor=pooled[slot] if pooled.shape[1] else None,
-                image_size=image.original_size,
-                content_hash=image.content_hash,
-            )
-            for slot, image in enumerate(self.images)
-        ]
-
-
-class Extractor:
+class Extractor(BatchExtractor):
     """A model on the devices together with its compiled programs.
 
     Descriptors are L2-normalised but not reduced: a reduction is fitted on a store of descriptors,
@@ -156,78 +97,49 @@ class Extractor:
     def __init__(
         self, config: DelfConfig, model: Delf, *, devices: Sequence[jax.Device] | None = None
     ) -> None:
-        self.config = config
-        self.receptive_field: ReceptiveField = model.receptive_field
-        self.channels = model.channels
-        self._lost_px = model.backbone.lost_px(model.output)
-        devices = jax.local_devices() if devices is None else list(devices)
-        per_device = config.features.batch_size or (
-            1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH
-        )
-        self.batch_size = per_device * len(devices)
-        # On a CPU, XLA runs a program on the thread that calls it, and small layers leave the other
-        # cores idle. Several images at a time, each on its own thread, keep them busy.
-        alone = len(devices) == 1 and devices[0].platform == "cpu"
-        threads = min(_MOST_THREADS, len(processors()))
-        self._threads = ThreadPoolExecutor(threads, "extract") if alone else None
-        self.in_flight = threads + 1 if alone else _ACCELERATOR_IN_FLIGHT
-        mesh = Mesh(np.array(devices), ("batch",))
-        batched = PartitionSpec("batch")
-        self._batch = NamedSharding(mesh, batched)
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        graph, state = nnx.split(model.backbone)
-        scorer, scorer_state = nnx.split(model.scorer)
-        self._state = jax.device_put(state, everywhere)
-        self._scorer_state = jax.device_put(scorer_state, everywhere)
         features = config.features
+        dense = DenseSettings(
+            output=model.output,
+            dtype=features.dtype,
+            max_side=features.max_side,
+            canvases=pyramid.canvases(features.max_side, features.scales),
+            batch_size=features.batch_size,
+        )
+        super().__init__(model.backbone, dense, devices=devices)
+        self.config = config
+        self.channels = model.channels
+        scorer, scorer_state = nnx.split(model.scorer)
+        self._scorer_state = self._put(scorer_state, WHOLE)
         plain = to_dict(features)
         field = self.receptive_field
-        on_each = partial(_on_each, mesh)
-        dense = partial(
-            _dense, graph, partial(dense_features, output=model.output, dtype=features.dtype)
-        )
-        described = {
-            "backbone": programs.description(graph),
-            "output": model.output,
-            "dtype": features.dtype,
-        }
-        self._dense = {
-            shape: programs.StoredProgram(
-                on_each(partial(dense, shape, self._scored(shape)), (PartitionSpec(), batched)),
-                settings={
-                    "program": "dense",
-                    "canvas": shape,
-                    "cells": self._scored(shape),
-                    **described,
-                },
-            )
-            for shape in pyramid.canvases(features.max_side, features.scales)
-        }
         chosen = {
             name: plain[name]
             for name in ("max_features", "border_px", "min_level_side", "global_descriptor")
         }
-        self._best = programs.StoredProgram(
-            on_each(partial(_best, scorer, features, field), (PartitionSpec(), batched, batched)),
-            settings={
+        self._best = self._program(
+            partial(_best, scorer, features, field),
+            (WHOLE, BATCHED, BATCHED),
+            {
                 "program": "best",
                 "field": vars(field),
                 "scorer": programs.description(scorer),
                 **chosen,
             },
         )
-        self._merge = programs.StoredProgram(
-            on_each(partial(_merge, features, field), (batched,)),
-            settings={"program": "merge", "field": vars(field), **plain},
+        self._merge = self._program(
+            partial(_merge, features, field),
+            (BATCHED,),
+            {"program": "merge", "field": vars(field), **plain},
         )
 
     @property
-    def max_side(self) -> int:
-        """Longest side of an image that the extractor accepts, pixels."""
-        return self.config.features.max_side
+    def extraction(self) -> dict[str, Any]:
+        """The plain values that determine the features."""
+        return self.config.extraction()
 
     def canvas(self, height: int, width: int) -> tuple[Size, ...]:
-        """The canvas of each level of an image; images with equal canvases can share a batch.
+        """The canvas of each level of the pyramid of an image; images with equal canvases can share
+        a batch.
 
         Args:
             height: rows of the image, pixels.
@@ -239,49 +151,9 @@ class Extractor:
         ]
         return tuple(pyramid.canvas_for(size, longest) for size in sizes)
 
-    def _scored(self, canvas: Size) -> int:
-        """Number of cells scored for a level on ``canvas``, padding included.
-
-        It is a power of four, so a few programs can score every canvas.
-        """
-        fewest = math.prod(self._cells(side) for side in canvas)
-        exponent = math.ceil((fewest - 1).bit_length() / 2)
-        return 1 << 2 * exponent
-
-    def _cells(self, side: int) -> int:
-        """Cells along a side of ``side`` pixels, at least one."""
-        return max(-(-(side - self._lost_px) // self.receptive_field.stride), 1)
-
-    def dispatch(self, images: Sequence[DecodedImage]) -> PendingBatch:
-        """Start the extraction of one batch and return without waiting for it.
-
-        Args:
-            images: at most ``batch_size`` images with equal canvases.
-
-        Raises:
-            ValueError: there are too many images, or their canvases differ.
-        """
-        sizes = [image.pixels.shape[:2] for image in images]
-        shapes = self.canvas(*sizes[0])
-        if len(images) > self.batch_size:
-            raise ValueError(f"a batch takes up to {self.batch_size} images, got {len(images)}")
-        if any(self.canvas(*size) != shapes for size in sizes):
-            raise ValueError(
-                f"images of sizes {sizes} need different canvases (padded sizes); batch them apart"
-            )
-        if self._threads is None:
-            return PendingBatch(self._compute(images, shapes), tuple(images))
-        return PendingBatch(
-            self._threads.submit(lambda: jax.device_get(self._compute(images, shapes))),
-            tuple(images),
-        )
-
     def _compute(self, images: Sequence[DecodedImage], shapes: Sequence[Size]) -> BatchFeatures:
         sizes = [image.pixels.shape[:2] for image in images]
-        source = self._put(
-            pyramid.place([image.pixels for image in images], self.max_side, self.batch_size)
-        )
-        extent = self._padded(np.array(sizes, np.int32))
+        source, extent = self._placed(images)
         original = self._padded(np.array([image.original_size for image in images], np.int32))
         levels = []
         for scale, shape in zip(self.config.features.scales, shapes, strict=True):
@@ -298,15 +170,6 @@ class Extractor:
         return np.stack(
             [pooling.rmac_regions(*map(self._cells, map(int, sides))) for sides in targets]
         )
-
-    def _padded(self, values: np.ndarray) -> jax.Array:
-        # Unused slots repeat the numbers of the last image, which avoids divisions by zero.
-        short = self.batch_size - len(values)
-        return self._put(np.concatenate([values, np.repeat(values[-1:], short, axis=0)]))
-
-    def _put(self, values: np.ndarray) -> jax.Array:
-        placed: jax.Array = jax.device_put(values, self._batch)
-        return placed
 
 
 def load_extractor(config: DelfConfig) -> Extractor:
@@ -330,33 +193,6 @@ def load_extractor(config: DelfConfig) -> Extractor:
 @lru_cache(maxsize=_LOADED_NETWORKS)
 def _loaded(config: DelfConfig) -> Extractor:
     return Extractor(config, load_delf(config))
-
-
-def _on_each(
-    mesh: Mesh, function: Callable[..., R], in_specs: tuple[PartitionSpec, ...]
-) -> Callable[..., R]:
-    # Each device computes its own part of the batch; the devices exchange nothing.
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=in_specs, out_specs=PartitionSpec("batch"), check_vma=False
-    )
-
-
-def _dense(
-    graph: Any,
-    describe_cells: Callable[..., FeatureMap],
-    canvas: Size,
-    count: int,
-    state: PyTree,
-    images: tuple[UInt8[jax.Array, "b s s 3"], Int[jax.Array, "b 2"], Int[jax.Array, "b 2"]],
-) -> LevelCells:
-    """Resize ``images`` (pixels, sizes, target sizes) to one level and describe every cell."""
-    source, sizes, targets = images
-    pixels = pyramid.resize_onto(source, sizes, targets, canvas)
-    features = describe_cells(nnx.merge(graph, state), pixels, targets)
-    flat = jnp.reshape(features.values, (len(pixels), -1, features.values.shape[-1]))
-    padded = jnp.pad(flat, ((0, 0), (0, count - flat.shape[1]), (0, 0)))
-    width = jnp.full(len(pixels), features.values.shape[2], jnp.int32)
-    return LevelCells(padded, jnp.asarray(features.extent), width)
 
 
 def _best(

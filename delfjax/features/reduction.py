@@ -5,21 +5,19 @@ Source: the paper (40 dimensions).
 A PCA must be fitted on descriptors of the model that it is applied to. Using another model's is a
 common mistake, so a reduction carries the hash of the extraction config it was fitted on.
 
-Matrix products run on a single thread. With several threads, the order of summation depends on
-their number, and the last bit of a projection can decide which of two neighbours is nearer. One
-thread gives the same result on any number of cores.
+Matrix products run on a single thread (:func:`delfjax.device.one_blas_thread`), so a reduction is
+the same on any number of cores.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from threadpoolctl import ThreadpoolController
 
 from delfjax.config import BackboneConfig, ReductionConfig, WeightFile, from_dict, weight_file
+from delfjax.device import one_blas_thread
 from delfjax.errors import DelfjaxError
 from delfjax.features.store import FeatureStore
 from delfjax.models.delf import describe_backbone, is_for_backbone
@@ -59,18 +57,11 @@ class Reduction:
                 f"descriptors have {descriptors.shape[1]} dimensions, but the reduction was fitted"
                 f" on {len(self.mean)}"
             )
-        with _threads().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             reduced = (descriptors.astype(np.float32) - self.mean) @ self.projection
         norm = np.linalg.norm(reduced, axis=1, keepdims=True)
         normalised: np.ndarray = reduced / np.maximum(norm, np.finfo(np.float32).tiny)
         return normalised
-
-
-@functools.cache
-def _threads() -> ThreadpoolController:
-    """The controller of BLAS threads, made once: finding the libraries takes longer than the
-    product of one query."""
-    return ThreadpoolController()
 
 
 def fit_pca(
@@ -103,7 +94,7 @@ def fit_pca(
     centred = descriptors.astype(np.float64)
     mean = centred.mean(axis=0)
     centred -= mean
-    with _threads().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         covariance = centred.T @ centred / max(1, count - 1)
         variances, directions = np.linalg.eigh(covariance)
     variances, directions = variances[::-1], directions[:, ::-1]

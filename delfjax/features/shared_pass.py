@@ -23,8 +23,9 @@ from jaxtyping import Float
 from delfjax.config import BackboneConfig, ConfigError, DelfConfig, config_hash, override, to_dict
 from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage
+from delfjax.features.batching import PendingBatch
 from delfjax.features.dataset_loop import extract_images
-from delfjax.features.extractor import Extractor, PendingBatch
+from delfjax.features.extractor import Extractor
 from delfjax.features.store import FeatureStore, Group, Source, StoreError, StoreWriter
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.branches import BranchedBackbone
@@ -141,7 +142,7 @@ class _Pass(Generic[K]):
             "scorer.kind=norm",
         ]
         self._extractor = Extractor(override(first, every_cell), model)
-        self.config = self._extractor.config
+        self.extraction = self._extractor.extraction
         self.max_side = self._extractor.max_side
         self.batch_size = self._extractor.batch_size
         self.in_flight = self._extractor.in_flight

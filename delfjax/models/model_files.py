@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from delfjax import paths
 from delfjax.config import (
     MODEL,
+    SYSTEM,
     Assignment,
     ConfigError,
     DelfConfig,
@@ -25,6 +26,7 @@ from delfjax.config import (
     override,
     parse_assignment,
     short_digest,
+    system_assignments,
     to_dict,
     weight_file,
 )
@@ -43,8 +45,19 @@ from delfjax.records import Number, Record, read_record
 C = TypeVar("C")
 
 BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
+# Of a global descriptor: what is applied to each region, and to the whole.
+PROJECTION, WHITENING = "projection", "whitening"
+# Parts whose config section has another name.
+_SECTIONS = {
+    PROJECTION: "global_features.region_projection",
+    WHITENING: "global_features.whitening",
+}
 # Config field that names the weights of a part → the part.
-_FIELDS = {f"{part}.weights": part for part in (BACKBONE, SCORER, REDUCTION)}
+_FIELDS = {
+    **{f"{part}.weights": part for part in (BACKBONE, SCORER, REDUCTION)},
+    "global_features.backbone.weights": BACKBONE,
+    **{f"{section}.weights": part for part, section in _SECTIONS.items()},
+}
 # The model's name in the JSON of a file with several parts.
 WHOLE = "delf"
 # The names in the JSON of a file that holds nothing but a scorer.
@@ -221,7 +234,8 @@ def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
     """``config`` with each ``path.to.field=value`` applied in turn.
 
     ``model=FILE`` sets every field that the model file has settings for; FILE is a path, or the
-    name of a model that comes with the suite. A weight file is pinned (:func:`pinned`).
+    name of a model that comes with the suite. ``system=NAME`` sets every field that makes the
+    system (:mod:`delfjax.config.systems`). A weight file is pinned (:func:`pinned`).
 
     Raises:
         ConfigError: see :func:`delfjax.config.override`, or there is no such model file.
@@ -231,8 +245,8 @@ def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
 
 
 def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
-    """``assignments`` with every ``model=FILE`` replaced by one assignment per field it sets, and
-    every weight file pinned (:func:`pinned`).
+    """``assignments`` with every ``model=FILE`` and ``system=NAME`` replaced by one assignment per
+    field it sets, and every weight file pinned (:func:`pinned`).
 
     Raises:
         ConfigError: an assignment without ``=``, or no such model file.
@@ -243,6 +257,8 @@ def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
         assignment = parse_assignment(each) if isinstance(each, str) else each
         if assignment.path == MODEL:
             expanded += _Model.read(_text(assignment.value)).assignments()
+        elif assignment.path == SYSTEM:
+            expanded += system_assignments(_text(assignment.value))
         else:
             expanded.append(assignment)
     return [pinned_assignment(assignment) for assignment in expanded]
@@ -358,7 +374,7 @@ def _part_digests(path: str | Path) -> dict[str, str]:
 
 def _advice(part: str) -> str:
     return (
-        f"name the file that holds them with --set {part}.weights=FILE"
+        f"name the file that holds them with --set {_SECTIONS.get(part, part)}.weights=FILE"
         " (`delfjax weights card` shows the digest of a file)"
     )
 

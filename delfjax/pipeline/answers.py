@@ -90,20 +90,25 @@ class FoundPhoto:
     Attributes:
         rank: starts at 1, the best.
         image: name in the index, the path relative to the folder of photos.
-        inliers: putative matches with the query that agree on one transform.
-        votes: putative matches with the query, before verification.
+        inliers: putative matches with the query that agree on one transform; ``None`` in a search
+            by global descriptors alone.
+        votes: putative matches with the query, before verification; ``None`` likewise.
         evidence: sum of the squared cosines of the inliers among the mutual matches with the query,
             on which the verdict rests; ``None`` if the photo was not verified.
         match: whether it shows the same place or thing as the query; ``None`` if it was not
             verified.
+        cosine: cosine of the global descriptors; ``None`` in a search by local features alone.
+        by_way_of: the photos by way of which it was found, from the query on; empty if directly.
     """
 
     rank: int
     image: str
-    inliers: int
-    votes: int
+    inliers: int | None
+    votes: int | None
     evidence: float | None
     match: bool | None
+    cosine: float | None = None
+    by_way_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,15 @@ class SearchResults:
         query: file of the query; ``None`` if it was given as features.
         photos: the photos found, best first.
         root: folder that the names are relative to; ``None`` if the index does not record it.
-        ranked: all images of the index, by number, with the correspondences of the shortlist.
+        ranked: all images of the index by local features, by number, with the correspondences of
+            the shortlist; ``None`` in a search by global descriptors alone.
         content_hashes: name → digest of the photo's file when it was extracted, if recorded.
     """
 
     query: Path | None
     photos: tuple[FoundPhoto, ...]
     root: Path | None
-    ranked: RankedList = field(repr=False, compare=False)
+    ranked: RankedList | None = field(repr=False, compare=False)
     content_hashes: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[FoundPhoto]:
@@ -184,23 +190,49 @@ class SearchResults:
         return plots.RankedImage(
             pixels,
             title=photo.image,
-            score=f"{photo.inliers} inliers",
+            score=_score(photo),
             verdict=photo.match,
             note=note,
         )
 
     def __str__(self) -> str:
-        head = f"{'rank':>4s} {'inliers':>7s} {'votes':>6s} {'evidence':>8s}  {'verdict':12s} image"
-        rows = (
-            f"{photo.rank:4d} {photo.inliers:7d} {photo.votes:6d} {_evidence(photo.evidence):>8s}"
-            f"  {_verdict(photo.match):12s} {printable(photo.image)}"
-            for photo in self.photos
+        shown = {
+            "rank": [str(photo.rank) for photo in self.photos],
+            "inliers": [_number(photo.inliers) for photo in self.photos],
+            "votes": [_number(photo.votes) for photo in self.photos],
+            "cosine": [_number(photo.cosine, ".3f") for photo in self.photos],
+            "evidence": [_number(photo.evidence, ".1f") for photo in self.photos],
+        }
+        if all(photo.cosine is None for photo in self.photos):
+            del shown["cosine"]
+        if self.ranked is None:
+            del shown["inliers"], shown["votes"], shown["evidence"]
+        columns = [
+            [text.rjust(_WIDTHS[name]) for text in (name, *texts)] for name, texts in shown.items()
+        ]
+        verdicts = ["verdict", *(_verdict(photo.match) for photo in self.photos)]
+        names = ["image", *(_image(photo) for photo in self.photos)]
+        return "\n".join(
+            f"{' '.join(numbers)}  {verdict:12s} {name}"
+            for *numbers, verdict, name in zip(*columns, verdicts, names, strict=True)
         )
-        return "\n".join([head, *rows])
 
 
-def _evidence(evidence: float | None) -> str:
-    return "-" if evidence is None else f"{evidence:.1f}"
+# Widths of the columns of numbers.
+_WIDTHS = {"rank": 4, "inliers": 7, "votes": 6, "cosine": 6, "evidence": 8}
+
+
+def _score(photo: FoundPhoto) -> str:
+    return f"cosine {photo.cosine:.2f}" if photo.inliers is None else f"{photo.inliers} inliers"
+
+
+def _number(value: float | None, form: str = "d") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _image(photo: FoundPhoto) -> str:
+    via = ", ".join(map(printable, photo.by_way_of))
+    return printable(photo.image) + (f" (by way of {via})" if via else "")
 
 
 def _verdict(match: bool | None) -> str:

@@ -8,24 +8,24 @@ to a box, or that are not in the database, have a second store beside it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from delfjax import paths
-from delfjax.config import DelfConfig, config_hash
+from delfjax.config import DelfConfig, config_hash, uses_global, uses_local
 from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
 from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.photo_folder import PhotoFolder
 from delfjax.datasets.query_images import QueryImages, crop_name
 from delfjax.evaluation.dataset_protocols import scored_queries
-from delfjax.features.dataset_loop import ExtractionReport, extract_dataset
-from delfjax.features.extractor import Extractor
+from delfjax.features.dataset_loop import ExtractionReport, ImageExtractor, extract_dataset
 from delfjax.features.store import FeatureStore
 from delfjax.types import ImageFeatures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DatasetFeatures:
     """Features of a dataset: of its database and of its queries.
 
@@ -54,9 +54,49 @@ class DatasetFeatures:
         return self.queries, crop_name(query)
 
 
+@dataclass(frozen=True)
+class SystemFeatures:
+    """The features that a system ranks by: local ones, global descriptors, or both.
+
+    Attributes:
+        local: local features; ``None`` if the system needs none.
+        pooled: global descriptors; ``None`` if the system needs none.
+    """
+
+    local: DatasetFeatures | None = None
+    pooled: DatasetFeatures | None = None
+
+    def of(
+        self,
+        query: DatasetQuery,
+        *,
+        read: Callable[[DatasetFeatures], ImageFeatures | None] | None = None,
+    ) -> ImageFeatures | None:
+        """Features of a query; ``None`` if its image could not be read.
+
+        Args:
+            query: the query.
+            read: reads its features of one kind, where several systems share them.
+        """
+        found = [features.of(query) if read is None else read(features) for features in self._held]
+        if None in found:
+            return None
+        first, last = found[0], found[-1]
+        assert first is not None and last is not None
+        return replace(first, global_descriptor=last.global_descriptor)
+
+    def failure(self, query: DatasetQuery) -> str:
+        """The reason why a query has no features."""
+        return next(held.failure(query) for held in self._held if held.of(query) is None)
+
+    @property
+    def _held(self) -> list[DatasetFeatures]:
+        return [held for held in (self.local, self.pooled) if held is not None]
+
+
 def extract_features(
     dataset: RetrievalDataset,
-    extractor: Extractor,
+    extractor: ImageExtractor[ImageFeatures],
     store: Path,
     *,
     retry_failed: bool = False,
@@ -128,13 +168,26 @@ def image_sources(
     return sources
 
 
-def default_store(dataset: RetrievalDataset, config: DelfConfig) -> Path:
-    """Folder in the cache for the database features of a dataset, by its name, root and extraction
-    config."""
+def default_store(dataset: RetrievalDataset, extraction: Mapping[str, Any]) -> Path:
+    """Folder in the cache for the database features of a dataset, by its name, its root and the
+    config of the extraction."""
     root = dataset.root.resolve()
     place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     name = root.name if dataset.name == "folder" else dataset.name
-    return paths.cache_root() / "stores" / f"{name}-{place}-{config_hash(config.extraction())}"
+    return paths.cache_root() / "stores" / f"{name}-{place}-{config_hash(dict(extraction))}"
+
+
+def default_stores(dataset: RetrievalDataset, config: DelfConfig) -> tuple[Path, Path | None]:
+    """Folders in the cache for what a system ranks by: the first for its local features, or for its
+    global descriptors if it has no local features; the second for global descriptors beside local
+    features."""
+    parts = []
+    if uses_local(config):
+        parts.append(config.extraction())
+    if uses_global(config):
+        parts.append(config.global_extraction())
+    places = [default_store(dataset, extraction) for extraction in parts]
+    return places[0], places[1] if len(places) > 1 else None
 
 
 def query_store(store: Path) -> Path:

@@ -18,7 +18,7 @@ from delfjax.features.shared_pass import SharedPass
 from delfjax.files import remove_folder
 from delfjax.models.model_files import pinned
 from delfjax.pipeline.dataset_features import image_sources, open_features
-from delfjax.pipeline.one_system import DatasetScores, score_index
+from delfjax.pipeline.scoring import DatasetScores, score_index
 from delfjax.retrieval.local_index import build_index
 
 K = TypeVar("K", bound=Hashable)

@@ -9,38 +9,49 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 
 from delfjax import device
-from delfjax.config import DelfConfig, from_dict, to_dict, without_digest
+from delfjax.config import (
+    DelfConfig,
+    from_dict,
+    to_dict,
+    uses_global,
+    uses_local,
+    without_digest,
+)
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.catalogue import open_dataset
 from delfjax.datasets.images import decode_image
 from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
 from delfjax.errors import DelfjaxWarning
-from delfjax.features.dataset_loop import extract_dataset
-from delfjax.features.extractor import Extractor, PendingBatch, load_extractor
+from delfjax.features.dataset_loop import ImageExtractor, PendingFeatures, extract_dataset
+from delfjax.features.extractor import load_extractor
 from delfjax.features.folder_changes import warn_unfinished
-from delfjax.features.store import FeatureStore
+from delfjax.features.global_extractor import load_global_extractor
+from delfjax.features.store import FeatureStore, StoreError
 from delfjax.models.model_files import pinned
 from delfjax.pipeline.answers import FoundPhoto, PhotoMatch, SearchResults
 from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
 from delfjax.retrieval import local_index
-from delfjax.retrieval.local_index import LocalIndex, open_index
+from delfjax.retrieval.global_index import build_global_index
+from delfjax.retrieval.local_index import LocalIndex
+from delfjax.retrieval.ranking import Answers
 from delfjax.retrieval.search import compare, match_pair
-from delfjax.retrieval.search import search as rank_images
+from delfjax.retrieval.system_index import GLOBAL_PART, SystemIndex, open_index
 from delfjax.types import ImageFeatures
 
 
 def extract_photo(photo: str | Path, *, config: DelfConfig | None = None) -> ImageFeatures:
-    """Extract the local features of one photo, with unreduced descriptors.
+    """Extract the features of one photo that a system ranks by: local ones with unreduced
+    descriptors, a global descriptor, or both.
 
     Args:
         photo: an image file.
-        config: only its sections ``backbone``, ``scorer`` and ``features`` are used; by default
-            the default preset.
+        config: how to extract; by default the default preset.
 
     Raises:
         ImageError: the file is missing or not an image.
@@ -104,18 +115,29 @@ def extract_photos(
     store: str | Path,
     *,
     config: DelfConfig | None = None,
+    pooled: Path | None = None,
     retry_failed: bool = False,
     progress: bool = True,
 ) -> FeatureStore:
     """Extract listed photos, such as the database of a dataset; see :func:`extract_folder`.
 
+    Global descriptors of a system that also ranks by local features go to ``pooled``, by default a
+    store within the other.
+
     Raises:
         StoreError: the store has another config, is damaged, or is being written.
         WeightsError: the weights of ``config`` are missing or do not fit.
     """
-    place = Path(store)
-    extractor = _extractor(config or DelfConfig())
-    extract_dataset(extractor, photos, place, retry_failed=retry_failed, progress=progress)
+    place, used = Path(store), config or DelfConfig()
+    _keep_programs()
+    parts: list[tuple[ImageExtractor[ImageFeatures], Path]] = []
+    if uses_local(used):
+        parts.append((load_extractor(used), place))
+    if uses_global(used):
+        beside = pooled or place / GLOBAL_PART
+        parts.append((load_global_extractor(used), beside if parts else place))
+    for extractor, folder in parts:
+        extract_dataset(extractor, photos, folder, retry_failed=retry_failed, progress=progress)
     return FeatureStore.open(place).subset(photos.names)
 
 
@@ -129,8 +151,40 @@ def open_store(folder: str | Path) -> FeatureStore:
 
 
 def stored_config(store: FeatureStore, base: DelfConfig | None = None) -> DelfConfig:
-    """The config ``base`` (default preset if omitted) with the extraction sections of ``store``."""
-    return from_dict(DelfConfig, {**to_dict(base or DelfConfig()), **store.config})
+    """The config ``base`` (default preset if omitted) with the extraction of ``store``; also with
+    that of a store of global descriptors within it, by which it then ranks as well."""
+    plain = to_dict(base or DelfConfig())
+    pooled = global_part(store)
+    for held in [store] if pooled is None else [store, pooled]:
+        for section, values in held.config.items():
+            plain[section] = {**plain[section], **values} if isinstance(values, dict) else values
+    if pooled is not None and plain["ranking"]["by"] == "local":
+        plain["ranking"]["by"] = "fused"
+    elif is_global(store):
+        plain["ranking"]["by"] = "global"
+    return from_dict(DelfConfig, plain)
+
+
+def is_global(store: FeatureStore) -> bool:
+    """Whether a store holds global descriptors alone."""
+    return "backbone" not in store.config
+
+
+def global_part(store: FeatureStore, place: Path | None = None) -> FeatureStore | None:
+    """The store of the global descriptors of the same photos; ``None`` if there is none.
+
+    Args:
+        store: the store of the local features.
+        place: folder of the other store; by default one within the first.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    place = place or store.path / GLOBAL_PART
+    if is_global(store) or not place.is_dir():
+        return None
+    opened = FeatureStore.open(place)
+    return opened if store.wanted is None else opened.subset(store.wanted)
 
 
 def build_index(
@@ -138,8 +192,11 @@ def build_index(
     *,
     config: DelfConfig | None = None,
     photos: str | Path | None = None,
-) -> LocalIndex:
+    pooled: Path | None = None,
+) -> LocalIndex | SystemIndex:
     """Fit the reduction on a store and index its descriptors; ``save`` on the result keeps it.
+
+    Without global descriptors, the result is a :class:`LocalIndex`.
 
     A warning says how many photos are not extracted yet, and how many have left their folder.
 
@@ -149,9 +206,11 @@ def build_index(
             preset with those sections.
         photos: folder that the names in the store are relative to; by default the one that
             :func:`extract_folder` recorded.
+        pooled: store of the global descriptors, if it does not lie within the other.
 
     Raises:
-        StoreError: the store is missing or damaged.
+        StoreError: the store is missing or damaged, or lacks global descriptors that the system
+            ranks by.
         LocalIndexError: the store is empty, or was extracted with another config.
         ReductionError: the store has too few descriptors for ``config.reduction.dim``.
     """
@@ -160,16 +219,26 @@ def build_index(
     # A store of an earlier version knows its weights by their path.
     if not without_digest(opened.config):
         used = pinned(used)
+    root = _recorded_folder(opened) if photos is None else str(photos)
+    described = opened if is_global(opened) else global_part(opened, pooled)
     warn_unfinished(opened)
-    return local_index.build_index(
-        opened,
-        config=used,
-        photos=_recorded_folder(opened) if photos is None else str(photos),
-    )
+    if described is not None and described is not opened:
+        warn_unfinished(described)
+    local = None
+    if not is_global(opened) and uses_local(used):
+        local = local_index.build_index(opened, config=used, photos=root)
+        if not uses_global(used):
+            return local
+    if described is None:
+        raise StoreError(
+            f"{opened.path}: holds no global descriptors, which this system ranks by; extract the"
+            " photos again with this system"
+        )
+    return SystemIndex(used, local, build_global_index(described, config=used, photos=root))
 
 
 def search(
-    index: str | Path | LocalIndex,
+    index: str | Path | LocalIndex | SystemIndex,
     photo: str | Path | ImageFeatures,
     *,
     top: int = 10,
@@ -177,23 +246,35 @@ def search(
 ) -> SearchResults:
     """Find the photos of an index that show what ``photo`` shows.
 
-    The ranking is by verified inliers; votes break ties. The verdict rests on the evidence of each
-    photo found, compared with the query on its own, because inliers mean less in a small index.
+    Of local features, the ranking is by verified inliers; votes break ties. The verdict rests on
+    the evidence of each photo found, compared with the query on its own, because inliers mean less
+    in a small index. Global descriptors alone give no verdict.
 
     Args:
         index: an index, or its folder. For many searches, open it once with :func:`open_index`.
         photo: an image file, or its features, extracted with the config of the index.
         top: maximum number of results.
-        config: only its sections ``search`` and ``verification`` are used; by default those of the
-            index.
+        config: only its sections ``search``, ``verification``, ``ranking`` and ``expansion`` are
+            used; by default those of the index.
 
     Raises:
         LocalIndexError: the index is missing or damaged.
+        GlobalIndexError: its part of global descriptors is missing or damaged.
+        RankingError: the system needs what the index or the features lack.
         ImageError: the file is missing or not an image.
         WeightsError: the weights that the index was built with are missing.
     """
-    opened = index if isinstance(index, LocalIndex) else open_index(index)
-    asked = config or opened.config
+    opened = open_index(index) if isinstance(index, str | Path) else index
+    whole = SystemIndex(opened.config, opened) if isinstance(opened, LocalIndex) else opened
+    asked = whole.config
+    if config is not None:
+        asked = replace(
+            asked,
+            search=config.search,
+            verification=config.verification,
+            ranking=config.ranking,
+            expansion=config.expansion,
+        )
     for file in without_digest(to_dict(opened.config)):
         warnings.warn(
             f"the index was built by an earlier version, which did not record which weights {file}"
@@ -201,31 +282,53 @@ def search(
             DelfjaxWarning,
             stacklevel=2,
         )
-    query = _features([photo], opened.config)[0]
-    ranked = rank_images(opened, query, config=asked.search, verification=asked.verification)
-    shown = [int(image) for image in ranked.images[:top]]
-    # Compared on their own, all in one call; photos that the search did not verify are not.
-    verified = [image for image in shown if image in ranked.correspondences]
-    compared = compare(opened, query, verified, verification=asked.verification)
-    evidence = {image: pair.evidence for image, pair in zip(verified, compared, strict=True)}
-    required = asked.verification.required_evidence(len(opened.names))
-    found = tuple(
-        FoundPhoto(
-            rank=place + 1,
-            image=opened.names[image],
-            inliers=int(ranked.inliers[place]),
-            votes=int(ranked.votes[place]),
-            evidence=evidence.get(image),
-            match=evidence[image] >= required if image in evidence else None,
-        )
-        for place, image in enumerate(shown)
-    )
+    searcher = whole.searcher(asked)
+    query = _features([photo], asked)[0]
+    answers = searcher.answers(query)
+    shown = [int(image) for image in answers.final.images[:top]]
     return SearchResults(
         query=_file(photo),
-        photos=found,
-        root=Path(opened.photos) if opened.photos else None,
-        ranked=ranked,
-        content_hashes=dict(zip(opened.names, opened.content_hashes, strict=False)),
+        photos=_found_photos(whole, query, answers, shown, asked),
+        root=Path(whole.photos) if whole.photos else None,
+        ranked=answers.local,
+        content_hashes=dict(zip(whole.names, whole.content_hashes, strict=False)),
+    )
+
+
+def _found_photos(
+    index: SystemIndex,
+    query: ImageFeatures,
+    answers: Answers,
+    shown: Sequence[int],
+    config: DelfConfig,
+) -> tuple[FoundPhoto, ...]:
+    """The photos shown, with the verdict on each."""
+    ranked = answers.local
+    evidence: dict[int, float] = {}
+    counts: dict[str, dict[int, int]] = {"inliers": {}, "votes": {}}
+    if ranked is not None and index.local is not None:
+        for kind, held in counts.items():
+            values = getattr(ranked, kind)
+            held |= dict(zip(ranked.images.tolist(), values.tolist(), strict=True))
+        # Compared on their own, all in one call; photos that the search did not verify are not.
+        compared_ones = [image for image in shown if image in ranked.correspondences]
+        compared = compare(index.local, query, compared_ones, verification=config.verification)
+        pairs = zip(compared_ones, compared, strict=True)
+        evidence = {image: pair.evidence for image, pair in pairs}
+    required = config.verification.required_evidence(len(index.names))
+    cosines = answers.cosines
+    return tuple(
+        FoundPhoto(
+            rank=place + 1,
+            image=index.names[image],
+            inliers=counts["inliers"].get(image),
+            votes=counts["votes"].get(image),
+            evidence=evidence.get(image),
+            match=evidence[image] >= required if image in evidence else None,
+            cosine=None if cosines is None else float(cosines[image]),
+            by_way_of=tuple(index.names[via] for via in answers.by_way_of(image)),
+        )
+        for place, image in enumerate(shown)
     )
 
 
@@ -299,11 +402,6 @@ def evaluate(
     )
 
 
-def _extractor(config: DelfConfig) -> Extractor:
-    _keep_programs()
-    return load_extractor(config)
-
-
 def _keep_programs() -> None:
     """Keep compiled programs for the next process, as the commands do, unless the caller has set a
     cache."""
@@ -318,12 +416,26 @@ def _features(
     started = [
         photo if isinstance(photo, ImageFeatures) else _start(photo, config) for photo in photos
     ]
-    return [held.result()[0] if isinstance(held, PendingBatch) else held for held in started]
+    return [held if isinstance(held, ImageFeatures) else _finish(held) for held in started]
 
 
-def _start(photo: str | Path, config: DelfConfig) -> PendingBatch:
-    image = decode_image(photo, max_side=config.features.max_side)
-    return _extractor(config).dispatch([image])
+def _start(photo: str | Path, config: DelfConfig) -> list[PendingFeatures[ImageFeatures]]:
+    """The photo's local features, global descriptor, or both, as the system needs them."""
+    _keep_programs()
+    extractors: list[ImageExtractor[ImageFeatures]] = []
+    if uses_local(config):
+        extractors.append(load_extractor(config))
+    if uses_global(config):
+        extractors.append(load_global_extractor(config))
+    return [
+        extractor.dispatch([decode_image(photo, max_side=extractor.max_side)])
+        for extractor in extractors
+    ]
+
+
+def _finish(pending: Sequence[PendingFeatures[ImageFeatures]]) -> ImageFeatures:
+    found = [part.result()[0] for part in pending]
+    return replace(found[0], global_descriptor=found[-1].global_descriptor)
 
 
 def _file(photo: str | Path | ImageFeatures) -> Path | None:

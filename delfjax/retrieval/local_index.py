@@ -283,7 +283,7 @@ def require_replaceable(path: Path) -> None:
     _FILES.require_replaceable(path)
 
 
-def open_index(folder: str | Path) -> LocalIndex:
+def open_local_index(folder: str | Path) -> LocalIndex:
     """The index in ``folder``, its arrays memory-mapped.
 
     Raises:

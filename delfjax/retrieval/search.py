@@ -87,13 +87,45 @@ def search(
         config: number of neighbours and length of the shortlist.
         verification: geometric model and tolerance.
     """
-    local = query.local
+    return search_reduced(
+        index,
+        reduced_features(index, query),
+        query.image_size,
+        config=config,
+        verification=verification,
+    )
+
+
+def reduced_features(index: LocalIndex, image: ImageFeatures) -> LocalFeatures:
+    """The local features of an image with its descriptors reduced as those of the index."""
+    return dataclasses.replace(
+        image.local, descriptors=index.reduction(np.asarray(image.local.descriptors))
+    )
+
+
+def search_reduced(
+    index: LocalIndex,
+    query: LocalFeatures,
+    image_size: tuple[int, int],
+    *,
+    config: SearchConfig,
+    verification: VerificationConfig,
+) -> RankedList:
+    """:func:`search` for features that are reduced already, such as those of a database image.
+
+    Args:
+        index: the index of the database.
+        query: reduced features of the query image.
+        image_size: height and width of the original query image, pixels.
+        config: number of neighbours and length of the shortlist.
+        verification: geometric model and tolerance.
+    """
     putative = index.putative_matches(
-        index.reduction(np.asarray(local.descriptors)),
+        np.asarray(query.descriptors),
         neighbours=config.neighbours,
         crowded=config.crowded_cosine,
     )
-    verified = _verify_shortlist(index, query, putative, config, verification)
+    verified = _verify_shortlist(index, query, image_size, putative, config, verification)
     inliers = np.zeros(len(index.names), np.int64)
     inliers[: len(verified)] = [int(matches.inlier.sum()) for matches in verified]
     unmatched = np.setdiff1d(np.arange(len(index.names)), putative.images)
@@ -112,17 +144,18 @@ def search(
 
 def _verify_shortlist(
     index: LocalIndex,
-    query: ImageFeatures,
+    query: LocalFeatures,
+    image_size: tuple[int, int],
     putative: PutativeMatches,
     config: SearchConfig,
     verification: VerificationConfig,
 ) -> list[VerifiedMatches]:
     """Verify the images with most votes: a shortlist, and another as long as nearly all match."""
-    query_factor = _downscale_factors(np.array([query.image_size]), index.config.features.max_side)
+    query_factor = _downscale_factors(np.array([image_size]), index.config.features.max_side)
     verified: list[VerifiedMatches] = []
     for start in range(0, len(putative.images), config.shortlist):
         block = slice(start, min(start + config.shortlist, len(putative.images)))
-        matches = _matches(index, query.local, putative, block)
+        matches = _matches(index, query, putative, block)
         factors = _downscale_factors(
             index.image_sizes[putative.images[block]], index.config.features.max_side
         )
@@ -157,9 +190,7 @@ def compare(
     """
     if not len(images):
         return []
-    reduced = dataclasses.replace(
-        query.local, descriptors=index.reduction(np.asarray(query.local.descriptors))
-    )
+    reduced = reduced_features(index, query)
     max_side = index.config.features.max_side
     query_factors = np.repeat(
         _downscale_factors(np.array([query.image_size]), max_side), len(images)
@@ -168,6 +199,39 @@ def compare(
     matches = _stacked([_mutual_matches(reduced, index.features(image)) for image in images])
     verified = _verify_downscaled(matches, query_factors, factors, verification)
     return [_correspondences(matches, verified, row) for row in range(len(images))]
+
+
+def verify_candidates(
+    index: LocalIndex,
+    query: ImageFeatures,
+    candidates: Int[np.ndarray, " c"],
+    *,
+    votes: Int[np.ndarray, " images"],
+    preference: Float[np.ndarray, " images"],
+    verification: VerificationConfig,
+) -> RankedList:
+    """Verify images that something else has found, each on its own (:func:`compare`).
+
+    Args:
+        index: the index of the database.
+        query: unreduced features of the query image, extracted with the config of the index.
+        candidates: numbers of the images to verify.
+        votes: votes of every image, for the list returned.
+        preference: orders images with equally many inliers, such as those that are not verified.
+        verification: geometric model and tolerance.
+    """
+    verified = compare(index, query, candidates.tolist(), verification=verification)
+    inliers = np.zeros(len(preference), np.int64)
+    inliers[candidates] = [int(matches.inlier.sum()) for matches in verified]
+    preferred = np.argsort(-preference, kind="stable")
+    ranked = preferred[np.argsort(-inliers[preferred], kind="stable")]
+    return RankedList(
+        images=ranked,
+        votes=votes[ranked],
+        inliers=inliers[ranked],
+        by_votes=preferred,
+        correspondences=dict(zip(candidates.tolist(), verified, strict=True)),
+    )
 
 
 def match_pair(

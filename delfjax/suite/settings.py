@@ -20,6 +20,7 @@ from delfjax.config import (
     EXTRACTION_SECTIONS,
     MODEL,
     STAGE_SECTIONS,
+    SYSTEM,
     SYSTEM_SECTIONS,
     Config,
     ConfigError,
@@ -312,8 +313,8 @@ def relevant_overrides(experiment: str, overrides: str) -> str:
     Raises:
         ConfigError: a field is unknown; the message names the nearest.
     """
-    used = (*_sections_of(experiment), MODEL)
-    asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL))
+    used = (*_sections_of(experiment), MODEL, SYSTEM)
+    asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL, SYSTEM))
     return "; ".join(str(assignment) for assignment in asked if assignment.section in used)
 
 
@@ -355,7 +356,7 @@ def photo_experiment(
         Config(**vars(system), **vars(_TRAINING[preset])),
         [*_small_scale_overrides(preset, dataset), f"seed={seed}"],
     )
-    parsed = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL))
+    parsed = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL, SYSTEM))
     asked = [pinned_assignment(assignment) for assignment in parsed]
     if asked != parsed:
         # A kernel works in another folder, and repeats the run with the same weights or fails.

@@ -47,7 +47,7 @@ def main(folder: str, sizes: tuple[int, ...]) -> None:
     dataset = delfjax.open_dataset("folder", folder)
     config = delfjax.DelfConfig()
     photos = PhotoFolder(dataset.root, tuple(dataset.database))
-    store = extract_photos(photos, default_store(dataset, config), config=config)
+    store = extract_photos(photos, default_store(dataset, config.extraction()), config=config)
     rng = np.random.default_rng(1)
     print(f"{'photos':>6s}  {'false match':>20s}  {'right kept':>20s}   (by inliers alone)")
     for size in sizes:

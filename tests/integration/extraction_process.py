@@ -14,10 +14,11 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from delfjax.config import DelfConfig, override, preset
+from delfjax.config import override, preset
 from delfjax.datasets.images import DecodedImage
 from delfjax.datasets.photo_folder import scan_folder
 from delfjax.device import use_compilation_cache
@@ -65,7 +66,7 @@ class Histograms:
     batch_size = 2
     max_side = 64
     in_flight = 2
-    config: DelfConfig = CONFIG
+    extraction: dict[str, Any] = CONFIG.extraction()
 
     def canvas(self, height: int, width: int) -> Hashable:
         return height > width

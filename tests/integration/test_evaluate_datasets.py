@@ -28,8 +28,9 @@ from delfjax.evaluation.dataset_protocols import PROTOCOLS
 from delfjax.features.extractor import load_extractor
 from delfjax.features.store import FeatureStore
 from delfjax.pipeline.dataset_features import default_store, query_store
-from delfjax.retrieval.local_index import build_index, open_index
+from delfjax.retrieval.local_index import build_index
 from delfjax.retrieval.search import search
+from delfjax.retrieval.system_index import open_index
 from tests.unit.datasets import miniatures
 
 SETTINGS = (
@@ -194,9 +195,17 @@ def precision_at(
     return sum(rank <= reach for rank in free) / reach
 
 
+def rankings_of(result: Mapping[str, Any], stage: str) -> dict[str, list[str]]:
+    """Query → ranking of a stage."""
+    found: dict[str, list[str]] = {**result["earlier_rankings"], "inliers": result["rankings"]}[
+        stage
+    ]
+    return found
+
+
 def ranks_of(result: Mapping[str, Any], stage: str, query: str) -> dict[str, int]:
     """Rank of every image that the JSON reports one for, from 0."""
-    rankings = result["rankings" if stage == "inliers" else "rankings_by_votes"]
+    rankings = rankings_of(result, stage)
     return {
         **{image: rank for rank, image in enumerate(rankings[query])},
         **result["beyond"][stage].get(query, {}),
@@ -246,7 +255,7 @@ def recognised(evaluated: Evaluated, stage: str) -> dict[str, dict[str, float]]:
     shares = {query: 0.0 for query in result["scores"][stage] if truth[query]}
     predictions = []
     for query, scores in result["scores"][stage].items():
-        ranking = result["rankings" if stage == "inliers" else "rankings_by_votes"][query]
+        ranking = rankings_of(result, stage)[query]
         if scores and scores[0] > 0:
             predictions.append((-scores[0], query, landmark[ranking[0]]))
     hits = 0
@@ -340,7 +349,7 @@ def best_per_landmark(evaluated: Evaluated, stage: str) -> list[tuple[float, str
     near = {7, 12}
     entries = []
     for query, scores in evaluated.result["scores"][stage].items():
-        ranking = evaluated.result["rankings" if stage == "inliers" else "rankings_by_votes"][query]
+        ranking = rankings_of(evaluated.result, stage)[query]
         best: dict[Any, float] = {}
         for image, score in zip(ranking, scores, strict=True):
             key = landmark[image] if landmark[image] >= 0 else image
@@ -424,7 +433,7 @@ def test_ignored_queries_are_counted_and_not_searched(evaluate: Evaluate) -> Non
 def test_a_query_with_a_box_is_searched_by_its_crop(evaluate: Evaluate, name: str) -> None:
     found = evaluate(name)
     query = found.dataset.queries[0]
-    place = default_store(found.dataset, CONFIG)
+    place = default_store(found.dataset, CONFIG.extraction())
     assert place.is_dir() and query_store(place).is_dir()
     extractor = load_extractor(CONFIG)
     crop = extractor.dispatch([read_query(found.dataset, 0, max_side=64)]).result()[0]
@@ -563,7 +572,7 @@ def test_a_dataset_is_extracted_indexed_and_searched_by_name(name: str, tmp_path
     (root / dataset.database[1]).write_bytes(miniatures.WEB_PAGE)
     _, said = delfjax("extract", "--dataset", name, "--root", root, *OPTIONS)
     assert f"failed: {dataset.database[1]}: not an image" in said
-    assert f"store: {default_store(dataset, CONFIG)}" in said
+    assert f"store: {default_store(dataset, CONFIG.extraction())}" in said
     delfjax("index", "--dataset", name, "--root", root, "--out", tmp_path / "index", *OPTIONS)
     index = open_index(tmp_path / "index")
     assert (

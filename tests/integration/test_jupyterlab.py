@@ -56,7 +56,7 @@ def test_the_view_of_results_answers_clicks(page: Page, tmp_path: Path) -> None:
         "from pathlib import Path",
         "from delfjax.suite.explorer import Explorer",
         "from delfjax.features.store import FeatureStore",
-        "from delfjax.retrieval.local_index import open_index",
+        "from delfjax.retrieval.system_index import open_index",
         f"folder = Path({str(tmp_path)!r})",
         "Explorer(open_index(folder / 'index'), FeatureStore.open(folder / 'store'))",
     ]

@@ -14,7 +14,7 @@ from delfjax.cli import main
 from delfjax.config import DelfConfig, override
 from delfjax.features.store import FeatureStore, StoreWriter
 from delfjax.models.weights import load_weights, save_weights
-from delfjax.retrieval.local_index import open_index
+from delfjax.retrieval.system_index import open_index
 from delfjax.types import ImageFeatures, LocalFeatures
 from tests.integration.extraction_process import extract
 from tests.kills import kill_at_every_step

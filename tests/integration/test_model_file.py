@@ -22,7 +22,8 @@ from delfjax.models.delf import load_delf
 from delfjax.models.model_files import load_part, override_system
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import WeightsError
-from delfjax.retrieval.local_index import build_index, open_index
+from delfjax.retrieval.local_index import build_index
+from delfjax.retrieval.system_index import open_index
 from delfjax.suite.settings import photo_experiment
 
 SMALL = [

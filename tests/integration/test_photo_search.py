@@ -80,7 +80,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     matched = delfjax("match", *pair, "--preset", "ci", "--json", "--figure", folder / "match.png")
     evaluate = ("evaluate", root, "--preset", "ci", "--json")
     delfjax(*evaluate, folder / "first.json")
-    cached = default_store(open_dataset("folder", root), preset("ci"))
+    cached = default_store(open_dataset("folder", root), preset("ci").extraction())
     before = contents(cached)
     delfjax(*evaluate, folder / "second.json")
     return Session(
@@ -98,7 +98,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Session) -> None:
     assert set(session.search) == {"query", "results"}
     assert all(
-        set(row) == {"rank", "image", "inliers", "votes", "evidence", "match"}
+        set(row)
+        == {"rank", "image", "inliers", "votes", "evidence", "match", "cosine", "by_way_of"}
         for row in session.search["results"]
     )
     assert set(session.match) == {
@@ -120,7 +121,8 @@ def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Sessi
         "tiers",
         "results",
         "rankings",
-        "rankings_by_votes",
+        "earlier_rankings",
+        "stages",
         "scores",
         "beyond",
         "failures",

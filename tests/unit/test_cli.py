@@ -26,7 +26,8 @@ from delfjax.config import TRAINING_PRESETS, config_hash, override, preset
 from delfjax.datasets.catalogue import CATALOGUE
 from delfjax.features.store import FeatureStore, StoreWriter
 from delfjax.models.weights import save_weights
-from delfjax.retrieval.local_index import build_index, open_index
+from delfjax.retrieval.local_index import build_index
+from delfjax.retrieval.system_index import open_index
 from delfjax.suite import settings
 from delfjax.types import ImageFeatures, LocalFeatures
 from delfjax.world import knobs

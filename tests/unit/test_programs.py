@@ -150,8 +150,10 @@ def test_other_sources_are_other_programs(root: Path, monkeypatch: pytest.Monkey
 def test_a_program_depends_on_the_module_that_defines_its_function() -> None:
     config = override(DelfConfig(), ["scorer.kind=norm", "features.scales=[1.0]"])
     extractor = Extractor(config, load_delf(config))
-    of_extractor = (*extractor._dense.values(), extractor._best, extractor._merge)
+    of_extractor = (extractor._best, extractor._merge)
     assert {program.module for program in of_extractor} == {"delfjax.features.extractor"}
+    of_backbone = extractor._dense.values()
+    assert {program.module for program in of_backbone} == {"delfjax.features.batching"}
     effort = verification._effort(VerificationConfig())
     assert verification._fit(effort).module == "delfjax.retrieval.verification"
     of_renderer = (rendering._PHOTOGRAPH, rendering._TRUTH, rendering._film((32, 32)))

@@ -193,6 +193,37 @@ class FeatureStore:
             offsets=offsets,
         )
 
+    def global_descriptors(self) -> Float[np.ndarray, "images g"]:
+        """The global descriptors of all images, float32, in the order of ``names``.
+
+        Raises:
+            StoreError: an image has no global descriptor, one of another length than the others, or
+                one with values that are not finite; or a shard is damaged.
+        """
+        held = ((name, self.get(name).global_descriptor) for name in self.names)
+        rows = {name: values for name, values in held if values is not None}
+        if len(rows) < len(self):
+            missing = next(name for name in self.names if name not in rows)
+            raise StoreError(
+                f"{self.path}: {len(self) - len(rows)} of {len(self)} images have no global"
+                f" descriptor, {missing!r} for one; they were extracted for local features alone,"
+                " so extract global descriptors into a new store"
+            )
+        lengths = sorted({len(values) for values in rows.values()})
+        if len(lengths) > 1:
+            raise StoreError(
+                f"{self.path}: damaged: it has global descriptors of lengths {lengths}"
+            )
+        descriptors = np.stack(list(rows.values())) if rows else np.zeros((0, 0), np.float32)
+        finite = np.isfinite(descriptors).all(axis=1)
+        if not finite.all():
+            wrong = self.names[int(np.argmin(finite))]
+            raise StoreError(
+                f"{self.path}: the global descriptor of {wrong!r} holds values that are not finite;"
+                " check the weights, and extract into a new store"
+            )
+        return descriptors
+
     def subset(self, names: Collection[str]) -> FeatureStore:
         """A view of the store limited to the images, failures and pending images in ``names``;
         unknown names are ignored."""

@@ -28,6 +28,8 @@ NAMES = {
     "paris6k": "Paris6k",
     "paris106k": "Paris106k",
     "holidays": "Holidays",
+    "world": "Landmark world",
+    "folder": "Photo folder",
 }
 NOT_RUN = "not run"
 
@@ -42,6 +44,8 @@ class System:
         settings: settings that a run of that experiment must have.
         unlike: dotted field → values with which a run is of another system.
         quoted: whether the authors quote the numbers from another paper.
+        counterpart: our system of this kind, as :data:`COMBINED` names it, on the nearest networks
+            at hand; empty if the suite has none.
     """
 
     name: str
@@ -49,6 +53,7 @@ class System:
     settings: Mapping[str, Any] = field(default_factory=dict)
     unlike: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     quoted: bool = False
+    counterpart: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class PosterCell:
 
     Attributes:
         system: row of the table: a system, or the quantity counted.
-        dataset: one of :data:`NAMES`.
+        dataset: one of :data:`NAMES`; the last two are ours, and have no published numbers.
         published: number as printed (mAP in percent); ``None`` if the poster has none.
         experiment: experiment whose runs would measure it; empty if the suite has none.
         metric: dotted name of the result.
@@ -126,6 +131,11 @@ class PosterTable:
 
 
 _SEARCH = "41_search_and_verify"
+# Leaves the mean average precision of every system, by its name.
+COMBINED = "61_combine_delf_dir"
+_ABLATION = "50_ablation"
+# Our datasets, on which every system can be run, with the nearest networks at hand.
+_OURS = ("world", "folder")
 _EXTRACT = "30_extract_features"
 _MAP = "mean.inliers"
 _RESNET = {"name": "resnet50", "output": "conv4"}
@@ -138,20 +148,40 @@ _DELF = System(
     _SEARCH,
     {"backbone": _RESNET, "scorer": {"kind": "attention"}},
     unlike={**_NOT_TUNED, **_NOT_TRAINED},
+    counterpart="delf",
+)
+_GLOBAL_WEIGHTS = {"global_features.backbone.weights": ("imagenet", "random")}
+_DIR = {"global_features": {"backbone": {"name": "resnet101"}}}
+_SIAMAC = {"global_features": {"backbone": {"name": "vgg16"}}}
+_BOTH = System(
+    "DELF+FT+ATT+DIR+QE (ours)",
+    COMBINED,
+    {**_DELF.settings, **_DIR},
+    unlike={**_NOT_TUNED, **_NOT_TRAINED, **_GLOBAL_WEIGHTS},
+    counterpart="delf+dir+qe",
 )
 # Columns of the results, mean average precision in percent; the poster prints "—" for None.
 _BENCHMARKS = ("oxford5k", "oxford105k", "paris6k", "paris106k")
 _PUBLISHED: tuple[tuple[System, tuple[float | None, ...]], ...] = (
-    (System("DIR"), (86.1, 82.8, 94.5, 90.6)),
-    (System("DIR+QE"), (87.1, 85.2, 95.3, 91.8)),
-    (System("siaMAC"), (77.1, 69.5, 83.9, 76.3)),
-    (System("siaMAC+QE"), (81.7, 76.6, 86.2, 79.8)),
+    (System("DIR", COMBINED, _DIR, _GLOBAL_WEIGHTS, counterpart="dir"), (86.1, 82.8, 94.5, 90.6)),
+    (
+        System("DIR+QE", COMBINED, _DIR, _GLOBAL_WEIGHTS, counterpart="dir+qe"),
+        (87.1, 85.2, 95.3, 91.8),
+    ),
+    (
+        System("siaMAC", COMBINED, _SIAMAC, _GLOBAL_WEIGHTS, counterpart="siamac"),
+        (77.1, 69.5, 83.9, 76.3),
+    ),
+    (
+        System("siaMAC+QE", COMBINED, _SIAMAC, _GLOBAL_WEIGHTS, counterpart="siamac+qe"),
+        (81.7, 76.6, 86.2, 79.8),
+    ),
     (System("CONGAS"), (70.8, 61.1, 67.1, 56.8)),
     (System("LIFT"), (54.0, None, 53.6, None)),
-    (System("DIR+QE*", quoted=True), (89.0, 87.8, 93.8, 90.5)),
-    (System("siaMAC+QE*", quoted=True), (82.9, 77.9, 85.6, 78.3)),
+    (System("DIR+QE*", quoted=True, counterpart="dir+qe*"), (89.0, 87.8, 93.8, 90.5)),
+    (System("siaMAC+QE*", quoted=True, counterpart="siamac+qe*"), (82.9, 77.9, 85.6, 78.3)),
     (_DELF, (83.8, 82.6, 85.0, 81.7)),
-    (System("DELF+FT+ATT+DIR+QE (ours)"), (90.0, 88.5, 95.7, 92.8)),
+    (_BOTH, (90.0, 88.5, 95.7, 92.8)),
 )
 # The values that _COUNTED names, in its order.
 _SIZES: dict[str, tuple[int | str, ...]] = {
@@ -183,6 +213,15 @@ _VARIANTS = (
         {"backbone": {**_RESNET, "weights": "imagenet"}, "scorer": {"kind": "norm"}},
     ),
 )
+
+
+# Variant → result of the ablation on the landmark world.
+_ABLATION_METRICS = {
+    "DELF+FT+ATT": "map_FT_ATT",
+    "DELF+ATT": "map_ATT",
+    "DELF+FT": "map_FT",
+    "DELF-noFT": "map_noFT",
+}
 
 
 def poster_tables() -> tuple[PosterTable, PosterTable, PosterTable]:
@@ -217,12 +256,17 @@ def ours(cell: PosterCell, runs: Mapping[str, Sequence[FinishedRun]]) -> Ours:
     return Ours(reasons=(f"run {fitting[-1].hash} has no result {cell.metric!r}",))
 
 
-def attention_helps_more(runs: Mapping[str, Sequence[FinishedRun]]) -> bool | None:
-    """Whether our runs confirm the ablation, FT+ATT > ATT > FT > noFT; ``None`` if a run is
-    missing."""
-    found = [ours(cell, runs).value for cell in _ablation_table().cells]
-    values = [value for value in found if isinstance(value, int | float)]
-    return values == sorted(set(values), reverse=True) if len(values) == len(found) else None
+def attention_helps_more(runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, bool]:
+    """Dataset → whether our runs confirm the ablation on it, FT+ATT > ATT > FT > noFT; datasets
+    without a number for each of the four are left out."""
+    verdicts: dict[str, bool] = {}
+    cells = _ablation_table().cells
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+        found = [ours(cell, runs).value for cell in cells if cell.dataset == dataset]
+        values = [value for value in found if isinstance(value, int | float)]
+        if len(values) == len(found):
+            verdicts[NAMES[dataset]] = values == sorted(set(values), reverse=True)
+    return verdicts
 
 
 def as_frame(
@@ -294,7 +338,13 @@ def _beside(found: Ours, letters: dict[str, str]) -> str:
 def _why_not(cell: PosterCell) -> tuple[str, ...]:
     if cell.quoted:
         return ("quoted by the authors from another paper; there is nothing to run",)
+    if cell.dataset == "folder" and cell.experiment:
+        return ("no labelled photo folder was evaluated: `delfjax run 61 --dataset FOLDER`",)
+    if cell.dataset in _OURS and cell.experiment:
+        return (f"no finished run of {cell.experiment} has these settings",)
     reasons = [] if cell.experiment else ["the system is not yet in the suite"]
+    if cell.dataset in _OURS:
+        return tuple(reasons)
     if cell.dataset not in present_datasets():
         reasons.append("the dataset is not downloaded")
     return tuple(reasons) or (f"no finished run of {cell.experiment} has these settings",)
@@ -315,9 +365,15 @@ def _datasets_table() -> PosterTable:
 
 def _results_table() -> PosterTable:
     cells = tuple(
-        _scored(system, dataset, published)
+        cell
         for system, row in _PUBLISHED
-        for dataset, published in zip(_BENCHMARKS, row, strict=True)
+        for cell in (
+            *(
+                _scored(system, dataset, published)
+                for dataset, published in zip(_BENCHMARKS, row, strict=True)
+            ),
+            *(_counterpart(system, dataset) for dataset in _OURS),
+        )
     )
     notes = (
         "Mean average precision in percent, by the classic protocol of Oxford and Paris, not the "
@@ -325,12 +381,30 @@ def _results_table() -> PosterTable:
         "*: quoted from the original papers; the authors of DELF ran the other systems themselves.",
         "—: LIFT was not run on the larger datasets. "
         "“(ours)” marks the systems of the poster's authors.",
+        "Landmark world and photo folder: the same kinds of systems on the networks at hand "
+        "(EfficientNet-Lite0 for DELF, VGG16 for global descriptors); 61_combine_delf_dir says how "
+        "each was trained.",
     )
     return PosterTable("Results on existing datasets", cells, notes=notes)
 
 
 def _ablation_table() -> PosterTable:
-    cells = tuple(_scored(system, "google_landmarks_v1", None) for system in _VARIANTS)
+    cells = tuple(
+        cell
+        for system in _VARIANTS
+        for cell in (
+            _scored(system, "google_landmarks_v1", None),
+            PosterCell(
+                system.name,
+                "world",
+                None,
+                _ABLATION,
+                _ABLATION_METRICS[system.name],
+                {"dataset": "world"},
+                factor=100.0,
+            ),
+        )
+    )
     notes = (
         "Published claim: attention helps more than fine-tuning, FT+ATT > ATT > FT > noFT. "
         "The poster shows curves, not numbers.",
@@ -340,14 +414,28 @@ def _ablation_table() -> PosterTable:
 
 def _scored(system: System, dataset: str, published: float | None) -> PosterCell:
     settings = {"dataset": dataset, **system.settings}
+    combined = system.experiment == COMBINED
     return PosterCell(
         system.name,
         dataset,
         published,
         system.experiment,
-        _MAP,
+        f"map.{system.counterpart}" if combined else _MAP,
         settings,
         system.unlike,
         factor=100.0,
         quoted=system.quoted,
+    )
+
+
+def _counterpart(system: System, dataset: str) -> PosterCell:
+    """Our system of the same kind on one of our own datasets."""
+    return PosterCell(
+        system.name,
+        dataset,
+        None,
+        COMBINED if system.counterpart else "",
+        f"map.{system.counterpart}",
+        {"dataset": dataset},
+        factor=100.0,
     )

@@ -40,12 +40,6 @@ from delfjax.suite.runs.tables import number
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _UNKNOWN = "not known"
-# Whether the scores of our runs are in the order that the poster claims.
-_VERDICTS = {
-    None: "Not known yet: not all four variants have been run.",
-    True: "Yes.",
-    False: "No.",
-}
 
 
 @dataclass(frozen=True)
@@ -232,7 +226,7 @@ def _page() -> Page:
     return Page(
         facts=_facts(runs),
         poster=tuple(_poster_part(table, runs, links) for table in poster.poster_tables()),
-        verdict=_VERDICTS[poster.attention_helps_more(runs)],
+        verdict=_verdict(runs),
         experiments=experiments,
         # The absolute path of the runs is of no interest to readers on other machines.
         left_out=tuple(
@@ -240,6 +234,15 @@ def _page() -> Page:
         ),
         commands=_commands(members, links) if members else None,
     )
+
+
+def _verdict(runs: Runs) -> str:
+    """Whether the scores of our runs are in the order that the poster claims."""
+    found = poster.attention_helps_more(runs)
+    if not found:
+        return "Not known yet: not all four variants have been run."
+    said = (f"on {name}: {'yes' if holds else 'no'}" for name, holds in found.items())
+    return ", ".join(said).capitalize() + "."
 
 
 def _facts(runs: Runs) -> tuple[tuple[str, str], ...]:

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from delfjax.config import DelfConfig, preset
+from delfjax.config import preset
 from delfjax.datasets.images import DecodedImage, decode_image
 from delfjax.datasets.photo_folder import PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
@@ -35,7 +36,7 @@ class MeanColours:
     batch_size: int = 3
     max_side: int = 32
     in_flight: int = 2
-    config: DelfConfig = field(default_factory=lambda: preset("ci"))
+    extraction: dict[str, Any] = field(default_factory=lambda: preset("ci").extraction())
     batches: list[list[str]] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
 
@@ -216,7 +217,7 @@ def test_a_store_of_another_config_is_refused_before_anything_is_read(
     tmp_path: Path, photos: PhotoFolder
 ) -> None:
     _extract(photos, tmp_path / "s")
-    extractor = MeanColours(config=preset("fast"))
+    extractor = MeanColours(extraction=preset("fast").extraction())
     with pytest.raises(StoreError, match="extracted with config"):
         _extract(photos, tmp_path / "s", extractor=extractor)
     assert extractor.batches == []

@@ -97,7 +97,7 @@ SIZES = [(1, 1), (1, 9), (2, 3), (7, 7), (24, 32), (32, 24), (16, 64), (12, 55),
 @pytest.mark.parametrize("size", SIZES)
 def test_regions_are_squares_inside_the_map(size: tuple[int, int]) -> None:
     regions = regions_of(*size)
-    assert len(regions) and regions.shape[0] <= pooling.RMAC_REGIONS
+    assert len(regions) and regions.shape[0] <= pooling.most_regions()
     height, width = regions[:, 2] - regions[:, 0], regions[:, 3] - regions[:, 1]
     assert np.array_equal(height, width) and height.min() >= 1
     assert (

@@ -26,7 +26,7 @@ from delfjax.retrieval.local_index import (
     LocalIndexError,
     PutativeMatches,
     build_index,
-    open_index,
+    open_local_index,
     require_replaceable,
 )
 from delfjax.types import ImageFeatures, LocalFeatures
@@ -170,7 +170,7 @@ def test_a_saved_index_gives_the_same_matches(
     tmp_path: Path, index: LocalIndex, queries: np.ndarray
 ) -> None:
     index.save(tmp_path / "index")
-    opened = open_index(tmp_path / "index")
+    opened = open_local_index(tmp_path / "index")
     ours, theirs = (each.putative_matches(queries, neighbours=20) for each in (index, opened))
     for name, values in vars(ours).items():
         assert np.array_equal(values, getattr(theirs, name)), name
@@ -187,9 +187,9 @@ def test_an_older_index_is_replaced_and_stays_readable_where_it_is_open(
     tmp_path: Path, index: LocalIndex, queries: np.ndarray
 ) -> None:
     index.save(tmp_path / "index")
-    opened = open_index(tmp_path / "index")
+    opened = open_local_index(tmp_path / "index")
     opened.save(tmp_path / "index")
-    again = open_index(tmp_path / "index")
+    again = open_local_index(tmp_path / "index")
     assert as_lists(again.putative_matches(queries, neighbours=5)) == as_lists(
         index.putative_matches(queries, neighbours=5)
     )
@@ -207,7 +207,7 @@ def test_nothing_but_an_index_is_ever_replaced(tmp_path: Path, index: LocalIndex
     assert (photos / "dear.jpg").read_bytes() == b"x"
     (tmp_path / "empty").mkdir()
     index.save(tmp_path / "empty")
-    assert open_index(tmp_path / "empty").names == index.names
+    assert open_local_index(tmp_path / "empty").names == index.names
 
 
 def stored(folder: Path, part: str) -> Path:
@@ -290,7 +290,7 @@ def test_a_damaged_or_foreign_index_is_refused_by_the_name_of_its_file(
     apply, message = DAMAGE[damage]
     apply(tmp_path / "index")
     with pytest.raises(LocalIndexError, match=message) as refused:
-        open_index(tmp_path / "index")
+        open_local_index(tmp_path / "index")
     assert str(tmp_path / "index") in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -356,7 +356,7 @@ def test_the_same_store_and_seed_give_the_same_compressed_index(
     config = override(CONFIG, [f"index.kind={kind}", "index.train_samples=2000"])
     for name in ("one", "two"):
         build_index(clustered, config=config).save(tmp_path / name)
-    one, two = (open_index(tmp_path / name) for name in ("one", "two"))
+    one, two = (open_local_index(tmp_path / name) for name in ("one", "two"))
     files = [{file.name for file in (tmp_path / name).iterdir()} for name in ("one", "two")]
     assert files[0] == files[1] and len(files[0]) == 9
     rows = np.asarray(one.reduction(random_images()[0]))
@@ -437,7 +437,7 @@ def test_an_index_of_version_1_is_read_and_replaced(
     tmp_path: Path, index: LocalIndex, queries: np.ndarray
 ) -> None:
     save_as_version_1(index, tmp_path / "index")
-    opened = open_index(tmp_path / "index")
+    opened = open_local_index(tmp_path / "index")
     assert as_lists(opened.putative_matches(queries, neighbours=20)) == as_lists(
         index.putative_matches(queries, neighbours=20)
     )
@@ -449,16 +449,16 @@ def test_an_index_of_version_1_is_read_and_replaced(
     save_as_version_1(index, tmp_path / "again")
     (tmp_path / "again" / "scales.npy").write_bytes(b"damaged")
     with pytest.raises(LocalIndexError, match=r"scales\.npy: missing or damaged"):
-        open_index(tmp_path / "again")
+        open_local_index(tmp_path / "again")
     assert file.is_file()
 
 
 # FAISS must not start threads, which a fork would not have.
 SAVE = """
 import faiss
-from delfjax.retrieval.local_index import open_index
+from delfjax.retrieval.local_index import open_local_index
 faiss.omp_set_num_threads(1)
-index = open_index({source!r})
+index = open_local_index({source!r})
 """
 
 
@@ -484,7 +484,7 @@ def test_an_index_that_is_killed_at_any_step_is_the_old_or_the_new_one(
     def check() -> None:
         if before == "nothing" and not (place / "index" / "index.json").exists():
             return
-        names = open_index(place / "index").names
+        names = open_local_index(place / "index").names
         assert names in (index.names, other.names)
         assert before == "nothing" or (place / "index" / "scales-notes.npy").is_file()
 
@@ -495,7 +495,7 @@ def test_an_index_that_is_killed_at_any_step_is_the_old_or_the_new_one(
         check=check,
     )
     assert kills > 30
-    assert open_index(place / "index").names == other.names
+    assert open_local_index(place / "index").names == other.names
 
 
 @pytest.mark.parametrize("readings", [200, pytest.param(5000, marks=pytest.mark.slow)])
@@ -516,7 +516,7 @@ def test_readers_get_one_of_two_indexes_that_take_turns_and_never_a_mixture(
     for writer in writers:
         writer.start()
     try:
-        found = [open_index(tmp_path / "index") for _ in range(readings)]
+        found = [open_local_index(tmp_path / "index") for _ in range(readings)]
     finally:
         ended.set()
         for writer in writers:
@@ -540,12 +540,12 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_index(
             with pytest.raises(OSError, match="No space left") as caught:
                 replace(index, photos="new").save(tmp_path / folder)
             assert Path(caught.value.filename).parent == tmp_path / folder
-    assert open_index(tmp_path / "index").photos == index.photos
+    assert open_local_index(tmp_path / "index").photos == index.photos
     assert sorted(tmp_path.rglob("*")) == sorted(
         [*before, tmp_path / "new", tmp_path / "new" / "writer.lock"]
     )
     index.save(tmp_path / "new")
-    assert open_index(tmp_path / "new").photos == index.photos
+    assert open_local_index(tmp_path / "new").photos == index.photos
 
 
 def test_a_disk_that_is_full_while_the_vectors_are_written_is_an_error_of_the_disk(
@@ -576,13 +576,15 @@ def test_where_an_index_cannot_be_written_is_said_before_the_work(
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     index.save(tmp_path / "link")
-    assert (tmp_path / "link").is_symlink() and open_index(tmp_path / "empty").names == index.names
+    assert (tmp_path / "link").is_symlink() and open_local_index(
+        tmp_path / "empty"
+    ).names == index.names
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     require_replaceable(Path("."))
     index.save(".")
     index.save(".")
-    assert open_index(".").names == index.names
+    assert open_local_index(".").names == index.names
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
@@ -643,7 +645,7 @@ def test_an_index_with_valid_digests_and_damaged_parts_is_refused_or_searched(
         part = parts[number % len(parts)]
         with_valid_digests(place, part, mutated(stored(place, part).read_bytes(), rng))
         try:
-            found = open_index(place)
+            found = open_local_index(place)
             with np.errstate(all="ignore"):
                 queries = np.asarray(found.reduction(random_images()[0][:3]))
             found.putative_matches(np.nan_to_num(queries), neighbours=5)
@@ -681,5 +683,5 @@ def test_a_header_with_a_valid_hash_and_a_wrong_field_is_refused(
     header = json.loads((tmp_path / "index" / "index.json").read_text())
     sign(tmp_path / "index", {**header, field: value})
     with pytest.raises(LocalIndexError) as refused:
-        open_index(tmp_path / "index")
+        open_local_index(tmp_path / "index")
     assert str(tmp_path / "index") in str(refused.value) and "\n" not in str(refused.value)

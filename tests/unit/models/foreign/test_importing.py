@@ -11,7 +11,7 @@ import pytest
 
 from delfjax.models import tensors
 from delfjax.models.efficientnet_lite import EfficientNetLite0
-from delfjax.models.foreign import importing, packaged
+from delfjax.models.foreign import importing
 from delfjax.models.resnet import ResNet
 from delfjax.models.weights import WeightsError
 

@@ -1,0 +1,90 @@
+"""Retrieval systems by name: ``delf``, ``dir``, ``siamac``, …, joined by ``+``, with ``+qe`` last.
+
+A name stands for fields of a config: what the database is ranked by, how global descriptors are
+pooled, and whether queries are expanded; ``system=NAME`` among overrides sets them all. Networks
+and weights are fields of their own, so every system runs on any backbone and any trained file.
+"""
+
+from __future__ import annotations
+
+import json
+
+from delfjax.config.overrides import Assignment
+from delfjax.config.system import DelfConfig
+from delfjax.config.values import ConfigError, nearest
+from delfjax.errors import shown
+
+LOCAL = "delf"
+EXPANSION = "qe"
+# Global descriptor → the fields of `global_features` that make it.
+_POOLINGS: dict[str, dict[str, object]] = {
+    "mac": {"pooling": "mac"},
+    "rmac": {"pooling": "rmac", "rmac_levels": 3, "rmac_whole_image": False},
+    "gem": {"pooling": "gem"},
+    # Source: Radenović et al. 2016, whose R-MAC adds the whole image as a region.
+    "siamac": {"pooling": "rmac", "rmac_levels": 3, "rmac_whole_image": True},
+    # Source: Gordo et al. 2017, code.
+    "dir": {"pooling": "rmac", "rmac_levels": 2, "rmac_whole_image": False},
+}
+GLOBAL = tuple(_POOLINGS)
+# The systems that `--system all` stands for: the rows of the poster's table, and what they consist
+# of.
+SYSTEMS = (
+    LOCAL,
+    "delf+qe",
+    "mac",
+    "rmac",
+    "gem",
+    "siamac",
+    "siamac+qe",
+    "dir",
+    "dir+qe",
+    "delf+dir",
+    "delf+dir+qe",
+)
+
+
+def system_assignments(name: str) -> list[Assignment]:
+    """The fields that make a config the system called ``name``.
+
+    Args:
+        name: ``delf``, or one of :data:`GLOBAL`, or ``delf`` and one of them; ``+qe`` at the end
+            expands queries: those of global descriptors by their neighbours (αQE), those of local
+            features along verified links.
+
+    Raises:
+        ConfigError: there is no such system; the message names the nearest.
+    """
+    parts = name.split("+")
+    expanded = parts[-1] == EXPANSION
+    named = parts[:-1] if expanded else parts
+    local = named[:1] == [LOCAL]
+    pooled = named[1:] if local else named
+    if len(pooled) > 1 or not (local or pooled) or any(part not in _POOLINGS for part in pooled):
+        raise ConfigError(
+            f"system {shown(name)} is unknown{nearest(name, SYSTEMS) or ';'} a system is {LOCAL},"
+            f" one of {', '.join(GLOBAL)}, or both, as in delf+dir, and +{EXPANSION} at the end"
+            " expands queries"
+        )
+    by = "local"
+    if pooled:
+        by = "fused" if local else "global"
+    fields: dict[str, object] = {
+        f"global_features.{field}": value
+        for part in pooled
+        for field, value in _POOLINGS[part].items()
+    }
+    fields["ranking.by"] = by
+    fields["expansion.queries"] = "alpha" if expanded and pooled else "none"
+    fields["expansion.links"] = "verified" if expanded and local else "none"
+    return [Assignment(path, json.dumps(value)) for path, value in fields.items()]
+
+
+def uses_local(config: DelfConfig) -> bool:
+    """Whether a system ranks by local features."""
+    return config.ranking.by != "global"
+
+
+def uses_global(config: DelfConfig) -> bool:
+    """Whether a system ranks by global descriptors, or takes candidates from them."""
+    return config.ranking.by != "local" or config.ranking.candidates != "local"

@@ -1,0 +1,332 @@
+"""Scores of rankings: every query of a dataset is searched, by one system or by several at once,
+and each ranking is scored by the dataset's protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Int64
+from tqdm.auto import tqdm
+
+from delfjax.config import DelfConfig
+from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
+from delfjax.datasets.columns import ImagePaths, positions
+from delfjax.evaluation.dataset_protocols import (
+    HEADLINES,
+    Answer,
+    Scorer,
+    make_scorers,
+    query_names,
+    scored_queries,
+)
+from delfjax.pipeline.dataset_features import DatasetFeatures, SystemFeatures
+from delfjax.retrieval.global_index import GlobalIndex
+from delfjax.retrieval.local_index import LocalIndex
+from delfjax.retrieval.ranking import INLIERS, LocalSearcher, SystemSearcher
+from delfjax.types import ImageFeatures
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class DatasetScores:
+    """The scores and rankings of one system for the queries of one dataset.
+
+    A system ranks in stages (:mod:`~delfjax.retrieval.ranking`), each of which is scored: DELF in
+    two, ``votes`` before and ``inliers`` after verification. The last one is its answer.
+
+    Attributes:
+        dataset: name of the dataset.
+        stages: the stages, in order.
+        tiers: tier → stage → mAP; empty unless the dataset is a folder.
+        results: protocol → stage → its scores, with the ``protocol`` id, ``means`` and the scores
+            of all ``queries``.
+        rankings: query → database paths of the last stage, best first, truncated to the length that
+            the protocols report.
+        earlier_rankings: stage → the same of each earlier stage.
+        scores: stage → query → scores of the images in its ranking.
+        beyond: stage → query → labelled images after the truncation, each with its rank, from 0.
+            With them, every score can be recomputed from the rankings. Queries without such images
+            are left out.
+        query_failures: unreadable query → reason; such a query scores 0.
+    """
+
+    dataset: str
+    stages: list[str]
+    tiers: dict[str, dict[str, float]]
+    results: dict[str, dict[str, dict[str, Any]]]
+    rankings: dict[str, list[str]]
+    earlier_rankings: dict[str, dict[str, list[str]]]
+    scores: dict[str, dict[str, list[float]]]
+    beyond: dict[str, dict[str, dict[str, int]]]
+    query_failures: dict[str, str]
+
+    def headline(self, stage: str = "") -> float:
+        """The headline score of the dataset; for a folder, the mean over its tiers.
+
+        Args:
+            stage: one of :attr:`stages`; the last when empty.
+        """
+        protocol, mean = HEADLINES[self.dataset]
+        means = self.results[protocol][stage or self.stages[-1]]["means"]
+        return float(means[mean] if mean in means else np.mean(list(means.values())))
+
+    def by_query(self, stage: str = "") -> dict[str, float]:
+        """Query → its score in the headline; queries without a score are left out."""
+        protocol, mean = HEADLINES[self.dataset]
+        kept = self.results[protocol][stage or self.stages[-1]]["queries"]
+        found = kept[mean] if mean in kept else next(iter(kept.values()))
+        return {query: float(value) for query, value in found.items() if value is not None}
+
+    def rows(self, stage: str = "") -> dict[str, float]:
+        """Name → score, for every mean in [0, 1].
+
+        The name is the tier for a folder, else that of the mean, preceded by the protocol where
+        several protocols have a mean of this name.
+        """
+        stage = stage or self.stages[-1]
+        if self.tiers:
+            return {tier: scores[stage] for tier, scores in self.tiers.items()}
+        means = [
+            (protocol, mean, value)
+            for protocol, kept in self.results.items()
+            for mean, value in kept[stage]["means"].items()
+        ]
+        names = [mean for _, mean, _ in means]
+        return {
+            mean if names.count(mean) == 1 else f"{protocol} {mean}": float(value)
+            for protocol, mean, value in means
+            if value is not None and 0 <= value <= 1
+        }
+
+
+@dataclass(frozen=True)
+class System:
+    """A system ready to be scored on a dataset.
+
+    Attributes:
+        config: the system.
+        features: features of the queries.
+        local: searcher of the local index; systems that share one do not search twice.
+        pooled: index of the global descriptors.
+    """
+
+    config: DelfConfig
+    features: SystemFeatures
+    local: LocalSearcher | None = None
+    pooled: GlobalIndex | None = None
+
+
+def score_index(
+    dataset: RetrievalDataset,
+    index: LocalIndex,
+    features: DatasetFeatures,
+    *,
+    config: DelfConfig | None = None,
+    protocols: Sequence[str] = (),
+    progress: bool = True,
+) -> DatasetScores:
+    """Search an index with every query of a dataset, verify, and score both rankings.
+
+    Args:
+        dataset: a benchmark.
+        index: index of its database.
+        features: features of its queries.
+        config: only its sections ``search``, ``verification`` and ``expansion`` are used; by
+            default those of the index.
+        protocols: protocols of the dataset to score by; all when empty.
+        progress: show a progress bar.
+
+    Raises:
+        EvaluationError: the dataset has no queries, has no protocol, or lacks labels that its
+            protocol needs.
+        ConfigError: the dataset has no such protocol.
+    """
+    system = System(config or index.config, SystemFeatures(local=features), LocalSearcher(index))
+    return score_systems(dataset, {"": system}, protocols=protocols, progress=progress)[""]
+
+
+def score_systems(
+    dataset: RetrievalDataset,
+    systems: Mapping[K, System],
+    *,
+    protocols: Sequence[str] = (),
+    progress: bool = True,
+) -> dict[K, DatasetScores]:
+    """Rank the database for every query of a dataset by every system, and score all rankings.
+
+    Args:
+        dataset: a benchmark.
+        systems: key → system.
+        protocols: protocols of the dataset to score by; all when empty.
+        progress: show a progress bar.
+
+    Raises:
+        EvaluationError: the dataset has no queries, has no protocol, or lacks labels that its
+            protocol needs.
+        ConfigError: the dataset has no such protocol.
+        RankingError: a system lacks an index that it ranks by.
+    """
+    scored = {key: _Scored(dataset, system, protocols) for key, system in systems.items()}
+    called = query_names(dataset)
+    for number in tqdm(scored_queries(dataset), desc="search", unit="query", disable=not progress):
+        query = dataset.queries[number]
+        read = cache(partial(_features_of, query))
+        for system in scored.values():
+            system.add(called[number], query, read)
+    return {key: system.result() for key, system in scored.items()}
+
+
+@dataclass(frozen=True)
+class JudgedInliers:
+    """Inlier counts of the ranked images, separated by whether the image is a right answer.
+
+    Attributes:
+        right: counts of the images that answer their query.
+        wrong: counts of the images that do not, over the queries that have an answer; junk and the
+            query itself are left out.
+        unanswered: query without an answer → inliers of the best image found for it.
+    """
+
+    right: Int64[np.ndarray, " r"]
+    wrong: Int64[np.ndarray, " w"]
+    unanswered: dict[str, int]
+
+
+def judge_inliers(dataset: RetrievalDataset, found: DatasetScores) -> JudgedInliers:
+    """Separate the inlier counts of right and wrong images: a threshold has to lie between them."""
+    number = {name: place for place, name in enumerate(dataset.database)}
+    rankings = found.earlier_rankings.get(INLIERS, found.rankings)
+    right = [np.zeros(0, np.int64)]
+    wrong = [np.zeros(0, np.int64)]
+    unanswered: dict[str, int] = {}
+    for name, query in zip(query_names(dataset), dataset.queries, strict=True):
+        if name not in rankings:
+            continue
+        images = np.array([number[image] for image in rankings[name]], np.int64)
+        inliers = np.array(found.scores[INLIERS][name], np.int64)
+        answers = query.answers
+        ignored = np.concatenate(
+            [
+                np.array([query.in_database if query.in_database is not None else -1]),
+                *query.sets.values(),
+            ]
+        )
+        is_right = np.isin(images, answers)
+        is_ignored = np.isin(images, ignored)
+        if answers.size:
+            right.append(inliers[is_right])
+            wrong.append(inliers[~is_right & ~is_ignored])
+        else:
+            unanswered[name] = int(inliers[~is_ignored].max(initial=0))
+    return JudgedInliers(np.concatenate(right), np.concatenate(wrong), unanswered)
+
+
+class _Scored:
+    """One system on one dataset, scored query by query."""
+
+    def __init__(self, dataset: RetrievalDataset, system: System, protocols: Sequence[str]) -> None:
+        self._dataset, self._features = dataset, system.features
+        searcher = SystemSearcher(system.config, system.local, system.pooled)
+        self._places = positions(ImagePaths(searcher.names).column, dataset.database.column)
+        # Equal scores keep the order of the database.
+        self._searcher = replace(searcher, ties=np.argsort(self._places))
+        self._numbers = {int(place): number for number, place in enumerate(self._places)}
+        names = tuple(dataset.database)
+        self._stages = {
+            stage: _Stage(names, make_scorers(dataset, names, protocols))
+            for stage in searcher.stages
+        }
+        self._failures: dict[str, str] = {}
+
+    def add(
+        self,
+        name: str,
+        query: DatasetQuery,
+        read: Callable[[DatasetFeatures], ImageFeatures | None],
+    ) -> None:
+        """Search for one query, whose features ``read`` reads, and score the rankings."""
+        features = self._features.of(query, read=read)
+        if features is None:
+            self._failures[name] = self._features.failure(query)
+        found = {} if features is None else self._answers(query, features)
+        nothing = Answer(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        for stage, scored in self._stages.items():
+            scored.add(name, query, found.get(stage, nothing))
+
+    def _answers(self, query: DatasetQuery, features: ImageFeatures) -> dict[str, Answer]:
+        """Stage → the answer in the numbers of the dataset."""
+        own = -1
+        if query.in_database is not None:
+            own = self._numbers.get(query.in_database, -1)
+        answers = self._searcher.answers(features, own=own)
+        return {
+            stage: Answer(self._places[ranking.images], ranking.scores)
+            for stage, ranking in answers.stages.items()
+        }
+
+    def result(self) -> DatasetScores:
+        """The scores of everything that was added."""
+        *earlier, last = self._stages
+        protocols = next(iter(self._stages.values())).scorers
+        results = {
+            protocol: {
+                stage: scored.scorers[protocol].record() for stage, scored in self._stages.items()
+            }
+            for protocol in protocols
+        }
+        return DatasetScores(
+            dataset=self._dataset.name,
+            stages=list(self._stages),
+            tiers=_tiers(results),
+            results=results,
+            rankings=self._stages[last].rankings,
+            earlier_rankings={stage: self._stages[stage].rankings for stage in earlier},
+            scores={stage: scored.scores for stage, scored in self._stages.items()},
+            beyond={stage: scored.beyond for stage, scored in self._stages.items()},
+            query_failures=self._failures,
+        )
+
+
+def _features_of(query: DatasetQuery, features: DatasetFeatures) -> ImageFeatures | None:
+    return features.of(query)
+
+
+class _Stage:
+    """Scores the rankings of one stage and keeps what is reported of it."""
+
+    def __init__(self, database: Sequence[str], scorers: dict[str, Scorer]) -> None:
+        self.scorers = scorers
+        self.rankings: dict[str, list[str]] = {}
+        self.scores: dict[str, list[float]] = {}
+        self.beyond: dict[str, dict[str, int]] = {}
+        self._database = database
+        self._longest = max(scorer.longest for scorer in scorers.values())
+
+    def add(self, name: str, query: DatasetQuery, answer: Answer) -> None:
+        """Score an answer and keep the part that is reported."""
+        for scorer in self.scorers.values():
+            scorer.add(name, query, answer)
+        head, tail = answer.images[: self._longest], answer.images[self._longest :]
+        self.rankings[name] = [self._database[image] for image in head]
+        self.scores[name] = answer.scores[: self._longest].tolist()
+        labelled = np.concatenate([np.zeros(0, np.int64), *query.sets.values()])
+        later = np.flatnonzero(np.isin(tail, labelled))
+        if later.size:
+            self.beyond[name] = {
+                self._database[tail[rank]]: self._longest + int(rank) for rank in later
+            }
+
+
+def _tiers(results: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    if "folder" not in results:
+        return {}
+    by_stage = {stage: record["means"] for stage, record in results["folder"].items()}
+    return {
+        tier: {stage: means[tier] for stage, means in by_stage.items()}
+        for tier in next(iter(by_stage.values()))
+    }
