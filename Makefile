@@ -8,9 +8,11 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
-# Stamps of two installations: what the notebooks need, and that plus what the tests need.
+# Stamps of two installations: what the notebooks need (VGG16's weights included), and that plus what the tests need.
 RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
+# A comma would end an argument of a call.
+TESTED := vgg,dev
 # Notebooks under test start without any run, so that no old run can make them pass. They share only the cache of the tests that
 # ran before them: compiled programs and rendered worlds.
 TEST_DATA := data/cache/pytest
@@ -41,15 +43,15 @@ define install
   echo "make: $$("$$PYTHON" --version) is too old, delfjax needs 3.11 or newer; name one with make env PYTHON=python3.12" >&2; exit 1; }
 @"$$PYTHON" -c 'import ensurepip, venv' || { echo "make: $$PYTHON lacks the venv module; on Debian it is the package python3-venv" >&2; exit 1; }
 "$$PYTHON" -m venv --upgrade-deps $(VENV)
-$(RUN) pip install --quiet --disable-pip-version-check --no-compile --editable '.$(1)'
+$(RUN) pip install --quiet --disable-pip-version-check --no-compile --editable '.[$(1)]'
 @touch $(RUNTIME) $@
 endef
 
 $(RUNTIME): pyproject.toml
-	$(call install,)
+	$(call install,vgg)
 
 $(INSTALLED): pyproject.toml
-	$(call install,[dev])
+	$(call install,$(TESTED))
 
 lint: env  ## ruff and mypy --strict
 	$(RUFF)

@@ -1,13 +1,15 @@
-"""Model files: backbone, scorer and reduction of one system, with the settings they are used with.
+"""Model files: the parts of one system, with the settings they are used with.
 
 ``delfjax weights export`` writes such a file. The names of its tensors begin with the part they
-belong to (``backbone.…``, ``scorer.…``, ``reduction.…``). Its description has each part and holds
-the settings that extraction needs, which ``--set model=FILE`` applies (:func:`override_system`). A
-file with a single part, as training writes it, is read the same way.
+belong to (``backbone.…``, ``scorer.…``, ``reduction.…``; of a system of global descriptors,
+``backbone.…``, ``projection.…``, ``whitening.…``). Its description has each part and holds the
+settings that extraction needs, which ``--set model=FILE`` applies (:func:`override_system`). A file
+with a single part, as training writes it, is read the same way.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,12 +54,15 @@ _SECTIONS = {
     PROJECTION: "global_features.region_projection",
     WHITENING: "global_features.whitening",
 }
-# Config field that names the weights of a part → the part.
-_FIELDS = {
-    **{f"{part}.weights": part for part in (BACKBONE, SCORER, REDUCTION)},
-    "global_features.backbone.weights": BACKBONE,
-    **{f"{section}.weights": part for part, section in _SECTIONS.items()},
+# Part → its config section, in a system of global descriptors.
+GLOBAL_SECTIONS = {BACKBONE: "global_features.backbone", **_SECTIONS}
+# Config section of a part's weights → the part.
+_PARTS = {
+    **{part: part for part in (BACKBONE, SCORER, REDUCTION)},
+    **{section: part for part, section in GLOBAL_SECTIONS.items()},
 }
+# Config field that names the weights of a part → the part.
+_FIELDS = {f"{section}.weights": part for section, part in _PARTS.items()}
 # The model's name in the JSON of a file with several parts.
 WHOLE = "delf"
 # The names in the JSON of a file that holds nothing but a scorer.
@@ -92,7 +97,7 @@ class _Evaluation(Record):
     config_hash: str
     tiers: dict[str, _Tier]
     results: dict[str, _Protocol]
-    # Part → digest; not in the files of earlier versions.
+    # Config section of a part → digest; not in the files of earlier versions.
     weights: dict[str, str] = field(default_factory=dict)
 
 
@@ -102,14 +107,18 @@ def save_model(
     *,
     system: Mapping[str, Any],
     about: Mapping[str, Any],
+    sections: Mapping[str, str] = _SECTIONS,
 ) -> None:
     """Write a model file; it appears complete or not at all.
 
     Args:
         path: a ``.safetensors`` file.
         parts: part → its tensors and its description.
-        system: config sections to use the parts with; ``weights`` of each part is filled in.
+        system: config sections to use the parts with, nested as in the config; ``weights`` of each
+            part is filled in.
         about: further plain values for the description.
+        sections: part → dotted name of the config section that has its ``weights``, if it is not
+            that of the part. :data:`GLOBAL_SECTIONS` for a system of global descriptors.
 
     Raises:
         WeightsError: ``path`` has another suffix.
@@ -123,9 +132,12 @@ def save_model(
         part: {**described, "digest": tensor_digest(held)}
         for part, (held, described) in parts.items()
     }
-    settings = {section: dict(fields) for section, fields in system.items()}
+    settings = copy.deepcopy(dict(system))
     for part in parts:
-        settings.setdefault(part, {})["weights"] = _ITSELF
+        section = settings
+        for name in sections.get(part, part).split("."):
+            section = section.setdefault(name, {})
+        section["weights"] = _ITSELF
     description = {"name": WHOLE, "parts": descriptions, "system": settings, **about}
     save_weights(path, tensors, description)
 
@@ -219,7 +231,10 @@ def pinned_assignment(assignment: Assignment) -> Assignment:
 
 
 def weights_of(config: DelfConfig) -> dict[str, str]:
-    """Part of the system → digest of its weights, or their name if they are not in a file.
+    """Config section of a part → digest of the part's weights, or their name if they are not in a
+    file.
+
+    The sections of global descriptors are there only if images are ranked by them.
 
     Raises:
         WeightsError: a weight file is missing, or its description is damaged.
@@ -227,7 +242,17 @@ def weights_of(config: DelfConfig) -> dict[str, str]:
     named = {BACKBONE: config.backbone.weights, REDUCTION: config.reduction.weights}
     if config.scorer.kind == "attention":
         named[SCORER] = config.scorer.weights
-    return {part: _digest_or_name(part, value) for part, value in named.items() if value}
+    if config.ranking.by != "local" or config.ranking.candidates != "local":
+        settings = config.global_features
+        named[GLOBAL_SECTIONS[BACKBONE]] = settings.backbone.weights
+        named[GLOBAL_SECTIONS[PROJECTION]] = settings.region_projection.weights
+        if settings.whitening.kind == "learned":
+            named[GLOBAL_SECTIONS[WHITENING]] = settings.whitening.weights
+    return {
+        section: _digest_or_name(_PARTS[section], value)
+        for section, value in named.items()
+        if value
+    }
 
 
 def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
@@ -296,7 +321,7 @@ def card(path: str | Path) -> Iterator[str]:
     yield f"{Path(path).name}: {about['name']}, {len(tensors)} tensors, {values:,} values"
     alone = {about["name"]: {"digest": tensor_digest(tensors), **about}}
     parts = about.get("parts", {}) if about["name"] == WHOLE else alone
-    order = [BACKBONE, SCORER, REDUCTION]
+    order = [BACKBONE, SCORER, REDUCTION, PROJECTION, WHITENING]
     for part in sorted(parts, key=lambda part: order.index(part) if part in order else len(order)):
         yield part
         yield from _facts(
@@ -366,9 +391,12 @@ def _digest_or_name(part: str, weights: str) -> str:
 def _part_digests(path: str | Path) -> dict[str, str]:
     """Part → its digest, for each part that a weight file holds."""
     about = read_description(path)["config"]
-    parts = [SCORER if about["name"] in _SCORERS else BACKBONE]
     if about["name"] == WHOLE:
         parts = list(about["parts"])
+    elif about["name"] in _SCORERS:
+        parts = [SCORER]
+    else:
+        parts = [about["name"] if about["name"] in _SECTIONS else BACKBONE]
     return {part: part_digest(path, part) for part in parts}
 
 
@@ -421,8 +449,13 @@ def _scores(file: Path, digests: Mapping[str, str]) -> dict[str, Any]:
         if value is not None
     }
     for part, digest in digests.items():
-        if found.get("weights", {}).get(part) != digest:
-            named = short_digest(found.get("weights", {}).get(part, "not named"))
+        scored = [
+            value
+            for section, value in found.get("weights", {}).items()
+            if _PARTS.get(section) == part
+        ]
+        if digest not in scored:
+            named = " and ".join(map(short_digest, scored)) or "not named"
             raise WeightsError(
                 f"{file}: scores of other weights: its {part} is {named}, that of the weight file"
                 f" is {short_digest(digest)}; evaluate the weight file again"

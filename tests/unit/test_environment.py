@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _declared() -> dict[str, Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + extras["dev"] + extras["vgg"]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 

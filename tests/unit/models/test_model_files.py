@@ -12,8 +12,12 @@ import pytest
 from delfjax.config import BackboneConfig, ConfigError, DelfConfig, config_hash, weight_file
 from delfjax.models.model_files import (
     BACKBONE,
+    GLOBAL_SECTIONS,
+    PROJECTION,
     REDUCTION,
     SCORER,
+    WHITENING,
+    card,
     load_part,
     override_system,
     part_digest,
@@ -40,6 +44,21 @@ def model_file(path: Path, *, backbone: float = 1, reduction: float = 1) -> Path
     values = {BACKBONE: backbone, SCORER: 1.0, REDUCTION: reduction}
     parts = {part: ({"w": np.full(2, value)}, {"name": part}) for part, value in values.items()}
     save_model(path, parts, system={"scorer": {"kind": "attention"}}, about={})
+    return path
+
+
+def global_file(path: Path, *, whitening: float = 1) -> Path:
+    values = {BACKBONE: 3.0, PROJECTION: 2.0, WHITENING: whitening}
+    parts = {part: ({"w": np.full(2, value)}, {"name": part}) for part, value in values.items()}
+    settings = {
+        "backbone": {"name": "vgg16", "output": "pool5"},
+        "pooling": "gem",
+        "gem_exponent": 2.5,
+        "whitening": {"kind": "learned", "dim": 1},
+    }
+    system = {"global_features": settings}
+    save_model(path, parts, system=system, about={}, sections=GLOBAL_SECTIONS)
+    assert settings["backbone"] == {"name": "vgg16", "output": "pool5"}, "arguments stay"
     return path
 
 
@@ -148,3 +167,50 @@ def test_an_evaluation_names_all_weights_that_it_scored(tmp_path: Path) -> None:
     assert found == {part: part_digest(file, part) for part in (BACKBONE, SCORER, REDUCTION)}
     shipped = part_digest(shipped_attention("landmark_world"), SCORER)
     assert weights_of(DelfConfig()) == {BACKBONE: "imagenet", SCORER: shipped}
+
+
+def test_a_model_file_of_global_descriptors_sets_and_pins_nested_fields(tmp_path: Path) -> None:
+    file = global_file(tmp_path / "global.safetensors")
+    config = override_system(DelfConfig(), [f"model={file}"])
+    settings = config.global_features
+    assert (settings.pooling, settings.gem_exponent) == ("gem", 2.5)
+    assert (settings.backbone.output, settings.whitening.kind) == ("pool5", "learned")
+    # The local half of the system stays as it was.
+    assert config.backbone == BackboneConfig()
+    named = {
+        BACKBONE: settings.backbone.weights,
+        PROJECTION: settings.region_projection.weights,
+        WHITENING: settings.whitening.weights,
+    }
+    for part, value in zip(named, (3, 2, 1), strict=True):
+        held = weight_file(named[part])
+        assert held is not None and held.digest == part_digest(file, part)
+        assert load_part(named[part], part)[0]["w"].tolist() == [value, value]
+    # Another whitening leaves the descriptors of a store what they are.
+    global_file(file, whitening=5)
+    other = override_system(DelfConfig(), [f"model={file}"])
+    assert config_hash(other.global_extraction()) == config_hash(config.global_extraction())
+    assert config_hash(other) != config_hash(config)
+    with pytest.raises(WeightsError, match="--set global_features.whitening.weights=FILE"):
+        load_part(named[WHITENING], WHITENING)
+
+
+def test_weights_of_global_descriptors_are_recorded_where_images_are_ranked_by_them(
+    tmp_path: Path,
+) -> None:
+    file = global_file(tmp_path / "global.safetensors")
+    local = override_system(DelfConfig(), [f"model={file}"])
+    assert weights_of(local).keys() == {BACKBONE, SCORER}
+    config = override_system(local, ["ranking.by=global"])
+    found = weights_of(config)
+    assert {section: found[section] for section in GLOBAL_SECTIONS.values()} == {
+        section: part_digest(file, part) for part, section in GLOBAL_SECTIONS.items()
+    }
+    # The embedded backbone of the local half is no reason to refuse the scores of the other.
+    record_scores(file, [evaluation(tmp_path / "scores.json", found)])
+    lines = "\n".join(card(file))
+    assert "oxford5k: oxford5k map 0.500" in lines
+    assert lines.index("backbone") < lines.index("\nprojection") < lines.index("\nwhitening")
+    assert "global_features.backbone.name: vgg16" in lines
+    with pytest.raises(WeightsError, match="its backbone is imagenet, that of the weight file"):
+        record_scores(file, [evaluation(tmp_path / "local.json", weights_of(local))])
