@@ -92,7 +92,7 @@ TRAINING_PRESETS: dict[str, TrainingConfig] = {
         batch_size=5,
         steps=30 * 400,
         validate_every=400,
-        head=HeadConfig(pooling="mac", whiten=True),
+        head=HeadConfig(pooling="mac", whiten="rmac"),
         tuples=TuplesConfig(pool=22_000, mine_every=133),
         optimiser=OptimiserConfig(
             learning_rate=1e-3, momentum=0.9, weight_decay=5e-4, schedule="fifths"
@@ -130,7 +130,7 @@ TRAINING_PRESETS: dict[str, TrainingConfig] = {
         batch_size=5,
         steps=60,
         validate_every=20,
-        head=HeadConfig(pooling="mac", whiten=True),
+        head=HeadConfig(pooling="mac", whiten="rmac"),
         tuples=TuplesConfig(mine_every=20),
         optimiser=OptimiserConfig(name="adamw", learning_rate=1e-4, warmup_steps=5),
     ),

@@ -120,8 +120,10 @@ class HeadConfig(Strict):
     projection_dim: Annotated[int, Field(ge=0)] = 0
     # Share of the mean variance that this PCA adds to every variance. Source: ours.
     shrinkage: PositiveFloat = 1.0
-    # After training, learn a whitening (Lw) from the tuples' positives. Source: siaMAC.
-    whiten: bool = False
+    # After training, learn a whitening (Lw) from photos and their positives: "trained", of the
+    # descriptor that was trained; "rmac", of R-MAC with three levels and the whole image, by the
+    # same network. Source: siaMAC does both; its row of the poster is R-MAC's.
+    whiten: Literal["none", "trained", "rmac"] = "none"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -108,8 +109,8 @@ def positives_of(
     *,
     progress: bool = False,
 ) -> Positives:
-    """The positives of a dataset's photos: in the landmark world, photos that see enough common
-    points at a similar scale; elsewhere, all photos of the same landmark.
+    """The positives of a dataset's photos: its pairs, if it has any; in the landmark world, photos
+    that see enough common points at a similar scale; elsewhere, all photos of the same landmark.
 
     Args:
         dataset: the dataset.
@@ -120,6 +121,14 @@ def positives_of(
     Raises:
         TrainingError: the world is damaged.
     """
+    if dataset.pairs is not None:
+        assert dataset.landmarks is not None
+        rows = np.full(len(dataset.database), -1, np.int64)
+        labelled = dataset.landmarks >= 0
+        rows[labelled] = np.arange(labelled.sum())
+        pairs = rows[dataset.pairs]
+        same = (pairs >= 0).all(axis=1) & (photos.labels[pairs[:, 0]] == photos.labels[pairs[:, 1]])
+        return Positives.of_pairs(pairs[same], photos.labels)
     if dataset.name != "world_train":
         return Positives.of_labels(photos.labels)
     try:
@@ -135,7 +144,7 @@ def positives_of(
     return Positives.of_pairs(pairs[same], groups.astype(np.int64))
 
 
-def _of_world(world: World, names: tuple[str, ...] | list[str], *, progress: bool) -> CoObserved:
+def _of_world(world: World, names: Sequence[str], *, progress: bool) -> CoObserved:
     """Pairs of photos of a world, computed once and kept in the cache."""
     known = {"version": [VERSION, _VERSION], "world": world.census.config.plain()}
     file = paths.cache_root() / "overlaps" / f"{values_hash({**known, 'photos': list(names)})}.npz"
