@@ -42,7 +42,15 @@ from delfjax.config.system import (
     VerificationConfig,
 )
 from delfjax.config.systems import SYSTEMS, system_assignments, uses_global, uses_local
-from delfjax.config.training import DelgConfig, OptimiserConfig, TrainingConfig, TrainingStages
+from delfjax.config.training import (
+    DelgConfig,
+    GlobalTrainingConfig,
+    HeadConfig,
+    OptimiserConfig,
+    TrainingConfig,
+    TrainingStages,
+    TuplesConfig,
+)
 from delfjax.config.values import (
     ConfigError,
     config_hash,
@@ -81,6 +89,8 @@ __all__ = [
     "ExpansionConfig",
     "FeaturesConfig",
     "GlobalConfig",
+    "GlobalTrainingConfig",
+    "HeadConfig",
     "IndexConfig",
     "MiningConfig",
     "OptimiserConfig",
@@ -91,6 +101,7 @@ __all__ = [
     "SearchConfig",
     "TrainingConfig",
     "TrainingStages",
+    "TuplesConfig",
     "VerificationConfig",
     "WeightFile",
     "WhiteningConfig",

@@ -11,7 +11,14 @@ from delfjax.config.system import (
     IndexConfig,
     ScorerConfig,
 )
-from delfjax.config.training import DelgConfig, OptimiserConfig, TrainingConfig
+from delfjax.config.training import (
+    DelgConfig,
+    GlobalTrainingConfig,
+    HeadConfig,
+    OptimiserConfig,
+    TrainingConfig,
+    TuplesConfig,
+)
 from delfjax.config.values import require_known
 
 PRESETS: dict[str, DelfConfig] = {
@@ -76,6 +83,67 @@ TRAINING_PRESETS: dict[str, TrainingConfig] = {
         validate_every=50,
         optimiser=OptimiserConfig(name="adamw", learning_rate=1e-3, warmup_steps=20),
         delg=DelgConfig(code_dim=64, embedding_dim=256),
+    ),
+    # Source: Radenović et al. 2016 and their code: VGG16, MAC, 362 px, 30 epochs, 5 tuples of a
+    # query, a positive and 5 negatives; SGD. Unconfirmed: the overlap and scale of positives, and
+    # that an epoch has 2000 queries and a pool of 22,000 photos, as in their later code.
+    "paper_siamac": GlobalTrainingConfig(
+        square_side=362,
+        batch_size=5,
+        steps=30 * 400,
+        validate_every=400,
+        head=HeadConfig(pooling="mac", whiten="rmac"),
+        tuples=TuplesConfig(pool=22_000, mine_every=133),
+        optimiser=OptimiserConfig(
+            learning_rate=1e-3, momentum=0.9, weight_decay=5e-4, schedule="fifths"
+        ),
+    ),
+    # Source: Gordo et al. 2016: R-MAC with two levels, shift and projection to 2048 dimensions,
+    # 800 px. Unconfirmed: all numbers of the training, which their release leaves out. The number
+    # of steps is ours.
+    "paper_dir": GlobalTrainingConfig(
+        square_side=800,
+        batch_size=64,
+        accumulate=64,
+        steps=4000,
+        validate_every=200,
+        head=HeadConfig(pooling="rmac", rmac_levels=2, projection_dim=2048),
+        tuples=TuplesConfig(
+            loss="triplet",
+            margin=0.1,
+            min_overlap=0.0,
+            max_scale_change=100.0,
+            negatives=1,
+            hardest=25,
+            one_per_landmark=False,
+            pool=5000,
+            mine_every=16,
+        ),
+        optimiser=OptimiserConfig(
+            learning_rate=1e-3, momentum=0.9, weight_decay=5e-5, schedule="tenth"
+        ),
+    ),
+    "quick_siamac": GlobalTrainingConfig(
+        square_side=256,
+        cached_maps=True,
+        frozen_layers=12,
+        batch_size=5,
+        steps=60,
+        validate_every=20,
+        head=HeadConfig(pooling="mac", whiten="rmac"),
+        tuples=TuplesConfig(mine_every=20),
+        optimiser=OptimiserConfig(name="adamw", learning_rate=1e-4, warmup_steps=5),
+    ),
+    "quick_dir": GlobalTrainingConfig(
+        square_side=256,
+        cached_maps=True,
+        frozen_layers=12,
+        batch_size=8,
+        steps=60,
+        validate_every=20,
+        head=HeadConfig(pooling="rmac", rmac_levels=2, projection_dim=512),
+        tuples=TuplesConfig(loss="triplet", margin=0.1, negatives=2, hardest=10, mine_every=20),
+        optimiser=OptimiserConfig(name="adamw", learning_rate=1e-4, warmup_steps=5),
     ),
 }
 

@@ -23,9 +23,10 @@ class OptimiserConfig(Strict):
     # Weight decay of kernels, decoupled from the gradient for adamw and added to it for sgd.
     # Source: TF declares 1e-4 but never adds it to the loss.
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    # Decay of the learning rate to 0 over all steps. Source: "linear" is the TF2 code's; "cosine"
-    # is ours.
-    schedule: Literal["cosine", "linear"] = "cosine"
+    # Decay of the learning rate: to 0 over all steps ("linear" is the TF2 code's; "cosine" is
+    # ours); "fifths", a fifth of it for the second third of the steps and a 25th for the last
+    # (siaMAC); "tenth", a tenth of it for the second half (DIR, unconfirmed).
+    schedule: Literal["cosine", "linear", "fifths", "tenth"] = "cosine"
     # Steps over which the learning rate first rises linearly from 0.
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     # Largest norm of the gradient over all parameters. Source: the TF2 code.
@@ -57,7 +58,8 @@ class TrainingConfig(Strict):
     # "finetune": the backbone learns to classify landmarks from the mean of its features.
     # "attention": with fixed features, the scorer learns to classify from their weighted mean.
     # "delg": both at once, with a global descriptor instead of the mean, and an autoencoder.
-    stage: Literal["finetune", "attention", "delg"] = "finetune"
+    # "global": a global descriptor learns to rank photos (:class:`GlobalTrainingConfig`).
+    stage: Literal["finetune", "attention", "delg", "global"] = "finetune"
     # Side to which a photograph's central square is resized, pixels. Source: the paper, 250 for
     # "finetune" and 900 for "attention".
     square_side: PositiveInt = 250
@@ -103,9 +105,83 @@ class TrainingConfig(Strict):
 
 
 @dataclass(frozen=True)
+class HeadConfig(Strict):
+    """From a feature map to the global descriptor that is trained. The fields mean what those of
+    the section "global_features" mean."""
+
+    # Source: siaMAC, "mac"; DIR, "rmac"; Radenović et al. 2018, "gem".
+    pooling: Literal["mac", "rmac", "gem"] = "mac"
+    # Exponent of "gem" before it is learned.
+    gem_exponent: PositiveFloat = 3.0
+    rmac_levels: Annotated[int, Field(ge=1, le=4)] = 2
+    rmac_whole_image: bool = False
+    # Dimensions of the shift and projection of each region of "rmac", which are learned, too; 0 for
+    # none. They start as PCA whitening of the regions of training photos. Source: DIR, 2048.
+    projection_dim: Annotated[int, Field(ge=0)] = 0
+    # Share of the mean variance that this PCA adds to every variance. Source: ours.
+    shrinkage: PositiveFloat = 1.0
+    # After training, learn a whitening (Lw) from photos and their positives: "trained", of the
+    # descriptor that was trained; "rmac", of R-MAC with three levels and the whole image, by the
+    # same network. Source: siaMAC does both; its row of the poster is R-MAC's.
+    whiten: Literal["none", "trained", "rmac"] = "none"
+
+
+@dataclass(frozen=True)
+class TuplesConfig(Strict):
+    """Tuples of photos: a query, a positive (a photo of the same landmark), and negatives (photos
+    of other landmarks)."""
+
+    # Source: siaMAC, contrastive; DIR, triplet.
+    loss: Literal["contrastive", "triplet"] = "contrastive"
+    # Contrastive: the distance from which a negative is far enough. Triplet: by how much the square
+    # of its distance must exceed the positive's. Source: siaMAC, 0.7; DIR, 0.1 (unconfirmed).
+    margin: PositiveFloat = 0.7
+    # A positive shows at least this share of the points of the query, and at a scale that differs
+    # by at most this factor, where it is known which points photos share. Source: siaMAC
+    # (unconfirmed).
+    min_overlap: UnitFloat = 0.2
+    max_scale_change: Annotated[float, Field(ge=1)] = 1.5
+    # Negatives of a tuple, drawn from the hardest: those of other landmarks that are nearest by the
+    # present descriptor. Source: siaMAC, all 5 of 5; DIR, 1 of 25 (unconfirmed).
+    negatives: PositiveInt = 5
+    hardest: PositiveInt = 5
+    # Take at most one negative from each landmark. Source: siaMAC; without, its mAP is lower.
+    one_per_landmark: bool = True
+    # Photos that negatives are searched in, drawn anew each time. Source: DIR, 5000 (unconfirmed);
+    # Radenović et al. 2018, 22,000.
+    pool: PositiveInt = 5000
+    # Steps after which tuples are drawn anew. Source: siaMAC, three times per epoch; DIR, 16
+    # (unconfirmed).
+    mine_every: PositiveInt = 100
+
+
+@dataclass(frozen=True)
+class GlobalTrainingConfig(TrainingConfig):
+    """The stage "global": a global descriptor learns that photos of one landmark are near each
+    other and far from all others.
+
+    Photos are whole, reduced to a longer side of `square_side` and padded to a square: `crop_side`,
+    `rescales` and `mirror` do not apply, as in siaMAC and DIR. `batch_size` counts tuples, and
+    `validation_share` landmarks: those held out are searched among each other.
+    """
+
+    stage: Literal["global"] = "global"
+    head: HeadConfig = field(default_factory=HeadConfig)
+    tuples: TuplesConfig = field(default_factory=TuplesConfig)
+
+
+@dataclass(frozen=True)
 class TrainingStages(Strict):
-    """The two stages of DELF in order, and the stage "delg", which replaces both."""
+    """The two stages of DELF in order; the stage "delg", which replaces both; and the global
+    descriptors of siaMAC and DIR."""
 
     finetune: TrainingConfig = field(default_factory=TrainingConfig)
     attention: TrainingConfig = field(default_factory=lambda: TrainingConfig(stage="attention"))
     delg: TrainingConfig = field(default_factory=lambda: TrainingConfig(stage="delg"))
+    siamac: GlobalTrainingConfig = field(default_factory=GlobalTrainingConfig)
+    dir: GlobalTrainingConfig = field(
+        default_factory=lambda: GlobalTrainingConfig(
+            head=HeadConfig(pooling="rmac", projection_dim=512),
+            tuples=TuplesConfig(loss="triplet", margin=0.1, negatives=1, hardest=25),
+        )
+    )

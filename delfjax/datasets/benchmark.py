@@ -130,6 +130,8 @@ class RetrievalDataset:
             the landmarks have no names.
         gps: latitude and longitude of each database image, degrees; NaN where unknown, ``None``
             where no image has any.
+        pairs: pairs of database images, each with an image that is known to show the same points;
+            ``None`` where nothing is known.
         corrupt: database indices of images known to be undecodable; they carry no label.
         notes: anything unusual found on opening, one line each.
     """
@@ -142,12 +144,14 @@ class RetrievalDataset:
     landmarks: Int64[np.ndarray, " n"] | None = None
     landmark_names: tuple[str, ...] = ()
     gps: Float64[np.ndarray, "n 2"] | None = None
+    pairs: Int64[np.ndarray, "p 2"] | None = None
     corrupt: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.empty(0, np.int64))
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         size = len(self.database)
         members = {f"label {label!r}": sets.indices for label, sets in self.queries.sets.items()}
+        members |= {} if self.pairs is None else {"pairs": self.pairs.reshape(-1)}
         for what, indices in {**members, "corrupt": self.corrupt}.items():
             outside = indices[(indices < 0) | (indices >= size)]
             if len(outside):

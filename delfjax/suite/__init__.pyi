@@ -14,6 +14,7 @@ from .settings import index_of as index_of
 from .settings import mining_world as mining_world
 from .settings import model_of as model_of
 from .settings import photo_experiment as photo_experiment
+from .settings import ranking_world as ranking_world
 from .settings import store_of as store_of
 from .settings import table as table
 from .trained_stages import detector_curve as detector_curve

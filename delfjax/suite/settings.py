@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -94,6 +94,8 @@ _WORLD_CHANGES: dict[str, tuple[str, ...]] = {
 _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 # Sections that a notebook's overrides can change; no run depends on the section of mining.
 _SECTIONS = (*SYSTEM_SECTIONS, *STAGE_SECTIONS)
+# Stages that train a global descriptor, one of which `23_train_global` is about.
+RECIPES = ("siamac", "dir")
 # What each experiment of the suite depends on: sections of the config, besides the seed, and the
 # run that it reads (role, experiment). A notebook that is not listed, such as a user's copy,
 # depends on all sections.
@@ -106,7 +108,8 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "13_measure_challenges": (tuple(name for name in _SEARCH if name != "scorer"), None),
     "20_finetune_descriptors": (("backbone", "finetune"), None),
     "21_train_attention": (("backbone", "finetune", "attention"), None),
-    "22_train_delg": ((*_SEARCH, *STAGE_SECTIONS), None),
+    "22_train_delg": ((*_SEARCH, "finetune", "attention", "delg"), None),
+    "23_train_global": (("global_features", *RECIPES), None),
     "30_extract_features": (_EXTRACTION, None),
     "31_fit_reduction": (_SEARCH, ("features", "30_extract_features")),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
@@ -144,6 +147,9 @@ _CHALLENGE: dict[str, dict[str, int]] = {
         "image_side": 512,
     },
 }
+# Changes to the world for `23_train_global`: at "ci", more landmarks to train on, because a tuple
+# takes each of its negatives from another.
+_RANKED: dict[str, dict[str, int]] = {"ci": {"train_landmarks": 10, "train_views": 4}}
 # Changes to the world for `11_mine_landmarks`: at "ci", fewer photographs in all, but enough of
 # each landmark.
 _MINED: dict[str, dict[str, int]] = {
@@ -165,6 +171,13 @@ _SECONDS: dict[str, Any] = {
     "validate_every": 10,
     "log_every": 1,
 }
+_FEW_TUPLES: dict[str, Any] = {
+    "square_side": 128,
+    "batch_size": 2,
+    "steps": 12,
+    "validate_every": 6,
+    "log_every": 1,
+}
 _TRAINING = {
     "ci": TrainingStages(
         replace(training_preset("quick_finetune"), **_SECONDS, steps=20),
@@ -175,10 +188,15 @@ _TRAINING = {
             frozen_layers=12,
             steps=20,
         ),
+        replace(training_preset("quick_siamac"), **_FEW_TUPLES),
+        replace(training_preset("quick_dir"), **_FEW_TUPLES),
     ),
     **{
         name: TrainingStages(
-            **{stage: training_preset(f"{length}_{stage}") for stage in STAGE_SECTIONS}
+            **cast(
+                dict[str, Any],
+                {stage: training_preset(f"{length}_{stage}") for stage in STAGE_SECTIONS},
+            )
         )
         for name, length in (("quick", "quick"), ("full", "paper"))
     },
@@ -221,6 +239,9 @@ class PhotoExperiment:
         }
         if experiment == "50_ablation":
             used["seeds"] = list(self.seeds)
+        if self.recipe:
+            for other in set(RECIPES) - {self.recipe}:
+                used.pop(other, None)
         return {**self._data(experiment), "seed": self.whole.seed, **used}
 
     def _data(self, experiment: str) -> dict[str, Any]:
@@ -258,6 +279,11 @@ class PhotoExperiment:
     def folder(self) -> Path | None:
         """The labelled photo folder; ``None`` for a dataset with a name."""
         return _labelled_folder(str(self.parameters["dataset"]))
+
+    @property
+    def recipe(self) -> str:
+        """The stage of :data:`RECIPES` that the notebook is about; empty for any other notebook."""
+        return str(self.parameters.get("recipe", ""))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -340,7 +366,13 @@ def _sections_of(experiment: str) -> tuple[str, ...]:
 
 
 def photo_experiment(
-    preset: str, seed: int, *, dataset: str = "world", overrides: str = "", upstream: str = "latest"
+    preset: str,
+    seed: int,
+    *,
+    dataset: str = "world",
+    overrides: str = "",
+    upstream: str = "latest",
+    recipe: str = "",
 ) -> PhotoExperiment:
     """Derive the settings of a notebook from its parameters.
 
@@ -353,6 +385,7 @@ def photo_experiment(
             the path of a labelled photo folder, likewise.
         overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``.
         upstream: the run that the notebook reads; recorded for the command that repeats the run.
+        recipe: the stage of :data:`RECIPES` that the notebook is about; empty for any other.
 
     Raises:
         ConfigError: a preset, dataset or field is unknown (the message names the nearest), or a
@@ -371,6 +404,9 @@ def photo_experiment(
         "overrides": overrides,
         "upstream": upstream,
     }
+    if recipe:
+        require_known("recipe", recipe, RECIPES)
+        given["recipe"] = recipe
     system = config.preset("ci" if preset == "ci" else "default")
     base = override(
         Config(**vars(system), **vars(_TRAINING[preset])),
@@ -404,6 +440,12 @@ def mining_world(experiment: PhotoExperiment) -> WorldConfig:
     return experiment.world(**_MINED.get(experiment.parameters["preset"], {}))
 
 
+def ranking_world(experiment: PhotoExperiment) -> WorldConfig:
+    """Config of the world that global descriptors are trained on: that of the parameters, except
+    for more training photographs at "ci"."""
+    return experiment.world(**_RANKED.get(experiment.parameters["preset"], {}))
+
+
 # Experiments that work only on the landmark world → config of that world.
 _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "10_inspect_dataset": PhotoExperiment.world,
@@ -412,6 +454,7 @@ _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "20_finetune_descriptors": PhotoExperiment.world,
     "21_train_attention": PhotoExperiment.world,
     "22_train_delg": PhotoExperiment.world,
+    "23_train_global": ranking_world,
     "50_ablation": PhotoExperiment.world,
     "51_visualise_attention": PhotoExperiment.world,
 }

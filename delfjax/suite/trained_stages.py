@@ -45,7 +45,9 @@ class TrainedStage:
     Attributes:
         weights: file of the learned weights, ``.safetensors``.
         losses: step → loss of its batch.
-        accuracy: step → share of the validation photographs that are classified correctly, [0, 1].
+        accuracy: step → share of the validation photographs that are classified correctly, or for a
+            global descriptor the mean average precision of retrieval among those of held-out
+            landmarks, [0, 1]; step 0 is before training.
         best_step: step whose weights were kept.
         seconds: duration of the training, including the feature maps.
     """
@@ -117,7 +119,10 @@ def trained_stage(
     lines = metric_lines(folder / "training" / METRICS)
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     accuracy = {
-        line["step"]: line["validation_accuracy"] for line in lines if "validation_accuracy" in line
+        line["step"]: line[name]
+        for name in ("validation_accuracy", "validation_precision")
+        for line in lines
+        if name in line
     }
     return TrainedStage(weights, losses, accuracy, about["best_step"], about["seconds"])
 
@@ -128,6 +133,7 @@ def system(
     descriptors: TrainedStage | None = None,
     attention: TrainedStage | None = None,
     delg: TrainedStage | None = None,
+    pooled: TrainedStage | None = None,
 ) -> DelfConfig:
     """``config`` with trained stages; without an attention stage, the feature norm is the score.
 
@@ -136,7 +142,12 @@ def system(
         descriptors: a stage "finetune".
         attention: a stage "attention".
         delg: a stage "delg", which is a whole system: the other stages are then ignored.
+        pooled: a stage "global", which sets the global descriptor alone.
     """
+    if pooled is not None:
+        others = system(config, descriptors=descriptors, attention=attention, delg=delg)
+        local = any(stage is not None for stage in (descriptors, attention, delg))
+        return override_system(others if local else config, [f"model={pooled.weights}"])
     if delg is not None:
         return override_system(config, [f"model={delg.weights}"])
     changes = [] if descriptors is None else [f"backbone.weights={descriptors.weights}"]

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Int, Int64, Shaped, UInt8
@@ -38,18 +39,31 @@ class TrainingError(DelfjaxError):
     """Photos, labels or a checkpoint cannot be used for training, or a loss is not finite."""
 
 
+class PaddedPhotos(NamedTuple):
+    """Whole photos on canvases of one size, or their feature maps after the frozen layers.
+
+    Attributes:
+        values: pixels (RGB, 0 … 255) or features, each photo in the upper left corner.
+        extent: rows and columns that each photo fills.
+    """
+
+    values: Any
+    extent: Any
+
+
 @dataclass(frozen=True)
 class Batch:
     """The inputs of one step.
 
     Attributes:
         inputs: pixels (RGB, 0 … 255), or their feature maps after the frozen layers.
-        labels: landmark of each input.
+        labels: landmark of each input; of tuples, the position of the positive among the others of
+            each, which is 0.
         members: index of each input's photo.
     """
 
-    inputs: UInt8[np.ndarray, "b h w 3"] | Float16[np.ndarray, "b h w c"]
-    labels: Int[np.ndarray, " b"]
+    inputs: UInt8[np.ndarray, "b h w 3"] | Float16[np.ndarray, "b h w c"] | PaddedPhotos
+    labels: Int[np.ndarray, " t"]
     members: Int64[np.ndarray, " b"]
 
 
@@ -145,6 +159,18 @@ class LabelledPhotos:
         if self.contents and not self.contents[member]:
             raise ImageError(file, "could not be read when the training began")
         return resized(central_square(pixels), (side, side))
+
+    def whole(self, member: int, side: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A photo, reduced if its longer side is above ``side`` pixels.
+
+        Raises:
+            ImageError: the file cannot be read, or could not when it was hashed.
+        """
+        file = self.root / self.paths[member]
+        pixels = decode_image(file, max_side=side).pixels
+        if self.contents and not self.contents[member]:
+            raise ImageError(file, "could not be read when the training began")
+        return pixels
 
     @property
     def unreadable(self) -> list[int]:

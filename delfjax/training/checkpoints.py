@@ -47,9 +47,14 @@ _LAST = 2
 
 
 @dataclass
-class _Scores(Record):
+class _Accuracy(Record):
     loss: Number
     accuracy: Number
+
+
+@dataclass
+class _Precision(Record):
+    precision: Number
 
 
 @dataclass
@@ -62,7 +67,7 @@ class _Record(Record):
     """
 
     about: dict[str, Any]
-    metrics: _Scores | None
+    metrics: _Accuracy | _Precision | None
 
 
 class Checkpoints:
@@ -126,14 +131,15 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Number of steps done at the checkpoint with the best validation accuracy, the latest of
-        equals; ``None`` if there is no checkpoint."""
+        """Number of steps done at the checkpoint with the best validation accuracy or precision,
+        the latest of equals; ``None`` if there is no checkpoint."""
         scores = self.validated
-        return max(
-            self._records,
-            key=lambda step: (scores[step]["accuracy"] if step in scores else 0.0, step),
-            default=None,
-        )
+
+        def quality(step: int) -> float:
+            found = scores.get(step, {})
+            return found.get("precision", found.get("accuracy", 0.0))
+
+        return max(self._records, key=lambda step: (quality(step), step), default=None)
 
     @property
     def validated(self) -> dict[int, dict[str, float]]:
@@ -207,7 +213,7 @@ class Checkpoints:
         Args:
             step: number of steps done.
             state: a tree of arrays.
-            metrics: loss and accuracy on the photos held out; ``None`` if there are none.
+                metrics: the validation scores; ``None`` if no photo is held out.
 
         Raises:
             OSError: it cannot be written, for instance because the disk is full; the error names

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,35 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Float, Int64, PyTree
 from tqdm.auto import tqdm
 
-from delfjax.config import TrainingConfig
+from delfjax.config import GlobalTrainingConfig, TrainingConfig
 from delfjax.errors import DelfjaxWarning
 from delfjax.files import append_json_line, parse_json, write_json_lines
+from delfjax.ops.whitening import Projection
 from delfjax.records import Number, Record, Whole, require_record
-from delfjax.training.batches import Batch, Batches, LabelledPhotos, TrainingError
+from delfjax.training.batches import (
+    Batch,
+    Batches,
+    LabelledPhotos,
+    PaddedPhotos,
+    TrainingError,
+)
 from delfjax.training.checkpoints import Checkpoints
 from delfjax.training.networks import Network
 from delfjax.training.optimiser import make_optimiser, make_schedule
+from delfjax.training.tuple_batches import RoundBatches, TupleBatches
+from delfjax.training.tuples import retrieval_precision
 from delfjax.types import Array
 
 METRICS = "metrics.jsonl"
 # Names that the validation scores have in the metrics file.
-_SCORES = {"loss": "validation_loss", "accuracy": "validation_accuracy"}
+_SCORES = {
+    "loss": "validation_loss",
+    "accuracy": "validation_accuracy",
+    "precision": "validation_precision",
+}
 # Number of batches prepared ahead.
 _AHEAD = 3
 # Platforms that are fastest when images are computed one by one, because the feature maps of one
@@ -53,6 +66,8 @@ _ONE_BY_ONE = ("cpu",)
 # 1.07 times faster than with single images.
 _MANY_PARAMETERS = 1 << 23
 _SHARING = 4
+# Photos that a device describes in one call.
+_DESCRIBED = 8
 Tensors = dict[str, Array]
 
 
@@ -66,10 +81,12 @@ class TrainingReport:
         resumed_at: number of steps done by earlier calls.
         best_step: number of steps done at the best checkpoint, or at the last one if no photo is
             held out.
-        validation: step → loss and accuracy on the held-out photos; empty if there are none.
+        validation: step → loss and accuracy on the held-out photos, or the mean average precision
+            of retrieval among those of held-out landmarks; empty if there are none.
         seconds: wall time of this call.
         images_per_second: throughput of this call.
         failures: photo → reason, for photos that could not be read.
+        whitening: the learned whitening of the network's global descriptors, if there is one.
     """
 
     network: Network
@@ -80,6 +97,7 @@ class TrainingReport:
     seconds: float
     images_per_second: float
     failures: dict[str, str]
+    whitening: Projection | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -91,11 +109,13 @@ class TrainingState:
         learnt: trained parameters.
         statistics: batch norm statistics that are learned.
         optimiser: state of the optimiser.
+        drawn: the tuples of the present round, by "tuples"; empty where there are no tuples.
     """
 
     learnt: PyTree
     statistics: PyTree
     optimiser: PyTree
+    drawn: PyTree = field(default_factory=dict)
 
 
 class Parts:
@@ -145,7 +165,7 @@ class Parts:
 
 def train(
     network: Network,
-    batches: Batches,
+    batches: Batches | TupleBatches,
     *,
     config: TrainingConfig,
     checkpoints: Checkpoints,
@@ -170,30 +190,49 @@ def train(
     """
     started = time.perf_counter()
     trainer = Trainer(network, config, list(jax.local_devices() if devices is None else devices))
-    first, state = checkpoints.resume(trainer.start())
+    first, state = checkpoints.resume(_without_tuples(trainer.start(), batches))
     lines = _Lines(checkpoints.folder / METRICS, until=first, config=config)
     validation = {**lines.validation, **checkpoints.validated}
+    together = 1
+
+    def validated(state: TrainingState, done: int) -> dict[str, float] | None:
+        scores = trainer.validate(state, batches)
+        if scores is not None:
+            validation[done] = scores
+            lines.write({"step": done, **{_SCORES[name]: v for name, v in scores.items()}})
+        return scores
+
+    if isinstance(batches, TupleBatches):
+        together = batches.none_drawn.shape[1]
+        if not first:
+            validated(state, 0)
     with tqdm(
         total=config.steps, initial=first, desc=config.stage, unit="step", disable=not progress
     ) as bar:
-        for step, batch in _prepared(batches, range(first, config.steps)):
-            state, metrics = trainer.step(state, batch)
-            done = step + 1
-            lines.add(done, metrics, batch, batches.photos)
-            bar.update()
-            if done % config.validate_every == 0 or done == config.steps:
+        for steps in _rounds(range(first, config.steps), config):
+            source: Batches | RoundBatches
+            if isinstance(batches, TupleBatches):
                 lines.settle(batches.photos)
-                scores = trainer.validate(state, batches)
-                if scores is not None:
-                    validation[done] = scores
-                    lines.write({"step": done, **{_SCORES[name]: v for name, v in scores.items()}})
-                checkpoints.save(done, state, scores)
-                rate = (done - first) * config.batch_size / (time.perf_counter() - started)
-                bar.set_postfix({**(scores or {}), "images/s": round(rate)}, refresh=False)
+                state = trainer.mine(state, batches, steps.start)
+                source = batches.of(state.drawn["tuples"])
+            else:
+                source = batches
+            for step, batch in _prepared(source, steps):
+                state, metrics = trainer.step(state, batch)
+                done = step + 1
+                lines.add(done, metrics, batch, batches.photos)
+                bar.update()
+                if done % config.validate_every == 0 or done == config.steps:
+                    lines.settle(batches.photos)
+                    scores = validated(state, done)
+                    checkpoints.save(done, state, scores)
+                    images = (done - first) * config.batch_size * together
+                    rate = images / (time.perf_counter() - started)
+                    bar.set_postfix({**(scores or {}), "images/s": round(rate)}, refresh=False)
     best = checkpoints.best or config.steps
     trained = trainer.trained(checkpoints.restore(best, state))
     seconds = time.perf_counter() - started
-    images = (config.steps - first) * config.batch_size
+    images = (config.steps - first) * config.batch_size * together
     return TrainingReport(
         trained, config.steps, first, best, validation, seconds, images / seconds, batches.failures
     )
@@ -223,6 +262,7 @@ class Trainer:
         self._gradient = jax.jit(self._mean_gradient)
         self._update = jax.jit(self._updated, donate_argnums=(0, 1))
         self._score = jax.jit(self._scored)
+        self._describe = jax.jit(self._described)
 
     def start(self) -> TrainingState:
         """The state before the first step."""
@@ -249,18 +289,59 @@ class Trainer:
             state.learnt, state.statistics, self._fixed, inputs, labels
         )
         learnt, optimiser = self._update(state.learnt, state.optimiser, slope)
-        return TrainingState(learnt, statistics, optimiser), metrics
+        return replace(state, learnt=learnt, statistics=statistics, optimiser=optimiser), metrics
 
-    def validate(self, state: TrainingState, batches: Batches) -> dict[str, float] | None:
-        """Mean loss and accuracy over the held-out photos at every rescale; ``None`` if there are
-        no such photos.
+    def mine(self, state: TrainingState, batches: TupleBatches, step: int) -> TrainingState:
+        """The state with new tuples if a round begins with ``step``; if not, it has those of the
+        round already.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: descriptors are not finite.
+        """
+        assert isinstance(self._config, GlobalTrainingConfig)
+        if step % self._config.tuples.mine_every:
+            return state
+        drawn = batches.drawn(step, partial(self.describe, state, batches))
+        return replace(state, drawn={"tuples": drawn})
+
+    def describe(
+        self, state: TrainingState, batches: TupleBatches, members: Int64[np.ndarray, " m"]
+    ) -> Float[np.ndarray, "m d"]:
+        """Descriptors of photos.
+
+        Raises:
+            TrainingError: one is not finite.
+        """
+        size = _DESCRIBED * self._devices
+        found = []
+        for start in range(0, len(members), size):
+            part = members[start : start + size]
+            photos = batches.take(np.resize(part, size))
+            placed = jax.device_put(photos, self._divided)
+            found.append((self._describe(state, self._fixed, placed), len(part)))
+        descriptors = np.concatenate([np.asarray(values)[:count] for values, count in found])
+        finite = np.isfinite(descriptors).all(axis=1)
+        if not finite.all():
+            name = batches.photos.paths[members[int(np.argmin(finite))]]
+            raise TrainingError(f"the descriptor of {name} is not finite")
+        return descriptors
+
+    def validate(
+        self, state: TrainingState, batches: Batches | TupleBatches
+    ) -> dict[str, float] | None:
+        """Mean loss and accuracy over the held-out photos at every rescale, or the mean average
+        precision of retrieval among the photos of held-out landmarks; ``None`` if there are no such
+        photos.
+
+        Raises:
+            TrainingError: the loss or a descriptor is not finite.
         """
         members = np.flatnonzero(batches.validation)
         if not members.size:
             return None
+        if isinstance(batches, TupleBatches):
+            descriptors = self.describe(state, batches, members)
+            return {"precision": retrieval_precision(descriptors, batches.photos.labels[members])}
         size = self._config.batch_size
         total = np.zeros(3)
         for rescale in range(len(self._config.rescales)):
@@ -348,6 +429,11 @@ class Trainer:
         right = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
         return jnp.sum(losses * weight), jnp.sum(right * weight), jnp.sum(weight)
 
+    def _described(self, state: TrainingState, fixed: Tensors, inputs: PaddedPhotos) -> jax.Array:
+        network = self._parts.network({**state.learnt, **state.statistics, **fixed}, training=False)
+        found: jax.Array = self._each(lambda photos: network(self._maps(network, photos)), inputs)
+        return found
+
     def _cuts(self, count: int) -> int:
         """Number of sequential parts to split ``count`` images into.
 
@@ -361,31 +447,60 @@ class Trainer:
         many = sum(tensor.size for tensor in tensors.values()) >= _MANY_PARAMETERS
         return each // math.gcd(each, _SHARING) if many else each
 
-    def _each(self, function: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> jax.Array:
+    def _each(self, function: Callable[[Any], Any], inputs: Any) -> Any:
         """``function`` of inputs that are independent of each other, computed all at once or part
         by part on each device."""
-        parts: jax.Array = jax.lax.map(function, _divided(inputs, self._cuts(len(inputs))))
-        return parts.swapaxes(0, 1).reshape(len(inputs), *parts.shape[2:])
+        count = len(jax.tree.leaves(inputs)[0])
+        parts = jax.lax.map(function, _divided(inputs, self._cuts(count)))
+        return jax.tree.map(lambda part: part.swapaxes(0, 1).reshape(count, *part.shape[2:]), parts)
 
-    def _maps(self, network: Network, inputs: jax.Array) -> jax.Array:
+    def _maps(self, network: Network, inputs: Any) -> Any:
         """The feature maps that the network learns from: cached ones, or those of the photos."""
-        dtype = self._config.dtype
-        if inputs.dtype == jnp.uint8:
+        dtype = jnp.dtype(self._config.dtype)
+        if jax.tree.leaves(inputs)[0].dtype == jnp.uint8:
             inputs = self._each(
-                lambda photographs: network.fixed(photographs.astype(jnp.float32), dtype), inputs
+                lambda photographs: network.fixed(_floats(photographs, jnp.float32), dtype.name),
+                inputs,
             )
-        return jax.lax.stop_gradient(inputs).astype(jnp.dtype(dtype))
+        return jax.lax.stop_gradient(_floats(inputs, dtype))
 
 
-def _divided(batch: jax.Array, parts: int) -> jax.Array:
+def _floats(inputs: Any, dtype: Any) -> Any:
+    """Inputs of type ``dtype``; extents, if there are any, stay whole numbers."""
+    if isinstance(inputs, PaddedPhotos):
+        return PaddedPhotos(inputs.values.astype(dtype), inputs.extent)
+    return inputs.astype(dtype)
+
+
+def _divided(batch: Any, parts: int) -> Any:
     """A batch cut into parts, ``[parts, …]``.
 
-    A part takes every ``parts``-th image, so each device already holds its share of every part.
+    A part takes every ``parts``-th image, so each device already holds its share of every part. Of
+    a batch of tuples, it takes every ``parts``-th tuple.
     """
-    return batch.reshape(-1, parts, *batch.shape[1:]).swapaxes(0, 1)
+    return jax.tree.map(lambda each: each.reshape(-1, parts, *each.shape[1:]).swapaxes(0, 1), batch)
 
 
-def _prepared(batches: Batches, steps: range) -> Iterator[tuple[int, Batch]]:
+def _rounds(steps: range, config: TrainingConfig) -> Iterator[range]:
+    """The steps in parts: each ends before the tuples are drawn anew; one part without tuples."""
+    start = steps.start
+    while start < steps.stop:
+        stop = steps.stop
+        if isinstance(config, GlobalTrainingConfig):
+            every = config.tuples.mine_every
+            stop = min(stop, (start // every + 1) * every)
+        yield range(start, stop)
+        start = stop
+
+
+def _without_tuples(state: TrainingState, batches: Batches | TupleBatches) -> TrainingState:
+    """The state before the first step, with room for the tuples of a round."""
+    if isinstance(batches, TupleBatches):
+        return replace(state, drawn={"tuples": batches.none_drawn})
+    return state
+
+
+def _prepared(batches: Batches | RoundBatches, steps: range) -> Iterator[tuple[int, Batch]]:
     """The batches of ``steps`` in order; threads prepare a few ahead."""
     with ThreadPoolExecutor(_AHEAD) as pool:
         ahead = {step: pool.submit(batches.at, step) for step in steps[:_AHEAD]}
@@ -430,6 +545,7 @@ class _Line(Record):
     learning_rate: Number = 0.0
     validation_loss: Number = 0.0
     validation_accuracy: Number = 0.0
+    validation_precision: Number = 0.0
 
 
 class _Lines:
@@ -443,9 +559,9 @@ class _Lines:
         lines = [line for line in metric_lines(file) if line["step"] <= until] if until else []
         write_json_lines(file, lines)
         self.validation = {
-            line["step"]: {name: line[key] for name, key in _SCORES.items()}
+            line["step"]: {name: line[key] for name, key in _SCORES.items() if key in line}
             for line in lines
-            if line.keys() >= set(_SCORES.values())
+            if not line.keys().isdisjoint(_SCORES.values())
         }
         self._waiting: tuple[int, dict[str, jax.Array], Batch] | None = None
 

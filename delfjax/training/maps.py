@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float16, UInt8
+from jaxtyping import Float16, Int, UInt8
 from tqdm.auto import tqdm
 
 from delfjax import paths, programs
@@ -27,8 +27,8 @@ from delfjax.models.layers import FeatureMap, fold_batch_norm
 from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import tensor_digest
 from delfjax.records import read_record
-from delfjax.training.batches import LabelledPhotos, TrainingError
-from delfjax.training.networks import Network
+from delfjax.training.batches import LabelledPhotos, PaddedPhotos, TrainingError
+from delfjax.training.networks import GlobalNetwork, Network
 
 # To be increased when the same photos and layers give other maps.
 _VERSION = 3
@@ -78,6 +78,112 @@ def cached_maps(
     photos = photos.hashed(progress=progress)
     kept = _kept(network, photos, ends, content=_content(photos), config=config, progress=progress)
     return CachedMaps([np.load(file, mmap_mode="r") for file in kept.files], kept.failures)
+
+
+class WholeMaps(NamedTuple):
+    """Feature maps of whole photos on canvases of one size.
+
+    Attributes:
+        maps: a memory-mapped array, each photo in the upper left corner of its canvas.
+        extent: rows and columns of each photo's map.
+        failures: photo → reason, for photos that cannot be read; their maps mean nothing.
+    """
+
+    maps: Float16[np.ndarray, "n h w c"]
+    extent: Int[np.ndarray, "n 2"]
+    failures: dict[int, str]
+
+
+def cached_whole_maps(
+    network: GlobalNetwork,
+    photos: LabelledPhotos,
+    *,
+    config: TrainingConfig,
+    progress: bool = True,
+) -> WholeMaps:
+    """Feature maps, after the frozen layers, of every photo as a whole.
+
+    Args:
+        network: the network that learns from the maps.
+        photos: the photos, reduced to a longer side of ``config.square_side`` and padded to a
+            square.
+        config: settings of the stage.
+        progress: show progress bars.
+
+    Raises:
+        TrainingError: too many photos cannot be read, or a photo cannot be read that could be
+            before.
+        OSError: the maps cannot be written, for instance because the disk is full; no partial file
+            is left.
+    """
+    photos = photos.hashed(progress=progress)
+    ends = (len(network.fixed_layers),)
+    whole = _identity(network, _content(photos), ends, config, whole=True)
+    folder = paths.cache_root() / "maps" / whole
+    files = [folder / "whole.npy", folder / "extent.npy"]
+    failures = _read_failures(folder / _FAILURES, len(photos.paths))
+    if failures is None or not all(_is_whole(file) for file in files):
+        read, failures = read_photos(photos, config.square_side, progress=progress)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, values in zip(files, _mapped(network, read, progress=progress), strict=True):
+            _write(file, values)
+        write_json(folder / _FAILURES, {str(member): why for member, why in failures.items()})
+    maps, extent = (np.load(file, mmap_mode="r") for file in files)
+    return WholeMaps(maps, np.array(extent), failures)
+
+
+def read_photos(
+    photos: LabelledPhotos, side: int, *, progress: bool
+) -> tuple[PaddedPhotos, dict[int, str]]:
+    """All photos, reduced to ``side`` and padded to a square, and those that cannot be read, whose
+    canvases are black.
+
+    Raises:
+        TrainingError: see :func:`cached_whole_maps`.
+    """
+    extent = np.zeros((len(photos.paths), 2), np.int32)
+
+    def read(member: int) -> np.ndarray:
+        pixels = photos.whole(member, side)
+        extent[member] = pixels.shape[:2]
+        return padded(pixels, side)
+
+    values, failures = _each_photo(
+        photos, read, empty=np.zeros((side, side, 3), np.uint8), progress=progress
+    )
+    extent[list(failures)] = 1
+    return PaddedPhotos(values, extent), failures
+
+
+def padded(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
+    """A photo in the upper left corner of a black square."""
+    height, width = pixels.shape[:2]
+    return np.pad(pixels, ((0, side - height), (0, side - width), (0, 0)))
+
+
+def _mapped(
+    network: GlobalNetwork, photos: PaddedPhotos, *, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps and their extents."""
+    graph, state = nnx.split(fold_batch_norm(network))
+
+    def applied(state: nnx.State[Any, Any], values: jax.Array, extent: jax.Array) -> PaddedPhotos:
+        photos = PaddedPhotos(values.astype(jnp.float32), extent)
+        found = nnx.merge(graph, state).fixed(photos)
+        return PaddedPhotos(found.values.astype(jnp.float16), found.extent)
+
+    compiled = jax.jit(applied)
+    count = len(photos.values)
+    parts = []
+    with tqdm(total=count, desc="maps", unit="image", disable=not progress) as bar:
+        for start in range(0, count, _TOGETHER):
+            rows = np.arange(start, start + _TOGETHER).clip(max=count - 1)
+            found = compiled(state, photos.values[rows], photos.extent[rows])
+            kept = min(_TOGETHER, count - start)
+            parts.append(tuple(np.asarray(each)[:kept] for each in found))
+            bar.update(kept)
+    values, extent = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return values, extent
 
 
 class _Kept(NamedTuple):
@@ -178,11 +284,26 @@ def _squares(
     photos: LabelledPhotos, side: int, *, progress: bool
 ) -> tuple[UInt8[np.ndarray, "n side side 3"], dict[int, str]]:
     """The squares of all photos, and the photos that cannot be read, whose squares are black."""
+    empty = np.zeros((side, side, 3), np.uint8)
+    return _each_photo(
+        photos, lambda member: photos.square(member, side), empty=empty, progress=progress
+    )
+
+
+def _each_photo(
+    photos: LabelledPhotos,
+    function: Callable[[int], np.ndarray],
+    *,
+    empty: np.ndarray,
+    progress: bool,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """What ``function`` makes of each photo, and the photos that cannot be read, for which
+    ``empty`` stands."""
     failures: dict[int, str] = {}
 
     def read(member: int) -> np.ndarray:
         try:
-            return photos.square(member, side)
+            return function(member)
         except ImageError as error:
             # The maps are known by the contents of the files, so what is missing now is not
             # recorded as a failure of a content that can be read.
@@ -192,11 +313,11 @@ def _squares(
                 ) from None
             failures[member] = error.reason
             photos.require_enough(failures)
-            return np.zeros((side, side, 3), np.uint8)
+            return empty
 
     count = len(photos.paths)
     with ThreadPoolExecutor(min(8, len(processors()))) as pool:
-        squares = list(
+        found = list(
             tqdm(
                 pool.map(read, range(count)),
                 total=count,
@@ -205,7 +326,7 @@ def _squares(
                 disable=not progress,
             )
         )
-    return np.stack(squares), dict(sorted(failures.items()))
+    return np.stack(found), dict(sorted(failures.items()))
 
 
 def _read_failures(file: Path, count: int) -> dict[int, str] | None:
@@ -226,7 +347,14 @@ def _content(photos: LabelledPhotos) -> str:
     return content.hexdigest()
 
 
-def _identity(network: Network, content: str, ends: tuple[int, ...], config: TrainingConfig) -> str:
+def _identity(
+    network: Network,
+    content: str,
+    ends: tuple[int, ...],
+    config: TrainingConfig,
+    *,
+    whole: bool = False,
+) -> str:
     """Hash of everything that determines the maps after the last layer of ``ends``.
 
     That is: the layers with their weights and geometry, the photos and their size, and the layers
@@ -247,6 +375,7 @@ def _identity(network: Network, content: str, ends: tuple[int, ...], config: Tra
             "weights": tensor_digest(weights),
             "photos": content,
             "square_side": config.square_side,
+            **({"whole": True} if whole else {}),
         }
     )
 

@@ -9,21 +9,27 @@ Source: the paper: stage 1 is plain classification; stage 2 pools ``y = W Σ α(
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from delfjax.config import TrainingConfig
+from delfjax.config import ConfigError, GlobalTrainingConfig, HeadConfig, TrainingConfig
 from delfjax.models.attention import AttentionScorer, AutoencodedScorer
 from delfjax.models.delf import Backbone
 from delfjax.models.layers import FeatureMap
+from delfjax.ops import pooling, selection
 from delfjax.ops.convolution import inside
 from delfjax.ops.pooling import generalised_mean, l2_normalise
+from delfjax.ops.whitening import Projection
+from delfjax.training.batches import PaddedPhotos
 from delfjax.training.optimiser import cross_entropy
+from delfjax.training.ranking_losses import contrastive_loss, triplet_loss
 
 Path = Sequence[Any]
 # A loss, and the logits from which accuracy is computed.
@@ -263,13 +269,160 @@ class DelgNetwork(nnx.Module):
         return self.settings.scale * jnp.where(right, further, cosines)
 
 
-Network = FinetuneNetwork | AttentionNetwork | DelgNetwork
+class GlobalNetwork(nnx.Module):
+    """The backbone and the pooling of its features into a global descriptor, which learns to rank.
+
+    A batch holds the queries of all tuples, then their positives, then the first negative of each,
+    and so on.
+    """
+
+    # Whether tuples can be computed apart.
+    images_apart = True
+
+    def __init__(self, backbone: Backbone, *, output: str, config: GlobalTrainingConfig) -> None:
+        head = config.head
+        if head.projection_dim and head.pooling != "rmac":
+            raise ConfigError(
+                f"head.projection_dim is {head.projection_dim}, but the pooling is"
+                f" {head.pooling!r}, which has no regions; set head.pooling=rmac"
+            )
+        channels = backbone.channels(output)
+        self.backbone = nnx.data(backbone)
+        self.exponent: nnx.Param[Any] | None = nnx.data(None)
+        if head.pooling == "gem":
+            self.exponent = nnx.Param(jnp.float32(head.gem_exponent))
+        self.shift: nnx.Param[Any] | None = nnx.data(None)
+        self.kernel: nnx.Param[Any] | None = nnx.data(None)
+        if head.projection_dim:
+            self.shift = nnx.Param(jnp.zeros(channels))
+            self.kernel = nnx.Param(jnp.eye(channels, head.projection_dim))
+        self.output = output
+        self.frozen_layers = config.frozen_layers
+        self.head = head
+        self.tuples = config.tuples
+
+    @property
+    def fixed_layers(self) -> list[nnx.Module]:
+        """The layers of :meth:`fixed`."""
+        return list(self.backbone.layers(self.output)[: self.frozen_layers])
+
+    def fixed(self, photos: PaddedPhotos, dtype: str = "float32") -> PaddedPhotos:
+        """Feature maps after the frozen layers of pixels, computed in ``dtype``."""
+        normal = self.backbone.normalise(photos.values).astype(jnp.dtype(dtype))
+        maps = self.backbone(
+            FeatureMap(normal, photos.extent), output=self.output, layers=slice(self.frozen_layers)
+        )
+        return PaddedPhotos(maps.values, maps.extent)
+
+    def __call__(self, maps: PaddedPhotos) -> Float[jax.Array, "b d"]:
+        """L2-normalised descriptors of what :meth:`fixed` returns."""
+        project = None
+        if self.shift is not None and self.kernel is not None:
+            project = partial(pooling.projected, shift=self.shift[...], matrix=self.kernel[...])
+        return l2_normalise(self._pooled(maps, project))
+
+    def regions(self, maps: PaddedPhotos) -> Float[jax.Array, "n c"]:
+        """The L2-normalised descriptors of all regions of R-MAC, before they are projected; those
+        of regions that a photo does not have are zero."""
+        features, cells_yx, regions = self._regional(maps)
+        each: jax.Array = jax.lax.map(
+            lambda region: pooling.regional_maximum(features, cells_yx, region[:, None]),
+            jnp.swapaxes(regions, 0, 1),
+        )
+        return each.reshape(-1, features.shape[-1])
+
+    def pooled_by(self, head: HeadConfig) -> GlobalNetwork:
+        """A copy that pools otherwise."""
+        other = nnx.clone(self)
+        other.head = head
+        return other
+
+    def projecting(self, projection: Projection) -> None:
+        """Begin with a projection of regions."""
+        assert self.shift is not None and self.kernel is not None
+        self.shift[...] = jnp.asarray(projection.shift, jnp.float32)
+        self.kernel[...] = jnp.asarray(projection.matrix, jnp.float32)
+
+    def loss(self, maps: PaddedPhotos, labels: Int[jax.Array, " t"], *, smoothing: float) -> Loss:
+        """The loss of the tuples, and the similarities of each query with the others of its tuple,
+        the positive first."""
+        found = self(maps)
+        found = found.reshape(-1, len(labels), found.shape[-1])
+        query, positive, negatives = found[0], found[1], jnp.moveaxis(found[2:], 0, 1)
+        function = contrastive_loss if self.tuples.loss == "contrastive" else triplet_loss
+        loss = function(query, positive, negatives, margin=self.tuples.margin)
+        return loss, jnp.einsum("td,ntd->tn", query, found[1:])
+
+    def learns(self, path: Path) -> bool:
+        """Whether the variable at ``path`` is trained."""
+        return path[0] != "backbone" or _in_layers(
+            self, path, self.backbone.layers(self.output)[self.frozen_layers :]
+        )
+
+    def set_mode(self, *, training: bool) -> None:
+        """Batch norm of the backbone keeps its running statistics in either mode."""
+        nnx.Module.eval(self)
+
+    def _features(self, maps: PaddedPhotos) -> FeatureMap:
+        return self.backbone(
+            FeatureMap(maps.values, maps.extent),
+            output=self.output,
+            layers=slice(self.frozen_layers, None),
+        )
+
+    def _pooled(
+        self, maps: PaddedPhotos, project: Callable[[jax.Array], jax.Array] | None
+    ) -> jax.Array:
+        if self.head.pooling == "rmac":
+            return pooling.regional_maximum(*self._regional(maps), project)
+        found = self._features(maps)
+        values = jnp.asarray(found.values, jnp.float32)
+        held = inside(jnp.asarray(found.extent), *values.shape[1:3]).reshape(len(values), -1)
+        features = values.reshape(len(values), -1, values.shape[-1])
+        if self.exponent is None:
+            return pooling.maximum(features, held)
+        # A common factor changes the mean by that factor, and no exponent makes it overflow.
+        largest = jnp.where(held[..., None], features, 0.0).max(axis=(1, 2), keepdims=True)
+        scaled = features / jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
+        return generalised_mean(scaled, held, self.exponent[...])
+
+    def _regional(self, maps: PaddedPhotos) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Features of the cells, positions of the cells, and regions."""
+        found = self._features(maps)
+        values = jnp.asarray(found.values, jnp.float32)
+        count, height, width, channels = values.shape
+        cells_yx = selection.numbered_cells(height * width, jnp.full(count, width, jnp.int32))
+        table = jnp.asarray(_region_table(height, width, self.head))
+        regions = table[found.extent[:, 0], found.extent[:, 1]]
+        return values.reshape(count, -1, channels), cells_yx, regions
+
+
+def _region_table(height: int, width: int, head: HeadConfig) -> Int[np.ndarray, "h w r 4"]:
+    """The regions of R-MAC on maps of every size up to ``height`` × ``width`` cells."""
+    whole_image = head.rmac_whole_image
+    count = pooling.most_regions(head.rmac_levels, whole_image=whole_image)
+    table = np.zeros((height + 1, width + 1, count, 4), np.int32)
+    for y in range(1, height + 1):
+        for x in range(1, width + 1):
+            table[y, x] = pooling.rmac_regions(
+                y, x, levels=head.rmac_levels, whole_image=whole_image
+            )
+    return table
+
+
+Network = FinetuneNetwork | AttentionNetwork | DelgNetwork | GlobalNetwork
 
 
 def make_network(
     backbone: Backbone, classes: int, *, config: TrainingConfig, output: str, rngs: nnx.Rngs
 ) -> Network:
-    """The network of the stage that ``config`` names."""
+    """The network of the stage that ``config`` names.
+
+    Raises:
+        ConfigError: the head of a global descriptor is impossible.
+    """
+    if isinstance(config, GlobalTrainingConfig):
+        return GlobalNetwork(backbone, output=output, config=config)
     if config.stage == "delg":
         return DelgNetwork(backbone, classes, config=config, rngs=rngs)
     if config.stage == "finetune":

@@ -13,13 +13,18 @@ Parameters = dict[str, Array]
 
 
 def make_schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
-    """Learning rate of each step: a linear rise over ``warmup_steps``, then a decay to 0 at
+    """Learning rate of each step: a linear rise over ``warmup_steps``, then a decay until
     ``steps``."""
     left = max(1, steps - config.warmup_steps)
     if config.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(config.learning_rate, left)
-    else:
+    elif config.schedule == "linear":
         schedule = optax.linear_schedule(config.learning_rate, 0.0, left)
+    else:
+        drops = {left // 3: 0.2, 2 * left // 3: 0.2} if config.schedule == "fifths" else {}
+        schedule = optax.piecewise_constant_schedule(
+            config.learning_rate, drops or {left // 2: 0.1}
+        )
     if config.warmup_steps:
         rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
         schedule = optax.join_schedules([rise, schedule], [config.warmup_steps])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from delfjax.config import BackboneConfig, DelfConfig, TrainingConfig, to_dict
+from delfjax.config import (
+    BackboneConfig,
+    DelfConfig,
+    GlobalTrainingConfig,
+    TrainingConfig,
+    to_dict,
+)
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.errors import DelfjaxWarning
 from delfjax.models.delf import describe_backbone, load_backbone
@@ -20,10 +27,24 @@ from delfjax.models.tensors import named_tensors
 from delfjax.models.weights import save_weights, tensor_digest
 from delfjax.training.batches import Batches, LabelledPhotos, MapBatches, PhotoBatches
 from delfjax.training.checkpoints import Checkpoints
+from delfjax.training.global_stage import (
+    begin_projection,
+    fitted_whitening,
+    save_global_model,
+    tuple_batches,
+)
 from delfjax.training.loop import TrainingReport, train
 from delfjax.training.maps import cached_maps
-from delfjax.training.networks import AttentionNetwork, DelgNetwork, Network, make_network
+from delfjax.training.networks import (
+    AttentionNetwork,
+    DelgNetwork,
+    GlobalNetwork,
+    Network,
+    make_network,
+)
 from delfjax.training.photo_record import same_photos
+from delfjax.training.positives import positives_of
+from delfjax.training.tuple_batches import TupleBatches
 
 
 def train_stage(
@@ -68,10 +89,13 @@ def train_stage(
         "photos": len(photos.paths),
         "backbone": to_dict(backbone),
     }
+    positives = None
+    if isinstance(config, GlobalTrainingConfig):
+        positives = positives_of(dataset, photos, config.tuples, progress=progress)
+        about["positives"] = positives.digest()
     with Checkpoints(folder, about) as checkpoints:
-        photos = same_photos(
-            folder, photos.hashed(progress=progress), resumed=checkpoints.last is not None
-        )
+        resumed = checkpoints.last is not None
+        photos = same_photos(folder, photos.hashed(progress=progress), resumed=resumed)
         network = make_network(
             load_backbone(backbone, seed=seed),
             photos.classes,
@@ -79,16 +103,19 @@ def train_stage(
             output=backbone.output,
             rngs=nnx.Rngs(seed),
         )
-        batches = _batches(network, photos, config=config, seed=seed, progress=progress)
-        if batches.failures:
-            (path, reason), *others = batches.failures.items()
-            more = f", nor can {len(others)} more photos" if others else ""
-            warnings.warn(
-                f"{photos.root}: {path} cannot be read ({reason}){more}; others take their places",
-                DelfjaxWarning,
-                stacklevel=2,
+        batches: Batches | TupleBatches
+        if isinstance(config, GlobalTrainingConfig):
+            assert positives is not None and isinstance(network, GlobalNetwork)
+            batches = tuple_batches(
+                network, photos, positives=positives, config=config, seed=seed, progress=progress
             )
-        return train(
+            # A checkpoint holds the projection.
+            if not resumed:
+                begin_projection(network, batches)
+        else:
+            batches = _batches(network, photos, config=config, seed=seed, progress=progress)
+        _warn_of(batches)
+        report = train(
             network,
             batches,
             config=config,
@@ -96,6 +123,22 @@ def train_stage(
             devices=devices,
             progress=progress,
         )
+        if isinstance(batches, TupleBatches) and isinstance(report.network, GlobalNetwork):
+            return replace(report, whitening=fitted_whitening(report.network, batches))
+        return report
+
+
+def _warn_of(batches: Batches | TupleBatches) -> None:
+    """Warn of photos that cannot be read."""
+    if not batches.failures:
+        return
+    (path, reason), *others = batches.failures.items()
+    more = f", nor can {len(others)} more photos" if others else ""
+    warnings.warn(
+        f"{batches.photos.root}: {path} cannot be read ({reason}){more}; others take their places",
+        DelfjaxWarning,
+        stacklevel=3,
+    )
 
 
 def _batches(
@@ -114,7 +157,7 @@ def save_trained(
 
     The file holds the backbone (for ``backbone.weights``), the scorer (for ``scorer.weights``), or
     after the stage "delg" the whole system (for ``model``), whose reduction is the autoencoder's
-    encoder.
+    encoder; after the stage "global", the whole system of global descriptors (for ``model``).
 
     Args:
         file: the ``.safetensors`` file to write.
@@ -123,7 +166,9 @@ def save_trained(
         about: plain values worth keeping, such as the training config and scores.
     """
     network = report.network
-    if isinstance(network, DelgNetwork):
+    if isinstance(network, GlobalNetwork):
+        save_global_model(file, network, report.whitening, backbone=backbone, about=about)
+    elif isinstance(network, DelgNetwork):
         _save_delg(file, network, backbone=backbone, about=about)
     elif isinstance(network, AttentionNetwork):
         hidden = int(network.scorer.hidden.kernel.shape[-1])

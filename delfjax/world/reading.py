@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 
 from delfjax.errors import quoted
 from delfjax.world.census import SPLITS, Census, Frame
@@ -183,14 +183,14 @@ def correspondences(world: World, first: int, second: int) -> TrueCorrespondence
     site2, scene2 = world.scene(second)
     seen1, seen2 = render_truth(scene1), render_truth(scene2)
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
-    for owner1, number1, origin1 in _standing(site1):
-        for owner2, number2, origin2 in _standing(site2):
+    for owner1, number1, origin1 in standing(site1):
+        for owner2, number2, origin2 in standing(site2):
             if number1 != number2:
                 continue
             first_yx = np.argwhere(seen1.owner == owner1)
             points = seen1.points[seen1.owner == owner1].astype(np.float64) - origin1 + origin2
             second_yx, depth = scene2.camera.project(points)
-            kept = _sees(seen2, second_yx, depth, owner2)
+            kept = sees(seen2.owner, seen2.depth, second_yx, depth=depth, owner=owner2)
             pairs.append((first_yx[kept].astype(np.float64), second_yx[kept]))
     if not pairs:
         return TrueCorrespondences(np.empty((0, 2)), np.empty((0, 2)))
@@ -199,17 +199,32 @@ def correspondences(world: World, first: int, second: int) -> TrueCorrespondence
     )
 
 
-def _standing(site: Site) -> list[tuple[int, int, np.ndarray]]:
+def standing(site: Site) -> list[tuple[int, int, np.ndarray]]:
     """Owner, number and position (metres) of each landmark of a site."""
-    standing = [] if site.landmark is None else [(1, site.landmark.number, np.zeros(3))]
+    at_site = [] if site.landmark is None else [(1, site.landmark.number, np.zeros(3))]
     if site.neighbour is not None:
-        standing.append((2, site.neighbour.number, np.array((*site.neighbour_at, 0.0))))
-    return standing
+        at_site.append((2, site.neighbour.number, np.array((*site.neighbour_at, 0.0))))
+    return at_site
 
 
-def _sees(truth: Truth, yx: np.ndarray, depth: np.ndarray, owner: int) -> np.ndarray:
-    """Which points of ``owner``, projected to ``yx`` at ``depth`` metres, a photograph sees."""
-    rows, columns = truth.owner.shape
+def sees(
+    owners: UInt8[np.ndarray, "h w"],
+    depths: Float[np.ndarray, "h w"],
+    yx: Float[np.ndarray, "n 2"],
+    *,
+    depth: Float[np.ndarray, " n"],
+    owner: int,
+) -> Bool[np.ndarray, " n"]:
+    """Which points of a landmark a photograph sees.
+
+    Args:
+        owners: the landmark that each pixel of the photograph shows.
+        depths: the depth of each pixel, metres.
+        yx: positions of the points, projected into the photograph, pixels.
+        depth: depths of the points, metres.
+        owner: the landmark, as the photograph numbers it.
+    """
+    rows, columns = owners.shape
     inside = (
         (depth > 0)
         & (yx >= -0.5).all(axis=1)
@@ -219,5 +234,5 @@ def _sees(truth: Truth, yx: np.ndarray, depth: np.ndarray, owner: int) -> np.nda
     nearest = np.where(inside[:, None], np.round(yx), 0).astype(np.int64)
     y, x = nearest[:, 0], nearest[:, 1]
     slack = _DEPTH_M + _DEPTH_SHARE * depth
-    seen = inside & (truth.owner[y, x] == owner) & (np.abs(truth.depth[y, x] - depth) <= slack * 2)
+    seen = inside & (owners[y, x] == owner) & (np.abs(depths[y, x] - depth) <= slack * 2)
     return np.asarray(seen)
