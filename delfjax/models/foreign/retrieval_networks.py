@@ -131,7 +131,10 @@ def import_network(out: Path, found: RetrievalNetwork, *, overrides: Iterable[st
     heads = {name: tensor for name, tensor in found.tensors.items() if name.startswith(_HEADS)}
     backbone, model = _backbone(found, settings.backbone)
     parts = _layers(found, heads, channels=model.channels(settings.backbone.output))
-    layers = {"name": settings.backbone.name, "output": settings.backbone.output}
+    layers: dict[str, str] = {
+        "name": settings.backbone.name,
+        "output": settings.backbone.output,
+    }
     if settings.backbone.name != "vgg16":
         layers["stride_layout"] = settings.backbone.stride_layout
     made_for = {"backbone": {**layers, "weights": tensor_digest(backbone)}}
@@ -256,10 +259,19 @@ def _learned(found: RetrievalNetwork, channels: int) -> Tensors:
 
 def _shifted_product(path: Path, weight: np.ndarray, bias: np.ndarray) -> Tensors:
     """Shift and matrix that do what the layer ``weight·x + bias`` does."""
-    wide = weight.astype(np.float64)
-    shift = np.linalg.lstsq(wide, -bias.astype(np.float64), rcond=None)[0]
-    error = np.linalg.norm(wide @ shift + bias)
-    if not error <= _SHIFT_ERROR * max(np.linalg.norm(bias), 1e-12):
+    wide, target = weight.astype(np.float64), -bias.astype(np.float64)
+    square = wide.shape[0] == wide.shape[1]
+    try:
+        # The smallest of all shifts; a decomposition of 2048 × 2048 would take minutes.
+        shift = (
+            np.linalg.solve(wide, target)
+            if square
+            else wide.T @ np.linalg.solve(wide @ wide.T, target)
+        )
+    except np.linalg.LinAlgError:
+        shift = np.zeros(wide.shape[1])
+    error = float(np.linalg.norm(wide @ shift - target))
+    if not error <= _SHIFT_ERROR * max(float(np.linalg.norm(target)), 1e-12):
         raise WeightsError(
             f"{path}: the bias of its projection cannot be written as a shift of the descriptor:"
             f" the nearest is off by {error:.2g}"

@@ -118,6 +118,15 @@ def test_a_layer_after_the_pooling_becomes_a_shift_and_a_matrix(
         )
 
 
+def test_a_bias_that_no_shift_can_stand_for_is_refused(
+    tmp_path: Path, vgg16: dict[str, np.ndarray]
+) -> None:
+    """Two equal rows with different biases."""
+    layer = {"whiten.weight": np.ones((2, 512)), "whiten.bias": np.array([0.0, 1.0])}
+    with pytest.raises(WeightsError, match="cannot be written as a shift"):
+        converted(tmp_path, checkpoint({**vgg16, **layer}))
+
+
 def test_whatever_does_not_fit_is_listed(tmp_path: Path, vgg16: dict[str, np.ndarray]) -> None:
     file = tmp_path / "odd.pth"
     moved = {name.replace("features.0.", "features.1."): each for name, each in vgg16.items()}
