@@ -2,6 +2,7 @@ from .data import suite_dataset as suite_dataset
 from .data import true_errors_px as true_errors_px
 from .data import world_set as world_set
 from .explorer import Explorer as Explorer
+from .pictures import picture_answers as picture_answers
 from .poster_systems import poster_systems as poster_systems
 from .poster_systems import trained_networks as trained_networks
 from .poster_systems import tuning_dataset as tuning_dataset
