@@ -42,6 +42,9 @@ class ExpansionConfig(Strict):
     # Neighbours averaged. Source: Radenović et al. 2018, 10 and α = 3 (unconfirmed).
     neighbours: PositiveInt = 10
     alpha: Annotated[float, Field(ge=0)] = 3.0
+    # Beside local features, average only neighbours that they verify, those with `min_inliers` or
+    # more. Others would drown a query that has no match. Source: ours.
+    verified_neighbours: bool = True
     # Database-side augmentation: neighbours averaged into each database descriptor before the
     # index is built, weighted by rank; 0 for none. Source: DIR, 20.
     database_neighbours: Annotated[int, Field(ge=0)] = 0

@@ -27,6 +27,14 @@ _POOLINGS: dict[str, dict[str, object]] = {
     "dir": {"pooling": "rmac", "rmac_levels": 2, "rmac_whole_image": False},
 }
 GLOBAL = tuple(_POOLINGS)
+# What ranks → how `+qe` expands. Alone, a global descriptor cannot tell whether its first answers
+# are right, and many neighbours drown the query where a landmark has few photos; one is the setting
+# of DIR's code. Beside local features, only verified neighbours count, and there may be many.
+_EXPANSIONS: dict[str, dict[str, object]] = {
+    "local": {"queries": "none", "neighbours": 10, "links": "verified"},
+    "global": {"queries": "average", "neighbours": 1, "links": "none"},
+    "fused": {"queries": "alpha", "neighbours": 10, "links": "verified"},
+}
 # The systems that `--system all` stands for: the rows of the poster's table, and what they consist
 # of.
 SYSTEMS = (
@@ -49,7 +57,7 @@ def system_assignments(name: str) -> list[Assignment]:
 
     Args:
         name: ``delf``, or one of :data:`GLOBAL`, or ``delf`` and one of them; ``+qe`` at the end
-            expands queries: those of global descriptors by their neighbours (αQE), those of local
+            expands queries: those of global descriptors by their neighbours, those of local
             features along verified links.
 
     Raises:
@@ -75,8 +83,9 @@ def system_assignments(name: str) -> list[Assignment]:
         for field, value in _POOLINGS[part].items()
     }
     fields["ranking.by"] = by
-    fields["expansion.queries"] = "alpha" if expanded and pooled else "none"
-    fields["expansion.links"] = "verified" if expanded and local else "none"
+    fields |= {f"expansion.{field}": value for field, value in _EXPANSIONS[by].items()}
+    if not expanded:
+        fields |= {"expansion.queries": "none", "expansion.links": "none"}
     return [Assignment(path, json.dumps(value)) for path, value in fields.items()]
 
 

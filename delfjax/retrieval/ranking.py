@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from delfjax.config import (
     DelfConfig,
@@ -225,44 +225,50 @@ class SystemSearcher:
             RankingError: the query has no global descriptor, and the system needs one.
         """
         by, expansion = self.config.ranking.by, self.config.expansion
-        early = self._expands_early
         pooled = self._describe(query) if uses_global(self.config) else None
-        if pooled is not None and early:
-            pooled = self._requery(pooled, pooled.cosines, own)
-        cosines = None if pooled is None else pooled.cosines
-        stages = {}
-        if cosines is not None:
-            stages[COSINE] = self._ranking(cosines)
         if not uses_local(self.config):
-            return Answers(stages, cosines=cosines)
-        ranked = self._search(query, cosines)
+            assert pooled is not None
+            pooled = self._requery(pooled, pooled.cosines, own)
+            return Answers({COSINE: self._ranking(pooled.cosines)}, cosines=pooled.cosines)
+        ranked = self._search(query, None if pooled is None else pooled.cosines)
+        inliers = _by_number(ranked)
+        verified = inliers >= expansion.min_inliers
+        if pooled is not None and self._expands_early:
+            pooled = self._requery(pooled, pooled.cosines, own, verified)
+        cosines = None if pooled is None else pooled.cosines
+        stages = {} if cosines is None else {COSINE: self._ranking(cosines)}
         stages |= self._local_stages(ranked)
-        inliers, links = _by_number(ranked), None
-        if early and expansion.links == "verified":
-            links = self._follow(inliers, inliers, own)
-            inliers = links.scores[0]
-            stages[EXPANDED] = self._ranking(inliers, stages[INLIERS].images)
+        scores: Float[np.ndarray, " n"] | Int[np.ndarray, " n"] = inliers
+        links = None
+        if self._expands_early and expansion.links == "verified":
+            links = self._follow(scores, verified, own)
+            scores = links.scores[0]
+            stages[EXPANDED] = self._ranking(scores, stages[INLIERS].images)
         if by == "fused":
             assert pooled is not None
-            scores, late = self._fuse(inliers, pooled, own)
-            links = links if early else late
+            scores, late = self._fuse(scores, pooled, verified, own)
+            links = links if self._expands_early else late
             stages[FUSED] = self._ranking(scores, stages[INLIERS].images)
         return Answers(stages, ranked, cosines, links)
 
     def _fuse(
-        self, inliers: Float[np.ndarray, " n"] | Int[np.ndarray, " n"], pooled: _Pooled, own: int
+        self,
+        local: Float[np.ndarray, " n"] | Int[np.ndarray, " n"],
+        pooled: _Pooled,
+        verified: Bool[np.ndarray, " n"],
+        own: int,
     ) -> tuple[Float[np.ndarray, " n"], ExpandedScores | None]:
         """The fused scores, expanded if the config says so, and the paths of the expansion."""
         ranking, expansion = self.config.ranking, self.config.expansion
-        scores = fused(inliers[None], pooled.cosines[None], ranking)[0]
+        scores = fused(local[None], pooled.cosines[None], ranking)[0]
         if expansion.order == "before_fusion":
             return scores, None
         if expansion.queries != "none":
-            again = self._requery(pooled, scores, own)
-            scores = fused(inliers[None], again.cosines[None], ranking)[0]
+            again = self._requery(pooled, scores, own, verified)
+            scores = fused(local[None], again.cosines[None], ranking)[0]
         if expansion.links == "none":
             return scores, None
-        links = self._follow(scores, inliers, own, most=ranking.most_inliers)
+        links = self._follow(scores, verified, own, most=ranking.most_inliers)
         return links.scores[0], links
 
     def _describe(self, query: ImageFeatures) -> _Pooled:
@@ -286,17 +292,26 @@ class SystemSearcher:
             else (np.zeros(len(self._rows), np.float32))
         )
 
-    def _requery(self, pooled: _Pooled, scores: Float[np.ndarray, " n"], own: int) -> _Pooled:
-        """The query expanded by the images with the greatest ``scores``."""
+    def _requery(
+        self,
+        pooled: _Pooled,
+        scores: Float[np.ndarray, " n"],
+        own: int,
+        verified: Bool[np.ndarray, " n"] | None = None,
+    ) -> _Pooled:
+        """The query expanded by the images with the greatest ``scores``, of those ``verified``."""
         expansion = self.config.expansion
         if expansion.queries == "none":
             return pooled
         assert self.pooled is not None
-        held = np.where(self._rows >= 0, scores, -np.inf)
+        used = self._rows >= 0
+        if verified is not None and expansion.verified_neighbours:
+            used &= verified
         if own >= 0:
-            held[own] = -np.inf
-        nearest = np.argsort(-held, kind="stable")[: expansion.neighbours]
-        nearest = nearest[np.isfinite(held[nearest])]
+            used[own] = False
+        images = np.flatnonzero(used)
+        order = np.argsort(-scores[images], kind="stable")
+        nearest = images[order][: expansion.neighbours]
         neighbours = Neighbours(self._rows[nearest][None], pooled.cosines[nearest][None])
         database = self.pooled.descriptors
         if expansion.queries == "average":
@@ -344,22 +359,20 @@ class SystemSearcher:
     def _follow(
         self,
         scores: Float[np.ndarray, " n"] | Int[np.ndarray, " n"],
-        inliers: Float[np.ndarray, " n"] | Int[np.ndarray, " n"],
+        verified: Bool[np.ndarray, " n"],
         own: int,
         *,
         most: int | None = None,
     ) -> ExpandedScores:
         """``scores`` expanded along links from the verified answers."""
         assert self.local is not None
-        expansion = self.config.expansion
-        spreading = inliers >= expansion.min_inliers
+        spreading = verified.copy()
         if own >= 0:
             spreading[own] = False
-        graph = self.local.links(np.flatnonzero(spreading), self.config)
         return expand_links(
             scores[None],
-            graph,
-            expansion,
+            self.local.links(np.flatnonzero(spreading), self.config),
+            self.config.expansion,
             own=np.array([own]),
             spreading=spreading[None],
             most_inliers=most,
