@@ -28,6 +28,7 @@ from delfjax.config.overrides import (
 )
 from delfjax.config.presets import PRESETS, TRAINING_PRESETS, preset, training_preset
 from delfjax.config.ranking import ExpansionConfig, RankingConfig
+from delfjax.config.rejection import AnswerModelConfig, RejectionConfig
 from delfjax.config.root import SECTIONS, STAGE_SECTIONS, SYSTEM_SECTIONS, Config
 from delfjax.config.system import (
     EXTRACTION_SECTIONS,
@@ -68,6 +69,7 @@ __all__ = [
     "STAGE_SECTIONS",
     "SYSTEM_SECTIONS",
     "TRAINING_PRESETS",
+    "AnswerModelConfig",
     "Assignment",
     "BackboneConfig",
     "Config",
@@ -83,6 +85,7 @@ __all__ = [
     "RankingConfig",
     "ReductionConfig",
     "RegionProjectionConfig",
+    "RejectionConfig",
     "ScorerConfig",
     "SearchConfig",
     "TrainingConfig",
