@@ -111,6 +111,7 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
     "50_ablation": ((*_SEARCH, "finetune", "attention"), None),
     "51_visualise_attention": (("backbone", "features", "attention"), None),
+    "52_reject_no_match": ((*_SEARCH, "rejection"), None),
 }
 # A world that is only searched: no training photographs, and an answer to every query.
 _SEARCHED_ALONE = {"train_landmarks": 0, "train_views": 0, "no_match": 0}
@@ -393,6 +394,7 @@ _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "22_train_delg": PhotoExperiment.world,
     "50_ablation": PhotoExperiment.world,
     "51_visualise_attention": PhotoExperiment.world,
+    "52_reject_no_match": PhotoExperiment.world,
 }
 
 
