@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from delfjax import plots
+from delfjax.config import RejectionConfig
 from delfjax.datasets.images import ImageError, decode_image
 from delfjax.errors import DelfjaxError, DelfjaxWarning
 from delfjax.retrieval.search import RankedList, VerifiedMatches
@@ -34,11 +35,14 @@ class PhotoMatch(VerifiedMatches):
     Attributes:
         photos: the two files; ``None`` for a photo given as features.
         required: least evidence for which the photos match.
+        probability: probability that they show the same place or thing, if one of two such pairs
+            does.
         content_hashes: digest of each photo's file when its features were extracted.
     """
 
     photos: tuple[Path | None, Path | None]
     required: float
+    probability: float
     content_hashes: tuple[str, str]
 
     @property
@@ -79,7 +83,8 @@ class PhotoMatch(VerifiedMatches):
         verdict = _verdict(self.match)
         return (
             f"{verdict}: {self.inlier.sum()} inliers of {len(self.inlier)} putative matches,"
-            f" evidence {self.evidence:.1f} of {self.required:.1f}"
+            f" evidence {self.evidence:.1f} of {self.required:.1f},"
+            f" probability {self.probability:.2f}"
         )
 
 
@@ -94,8 +99,9 @@ class FoundPhoto:
         votes: putative matches with the query, before verification.
         evidence: sum of the squared cosines of the inliers among the mutual matches with the query,
             on which the verdict rests; ``None`` if the photo was not verified.
-        match: whether it shows the same place or thing as the query; ``None`` if it was not
-            verified.
+        probability: probability that it shows the same place or thing as the query; ``None`` if it
+            was not verified.
+        match: whether it does, by the evidence; ``None`` if it was not verified.
     """
 
     rank: int
@@ -103,6 +109,7 @@ class FoundPhoto:
     inliers: int
     votes: int
     evidence: float | None
+    probability: float | None
     match: bool | None
 
 
@@ -190,17 +197,30 @@ class SearchResults:
         )
 
     def __str__(self) -> str:
-        head = f"{'rank':>4s} {'inliers':>7s} {'votes':>6s} {'evidence':>8s}  {'verdict':12s} image"
+        head = (
+            f"{'rank':>4s} {'inliers':>7s} {'votes':>6s} {'evidence':>8s} {'probability':>11s}"
+            f"  {'verdict':12s} image"
+        )
         rows = (
-            f"{photo.rank:4d} {photo.inliers:7d} {photo.votes:6d} {_evidence(photo.evidence):>8s}"
-            f"  {_verdict(photo.match):12s} {printable(photo.image)}"
+            f"{photo.rank:4d} {photo.inliers:7d} {photo.votes:6d} {_number(photo.evidence, 1):>8s}"
+            f" {_number(photo.probability, 2):>11s}  {_verdict(photo.match):12s}"
+            f" {printable(photo.image)}"
             for photo in self.photos
         )
         return "\n".join([head, *rows])
 
 
-def _evidence(evidence: float | None) -> str:
-    return "-" if evidence is None else f"{evidence:.1f}"
+def accuracy_note(config: RejectionConfig) -> str:
+    """What the probabilities that a search prints are worth, in one line."""
+    return (
+        "measured on rendered landmarks, the photos with a probability of at least"
+        f" {config.precision_90:.2f} are right in 90 % of all cases, those with"
+        f" {config.precision_95:.2f} in 95 %, with {config.precision_99:.2f} in 99 %"
+    )
+
+
+def _number(value: float | None, places: int) -> str:
+    return "-" if value is None else f"{value:.{places}f}"
 
 
 def _verdict(match: bool | None) -> str:

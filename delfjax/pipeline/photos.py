@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from delfjax import device
 from delfjax.config import DelfConfig, from_dict, to_dict, without_digest
@@ -29,6 +30,7 @@ from delfjax.pipeline.answers import FoundPhoto, PhotoMatch, SearchResults
 from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
 from delfjax.retrieval import local_index
 from delfjax.retrieval.local_index import LocalIndex, open_index
+from delfjax.retrieval.rejection import answer_probability, answer_terms, pair_probability
 from delfjax.retrieval.search import compare, match_pair
 from delfjax.retrieval.search import search as rank_images
 from delfjax.types import ImageFeatures
@@ -184,8 +186,8 @@ def search(
         index: an index, or its folder. For many searches, open it once with :func:`open_index`.
         photo: an image file, or its features, extracted with the config of the index.
         top: maximum number of results.
-        config: only its sections ``search`` and ``verification`` are used; by default those of the
-            index.
+        config: only its sections ``search``, ``verification`` and ``rejection`` are used; by
+            default those of the index.
 
     Raises:
         LocalIndexError: the index is missing or damaged.
@@ -209,6 +211,15 @@ def search(
     compared = compare(opened, query, verified, verification=asked.verification)
     evidence = {image: pair.evidence for image, pair in zip(verified, compared, strict=True)}
     required = asked.verification.required_evidence(len(opened.names))
+    inliers = dict(zip(ranked.images.tolist(), ranked.inliers.tolist(), strict=True))
+    terms = answer_terms(
+        evidence=np.array([evidence[image] for image in verified], np.float64),
+        inliers=np.array([inliers[image] for image in verified], np.int64),
+        photos=np.full(len(verified), len(opened.names)),
+    )
+    probability = dict(
+        zip(verified, answer_probability(asked.rejection, terms).tolist(), strict=True)
+    )
     found = tuple(
         FoundPhoto(
             rank=place + 1,
@@ -216,6 +227,7 @@ def search(
             inliers=int(ranked.inliers[place]),
             votes=int(ranked.votes[place]),
             evidence=evidence.get(image),
+            probability=probability.get(image),
             match=evidence[image] >= required if image in evidence else None,
         )
         for place, image in enumerate(shown)
@@ -240,8 +252,8 @@ def match(
     Args:
         first: an image file, or its features; the transform maps it to ``second``.
         second: the other photo.
-        config: extraction and verification; by default the default preset. Features must have been
-            extracted with it.
+        config: extraction, verification and rejection; by default the default preset. Features
+            must have been extracted with it.
 
     Raises:
         ImageError: a file is missing or not an image.
@@ -254,6 +266,9 @@ def match(
         **vars(found),
         photos=(_file(first), _file(second)),
         required=used.verification.required_evidence(1),
+        probability=pair_probability(
+            used.rejection, evidence=found.evidence, inliers=int(found.inlier.sum())
+        ),
         content_hashes=(features[0].content_hash, features[1].content_hash),
     )
 

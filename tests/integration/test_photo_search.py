@@ -98,13 +98,14 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Session) -> None:
     assert set(session.search) == {"query", "results"}
     assert all(
-        set(row) == {"rank", "image", "inliers", "votes", "evidence", "match"}
+        set(row) == {"rank", "image", "inliers", "votes", "evidence", "probability", "match"}
         for row in session.search["results"]
     )
     assert set(session.match) == {
         "putative",
         "inliers",
         "evidence",
+        "probability",
         "match",
         "transform",
         "keypoints1_yx",
