@@ -23,8 +23,9 @@ class AnswerModelConfig(Strict):
     cosine: float = 0.0
 
 
-# Source of the two models: fitted on the training landmarks of the rendered world, in searches with
-# the default preset (delfjax.evaluation.calibration).
+# Provisional, set by hand: about one half at VerificationConfig.required_evidence. They are to be
+# replaced by a fit to photographs as large as those that are searched: on 256 px, the default
+# preset's thousand features agree by chance so often that a fit to them expects 200 inliers.
 _SEARCH = {"intercept": -4.0, "evidence": 2.5, "inliers": 0.0, "photos": -1.0}
 _PAIR = {"intercept": -4.0, "evidence": 2.5, "inliers": 0.0, "photos": 0.0}
 
@@ -46,8 +47,8 @@ class RejectionConfig(Strict):
     )
     # For two photos that are matched, one of which may show what the other shows as well as not.
     pair: AnswerModelConfig = field(default_factory=lambda: AnswerModelConfig(**_PAIR))
-    # Least probability of the photos that a search shows of which 90, 95 and 99 % are right.
-    # Source: as for the models.
+    # Least probability of the photos that a search shows of which 90, 95 and 99 % are right;
+    # provisional, as the models.
     precision_90: UnitFloat = 0.5
     precision_95: UnitFloat = 0.7
     precision_99: UnitFloat = 0.9

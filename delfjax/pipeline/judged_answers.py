@@ -113,6 +113,12 @@ def judge_answers(
     if not numbers:
         raise EvaluationError(f"{dataset.name}: no queries, so no answers can be judged")
     number_of = {name: number for number, name in enumerate(dataset.database)}
+    ignored = {
+        number: {query.in_database, *query.sets.get("junk", np.empty(0, np.int64)).tolist()}
+        for number, query in ((number, dataset.queries[number]) for number in numbers)
+    }
+    # As many for every query, because another number of photos to compare compiles another program.
+    top = TOP + max(len(images) for images in ignored.values())
     rows: list[tuple[int, FoundPhoto, bool]] = []
     for place, number in enumerate(tqdm(numbers, "search", unit="query", disable=not progress)):
         query = dataset.queries[number]
@@ -120,9 +126,8 @@ def judge_answers(
         if known is None:
             continue
         right = set(query.answers.tolist())
-        ignored = {query.in_database, *query.sets.get("junk", np.empty(0)).tolist()}
-        found = search(index, known, top=TOP + len(ignored), config=config)
-        kept = [photo for photo in found if number_of[photo.image] not in ignored][:TOP]
+        found = search(index, known, top=top, config=config)
+        kept = [photo for photo in found if number_of[photo.image] not in ignored[number]][:TOP]
         rows += [
             (place, photo, number_of[photo.image] in right)
             for photo in kept
