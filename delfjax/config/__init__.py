@@ -29,6 +29,7 @@ from delfjax.config.overrides import (
 )
 from delfjax.config.presets import PRESETS, TRAINING_PRESETS, preset, training_preset
 from delfjax.config.ranking import ExpansionConfig, RankingConfig
+from delfjax.config.rejection import AnswerModelConfig, RejectionConfig
 from delfjax.config.root import SECTIONS, STAGE_SECTIONS, SYSTEM_SECTIONS, Config
 from delfjax.config.system import (
     EXTRACTION_SECTIONS,
@@ -80,6 +81,7 @@ __all__ = [
     "SYSTEMS",
     "SYSTEM_SECTIONS",
     "TRAINING_PRESETS",
+    "AnswerModelConfig",
     "Assignment",
     "BackboneConfig",
     "Config",
@@ -97,6 +99,7 @@ __all__ = [
     "RankingConfig",
     "ReductionConfig",
     "RegionProjectionConfig",
+    "RejectionConfig",
     "ScorerConfig",
     "SearchConfig",
     "TrainingConfig",

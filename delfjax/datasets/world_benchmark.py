@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int
 from PIL import Image
 
 from delfjax.datasets.benchmark import RetrievalDataset, make_queries, no_queries
@@ -96,58 +96,14 @@ def load_world(root: Path) -> RetrievalDataset:
         DatasetError: there is no world in ``root``, or it is unfinished or damaged.
     """
     world = _opened(root)
+    table = world.manifest
     database = np.concatenate([world.rows("database"), world.rows("distractor")])
     asked = np.concatenate([world.rows("query"), world.rows("no_match")])
-    landmarks = range(world.census.config.landmarks)
-    return _benchmark(world, database, asked, landmarks, len(world.rows("distractor")))
-
-
-def load_world_tuning(root: Path, *, views: int = 2) -> RetrievalDataset:
-    """A benchmark among the training photographs of a world, on which a system may be tuned: its
-    landmarks are in no query of :func:`load_world`.
-
-    Args:
-        root: folder of the world.
-        views: photographs of each training landmark that are queries, its first; the others are the
-            database.
-
-    Raises:
-        DatasetError: there is no world in ``root``, or it is unfinished or damaged.
-    """
-    world = _opened(root)
-    rows, config = world.rows("train"), world.census.config
-    subject = np.asarray(world.manifest["subject"])[rows]
-    first = np.concatenate([part[:views] for part in _grouped(subject, int(subject.max()) + 1)])
-    asked = np.sort(rows[first])
-    landmarks = range(config.landmarks, config.landmarks + config.train_landmarks)
-    return _benchmark(world, np.setdiff1d(rows, asked), asked, landmarks, 0)
-
-
-def _benchmark(
-    world: World,
-    database: Int64[np.ndarray, " d"],
-    asked: Int64[np.ndarray, " q"],
-    searched: range,
-    distractors: int,
-) -> RetrievalDataset:
-    """A benchmark of some rows of a world, whose landmarks ``searched`` are numbered from 0."""
-    table = world.manifest
-    owner, landmark, well = _showing(table)
-    position = np.full(len(table), -1, np.int64)
-    position[database] = np.arange(len(database))
-    landmark = np.where(np.isin(landmark, searched), landmark - searched.start, -1)
-    held = (position[owner] >= 0) & (landmark >= 0)
-    shown = position[owner[held]]
-    by_landmark = _grouped(landmark[held], len(searched))
+    count = world.census.config.landmarks
     subject = np.asarray(table["subject"])
-    known = np.isin(subject, searched)
-    labels = np.where(known, subject - searched.start, -1)
-    nothing = np.empty(0, np.int64)
-    members = [by_landmark[labels[query]] if known[query] else nothing for query in asked]
-    ok, junk = (
-        [shown[some[well[held][some] == enough]] for some in members] for enough in (True, False)
-    )
-    own = [[int(labels[query])] if known[query] else [] for query in asked]
+    searched = np.where((subject >= 0) & (subject < count), subject, -1)[asked]
+    ok, junk = _answers(table, database, searched)
+    own = [[int(number)] if number >= 0 else [] for number in searched]
     gps = _positions(table)
     queries = make_queries(
         ImagePaths(table["path"].take(asked)),
@@ -156,14 +112,16 @@ def _benchmark(
         split=np.asarray(table["split"].take(asked)).astype(np.str_),
         gps=gps[asked],
     )
+    labels = np.where(subject < count, subject, -1)
+    distractors = len(world.rows("distractor"))
     return RetrievalDataset(
         "world",
-        world.root,
+        root,
         ImagePaths(table["path"].take(database)),
         queries,
         distractors=distractors,
         landmarks=labels[database].astype(np.int64),
-        landmark_names=_names(world.census, searched),
+        landmark_names=_names(world.census, range(count)),
         gps=gps[database],
     )
 
@@ -189,6 +147,95 @@ def load_world_train(root: Path) -> RetrievalDataset:
         ),
         gps=_positions(world.manifest)[rows],
     )
+
+
+def load_world_rehearsal(
+    root: Path,
+    *,
+    held: Sequence[int],
+    absent: Sequence[int] = (),
+    query_views: int = 4,
+    database_views: int | None = None,
+) -> RetrievalDataset:
+    """The training photographs of a world as a benchmark, to tune a search on.
+
+    The first views of every landmark ask, and those that follow are the database.
+
+    Args:
+        root: folder of the world.
+        held: numbers of the training landmarks in the database, from 0.
+        absent: numbers of others, whose photographs ask but which the database does not hold; in
+            the benchmark they are queries without a match.
+        query_views: photographs of each landmark that ask.
+        database_views: most photographs of each landmark in the database; all others if ``None``.
+
+    Raises:
+        DatasetError: there is no world in ``root``, or it is unfinished or damaged; or a number is
+            not that of a training landmark, or stands in both lists.
+    """
+    world = _opened(root)
+    config = world.census.config
+    chosen = np.array([*held, *absent], np.int64)
+    known = np.isin(chosen, np.arange(config.train_landmarks))
+    if len(np.unique(chosen)) < len(chosen) or not known.all():
+        raise DatasetError(
+            f"{root}: held {list(held)} and absent {list(absent)} must be different numbers from 0"
+            f" to {config.train_landmarks - 1}"
+        )
+    table = world.manifest
+    rows = world.rows("train")
+    subject = np.asarray(table["subject"].take(rows)) - config.landmarks
+    order = np.argsort(subject, kind="stable")
+    view = np.empty(len(rows), np.int64)
+    view[order] = np.arange(len(rows)) - np.searchsorted(subject[order], subject[order])
+    asking = (view < query_views) & np.isin(subject, chosen)
+    last = len(rows) if database_views is None else query_views + database_views
+    within = (view >= query_views) & (view < last)
+    stored = within & np.isin(subject, np.array(held, np.int64))
+    searched = subject[asking] + config.landmarks
+    ok, junk = _answers(table, rows[stored], searched)
+    gps = _positions(table)
+    queries = make_queries(
+        ImagePaths(table["path"].take(rows[asking])),
+        {"ok": IndexSets.of(ok), "junk": IndexSets.of(junk)},
+        landmarks=IndexSets.of([[int(number)] for number in subject[asking]]),
+        gps=gps[rows[asking]],
+    )
+    return RetrievalDataset(
+        "world_rehearsal",
+        root,
+        ImagePaths(table["path"].take(rows[stored])),
+        queries,
+        landmarks=subject[stored].astype(np.int64),
+        landmark_names=_names(
+            world.census, range(config.landmarks, config.landmarks + config.train_landmarks)
+        ),
+        gps=gps[rows[stored]],
+    )
+
+
+def _answers(
+    table: pa.Table, database: Int[np.ndarray, " n"], searched: Int[np.ndarray, " q"]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Answers (ok) and junk of each query, as positions in the database.
+
+    Args:
+        table: the manifest of a world.
+        database: its rows that are searched.
+        searched: landmark that each query searches for; −1 for none.
+    """
+    owner, landmark, well = _showing(table)
+    position = np.full(len(table), -1, np.int64)
+    position[database] = np.arange(len(database))
+    held = position[owner] >= 0
+    shown = position[owner[held]]
+    by_landmark = _grouped(landmark[held], int(searched.max(initial=-1)) + 1)
+    nothing = np.empty(0, np.int64)
+    members = [by_landmark[number] if number >= 0 else nothing for number in searched]
+    ok, junk = (
+        [shown[some[well[held][some] == enough]] for some in members] for enough in (True, False)
+    )
+    return ok, junk
 
 
 def _opened(root: Path) -> World:

@@ -33,6 +33,7 @@ from delfjax.evaluation.labelled_protocols import (
     score_ranking,
 )
 from delfjax.evaluation.landmark_curve import (
+    LandmarkCurve,
     LandmarkDatabase,
     ScoredList,
     landmark_centres,
@@ -251,10 +252,23 @@ class _LandmarkScorer:
         """See :class:`Scorer`."""
         kept = np.flatnonzero(answer.scores[:_LONGEST_LIST] > 0)
         images = [self._names[image] for image in answer.images[kept]]
-        self._retrieved[name] = ScoredList(images, answer.scores[kept].astype(np.float64))
+        self.add_list(name, query, ScoredList(images, answer.scores[kept].astype(np.float64)))
+
+    def add_list(self, name: str, query: DatasetQuery, found: ScoredList) -> None:
+        """Keep what was found for a query, whatever its scores mean."""
+        self._retrieved[name] = found
         latitude, longitude = self._positions[query.number].tolist()
         self._queries_deg[name] = (
             None if math.isnan(latitude + longitude) else (latitude, longitude)
+        )
+
+    def curve(self) -> LandmarkCurve:
+        """The curve of everything that was added."""
+        return landmark_precision_recall(
+            self._retrieved,
+            queries_deg=self._queries_deg,
+            database=self._database,
+            benchmark=self._benchmark,
         )
 
     def record(self) -> dict[str, Any]:
@@ -262,12 +276,7 @@ class _LandmarkScorer:
 
         The scores of a query are its counts at the threshold that the means are read at.
         """
-        curve = landmark_precision_recall(
-            self._retrieved,
-            queries_deg=self._queries_deg,
-            database=self._database,
-            benchmark=self._benchmark,
-        )
+        curve = self.curve()
         point = curve.last_with(_READ_AT) or curve.at(math.inf)
         means = {
             "area": curve.area(),
@@ -378,6 +387,34 @@ def make_scorers(
         for name, make in makers.items()
         if not protocols or name in protocols
     }
+
+
+def dataset_curve(dataset: RetrievalDataset, found: Mapping[str, ScoredList]) -> LandmarkCurve:
+    """Precision and recall of any scores by the paper's protocol, queries without a match included.
+
+    Args:
+        dataset: a benchmark whose images and queries have positions.
+        found: query → images of the database with scores that are comparable between queries.
+
+    Raises:
+        EvaluationError: a query has no list, or a list is of something else, names an image outside
+            the database or has a score that is not finite; or the dataset lacks positions or
+            landmarks.
+    """
+    names = query_names(dataset)
+    stranger = next((name for name in found if name not in frozenset(names)), None)
+    missing = next(
+        (names[number] for number in scored_queries(dataset) if names[number] not in found), None
+    )
+    if stranger is not None or missing is not None:
+        raise EvaluationError(
+            f"{dataset.name}: "
+            + (f"{stranger!r} is no query of it" if missing is None else f"no list for {missing!r}")
+        )
+    scorer = _LandmarkScorer(dataset, tuple(dataset.database))
+    for number in scored_queries(dataset):
+        scorer.add_list(names[number], dataset.queries[number], found[names[number]])
+    return scorer.curve()
 
 
 def scored_queries(dataset: RetrievalDataset) -> list[int]:

@@ -4,6 +4,7 @@ from .charts import plot_counts as plot_counts
 from .charts import plot_intervals as plot_intervals
 from .charts import plot_positions as plot_positions
 from .charts import plot_precision_recall as plot_precision_recall
+from .charts import plot_reliability as plot_reliability
 from .charts import plot_tier_scores as plot_tier_scores
 from .charts import plot_trends as plot_trends
 from .photographs import RankedImage as RankedImage

@@ -265,6 +265,33 @@ def plot_precision_recall(
     return figure
 
 
+def plot_reliability(
+    curves: Mapping[str, tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]],
+    *,
+    title: str = "Reliability",
+) -> Figure:
+    """Share of right answers against their predicted probability; calibrated ones lie on the line.
+
+    Args:
+        curves: model → mean predicted probability and observed share of each bin, in [0, 1].
+        title: headline.
+    """
+    figure = blank_figure(title, width=0.5 * WIDTH, height=0.5 * WIDTH + HEADLINE)
+    axes = _bar_axes(figure)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+    for number, (name, (predicted, observed)) in enumerate(curves.items()):
+        colour = (BLUE, ORANGE, GREEN, PURPLE, SKY)[number % 5]
+        marker = "osD^v"[number % 5]
+        axes.plot(predicted, observed, color=colour, marker=marker, markersize=6, label=name)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_xlabel("predicted probability", fontsize=TEXT)
+    axes.set_ylabel("share that is right", fontsize=TEXT)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=TEXT)
+    return figure
+
+
 def plot_against_published(
     published: Mapping[str, Mapping[str, float]],
     measured: Mapping[str, Mapping[str, float]],

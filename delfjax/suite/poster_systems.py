@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from delfjax.config import DelfConfig
 from delfjax.datasets.benchmark import RetrievalDataset
-from delfjax.datasets.world_benchmark import load_world_tuning
+from delfjax.datasets.world_benchmark import load_world_rehearsal
 from delfjax.models.model_files import override_system
 from delfjax.suite.data import world_set
 from delfjax.suite.settings import PhotoExperiment
@@ -85,7 +85,9 @@ def trained_networks(experiment: PhotoExperiment, *, progress: bool = False) -> 
 def tuning_dataset(experiment: PhotoExperiment) -> RetrievalDataset:
     """A benchmark among the training landmarks of the world of ``experiment``, on which numbers of
     a system may be chosen."""
-    return load_world_tuning(world_set(experiment.world()))
+    world = experiment.world()
+    landmarks = range(world.train_landmarks)
+    return load_world_rehearsal(world_set(world), held=landmarks, query_views=2)
 
 
 def poster_systems(

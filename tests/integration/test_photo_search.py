@@ -99,13 +99,17 @@ def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Sessi
     assert set(session.search) == {"query", "results"}
     assert all(
         set(row)
-        == {"rank", "image", "inliers", "votes", "evidence", "match", "cosine", "by_way_of"}
+        == {
+            *("rank", "image", "inliers", "votes", "evidence", "probability", "match"),
+            *("cosine", "by_way_of"),
+        }
         for row in session.search["results"]
     )
     assert set(session.match) == {
         "putative",
         "inliers",
         "evidence",
+        "probability",
         "match",
         "transform",
         "keypoints1_yx",

@@ -84,6 +84,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "precision and recall": lambda: plots.plot_precision_recall(
         CURVES, label="true positives of all queries"
     ),
+    "reliability": lambda: plots.plot_reliability(
+        {name: (np.linspace(0.05, 0.95, 4), np.array([0.0, 0.4, 0.5, 1.0])) for name in ("a", "b")}
+    ),
+    "reliability of nothing": lambda: plots.plot_reliability({}),
     "precision and recall of nothing": lambda: plots.plot_precision_recall({}),
     "tier scores": lambda: plots.plot_tier_scores(
         {"photo": {"votes": 0.8, "inliers": 0.9}, "pair": {"votes": 0.5}}

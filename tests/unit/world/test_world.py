@@ -21,8 +21,14 @@ import pytest
 from tqdm.auto import tqdm
 
 from delfjax.config import ConfigError
+from delfjax.datasets.columns import DatasetError
 from delfjax.datasets.images import ImageError, decode_image, hash_file
-from delfjax.datasets.world_benchmark import CutLandmarks, load_world, load_world_train
+from delfjax.datasets.world_benchmark import (
+    CutLandmarks,
+    load_world,
+    load_world_rehearsal,
+    load_world_train,
+)
 from delfjax.files import Lock, replacing
 from delfjax.world import writing
 from delfjax.world.census import SPLITS, Census
@@ -335,6 +341,33 @@ def test_queries_search_for_landmarks_that_training_never_saw(world: World) -> N
         ]
         assert len(query.sets["ok"]) + len(query.sets["junk"]) == len(shown)
     assert training.landmarks is not None and set(training.landmarks) == {0, 1, 2, 3}
+
+
+def test_a_rehearsal_asks_for_training_landmarks_some_of_which_it_does_not_hold(
+    world: World,
+) -> None:
+    dataset = load_world_rehearsal(world.root, held=[0, 3], absent=[1], query_views=1)
+    training = load_world_train(world.root)
+    assert training.landmarks is not None and dataset.landmarks is not None
+    views = {
+        number: np.array(training.database)[training.landmarks == number].tolist()
+        for number in range(4)
+    }
+    assert [query.path for query in dataset.queries] == [views[number][0] for number in (0, 1, 3)]
+    assert list(dataset.database) == [views[0][1], views[3][1]]
+    assert dataset.landmarks.tolist() == [0, 3]
+    for query, own in zip(dataset.queries, ([0], [], [1]), strict=True):
+        assert {*query.sets["ok"].tolist(), *query.sets["junk"].tolist()} == set(own)
+    alone = load_world_rehearsal(world.root, held=[0], query_views=1, database_views=0)
+    assert not len(alone.database) and len(alone.queries) == 1
+
+
+@pytest.mark.parametrize(("held", "absent"), [([0, 4], []), ([0, 1], [1]), ([-1], [])])
+def test_a_rehearsal_of_other_landmarks_is_refused(
+    world: World, held: list[int], absent: list[int]
+) -> None:
+    with pytest.raises(DatasetError, match="must be different numbers from 0 to 3"):
+        load_world_rehearsal(world.root, held=held, absent=absent)
 
 
 def test_correct_answers_show_enough_of_the_landmark_and_junk_does_not(world: World) -> None:
