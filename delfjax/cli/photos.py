@@ -227,7 +227,7 @@ class Search:
 
         require_at_least("--top", self.top, 1)
         from delfjax.models.model_files import override_system
-        from delfjax.pipeline.answers import MissingPhotosError, accuracy_note
+        from delfjax.pipeline.answers import MissingPhotosError
         from delfjax.pipeline.photos import search
         from delfjax.retrieval.system_index import open_index
 
@@ -246,8 +246,6 @@ class Search:
             print_json(answer, indent=1)
         else:
             print(found)
-            if found.ranked is not None:
-                print(accuracy_note(index.config.rejection), file=sys.stderr)
             if not found.matches and found.ranked is not None:
                 print("nothing in this index shows the same place or thing", file=sys.stderr)
         if self.figure is not None:
@@ -297,7 +295,6 @@ class Match:
                 "putative": len(found.inlier),
                 "inliers": int(found.inlier.sum()),
                 "evidence": found.evidence,
-                "probability": found.probability,
                 "match": found.match,
                 "transform": found.transform.tolist(),
                 "keypoints1_yx": found.query_yx[found.inlier].tolist(),

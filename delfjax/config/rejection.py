@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from delfjax.config.values import Strict, UnitFloat
+from delfjax.config.values import Strict
 
 
 @dataclass(frozen=True)
@@ -23,32 +23,17 @@ class AnswerModelConfig(Strict):
     cosine: float = 0.0
 
 
-# Provisional, set by hand: about one half at VerificationConfig.required_evidence. They are to be
-# replaced by a fit to photographs as large as those that are searched: on 256 px, the default
-# preset's thousand features agree by chance so often that a fit to them expects 200 inliers.
-_SEARCH = {"intercept": -4.0, "evidence": 2.5, "inliers": 0.0, "photos": -1.0}
-_PAIR = {"intercept": -4.0, "evidence": 2.5, "inliers": 0.0, "photos": 0.0}
-
-
 @dataclass(frozen=True)
 class RejectionConfig(Strict):
     """The probability that a photo shows what the query shows.
 
-    A model of other features or settings has to be fitted to searches with them
-    (`52_reject_no_match`).
+    Nothing ships: models hold for the features and settings that they were fitted to
+    (`52_reject_no_match` fits them).
     """
 
     # For a photo found by a search.
-    search: AnswerModelConfig = field(default_factory=lambda: AnswerModelConfig(**_SEARCH))
-    # The same where the cosine of the global descriptors is known, too. It is used if its weight of
-    # the cosine is not 0: what a cosine means depends on what the descriptor was trained for.
-    search_with_cosine: AnswerModelConfig = field(
-        default_factory=lambda: AnswerModelConfig(**_SEARCH)
-    )
+    search: AnswerModelConfig
     # For two photos that are matched, one of which may show what the other shows as well as not.
-    pair: AnswerModelConfig = field(default_factory=lambda: AnswerModelConfig(**_PAIR))
-    # Least probability of the photos that a search shows of which 90, 95 and 99 % are right;
-    # provisional, as the models.
-    precision_90: UnitFloat = 0.5
-    precision_95: UnitFloat = 0.7
-    precision_99: UnitFloat = 0.9
+    pair: AnswerModelConfig
+    # For a photo found by a search where the cosine of the global descriptors is known, too.
+    search_with_cosine: AnswerModelConfig | None = None

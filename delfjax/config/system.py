@@ -11,7 +11,6 @@ from pydantic import Field
 from delfjax.config.backbone import BackboneConfig
 from delfjax.config.global_features import GlobalConfig
 from delfjax.config.ranking import ExpansionConfig, RankingConfig
-from delfjax.config.rejection import RejectionConfig
 from delfjax.config.values import PositiveFloat, PositiveInt, Seed, Strict, to_dict
 
 # Seven scales, a factor of √2 apart. Source: every DELF/DELG extraction config (0.25, …, 2.0).
@@ -195,7 +194,6 @@ class SystemSections(Strict):
     global_features: GlobalConfig = field(default_factory=GlobalConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
     expansion: ExpansionConfig = field(default_factory=ExpansionConfig)
-    rejection: RejectionConfig = field(default_factory=RejectionConfig)
     seed: Seed = 0
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from delfjax import plots
-from delfjax.config import RejectionConfig
 from delfjax.datasets.images import ImageError, decode_image
 from delfjax.errors import DelfjaxError, DelfjaxWarning
 from delfjax.retrieval.search import RankedList, VerifiedMatches
@@ -35,14 +34,11 @@ class PhotoMatch(VerifiedMatches):
     Attributes:
         photos: the two files; ``None`` for a photo given as features.
         required: least evidence for which the photos match.
-        probability: probability that they show the same place or thing, if one of two such pairs
-            does.
         content_hashes: digest of each photo's file when its features were extracted.
     """
 
     photos: tuple[Path | None, Path | None]
     required: float
-    probability: float
     content_hashes: tuple[str, str]
 
     @property
@@ -83,8 +79,7 @@ class PhotoMatch(VerifiedMatches):
         verdict = _verdict(self.match)
         return (
             f"{verdict}: {self.inlier.sum()} inliers of {len(self.inlier)} putative matches,"
-            f" evidence {self.evidence:.1f} of {self.required:.1f},"
-            f" probability {self.probability:.2f}"
+            f" evidence {self.evidence:.1f} of {self.required:.1f}"
         )
 
 
@@ -100,9 +95,8 @@ class FoundPhoto:
         votes: putative matches with the query, before verification; ``None`` likewise.
         evidence: sum of the squared cosines of the inliers among the mutual matches with the query,
             on which the verdict rests; ``None`` if the photo was not verified.
-        probability: probability that it shows the same place or thing as the query; ``None`` if it
-            was not verified.
-        match: whether it does, by the evidence; ``None`` if it was not verified.
+        match: whether it shows the same place or thing as the query; ``None`` if it was not
+            verified.
         cosine: cosine of the global descriptors; ``None`` in a search by local features alone.
         by_way_of: the photos by way of which it was found, from the query on; empty if directly.
     """
@@ -112,7 +106,6 @@ class FoundPhoto:
     inliers: int | None
     votes: int | None
     evidence: float | None
-    probability: float | None
     match: bool | None
     cosine: float | None = None
     by_way_of: tuple[str, ...] = ()
@@ -209,12 +202,11 @@ class SearchResults:
             "votes": [_number(photo.votes) for photo in self.photos],
             "cosine": [_number(photo.cosine, ".3f") for photo in self.photos],
             "evidence": [_number(photo.evidence, ".1f") for photo in self.photos],
-            "probability": [_number(photo.probability, ".2f") for photo in self.photos],
         }
         if all(photo.cosine is None for photo in self.photos):
             del shown["cosine"]
         if self.ranked is None:
-            del shown["inliers"], shown["votes"], shown["evidence"], shown["probability"]
+            del shown["inliers"], shown["votes"], shown["evidence"]
         columns = [
             [text.rjust(_WIDTHS[name]) for text in (name, *texts)] for name, texts in shown.items()
         ]
@@ -227,7 +219,7 @@ class SearchResults:
 
 
 # Widths of the columns of numbers.
-_WIDTHS = {"rank": 4, "inliers": 7, "votes": 6, "cosine": 6, "evidence": 8, "probability": 11}
+_WIDTHS = {"rank": 4, "inliers": 7, "votes": 6, "cosine": 6, "evidence": 8}
 
 
 def _score(photo: FoundPhoto) -> str:
@@ -241,15 +233,6 @@ def _number(value: float | None, form: str = "d") -> str:
 def _image(photo: FoundPhoto) -> str:
     via = ", ".join(map(printable, photo.by_way_of))
     return printable(photo.image) + (f" (by way of {via})" if via else "")
-
-
-def accuracy_note(config: RejectionConfig) -> str:
-    """What the probabilities that a search prints are worth, in one line."""
-    return (
-        "measured on rendered landmarks, the photos with a probability of at least"
-        f" {config.precision_90:.2f} are right in 90 % of all cases, those with"
-        f" {config.precision_95:.2f} in 95 %, with {config.precision_99:.2f} in 99 %"
-    )
 
 
 def _verdict(match: bool | None) -> str:

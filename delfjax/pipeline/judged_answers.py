@@ -159,7 +159,10 @@ def judge_system(
     """
     config = pinned(config)
     features, _ = extract_features(
-        dataset, load_extractor(config), default_store(dataset, config), progress=progress
+        dataset,
+        load_extractor(config),
+        default_store(dataset, config.extraction()),
+        progress=progress,
     )
     index = build_index(features.database, config=config)
     return judge_answers(dataset, index, features, progress=progress)

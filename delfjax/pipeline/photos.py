@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from delfjax import device
 from delfjax.config import (
@@ -41,7 +40,6 @@ from delfjax.retrieval import local_index
 from delfjax.retrieval.global_index import build_global_index
 from delfjax.retrieval.local_index import LocalIndex
 from delfjax.retrieval.ranking import Answers
-from delfjax.retrieval.rejection import answer_probability, answer_terms, pair_probability
 from delfjax.retrieval.search import compare, match_pair
 from delfjax.retrieval.system_index import GLOBAL_PART, SystemIndex, open_index
 from delfjax.types import ImageFeatures
@@ -256,8 +254,8 @@ def search(
         index: an index, or its folder. For many searches, open it once with :func:`open_index`.
         photo: an image file, or its features, extracted with the config of the index.
         top: maximum number of results.
-        config: only its sections ``search``, ``verification``, ``ranking``, ``expansion`` and
-            ``rejection`` are used; by default those of the index.
+        config: only its sections ``search``, ``verification``, ``ranking`` and ``expansion`` are
+            used; by default those of the index.
 
     Raises:
         LocalIndexError: the index is missing or damaged.
@@ -276,7 +274,6 @@ def search(
             verification=config.verification,
             ranking=config.ranking,
             expansion=config.expansion,
-            rejection=config.rejection,
         )
     for file in without_digest(to_dict(opened.config)):
         warnings.warn(
@@ -308,7 +305,6 @@ def _found_photos(
     """The photos shown, with the verdict on each."""
     ranked, cosines = answers.local, answers.cosines
     evidence: dict[int, float] = {}
-    probability: dict[int, float] = {}
     counts: dict[str, dict[int, int]] = {"inliers": {}, "votes": {}}
     if ranked is not None and index.local is not None:
         for kind, held in counts.items():
@@ -318,14 +314,6 @@ def _found_photos(
         verified = [image for image in shown if image in ranked.correspondences]
         compared = compare(index.local, query, verified, verification=config.verification)
         evidence = {image: pair.evidence for image, pair in zip(verified, compared, strict=True)}
-        terms = answer_terms(
-            evidence=np.array([evidence[image] for image in verified], np.float64),
-            inliers=np.array([counts["inliers"][image] for image in verified], np.int64),
-            photos=np.full(len(verified), len(index.names)),
-            cosine=None if cosines is None else cosines[np.array(verified, np.int64)],
-        )
-        found = answer_probability(config.rejection, terms)
-        probability = dict(zip(verified, found.tolist(), strict=True))
     required = config.verification.required_evidence(len(index.names))
     return tuple(
         FoundPhoto(
@@ -334,7 +322,6 @@ def _found_photos(
             inliers=counts["inliers"].get(image),
             votes=counts["votes"].get(image),
             evidence=evidence.get(image),
-            probability=probability.get(image),
             match=evidence[image] >= required if image in evidence else None,
             cosine=None if cosines is None else float(cosines[image]),
             by_way_of=tuple(index.names[via] for via in answers.by_way_of(image)),
@@ -354,8 +341,8 @@ def match(
     Args:
         first: an image file, or its features; the transform maps it to ``second``.
         second: the other photo.
-        config: extraction, verification and rejection; by default the default preset. Features
-            must have been extracted with it.
+        config: extraction and verification; by default the default preset. Features must have been
+            extracted with it.
 
     Raises:
         ImageError: a file is missing or not an image.
@@ -368,9 +355,6 @@ def match(
         **vars(found),
         photos=(_file(first), _file(second)),
         required=used.verification.required_evidence(1),
-        probability=pair_probability(
-            used.rejection, evidence=found.evidence, inliers=int(found.inlier.sum())
-        ),
         content_hashes=(features[0].content_hash, features[1].content_hash),
     )
 

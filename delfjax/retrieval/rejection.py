@@ -51,8 +51,7 @@ def answer_probability(
         config: fitted models.
         terms: see :func:`answer_terms`. Cosines count if the config has a model that knows them.
     """
-    informed = terms.shape[1] == len(TERMS) and config.search_with_cosine.cosine != 0
-    if informed:
+    if terms.shape[1] == len(TERMS) and config.search_with_cosine is not None:
         return _probability(config.search_with_cosine, terms)
     return _probability(config.search, terms[:, : len(TERMS) - 1])
 

@@ -117,7 +117,7 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
     "50_ablation": ((*_SEARCH, "finetune", "attention"), None),
     "51_visualise_attention": (("backbone", "features", "attention"), None),
-    "52_reject_no_match": ((*_SEARCH, "rejection"), None),
+    "52_reject_no_match": (_COMPARED, None),
     "60_compare_with_dir": (_COMPARED, None),
     "61_combine_delf_dir": (_COMPARED, None),
 }

@@ -70,9 +70,7 @@ def test_the_wheel_is_used_and_not_the_checkout(installed: Installed) -> None:
 def test_two_photos_match_and_nothing_is_left_beside_them(installed: Installed) -> None:
     done = installed.run("delfjax", "match", "one.jpg", "other.jpg", "--preset", "ci")
     found = re.fullmatch(
-        r"match: (\d+) inliers of \d+ putative matches, evidence [\d.]+ of 6\.0, probability"
-        r" [01]\.\d\d\n",
-        done.stdout,
+        r"match: (\d+) inliers of \d+ putative matches, evidence [\d.]+ of 6\.0\n", done.stdout
     )
     assert found and int(found[1]) >= 30, done
     assert sorted(file.name for file in installed.photos.iterdir()) == ["one.jpg", "other.jpg"]

@@ -100,7 +100,7 @@ def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Sessi
     assert all(
         set(row)
         == {
-            *("rank", "image", "inliers", "votes", "evidence", "probability", "match"),
+            *("rank", "image", "inliers", "votes", "evidence", "match"),
             *("cosine", "by_way_of"),
         }
         for row in session.search["results"]
@@ -109,7 +109,6 @@ def test_the_json_of_each_command_has_exactly_the_documented_keys(session: Sessi
         "putative",
         "inliers",
         "evidence",
-        "probability",
         "match",
         "transform",
         "keypoints1_yx",
