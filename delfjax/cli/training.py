@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Train:
-    """Train one stage on labelled photos: descriptors, attention, DELG, or a global descriptor.
+    """Train one stage: descriptors, attention, DELG, or a global descriptor.
 
     The preset names the stage; fine-tune descriptors before their attention.
 
@@ -47,8 +47,9 @@ class Train:
         tyro.conf.arg(
             metavar="NAME",
             help=(
-                "quick_ (minutes on two cores) or paper_ (the papers' sizes), followed by finetune,"
-                " attention, delg, siamac or dir"
+                "quick_finetune, quick_attention, quick_delg, quick_siamac or quick_dir (minutes on"
+                " two cores), or paper_finetune, paper_attention, paper_delg, paper_siamac or"
+                " paper_dir (the papers' sizes)"
             ),
         ),
     ] = "quick_attention"

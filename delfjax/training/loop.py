@@ -69,6 +69,7 @@ _SHARING = 4
 # Photos that a device describes in one call.
 _DESCRIBED = 8
 Tensors = dict[str, Array]
+Inputs = jax.Array | PaddedPhotos
 
 
 @dataclass(frozen=True)
@@ -372,14 +373,14 @@ class Trainer:
         learnt: Tensors,
         statistics: Tensors,
         fixed: Tensors,
-        inputs: jax.Array,
+        inputs: Inputs,
         labels: jax.Array,
     ) -> tuple[Tensors, Tensors, dict[str, jax.Array]]:
         """Gradient of a batch, the batch norm statistics after it, and its loss and accuracy."""
         gradient = jax.value_and_grad(self._loss, has_aux=True)
 
         def add_part(
-            so_far: tuple[Tensors, Tensors], part: tuple[jax.Array, ...]
+            so_far: tuple[Tensors, Tensors], part: tuple[Inputs, jax.Array]
         ) -> tuple[tuple[Tensors, Tensors], tuple[jax.Array, jax.Array]]:
             before, total = so_far
             images, their_labels = part
@@ -405,7 +406,7 @@ class Trainer:
         learnt: Tensors,
         statistics: Tensors,
         fixed: Tensors,
-        inputs: jax.Array,
+        inputs: Inputs,
         labels: jax.Array,
     ) -> tuple[jax.Array, tuple[Tensors, jax.Array]]:
         network = self._parts.network({**learnt, **statistics, **fixed}, training=True)

@@ -308,7 +308,7 @@ class GlobalNetwork(nnx.Module):
 
     def fixed(self, photos: PaddedPhotos, dtype: str = "float32") -> PaddedPhotos:
         """Feature maps after the frozen layers of pixels, computed in ``dtype``."""
-        normal = self.backbone.normalise(photos.values).astype(jnp.dtype(dtype))
+        normal = self.backbone.normalise(jnp.asarray(photos.values)).astype(jnp.dtype(dtype))
         maps = self.backbone(
             FeatureMap(normal, photos.extent), output=self.output, layers=slice(self.frozen_layers)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64
@@ -19,17 +19,6 @@ from delfjax.training.tuples import TupleMiner, held_out_groups
 Describe = Callable[[Int64[np.ndarray, " m"]], Float[np.ndarray, "m d"]]
 
 
-class WholePhotos(Protocol):
-    """Where the inputs of photos come from."""
-
-    @property
-    def failures(self) -> Mapping[int, str]:
-        """Photo → reason, for photos that cannot be read."""
-
-    def take(self, members: Int64[np.ndarray, " b"]) -> PaddedPhotos:
-        """The inputs of some photos."""
-
-
 @dataclass(frozen=True)
 class MappedPhotos:
     """Photos whose feature maps are cached."""
@@ -38,11 +27,11 @@ class MappedPhotos:
 
     @property
     def failures(self) -> Mapping[int, str]:
-        """See :class:`WholePhotos`."""
+        """Photo → reason, for photos that cannot be read."""
         return self.cached.failures
 
     def take(self, members: Int64[np.ndarray, " b"]) -> PaddedPhotos:
-        """See :class:`WholePhotos`."""
+        """The maps of some photos."""
         return PaddedPhotos(self.cached.maps[members], self.cached.extent[members])
 
 
@@ -61,7 +50,7 @@ class FilePhotos:
     failures: Mapping[int, str]
 
     def take(self, members: Int64[np.ndarray, " b"]) -> PaddedPhotos:
-        """See :class:`WholePhotos`.
+        """The pixels of some photos.
 
         Raises:
             TrainingError: a photo cannot be read that could be when training began.
@@ -74,6 +63,9 @@ class FilePhotos:
             ) from None
         extent = np.array([pixels.shape[:2] for pixels in read], np.int32)
         return PaddedPhotos(np.stack([padded(pixels, self.side) for pixels in read]), extent)
+
+
+WholePhotos = MappedPhotos | FilePhotos
 
 
 class TupleBatches:
