@@ -16,7 +16,7 @@ from delfjax.cli.options import (
     Preset,
     Set,
     UsageError,
-    refuse_changes,
+    accepted_changes,
     require_utf8,
 )
 from delfjax.cli.output import print
@@ -80,10 +80,10 @@ class Mine:
             self.overrides, sections=(*SYSTEM_SECTIONS, "mining", MODEL), within="mining"
         )
         base = stored_config(store, preset(self.preset))
-        fixed = [each for each in asked if each.section != "mining"]
-        refuse_changes(base, fixed, EXTRACTION_SECTIONS, f"the store {self.store} was made")
+        since = f"the store {self.store} was made"
+        changes = accepted_changes(base, asked, EXTRACTION_SECTIONS, since)
         mining = MiningConfig() if known is None else known.config
-        whole = override_system(Config(**vars(base), mining=mining), asked)
+        whole = override_system(Config(**vars(base), mining=mining), changes)
         mined = mine_landmarks(
             store, positions, config=whole.system, mining=whole.mining, known=known
         )

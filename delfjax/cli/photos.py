@@ -21,8 +21,8 @@ from delfjax.cli.options import (
     Preset,
     Set,
     UsageError,
+    accepted_changes,
     namesakes,
-    refuse_changes,
     require_at_least,
     require_one,
     require_utf8,
@@ -153,8 +153,9 @@ class Index:
             store = open_store(self.store)
             stored = stored_config(store, preset(self.preset))
             asked = parse_overrides(self.overrides, sections=(*SYSTEM_SECTIONS, MODEL))
-            refuse_changes(stored, asked, EXTRACTION_SECTIONS, f"the store {self.store} was made")
-            config = override_system(stored, asked)
+            since = f"the store {self.store} was made"
+            changes = accepted_changes(stored, asked, EXTRACTION_SECTIONS, since)
+            config = override_system(stored, changes)
             index = build_index(store, config=config)
         index.save(self.out)
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())
@@ -206,9 +207,10 @@ class Search:
         photos = namesakes(self.figure, index.photos, index.names)
         require_writable("--figure", self.figure, inputs=photos)
         asked = parse_overrides(self.overrides, sections=(*SYSTEM_SECTIONS, MODEL))
-        refuse_changes(index.config, asked, _INDEXED, f"the index {self.index} was made")
+        since = f"the index {self.index} was made"
         # The overrides may say where the weights of the index are now.
-        index = replace(index, config=override_system(index.config, asked))
+        changes = accepted_changes(index.config, asked, _INDEXED, since)
+        index = replace(index, config=override_system(index.config, changes))
         found = search(index, self.query, top=self.top)
         if self.json:
             answer = {"query": str(self.query), "results": [asdict(photo) for photo in found]}

@@ -44,7 +44,7 @@ C = TypeVar("C")
 
 BACKBONE, SCORER, REDUCTION = "backbone", "scorer", "reduction"
 # Config field that names the weights of a part → the part.
-_FIELDS = {f"{part}.weights": part for part in (BACKBONE, SCORER, REDUCTION)}
+WEIGHTS_FIELDS = {f"{part}.weights": part for part in (BACKBONE, SCORER, REDUCTION)}
 # The model's name in the JSON of a file with several parts.
 WHOLE = "delf"
 # The names in the JSON of a file that holds nothing but a scorer.
@@ -176,7 +176,7 @@ def pinned(config: C) -> C:
         WeightsError: a weight file is missing, or its description is damaged.
     """
     named = flatten(to_dict(config))
-    given = [Assignment(name, named[name]) for name in _FIELDS if name in named]
+    given = [Assignment(name, named[name]) for name in WEIGHTS_FIELDS if name in named]
     found = [pinned_assignment(each) for each in given]
     changed = [new for old, new in zip(given, found, strict=True) if new != old]
     return override(config, changed) if changed else config
@@ -190,7 +190,7 @@ def pinned_assignment(assignment: Assignment) -> Assignment:
         ConfigError: there is no such model file.
         WeightsError: the weight file is missing, or its description is damaged.
     """
-    if assignment.path not in (*_FIELDS, MODEL):
+    if assignment.path not in (*WEIGHTS_FIELDS, MODEL):
         return assignment
     file = weight_file(_text(assignment.value))
     if file is None:
@@ -201,7 +201,7 @@ def pinned_assignment(assignment: Assignment) -> Assignment:
     elif assignment.path == MODEL:
         digest = _Model.read(file.path).digest
     else:
-        digest = part_digest(path, _FIELDS[assignment.path])
+        digest = part_digest(path, WEIGHTS_FIELDS[assignment.path])
     return Assignment(assignment.path, str(WeightFile(path, digest)))
 
 
@@ -215,6 +215,28 @@ def weights_of(config: DelfConfig) -> dict[str, str]:
     if config.scorer.kind == "attention":
         named[SCORER] = config.scorer.weights
     return {part: _digest_or_name(part, value) for part, value in named.items() if value}
+
+
+def moved_weights(part: str, old: str, new: str) -> str | None:
+    """The value of a field ``weights`` that names the weights of ``old`` where ``new`` says they
+    are; ``None`` if those are others.
+
+    Earlier versions did not record which weights a file held; any file may be such a one.
+
+    Raises:
+        WeightsError: a file of ``new`` is missing, or its description is damaged.
+    """
+    before, after = weight_file(old), weight_file(new)
+    if before is not None and not before.digest:
+        return None if after is None else new
+    digest = _digest_or_name(part, old)
+    if _digest_or_name(part, new) != digest:
+        return None
+    if before is None:
+        # They have a name, by which they are found.
+        return old
+    place = after.path if after is not None else str(shipped_attention(new))
+    return str(WeightFile(place, digest))
 
 
 def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
