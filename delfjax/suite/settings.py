@@ -26,6 +26,7 @@ from delfjax.config import (
     DelfConfig,
     TrainingStages,
     assignments_of,
+    joined_assignments,
     override,
     parse_overrides,
     require_known,
@@ -314,7 +315,7 @@ def relevant_overrides(experiment: str, overrides: str) -> str:
     """
     used = (*_sections_of(experiment), MODEL)
     asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL))
-    return "; ".join(str(assignment) for assignment in asked if assignment.section in used)
+    return joined_assignments(each for each in asked if each.section in used)
 
 
 def _sections_of(experiment: str) -> tuple[str, ...]:
@@ -333,7 +334,8 @@ def photo_experiment(
         seed: seed of the photographs and of all random draws.
         dataset: ``"world"``, the landmark world; ``"embedded"``, the photographs of scikit-image;
             or a benchmark of the catalogue, for which ``preset`` changes only the size of images.
-        overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``.
+        overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``; a
+            value that holds a semicolon is written in double quotes.
         upstream: the run that the notebook reads; recorded for the command that repeats the run.
 
     Raises:
@@ -359,7 +361,7 @@ def photo_experiment(
     asked = [pinned_assignment(assignment) for assignment in parsed]
     if asked != parsed:
         # A kernel works in another folder, and repeats the run with the same weights or fails.
-        given["overrides"] = "; ".join(str(assignment) for assignment in asked)
+        given["overrides"] = joined_assignments(asked)
     whole = override_system(base, asked)
     if whole.seed != seed:
         raise ConfigError(

@@ -236,7 +236,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("search index query.jpg --top -3", "--top -3: expected at least 1"),
         ("datasets render --set seed=3", "--set seed=3: use --seed"),
         ("run 30 --seed 1 --set seed=2", "--set seed=2: seed is given twice, as 1 too"),
-        ("run 30 --set search.neighbours=1;2", "a notebook takes no value with a ';'"),
+        ("run 30 --set search.neighbours=1;2", "'search.neighbours': .* valid integer"),
         ("run 30 --set overrides=seeds=1 --set search.neighbours=2", "field 'seeds' does not"),
         ("run 12 --set seed=1", "parameter 'seed' is unknown; there are: none"),
         ("run 30 --seed -1", "'seed': Input should be greater than or equal to 0, got -1"),
