@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from delfjax import paths
 from delfjax.config import (
     MODEL,
     Assignment,
@@ -32,7 +31,9 @@ from delfjax.files import flatten
 from delfjax.models.weights import (
     Tensors,
     WeightsError,
+    describe_again,
     load_weights,
+    named_file,
     read_description,
     save_weights,
     shipped_attention,
@@ -282,13 +283,15 @@ def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
         WeightsError: a file is missing or damaged, is not an evaluation, or is one of other
             weights.
     """
-    tensors, about = load_weights(path)
     digests = _part_digests(path)
-    kept = {(score["dataset"], score["config_hash"]): score for score in about.get("scores", ())}
-    for file in evaluations:
-        score = _scores(file, digests)
-        kept[score["dataset"], score["config_hash"]] = score
-    save_weights(path, tensors, {**about, "scores": list(kept.values())})
+    added = [_scores(file, digests) for file in evaluations]
+
+    def with_scores(about: dict[str, Any]) -> dict[str, Any]:
+        scores = [*about.get("scores", ()), *added]
+        kept = {(score["dataset"], score["config_hash"]): score for score in scores}
+        return {**about, "scores": list(kept.values())}
+
+    describe_again(path, with_scores)
 
 
 def card(path: str | Path) -> Iterator[str]:
@@ -333,9 +336,9 @@ class _Model:
     @classmethod
     def read(cls, name: str) -> _Model:
         """Read the description of the model file that ``model=name`` stands for."""
-        held = weight_file(name) or WeightFile(str(paths.shipped_weights() / f"{name}.safetensors"))
-        file = Path(held.path).expanduser()
+        held = weight_file(name) or WeightFile(name)
         try:
+            file = named_file(held.path)
             about = read_description(file)
         except WeightsError as error:
             raise ConfigError(f"model={name}: {error}") from None
