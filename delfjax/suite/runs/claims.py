@@ -25,9 +25,6 @@ from delfjax.files import Lock, LockHeldError
 # The file that a run folder holds once the run is finished.
 DONE = "DONE"
 _EARLIER = ".earlier"
-# Seconds that a notebook waits for another process that writes the same folder: a killed process
-# may take that long to exit.
-_PATIENCE_S = 15.0
 # Folders that this process is writing, with their locks. A notebook cell that is executed twice
 # starts its run twice, and must not wait for its own lock.
 _written: dict[Path, Lock] = {}
@@ -57,15 +54,19 @@ def finished_folders(experiment: str = "*") -> list[Path]:
     return [path for _, path in sorted(found.items())]
 
 
-def start_writing(path: Path) -> None:
-    """Lock a run folder until :func:`stop_writing` or the end of the process.
+def start_writing(path: Path, *, on_wait: OnWait) -> None:
+    """Lock a run folder until :func:`stop_writing` or the end of the process; any other process
+    that writes it is waited for.
+
+    Args:
+        path: the run folder.
+        on_wait: see :data:`OnWait`.
 
     Raises:
-        LockHeldError: another process is still writing the folder after a while.
         OSError: the lock cannot be created.
     """
     if path not in _written:
-        lock = _writer(path, wait_s=_PATIENCE_S)
+        lock = _writer(path, wait_s=math.inf, on_wait=on_wait)
         lock.acquire()
         _written[path] = lock
 

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,12 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
+from tqdm.auto import tqdm
+
 from delfjax import paths
 from delfjax.config import abbreviated, config_hash, identity
 from delfjax.errors import DelfjaxError
 from delfjax.files import (
     TEMPORARY,
-    LockHeldError,
     flatten,
     read_json_object,
     remove_leftovers,
@@ -39,6 +41,7 @@ from delfjax.records import Flag, Number, Record, Whole, read_record
 from delfjax.suite.runs import claims
 from delfjax.suite.runs.claims import DONE, OnWait
 from delfjax.suite.runs.provenance import provenance
+from delfjax.text import printable
 
 # Presets that a run can have: seconds, minutes, as long as the data deserves.
 PRESETS = ("ci", "quick", "full")
@@ -244,7 +247,8 @@ def start_run(
     """Open a run folder for ``experiment`` under ``config``.
 
     The files of an unfinished run are removed. A finished run is read until the new one is
-    finished.
+    finished. Another process that writes the folder, such as a notebook in an editor or one of
+    ``delfjax run``, is waited for and named on standard error.
 
     Args:
         experiment: name of the experiment, which is that of its notebook.
@@ -255,22 +259,22 @@ def start_run(
             finished run is still made again from the beginning.
 
     Raises:
-        RunError: another process is writing the folder, the unfinished run has another config, or
-            a file cannot be written.
+        RunError: the unfinished run has another config, or a file cannot be written.
     """
     path = run_path(experiment, config)
+
+    def on_wait(holder: str) -> None:
+        line = f"{experiment}: {holder} is making {path}; waiting for it to finish or to be stopped"
+        tqdm.write(printable(line), file=sys.stderr)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        claims.start_writing(path)
+        claims.start_writing(path, on_wait=on_wait)
         try:
             _prepare(path, config, resume=resume)
         except BaseException:
             claims.stop_writing(path)
             raise
-    except LockHeldError as error:
-        raise RunError(
-            f"{path}: is being written by {error.holder}; wait for it, or stop it"
-        ) from None
     except OSError as error:
         raise RunError(
             f"run {experiment}/{path.name}: {error.filename or path} cannot be written:"
