@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import io
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,18 @@ def require_replaceable(folder: Path) -> None:
         MiningError: the folder holds something else, or cannot be written.
     """
     _FILES.require_replaceable(folder)
+
+
+@contextmanager
+def adding(folder: Path, *, on_wait: Callable[[str], object]) -> Iterator[None]:
+    """Let no other process mine into a folder until the block ends; see
+    :meth:`delfjax.filesets.FileSet.revising`.
+
+    Raises:
+        OSError: the lock cannot be created.
+    """
+    with _FILES.revising(folder, on_wait=on_wait):
+        yield
 
 
 def _listed(mined: MinedLandmarks, number: int) -> dict[str, Any]:
