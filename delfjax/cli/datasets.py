@@ -66,7 +66,7 @@ _CHALLENGES = "; ".join(f"{name} ({meaning})" for name, meaning in KNOBS.items()
 class Render:
     """Render the landmark world: photographs with exact ground truth.
 
-    An interrupted rendering resumes; photographs that went missing are rendered again.
+    An interrupted rendering resumes; a missing photograph is rendered again.
 
     Example: delfjax datasets render --preset ci --root small --set occlusion=0.8
     """
