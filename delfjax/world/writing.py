@@ -130,7 +130,7 @@ def build_world(
     # Of two builders of one folder the second waits, and finds it finished.
     with Lock(root / _LOCK, wait_s=math.inf, on_wait=on_wait):
         _claim(root, config)
-        if _is_finished(root, census):
+        if _has_manifest(root, census):
             # An earlier call may have been killed before it removed them.
             shutil.rmtree(root / _PARTS, ignore_errors=True)
             starts = range(0, census.frame_count, _PART)
@@ -215,7 +215,7 @@ def _bar(census: Census, todo: int, progress: bool) -> tqdm[Any]:
     )
 
 
-def _is_finished(root: Path, census: Census) -> bool:
+def _has_manifest(root: Path, census: Census) -> bool:
     """Whether there is a manifest, whole; one that was cut short is made again."""
     try:
         return bool(pq.read_metadata(root / MANIFEST).num_rows == census.frame_count)
