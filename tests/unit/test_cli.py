@@ -76,7 +76,7 @@ COMMANDS = [
 ]
 # Imported before a command runs, each would cost the help a tenth of a second or seconds.
 HEAVY = {
-    *("jax", "flax", "optax", "orbax", "faiss", "numpy", "scipy", "pandas", "pyarrow", "PIL"),
+    *("jax", "flax", "optax", "tensorstore", "faiss", "numpy", "scipy", "pandas", "pyarrow", "PIL"),
     *("skimage", "matplotlib", "pydantic", "yaml", "nbformat", "papermill", "dask"),
     "typeguard",
 }

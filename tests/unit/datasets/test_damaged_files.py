@@ -262,6 +262,7 @@ def test_damaged_files_are_read_or_refused_in_one_line() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("reader", READERS, ids=[reader.__name__ for reader in READERS])
 def test_two_thousand_damaged_files_are_read_or_refused_in_one_line(
     reader: Callable[[np.random.Generator, Path], None],
