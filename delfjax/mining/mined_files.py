@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from delfjax.config import ConfigError, MiningConfig, VerificationConfig, from_dict, to_dict
+from delfjax.errors import shown
 from delfjax.features.reduction import Reduction
 from delfjax.files import read_json_object
 from delfjax.filesets import FileSet
@@ -86,8 +87,9 @@ def _open(folder: Path) -> MinedLandmarks:
     header = read_json_object(file, error=MiningError)
     if header.get("format") != _FORMAT or header.get("version") not in (1, FORMAT_VERSION):
         raise MiningError(
-            f"{file}: format {header.get('format')!r}, version {header.get('version')!r}, but this"
-            f" delfjax reads {_FORMAT!r}, version 1 or {FORMAT_VERSION}; mine anew"
+            f"{file}: format {shown(header.get('format'))}, version"
+            f" {shown(header.get('version'))}, but this delfjax reads"
+            f" {_FORMAT!r}, version 1 or {FORMAT_VERSION}; mine anew"
         )
     try:
         arrays = _arrays(folder, header)
