@@ -8,7 +8,18 @@ list → score.
 first used.
 """
 
-import lazy_loader
-
 __version__ = "0.1.0"
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    # lazy_loader itself takes most of the time of `import delfjax`, which the command line needs
+    # before it can answer Ctrl-C.
+    import lazy_loader  # noqa: PLC0415
+
+    loaded = lazy_loader.attach_stub(__name__, __file__)
+    globals().update(zip(("__getattr__", "__dir__", "__all__"), loaded, strict=True))
+    return globals()["__all__"] if name == "__all__" else loaded[0](name)
+
+
+def __dir__() -> list[str]:
+    return list(__getattr__("__all__"))

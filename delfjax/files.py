@@ -3,7 +3,7 @@
 Files are written completely or not at all, even if the process is killed or the machine stops
 (:func:`append_json_line` is the exception): the content goes to a temporary file in the same
 folder, is synced to disk, and is then renamed. Names of temporary files start with a dot and end in
-:data:`TEMPORARY`.
+:data:`TEMPORARY`. A symbolic link stays: what it points to is written.
 
 A temporary file is never read, and is locked for as long as its process writes it. The next process
 that writes the same file therefore knows whether the temporary was left by a process that was
@@ -188,20 +188,38 @@ def replace_file(file: Path, content: bytes | memoryview) -> None:
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """A stream whose content becomes ``file`` when the block ends without an error.
 
-    Another writer of the same file waits until the block has ended.
+    Another writer of the same file waits until the block has ended. A symbolic link stays a link:
+    its target is written, whether or not it exists.
 
     Raises:
-        OSError: it cannot be written; the error names ``file``, and an older file stays as it was.
+        OSError: it cannot be written, or is a link that leads back to itself; the error names
+            ``file`` or the target of the link, and an older file stays as it was.
     """
-    with _temporary(file) as temporary, naming(file):
+    target = link_target(file)
+    with _temporary(target) as temporary, naming(target):
         try:
             with temporary.open("wb") as stream:
                 yield stream
-            move_file(temporary, file)
+            move_file(temporary, target)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def link_target(file: Path) -> Path:
+    """The file that a symbolic link leads to, through any number of links, whether or not it
+    exists; any other file is returned as it is.
+
+    Raises:
+        OSError: the link leads back to itself.
+    """
+    if not file.is_symlink():
+        return file
+    with suppress(FileNotFoundError):
+        # Only this tells a circle of links from a target that does not exist.
+        file.stat()
+    return Path(os.path.realpath(file))
 
 
 def move_file(source: Path, target: Path) -> None:

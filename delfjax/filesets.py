@@ -36,8 +36,8 @@ from delfjax.files import (
 
 T = TypeVar("T")
 
-# Held by the process that writes the set.
-LOCK = "writer.lock"
+# Held by the process that writes the set, and by one that makes a new set from the present one.
+LOCK, _REVISION = "writer.lock", "revision.lock"
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,23 @@ class FileSet:
             finally:
                 self._remove_unlisted(folder)
 
+    @contextmanager
+    def revising(self, folder: Path, *, on_wait: Callable[[str], object]) -> Iterator[None]:
+        """Let no other process make a new set from the present one until the block ends, so that
+        neither loses what the other adds; a process that does is waited for.
+
+        Args:
+            folder: a folder that does not exist yet holds no set, and is not locked.
+            on_wait: is told for whom this process waits, as in ``process 123 on laptop``.
+
+        Raises:
+            OSError: the lock cannot be created.
+        """
+        with ExitStack() as held:
+            if folder.is_dir():
+                held.enter_context(Lock(folder / _REVISION, wait_s=math.inf, on_wait=on_wait))
+            yield
+
     def read(self, folder: Path, load: Callable[[], T]) -> T:
         """What ``load`` makes of a set; it is called again if it fails because the set was replaced
         meanwhile.
@@ -152,7 +169,7 @@ class FileSet:
     def _is_own(self, name: str) -> bool:
         """Whether a process that writes a set may have left a file of this name."""
         return (
-            name in (self.header, LOCK)
+            name in (self.header, LOCK, _REVISION)
             or (name.startswith(".") and name.endswith(TEMPORARY))
             or self._is_data(name)
         )

@@ -17,6 +17,7 @@ import math
 import pickletools
 import re
 import struct
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -256,10 +257,14 @@ _VALUES: dict[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(
         (
             *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG"),
-            *("BINFLOAT", "FLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"),
+            *("BINFLOAT", "FLOAT"),
             *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
         ),
         lambda machine, argument: argument,
+    ),
+    **dict.fromkeys(
+        ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"),
+        lambda machine, argument: _checked_text(argument),
     ),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), _Machine.text),
     "NONE": lambda machine, _: None,
@@ -296,6 +301,15 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "ADDITEMS": lambda machine, _: _add_items(machine, machine.marked()),
     "BUILD": lambda machine, _: _set_state(machine, machine.pop()),
 }
+
+
+def _checked_text(text: str) -> str:
+    """Text that can be written to a file and to a terminal."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RefusedError(f"holds half a character, in {shown(text)}") from None
+    return text
 
 
 def _append(machine: _Machine, values: list[Any]) -> None:
@@ -545,4 +559,8 @@ def _array(raw: object, dtype: object, shape: object, *, fortran: bool) -> np.nd
             f" {math.prod(shape) * real.itemsize}"
         )
     elements = np.frombuffer(bytes(data), real) if len(data) else np.empty(0, real)
+    if real.kind == "U":
+        codes = np.frombuffer(bytes(data), np.dtype(np.uint32).newbyteorder(real.byteorder))
+        if ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+            raise RefusedError(f"holds an array of type {real} with what is not text")
     return elements.reshape(shape, order="F" if fortran else "C").astype(real.newbyteorder("="))

@@ -22,7 +22,8 @@ takes too long or too much memory, a file changed outside the folder, a started 
 connection. Every trial depends only on its function, its number and the seed; run one alone with
 ``.venv/bin/python -m tests.fuzzing MODULE:FUNCTION NUMBER``, which shows the whole traceback.
 
-:func:`damaged` changes bytes, :func:`damaged_json` changes the structure and the values of JSON.
+:func:`damaged` changes bytes, :func:`damaged_text` changes words, :func:`damaged_value` changes the
+structure and the values of nested dictionaries and lists, and :func:`damaged_json` does so in JSON.
 Where a format has checksums or lengths, a trial recomputes them, so that the damage reaches the
 parser. Trials of several readers may share one call of :func:`failures`, and with it the start of
 one process.
@@ -33,6 +34,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import resource
 import select
 import shutil
@@ -116,6 +118,51 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+_ODD_WORDS = (
+    *("", "0", "-1", "00", "+1", "1_0", "1e400", "-1e400", "nan", "inf", "0x1", "9" * 30, "٣", "½"),
+    *(
+        "None",
+        "null",
+        "é",
+        "ü" * 50,
+        "\u2028",
+        "\x85",
+        "\x0b",
+        "\0",
+        "\ufeff",
+        "\x1b[2J",
+        "\U0001f600",
+    ),
+    *('"', "'", '""', '"a', "a,b", '"a,b"', "\\", "/", "..", "../a", "/a/b", "C:/a", "a" * 100_000),
+)
+_ODD_GAPS = ("", " ", ",", "\n", "\r\n", "\r", "\t", "\n\n", ";", "\xa0", " \n ", ",,", "\x0c")
+
+
+def damaged_text(text: str, rng: np.random.Generator) -> bytes:
+    """``text`` with one to three changes of its words and of what separates them, in UTF-8.
+
+    A word or a gap is removed, repeated, exchanged with another one, or replaced by an odd one. One
+    input in ten has damaged bytes in addition.
+    """
+    pieces = re.split(r"([\s,]+)", text)
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.integers(0, len(pieces)))
+        # Words and gaps alternate.
+        odd = _ODD_GAPS if at % 2 else _ODD_WORDS
+        match rng.integers(0, 4):
+            case 0:
+                del pieces[at : at + int(rng.integers(1, 3))]
+            case 1:
+                pieces[at:at] = pieces[max(at - int(rng.integers(1, 8)), 0) : at + 1]
+            case 2:
+                pieces[at] = pieces[int(rng.integers(0, len(pieces)))]
+            case 3:
+                pieces[at] = odd[int(rng.integers(0, len(odd)))]
+        pieces = pieces or [""]
+    data = "".join(pieces).encode()
+    return damaged(data, rng) if rng.random() < 0.1 else data
+
+
 # Stands for nested brackets, which ``json.dumps`` cannot write when there are very many.
 _NESTED = "nested brackets of depth "
 _WRONG: tuple[Any, ...] = (
@@ -128,19 +175,24 @@ _WRONG: tuple[Any, ...] = (
 
 
 def damaged_json(value: Any, rng: np.random.Generator) -> bytes:
-    """JSON of ``value`` with one to three changes.
-
-    A part of the value is removed, renamed, repeated, put into a list or an object, exchanged with
-    another part, or replaced: by a value of another type, an extreme number, NaN, a lone surrogate,
-    a very long text, or deeply nested lists. One input in ten has damaged bytes in addition.
-    """
-    for _ in range(rng.integers(1, 4)):
-        value = _changed(value, rng)
-    text = json.dumps(value)
+    """JSON of :func:`damaged_value`; one input in ten has damaged bytes in addition."""
+    text = json.dumps(damaged_value(value, rng))
     for depth in (90, 990, 100_000):
         text = text.replace(f'"{_NESTED}{depth}"', "[" * depth + "]" * depth)
     data = text.encode()
     return damaged(data, rng) if rng.random() < 0.1 else data
+
+
+def damaged_value(value: Any, rng: np.random.Generator) -> Any:
+    """``value``, made of dictionaries and lists, with one to three changes.
+
+    A part of the value is removed, renamed, repeated, put into a list or an object, exchanged with
+    another part, or replaced: by a value of another type, an extreme number, NaN, a lone surrogate,
+    a very long text, or (in JSON) deeply nested lists.
+    """
+    for _ in range(rng.integers(1, 4)):
+        value = _changed(value, rng)
+    return value
 
 
 def _changed(value: Any, rng: np.random.Generator) -> Any:

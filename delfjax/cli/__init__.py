@@ -1,13 +1,17 @@
 """The command line.
 
 Bad usage and bad input end in one line on standard error and exit code 1.
+
+This module is imported before Ctrl-C can be answered, so it imports next to nothing.
 """
 
 from __future__ import annotations
 
 import sys
 
-from delfjax.cli.interrupts import INTERRUPTED, MESSAGE, prompt_interrupts
+# The exit code of a program that Ctrl-C has stopped, as shells report it.
+INTERRUPTED = 130
+MESSAGE = "delfjax: interrupted; the same command resumes"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,8 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     It is 130 after Ctrl-C, and 141 if nobody reads the output any more, as in ``| head``.
     """
     try:
+        # Imported here, where Ctrl-C is answered.
+        from delfjax.cli.interrupts import prompt_interrupts
+
         with prompt_interrupts():
-            # The commands are imported here, where Ctrl-C is answered.
             from delfjax.cli.running import run
 
             return run(sys.argv[1:] if arguments is None else arguments)

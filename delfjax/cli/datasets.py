@@ -66,7 +66,7 @@ _CHALLENGES = "; ".join(f"{name} ({meaning})" for name, meaning in KNOBS.items()
 class Render:
     """Render the landmark world: photographs with exact ground truth.
 
-    An interrupted rendering resumes.
+    An interrupted rendering resumes; a missing photograph is rendered again.
 
     Example: delfjax datasets render --preset ci --root small --set occlusion=0.8
     """
@@ -111,9 +111,10 @@ class Render:
         require_at_least("--workers", self.workers, 0)
         root = self.root or dataset_folders("world")[0]
         report = build_world(root, config, workers=self.workers or None)
+        lost = f" ({report.restored} were missing or cut short)" if report.restored else ""
         print(
-            f"{root}: {report.done} photographs rendered, {report.skipped} already there; datasets"
-            " `world` and `world_train`"
+            f"{root}: {report.done} photographs rendered{lost}, {report.skipped} already there;"
+            " datasets `world` and `world_train`"
         )
 
 

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ _NO_INTEGER = re.compile(r"invalid literal for int\(\) with base 10:")
 _HOME = re.compile(r"(?:(?<==)|^)~[^/\\=]*")
 # An option whose value is empty.
 _EMPTY = re.compile(r"--[\w-]+=")
+# Said in the place of the explanations of commands, which are docstrings.
+_STRIPPED = (
+    "Python runs with -OO or PYTHONOPTIMIZE=2, which strips the explanations of commands; without"
+    " it, this help has them."
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -104,9 +110,11 @@ def group_help(group: Group, prog: str) -> str:
     for heading, members in group.sections.items():
         lines += ["", f"{heading}:"]
         for name, member in members.items():
-            about = textwrap.wrap(_about(member), max(width - indent, 20))
-            lines += [f"  {name}".ljust(indent) + about[0]]
+            about = textwrap.wrap(_about(member), max(width - indent, 20)) or [""]
+            lines += [(f"  {name}".ljust(indent) + about[0]).rstrip()]
             lines += [" " * indent + line for line in about[1:]]
+    if _stripped():
+        lines += ["", *textwrap.wrap(_STRIPPED, width)]
     lines += ["", f"`{prog} COMMAND --help` explains a command."]
     return "\n".join([*lines, "DELFJAX_DEBUG=1 shows the traceback of an error."])
 
@@ -114,7 +122,17 @@ def group_help(group: Group, prog: str) -> str:
 def _about(member: type[Command] | Group) -> str:
     if isinstance(member, Group):
         return member.about
-    return " ".join(inspect.cleandoc(member.__doc__ or "").partition("\n\n")[0].split())
+    return " ".join(_explanation(member).partition("\n\n")[0].split())
+
+
+def _explanation(command: type[Command]) -> str:
+    """The docstring of a command; nothing where Python has stripped it and a dataclass has put its
+    signature in its place."""
+    return "" if _stripped() else inspect.cleandoc(command.__doc__ or "")
+
+
+def _stripped() -> bool:
+    return sys.flags.optimize >= 2
 
 
 def _member(group: Group, name: str) -> type[Command] | Group:
@@ -138,7 +156,7 @@ def _with_options(command: type[Command], arguments: list[str], prog: str) -> Co
                 command,
                 args=words,
                 prog=prog,
-                description=inspect.cleandoc(command.__doc__ or ""),
+                description=_explanation(command) or _STRIPPED,
             )
     except SystemExit as stop:
         if not stop.code:

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 
-# The exit code of a program that Ctrl-C has stopped, as shells report it.
-INTERRUPTED = 130
-MESSAGE = "delfjax: interrupted; the same command resumes"
+from delfjax.cli import INTERRUPTED, MESSAGE
+
 # Functions out of which no exception is passed on: JAX's callback of the garbage collector, and
 # finalisers.
 _SWALLOWING = frozenset({"_xla_gc_callback", "__del__"})

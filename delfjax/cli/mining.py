@@ -16,7 +16,7 @@ from delfjax.cli.options import (
     Preset,
     Set,
     UsageError,
-    refuse_changes,
+    accepted_changes,
     require_utf8,
 )
 from delfjax.cli.output import print
@@ -54,6 +54,19 @@ class Mine:
 
     def run(self) -> None:
         """Mine and write the landmarks."""
+        from delfjax.mining.mined_files import adding, require_replaceable
+
+        require_utf8("--out", self.out)
+        require_replaceable(self.out)
+
+        def on_wait(holder: str) -> None:
+            print(f"{self.out}: {holder} is mining there; waiting for it", file=sys.stderr)
+
+        # Of two that add at once, the second adds to what the first has written.
+        with adding(self.out, on_wait=on_wait):
+            self._mine()
+
+    def _mine(self) -> None:
         from delfjax.config import (
             EXTRACTION_SECTIONS,
             MODEL,
@@ -66,12 +79,10 @@ class Mine:
         from delfjax.features.folder_changes import warn_unfinished
         from delfjax.features.store import FeatureStore
         from delfjax.mining.mine import mine_landmarks
-        from delfjax.mining.mined_files import open_landmarks, require_replaceable, save_landmarks
+        from delfjax.mining.mined_files import open_landmarks, save_landmarks
         from delfjax.models.model_files import override_system
         from delfjax.pipeline.photos import stored_config
 
-        require_utf8("--out", self.out)
-        require_replaceable(self.out)
         positions = read_positions(self.positions)
         store = FeatureStore.open(self.store)
         warn_unfinished(store)
@@ -80,10 +91,10 @@ class Mine:
             self.overrides, sections=(*SYSTEM_SECTIONS, "mining", MODEL), within="mining"
         )
         base = stored_config(store, preset(self.preset))
-        fixed = [each for each in asked if each.section != "mining"]
-        refuse_changes(base, fixed, EXTRACTION_SECTIONS, f"the store {self.store} was made")
+        since = f"the store {self.store} was made"
+        changes = accepted_changes(base, asked, EXTRACTION_SECTIONS, since)
         mining = MiningConfig() if known is None else known.config
-        whole = override_system(Config(**vars(base), mining=mining), asked)
+        whole = override_system(Config(**vars(base), mining=mining), changes)
         mined = mine_landmarks(
             store, positions, config=whole.system, mining=whole.mining, known=known
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 import tyro
 
 from delfjax.errors import DelfjaxError
+from delfjax.files import link_target
 
 if TYPE_CHECKING:
     from delfjax.config import Assignment, DelfConfig
@@ -127,12 +128,13 @@ def named(system: str) -> list[str]:
     ]
 
 
-def refuse_changes(
+def accepted_changes(
     fixed: DelfConfig, assignments: Iterable[Assignment], sections: Sequence[str], since: str
-) -> None:
-    """Refuse assignments that change a part of a config which can no longer change.
+) -> list[Assignment]:
+    """The assignments to apply to a config of which a part can no longer change.
 
-    Another path of the same weights is not a change.
+    Another path of the same weights is not a change. Of ``model=FILE``, only the places of the
+    weights count for the fixed part: its settings were chosen before.
 
     Args:
         fixed: the config that something was made with.
@@ -143,33 +145,33 @@ def refuse_changes(
     Raises:
         UsageError: an assignment changes one of ``sections``.
     """
-    from delfjax.config import MODEL, SYSTEM, to_dict
+    from delfjax.config import MODEL, Assignment, override, to_dict
     from delfjax.files import flatten
-    from delfjax.models.model_files import override_system
+    from delfjax.models.model_files import WEIGHTS_FIELDS, expand, moved_weights
 
-    held = to_dict(fixed)
-    for assignment in assignments:
-        if assignment.section not in (*sections, MODEL, SYSTEM):
-            continue
-        asked = to_dict(override_system(fixed, [assignment]))
-        for section in sections:
-            old, new = flatten({section: held[section]}), flatten({section: asked[section]})
-            if not all(_same_value(old[name], new[name]) for name in old):
+    held = flatten(to_dict(fixed))
+    accepted: list[Assignment] = []
+    for given in assignments:
+        for each in expand([given]):
+            if each.section not in sections:
+                accepted.append(each)
+                continue
+            old, part = held[each.path], WEIGHTS_FIELDS.get(each.path)
+            if given.path == MODEL and (part is None or not old):
+                # Without weights of its own, the reduction was fitted on the features.
+                continue
+            new = flatten(to_dict(override(fixed, [each])))[each.path]
+            value = old if new == old else None
+            if value is None and part is not None:
+                value = moved_weights(part, old, new)
+            if value is None:
                 raise UsageError(
-                    f"--set {assignment}: {section} was fixed when {since}; make it again to"
+                    f"--set {given}: {each.section} was fixed when {since}; make it again to"
                     " change it"
                 )
-
-
-def _same_value(old: Any, new: Any) -> bool:
-    """Whether two values of a config are equal, or may be the same weights in two places: earlier
-    versions did not record which weights a file held."""
-    from delfjax.config import weight_file
-
-    before, after = weight_file(old), weight_file(new)
-    if before is None or after is None:
-        return bool(old == new)
-    return before.digest in ("", after.digest)
+            if value != old:
+                accepted.append(Assignment(each.path, value))
+    return accepted
 
 
 def require_at_least(option: str, value: int, least: int) -> None:
@@ -227,11 +229,16 @@ def require_writable(
             f"{option} {file}: is what the command reads, so it is not overwritten; name another"
             " file"
         )
-    folder = file.absolute().parent
+    try:
+        target = link_target(file)
+    except OSError as error:
+        raise UsageError(f"{option} {file}: a link that leads nowhere ({error.strerror})") from None
+    folder = target.absolute().parent
+    whose = "its folder" if target == file else f"a link to {target}, whose folder"
     if not folder.is_dir():
-        raise UsageError(f"{option} {file}: its folder does not exist")
+        raise UsageError(f"{option} {file}: {whose} does not exist")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"{option} {file}: its folder cannot be written to")
+        raise UsageError(f"{option} {file}: {whose} cannot be written to")
 
 
 def namesakes(file: Path | None, folder: str | Path, names: Iterable[str]) -> list[Path]:

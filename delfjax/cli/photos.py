@@ -22,9 +22,9 @@ from delfjax.cli.options import (
     Set,
     SystemName,
     UsageError,
+    accepted_changes,
     named,
     namesakes,
-    refuse_changes,
     require_at_least,
     require_one,
     require_utf8,
@@ -165,8 +165,9 @@ class Index:
             asked = parse_overrides(
                 [*named(self.system), *self.overrides], sections=(*SYSTEM_SECTIONS, MODEL, SYSTEM)
             )
-            refuse_changes(stored, asked, EXTRACTION_SECTIONS, f"the store {self.store} was made")
-            index = build_index(store, config=override_system(stored, asked))
+            since = f"the store {self.store} was made"
+            changes = accepted_changes(stored, asked, EXTRACTION_SECTIONS, since)
+            index = build_index(store, config=override_system(stored, changes))
         index.save(self.out)
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())
         print(f"index: {len(index.names)} images, {_held(index)} ({times})", file=sys.stderr)
@@ -237,9 +238,10 @@ class Search:
         asked = parse_overrides(
             [*named(self.system), *self.overrides], sections=(*SYSTEM_SECTIONS, MODEL, SYSTEM)
         )
-        refuse_changes(index.config, asked, _INDEXED, f"the index {self.index} was made")
+        since = f"the index {self.index} was made"
         # The overrides may say where the weights of the index are now.
-        index = replace(index, config=override_system(index.config, asked))
+        changes = accepted_changes(index.config, asked, _INDEXED, since)
+        index = replace(index, config=override_system(index.config, changes))
         found = search(index, self.query, top=self.top)
         if self.json:
             answer = {"query": str(self.query), "results": [asdict(photo) for photo in found]}

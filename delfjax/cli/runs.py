@@ -80,7 +80,7 @@ class RunCommand:
             print(f"finished already: {job.path} (--fresh runs it again)")
 
     def _parameters(self) -> dict[str, Any]:
-        from delfjax.config import MODEL, SYSTEM
+        from delfjax.config import MODEL, SYSTEM, joined_assignments
 
         named = {
             "preset": self.preset,
@@ -97,9 +97,7 @@ class RunCommand:
             if name == "overrides":
                 overrides.append(value)
             elif "." in name or name in (MODEL, SYSTEM):
-                if ";" in value:
-                    raise UsageError(f"--set {assignment}: a notebook takes no value with a ';'")
-                overrides.append(assignment)
+                overrides.append(joined_assignments([assignment]))
             elif name in given:
                 raise UsageError(f"--set {assignment}: {name} is given twice, as {given[name]} too")
             else:

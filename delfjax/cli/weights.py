@@ -216,10 +216,9 @@ class Card:
     def run(self) -> None:
         """Print the card."""
         from delfjax.models.model_files import card
-        from delfjax.models.weights import shipped_attention
+        from delfjax.models.weights import named_file
 
-        own = Path(self.file).suffix == _SAFETENSORS
-        print(*card(self.file if own else shipped_attention(self.file)), sep="\n")
+        print(*card(named_file(self.file)), sep="\n")
 
 
 WEIGHTS = Group(

@@ -56,8 +56,35 @@ def parse_assignment(text: str) -> Assignment:
 
 
 def assignments_of(text: str) -> list[str]:
-    """The assignments in a notebook's parameter ``overrides``, such as ``"a.b=1; c.d=2"``."""
-    return [part.strip() for part in text.split(";") if part.strip()]
+    """The assignments in a notebook's parameter ``overrides``, such as ``"a.b=1; c.d=2"``.
+
+    A value that holds a semicolon is written in double quotes, as JSON: ``a.b="x;y"``.
+
+    Raises:
+        ConfigError: a part between semicolons has no ``=``.
+    """
+    found: list[str] = []
+    rest = text.strip()
+    while rest:
+        end = _end_of_assignment(rest)
+        part, rest = rest[:end].strip(), rest[end + 1 :].strip()
+        if part and "=" not in part:
+            raise ConfigError(
+                f"overrides: {part!r} is not of the form path.to.field=value; a value that holds a"
+                ' semicolon is written in double quotes: path.to.field="a;b"'
+            )
+        found += [part] if part else []
+    return found
+
+
+def joined_assignments(assignments: Iterable[str | Assignment]) -> str:
+    """The text that :func:`assignments_of` takes apart again; values are quoted where needed.
+
+    Raises:
+        ConfigError: an assignment has no ``=``.
+    """
+    parsed = [parse_assignment(each) if isinstance(each, str) else each for each in assignments]
+    return "; ".join(f"{each.path}={_quoted(each.value)}" for each in parsed)
 
 
 def parse_overrides(
@@ -128,3 +155,33 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _end_of_assignment(text: str) -> int:
+    """Where the first assignment of ``text`` ends: at the semicolon after its value."""
+    equals, bare_end = text.find("="), text.find(";")
+    if bare_end < 0:
+        bare_end = len(text)
+    if not 0 <= equals < bare_end:
+        return bare_end
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, _after_blanks(text, equals + 1))
+    except (ValueError, RecursionError):
+        return bare_end
+    end = _after_blanks(text, end)
+    return end if text[end : end + 1] in ("", ";") else bare_end
+
+
+def _after_blanks(text: str, start: int) -> int:
+    return start + len(text[start:]) - len(text[start:].lstrip())
+
+
+def _quoted(value: str) -> str:
+    """A value that ends where it should among other assignments."""
+    if not {";", '"'} & set(value):
+        return value
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        return json.dumps(value, ensure_ascii=False)
+    return value

@@ -72,7 +72,7 @@ def _from_groundtruth(root: Path) -> RetrievalDataset:
     if not any(os.path.lexists(root / name) for name in truth.imlist):
         raise DatasetError(
             f"{root / GROUNDTRUTH}: none of its {len(truth.imlist)} images is in this folder, for"
-            f" instance {truth.imlist[0]!r}"
+            f" instance {truth.imlist[0]!r:.80}"
         )
     names = tuple(sorted({query.landmark for query in truth.queries}))
     number = {name: position for position, name in enumerate(names)}

@@ -23,6 +23,7 @@ from delfjax.datasets.images import (
     identifying,
     reduced_size,
 )
+from delfjax.errors import shown
 
 # How far a box may extend beyond its image before it is refused, pixels: hand-drawn boxes end on
 # the edge, and rounding carries some of them over it. The part outside is cut off.
@@ -165,13 +166,19 @@ def box_from_xyxy(numbers: Sequence[object], where: str) -> tuple[float, float, 
         DatasetError: there are not four finite numbers, or the corners are in the wrong order.
     """
     try:
-        x0, y0, x1, y1 = (float(str(number)) for number in numbers)
-    except ValueError:
+        x0, y0, x1, y1 = map(_as_number, numbers)
+    except (ValueError, OverflowError):
         raise DatasetError(
-            f"{where}: box {list(numbers)!r:.80} is not four numbers x1 y1 x2 y2"
+            f"{where}: box {shown(list(numbers))} is not four numbers x1 y1 x2 y2"
         ) from None
     if not np.isfinite([x0, y0, x1, y1]).all() or x1 <= x0 or y1 <= y0:
         raise DatasetError(
             f"{where}: box x1 y1 x2 y2 = {x0:g} {y0:g} {x1:g} {y1:g}, expected x1 < x2 and y1 < y2"
         )
     return y0, x0, y1, x1
+
+
+def _as_number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a number")
+    return float(value)

@@ -27,7 +27,7 @@ from skimage.filters import gaussian
 from skimage.transform import ProjectiveTransform, resize, warp
 
 from delfjax.errors import DelfjaxError
-from delfjax.files import read_json_object, write_json
+from delfjax.files import read_json_object, replacing, write_json
 from delfjax.rng import named_generator
 
 
@@ -425,7 +425,8 @@ def _groundtruth(groups: Sequence[Sequence[str]]) -> dict[str, Any]:
 def _write_jpeg(folder: Path, name: str, image: UInt8[np.ndarray, "h w 3"]) -> str:
     """Write ``folder/name`` and return ``name``."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(folder / name, quality=_QUALITY)
+    with replacing(folder / name) as stream:
+        Image.fromarray(image).save(stream, "JPEG", quality=_QUALITY)
     return name
 
 

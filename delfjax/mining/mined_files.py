@@ -11,12 +11,15 @@ import dataclasses
 import hashlib
 import io
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from delfjax.config import ConfigError, MiningConfig, VerificationConfig, from_dict, to_dict
+from delfjax.errors import shown
 from delfjax.features.reduction import Reduction
 from delfjax.files import read_json_object
 from delfjax.filesets import FileSet
@@ -84,8 +87,9 @@ def _open(folder: Path) -> MinedLandmarks:
     header = read_json_object(file, error=MiningError)
     if header.get("format") != _FORMAT or header.get("version") not in (1, FORMAT_VERSION):
         raise MiningError(
-            f"{file}: format {header.get('format')!r}, version {header.get('version')!r}, but this"
-            f" delfjax reads {_FORMAT!r}, version 1 or {FORMAT_VERSION}; mine anew"
+            f"{file}: format {shown(header.get('format'))}, version"
+            f" {shown(header.get('version'))}, but this delfjax reads"
+            f" {_FORMAT!r}, version 1 or {FORMAT_VERSION}; mine anew"
         )
     try:
         arrays = _arrays(folder, header)
@@ -130,6 +134,18 @@ def require_replaceable(folder: Path) -> None:
         MiningError: the folder holds something else, or cannot be written.
     """
     _FILES.require_replaceable(folder)
+
+
+@contextmanager
+def adding(folder: Path, *, on_wait: Callable[[str], object]) -> Iterator[None]:
+    """Let no other process mine into a folder until the block ends; see
+    :meth:`delfjax.filesets.FileSet.revising`.
+
+    Raises:
+        OSError: the lock cannot be created.
+    """
+    with _FILES.revising(folder, on_wait=on_wait):
+        yield
 
 
 def _listed(mined: MinedLandmarks, number: int) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from delfjax import paths
 from delfjax.config import (
     MODEL,
     SYSTEM,
@@ -36,7 +35,9 @@ from delfjax.files import flatten
 from delfjax.models.weights import (
     Tensors,
     WeightsError,
+    describe_again,
     load_weights,
+    named_file,
     read_description,
     save_weights,
     shipped_attention,
@@ -62,7 +63,7 @@ _PARTS = {
     **{section: part for part, section in GLOBAL_SECTIONS.items()},
 }
 # Config field that names the weights of a part → the part.
-_FIELDS = {f"{section}.weights": part for section, part in _PARTS.items()}
+WEIGHTS_FIELDS = {f"{section}.weights": part for section, part in _PARTS.items()}
 # The model's name in the JSON of a file with several parts.
 WHOLE = "delf"
 # The names in the JSON of a file that holds nothing but a scorer.
@@ -201,7 +202,7 @@ def pinned(config: C) -> C:
         WeightsError: a weight file is missing, or its description is damaged.
     """
     named = flatten(to_dict(config))
-    given = [Assignment(name, named[name]) for name in _FIELDS if name in named]
+    given = [Assignment(name, named[name]) for name in WEIGHTS_FIELDS if name in named]
     found = [pinned_assignment(each) for each in given]
     changed = [new for old, new in zip(given, found, strict=True) if new != old]
     return override(config, changed) if changed else config
@@ -215,7 +216,7 @@ def pinned_assignment(assignment: Assignment) -> Assignment:
         ConfigError: there is no such model file.
         WeightsError: the weight file is missing, or its description is damaged.
     """
-    if assignment.path not in (*_FIELDS, MODEL):
+    if assignment.path not in (*WEIGHTS_FIELDS, MODEL):
         return assignment
     file = weight_file(_text(assignment.value))
     if file is None:
@@ -226,7 +227,7 @@ def pinned_assignment(assignment: Assignment) -> Assignment:
     elif assignment.path == MODEL:
         digest = _Model.read(file.path).digest
     else:
-        digest = part_digest(path, _FIELDS[assignment.path])
+        digest = part_digest(path, WEIGHTS_FIELDS[assignment.path])
     return Assignment(assignment.path, str(WeightFile(path, digest)))
 
 
@@ -253,6 +254,28 @@ def weights_of(config: DelfConfig) -> dict[str, str]:
         for section, value in named.items()
         if value
     }
+
+
+def moved_weights(part: str, old: str, new: str) -> str | None:
+    """The value of a field ``weights`` that names the weights of ``old`` where ``new`` says they
+    are; ``None`` if those are others.
+
+    Earlier versions did not record which weights a file held; any file may be such a one.
+
+    Raises:
+        WeightsError: a file of ``new`` is missing, or its description is damaged.
+    """
+    before, after = weight_file(old), weight_file(new)
+    if before is not None and not before.digest:
+        return None if after is None else new
+    digest = _digest_or_name(part, old)
+    if _digest_or_name(part, new) != digest:
+        return None
+    if before is None:
+        # They have a name, by which they are found.
+        return old
+    place = after.path if after is not None else str(shipped_attention(new))
+    return str(WeightFile(place, digest))
 
 
 def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
@@ -301,13 +324,15 @@ def record_scores(path: str | Path, evaluations: Sequence[Path]) -> None:
         WeightsError: a file is missing or damaged, is not an evaluation, or is one of other
             weights.
     """
-    tensors, about = load_weights(path)
     digests = _part_digests(path)
-    kept = {(score["dataset"], score["config_hash"]): score for score in about.get("scores", ())}
-    for file in evaluations:
-        score = _scores(file, digests)
-        kept[score["dataset"], score["config_hash"]] = score
-    save_weights(path, tensors, {**about, "scores": list(kept.values())})
+    added = [_scores(file, digests) for file in evaluations]
+
+    def with_scores(about: dict[str, Any]) -> dict[str, Any]:
+        scores = [*about.get("scores", ()), *added]
+        kept = {(score["dataset"], score["config_hash"]): score for score in scores}
+        return {**about, "scores": list(kept.values())}
+
+    describe_again(path, with_scores)
 
 
 def card(path: str | Path) -> Iterator[str]:
@@ -352,9 +377,9 @@ class _Model:
     @classmethod
     def read(cls, name: str) -> _Model:
         """Read the description of the model file that ``model=name`` stands for."""
-        held = weight_file(name) or WeightFile(str(paths.shipped_weights() / f"{name}.safetensors"))
-        file = Path(held.path).expanduser()
+        held = weight_file(name) or WeightFile(name)
         try:
+            file = named_file(held.path)
             about = read_description(file)
         except WeightsError as error:
             raise ConfigError(f"model={name}: {error}") from None

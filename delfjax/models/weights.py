@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,9 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from delfjax import paths
+from delfjax.config.weight_files import SUFFIX
 from delfjax.errors import DelfjaxError, quoted, shown
-from delfjax.files import parse_json, read_json_object, read_whole, replace_file
+from delfjax.files import parse_json, read_json_object, read_whole, replace_file, replacing
 from delfjax.records import Flag, Number, Record, Size, Whole, require_record
 
 Tensors = dict[str, np.ndarray]
@@ -182,6 +184,35 @@ def save_weights(
         WeightsError: ``path`` has another suffix, or ``config`` has no ``name``.
     """
     path = _own_path(path)
+    content = _serialised(path, tensors, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, content)
+    _remove_beside(path)
+
+
+def describe_again(path: str | Path, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """Write a weight file with another description of the same tensors.
+
+    Another process that does so at the same time waits, and changes what this one has written.
+
+    Args:
+        path: the file.
+        change: makes the new config from the present one; both are those of :func:`save_weights`.
+
+    Raises:
+        WeightsError: see :func:`load_weights`; the file stays as it was.
+    """
+    path = _own_path(path)
+    # Without a file, nothing is to be written.
+    read_description(path)
+    with replacing(path) as stream:
+        tensors, config = load_weights(path)
+        stream.write(_serialised(path, tensors, change(config)))
+    _remove_beside(path)
+
+
+def _serialised(path: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> bytes:
+    """The content of a weight file."""
     if not isinstance(config.get("name"), str):
         raise WeightsError(
             f"{path}: the config needs the model name in 'name', but holds only {sorted(config)}"
@@ -195,9 +226,12 @@ def save_weights(
         "config": dict(config),
         "digest": tensor_digest(ordered),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     description = json.dumps(about, sort_keys=True, allow_nan=False)
-    replace_file(path, safetensors.numpy.save(ordered, metadata={_DESCRIPTION: description}))
+    return bytes(safetensors.numpy.save(ordered, metadata={_DESCRIPTION: description}))
+
+
+def _remove_beside(path: Path) -> None:
+    """Delete the description that an earlier version wrote beside a weight file."""
     beside = path.with_suffix(".json")
     with suppress(WeightsError):
         _checked(beside, read_json_object(beside, error=WeightsError))
@@ -270,7 +304,9 @@ def tensor_digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 def _own_path(path: str | Path) -> Path:
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if os.path.isdir(path):
+        raise WeightsError(f"{path}: is a folder, expected a weight file ({SUFFIX})")
+    if path.suffix != SUFFIX:
         raise WeightsError(
             f"{path}: the suffix is {path.suffix!r}, expected '.safetensors'; convert other formats"
             " with `delfjax weights convert`"
@@ -333,14 +369,38 @@ def shipped_attention(name: str) -> Path:
     """
     path = paths.shipped_weights() / f"{name}.safetensors"
     if not path.is_file():
-        shipped = sorted(file.stem for file in path.parent.glob("*.safetensors"))
-        there = ", ".join(shipped) or "none"
         raise WeightsError(
             f"scorer.weights is {name!r}, which is neither a .safetensors file nor the name of an"
-            f" attention that comes with the suite ({path.parent} holds: {there}); train one with"
-            " `delfjax train`, or set scorer.kind=norm"
+            f" attention that comes with the suite ({path.parent} holds: {_shipped_names()}); train"
+            " one with `delfjax train`, or set scorer.kind=norm"
         )
     return path
+
+
+def named_file(name: str) -> Path:
+    """The weight file of a path, or of the name of a file that comes with the suite.
+
+    Raises:
+        WeightsError: it is neither; the message lists the names.
+    """
+    path = Path(os.path.expanduser(name))
+    shipped = paths.shipped_weights() / f"{name}{SUFFIX}"
+    if path.suffix == SUFFIX:
+        return path
+    # Unlike the methods of a path, these take a name that cannot be one.
+    if path.name == name and os.path.isfile(shipped):
+        return shipped
+    if os.path.exists(path):
+        return _own_path(path)
+    raise WeightsError(
+        f"{name}: neither a weight file ({SUFFIX}) nor the name of one that comes with delfjax;"
+        f" there are: {_shipped_names()}"
+    )
+
+
+def _shipped_names() -> str:
+    files = paths.shipped_weights().glob(f"*{SUFFIX}")
+    return ", ".join(sorted(file.stem for file in files)) or "none"
 
 
 def file_bytes(path: Path) -> bytes:

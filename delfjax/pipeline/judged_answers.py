@@ -205,7 +205,9 @@ def rehearse(root: Path, config: DelfConfig, *, seed: int = 0, progress: bool = 
     config = pinned(config)
     train = open_dataset("world_train", root)
     photos = PhotoFolder(root, tuple(train.database))
-    store = extract_photos(photos, default_store(train, config), config=config, progress=progress)
+    store = extract_photos(
+        photos, default_store(train, config.extraction()), config=config, progress=progress
+    )
     benchmarks = list(_rehearsals(root, seed))
     parts = []
     for benchmark in tqdm(benchmarks, "rehearse", unit="database", disable=not progress):

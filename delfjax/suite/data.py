@@ -29,7 +29,7 @@ from delfjax.files import new_folder
 from delfjax.suite.settings import PhotoExperiment
 from delfjax.world.knobs import WorldConfig
 from delfjax.world.reading import World, correspondences, open_world
-from delfjax.world.writing import VERSION, build_world
+from delfjax.world.writing import VERSION, build_world, is_whole_jpeg
 
 # Largest distance from a point with a known correspondence at which a keypoint counts as on the
 # landmark, pixels: half a cell of the enlarged photograph.
@@ -51,7 +51,8 @@ def suite_dataset(experiment: PhotoExperiment, *, progress: bool = False) -> Ret
 
 
 def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
-    """The embedded photographs of ``experiment``, all of which are written first if missing.
+    """The embedded photographs of ``experiment``, all of which are written first if one is missing
+    or cut short.
 
     Raises:
         PhotoSetError: the installed scikit-image lacks a photograph.
@@ -59,7 +60,11 @@ def photo_set(experiment: PhotoExperiment) -> PhotoFolder:
     folder = paths.cache_root() / "photos" / config_hash(experiment.photos())
     if not folder.is_dir():
         _write_photo_set(experiment, folder)
-    return PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
+    photos = PhotoFolder(folder, tuple(sorted(load_groundtruth(folder).imlist)))
+    if not all(is_whole_jpeg(photos.path(name)) for name in photos.names):
+        # The same bytes again, each file in one step.
+        _write_photos(experiment, folder)
+    return photos
 
 
 def world_set(config: WorldConfig, *, progress: bool = False) -> Path:
@@ -123,14 +128,18 @@ def _homographies(root: Path) -> dict[str, Float[np.ndarray, "3 3"]]:
 def _write_photo_set(experiment: PhotoExperiment, folder: Path) -> None:
     try:
         with new_folder(folder) as unfinished:
-            write_photo_set(
-                unfinished,
-                seed=experiment.config.seed,
-                objects=experiment.objects,
-                distractors=experiment.distractors,
-                max_side=experiment.photo_side,
-            )
+            _write_photos(experiment, unfinished)
     except OSError:
         # Another process may have been faster; it wrote the same bytes.
         if not folder.is_dir():
             raise
+
+
+def _write_photos(experiment: PhotoExperiment, folder: Path) -> None:
+    write_photo_set(
+        folder,
+        seed=experiment.config.seed,
+        objects=experiment.objects,
+        distractors=experiment.distractors,
+        max_side=experiment.photo_side,
+    )

@@ -26,8 +26,10 @@ from delfjax.config import (
     Config,
     ConfigError,
     DelfConfig,
+    GlobalTrainingConfig,
     TrainingStages,
     assignments_of,
+    joined_assignments,
     override,
     parse_overrides,
     require_known,
@@ -189,8 +191,10 @@ _TRAINING = {
             frozen_layers=12,
             steps=20,
         ),
-        replace(training_preset("quick_siamac"), **_FEW_TUPLES),
-        replace(training_preset("quick_dir"), **_FEW_TUPLES),
+        *(
+            cast(GlobalTrainingConfig, replace(training_preset(f"quick_{name}"), **_FEW_TUPLES))
+            for name in RECIPES
+        ),
     ),
     **{
         name: TrainingStages(
@@ -358,7 +362,7 @@ def relevant_overrides(experiment: str, overrides: str) -> str:
     """
     used = (*_sections_of(experiment), MODEL, SYSTEM)
     asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL, SYSTEM))
-    return "; ".join(str(assignment) for assignment in asked if assignment.section in used)
+    return joined_assignments(each for each in asked if each.section in used)
 
 
 def _sections_of(experiment: str) -> tuple[str, ...]:
@@ -384,7 +388,8 @@ def photo_experiment(
         dataset: ``"world"``, the landmark world; ``"embedded"``, the photographs of scikit-image;
             a benchmark of the catalogue, for which ``preset`` changes only the size of images; or
             the path of a labelled photo folder, likewise.
-        overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``.
+        overrides: changes of config fields, ``"search.neighbours=5; features.max_features=200"``; a
+            value that holds a semicolon is written in double quotes.
         upstream: the run that the notebook reads; recorded for the command that repeats the run.
         recipe: the stage of :data:`RECIPES` that the notebook is about; empty for any other.
 
@@ -417,7 +422,7 @@ def photo_experiment(
     asked = [pinned_assignment(assignment) for assignment in parsed]
     if asked != parsed:
         # A kernel works in another folder, and repeats the run with the same weights or fails.
-        given["overrides"] = "; ".join(str(assignment) for assignment in asked)
+        given["overrides"] = joined_assignments(asked)
     whole = override_system(base, asked)
     if whole.seed != seed:
         raise ConfigError(

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 
 from delfjax.config import abbreviated, identity
 from delfjax.errors import DelfjaxWarning
@@ -182,28 +183,17 @@ class Checkpoints:
         Raises:
             TrainingError: the checkpoint is damaged or belongs to another architecture.
         """
-        file = self._file(step)
         if self._is_earlier(step):
-            return earlier_checkpoints.read_state(self._place / str(step), like)
-        tensors, _ = _read(file)
-        wanted = _tensors(like)
-        shapes = ({name: value.shape for name, value in held.items()} for held in (wanted, tensors))
-        report = match_report(*shapes)
-        if not report.fits:
-            counts = str(report).split("\n")[0]
-            raise TrainingError(f"{file}: does not fit the network: {counts}")
-        for name, value in wanted.items():
-            if tensors[name].dtype != value.dtype:
-                raise TrainingError(
-                    f"{file}: {name} has type {tensors[name].dtype}, expected {value.dtype}"
-                )
+            arrays = earlier_checkpoints.read_arrays(self._place / str(step), like)
+        else:
+            arrays = self._read_arrays(step, like)
         leaves, tree = jax.tree.flatten(like)
         placed = [
             # The step that follows overwrites the arrays of the state.
-            jax.device_put(tensors[name], leaf.sharding, may_alias=False)
+            jax.device_put(array, leaf.sharding, may_alias=False)
             if isinstance(leaf, jax.Array)
-            else tensors[name]
-            for name, leaf in zip(wanted, leaves, strict=True)
+            else array
+            for array, leaf in zip(arrays, leaves, strict=True)
         ]
         return jax.tree.unflatten(tree, placed)
 
@@ -227,6 +217,23 @@ class Checkpoints:
         self._records[step] = record
         earlier_checkpoints.remove(self._place / str(step))
         self._keep_only(_steps(self._place))
+
+    def _read_arrays(self, step: int, like: Any) -> list[np.ndarray]:
+        """The arrays of a checkpoint, in the order of the leaves of ``like``."""
+        file = self._file(step)
+        tensors, _ = _read(file)
+        wanted = _tensors(like)
+        shapes = ({name: value.shape for name, value in held.items()} for held in (wanted, tensors))
+        report = match_report(*shapes)
+        if not report.fits:
+            counts = str(report).split("\n")[0]
+            raise TrainingError(f"{file}: does not fit the network: {counts}")
+        for name, value in wanted.items():
+            if tensors[name].dtype != value.dtype:
+                raise TrainingError(
+                    f"{file}: {name} has type {tensors[name].dtype}, expected {value.dtype}"
+                )
+        return [tensors[name] for name in wanted]
 
     def _keep_only(self, steps: Collection[int]) -> None:
         """Delete those checkpoints of ``steps`` that are neither the best nor the last ones."""

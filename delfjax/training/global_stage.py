@@ -126,8 +126,8 @@ def save_global_model(
         about: further plain values for the description of the backbone.
     """
     tensors = named_tensors(network.backbone)
-    layers = {"name": backbone.name, "stride_layout": backbone.stride_layout}
-    started = BackboneConfig(**{**layers, "output": backbone.output, "weights": "random"})
+    layers: dict[str, str] = {"name": backbone.name, "stride_layout": backbone.stride_layout}
+    started = replace(backbone, weights="random")
     made_for = {"backbone": {**describe_backbone(started), "weights": tensor_digest(tensors)}}
     head = _whitened_head(network.head)
     parts: dict[str, Any] = {BACKBONE: (tensors, {**layers, **about})}
@@ -143,7 +143,7 @@ def save_global_model(
     if network.exponent is not None:
         settings["gem_exponent"] = float(network.exponent[...])
     if network.shift is not None and network.kernel is not None:
-        held = {"shift": network.shift[...], "matrix": network.kernel[...]}
+        held: dict[str, Any] = {"shift": network.shift[...], "matrix": network.kernel[...]}
         parts[PROJECTION] = (
             {name: np.asarray(each, np.float32) for name, each in held.items()},
             made_for,

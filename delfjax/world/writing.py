@@ -2,7 +2,8 @@
 
 Photographs are taken in parts of 200. A part is done once its rows are on disk; an interrupted call
 loses only the part it was working on. A world is finished when ``manifest.parquet`` exists. The
-same configuration gives the same bytes, for any number of workers and devices.
+same configuration gives the same bytes, for any number of workers and devices; so a photograph that
+was deleted or cut short since is taken again.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import datetime
 import io
 import math
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,10 @@ SUBJECT = 1
 _ATTEMPTS = 6
 # Photographs in a part.
 _PART = 200
+# The first and the last bytes of a JPEG file.
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Photographs looked at in parallel; a disk of a server takes a millisecond to open one.
+_LOOKS = 16
 _PARTS = "parts"
 _LOCK = ".lock"
 # Standard deviation of the positions of photographs: with good reception, and between high walls
@@ -87,16 +93,20 @@ class BuildReport:
     Attributes:
         done: photographs it took.
         skipped: photographs that existed before.
+        restored: how many of those it took had been taken before, and were missing or cut short.
     """
 
     done: int
     skipped: int
+    restored: int = 0
 
 
 def build_world(
     root: Path, config: WorldConfig, *, workers: int | None = None, progress: bool = True
 ) -> BuildReport:
     """Write a world, or resume where an earlier call stopped.
+
+    Photographs that an earlier call took and that are missing or cut short are taken again.
 
     Args:
         root: folder of the world.
@@ -120,10 +130,11 @@ def build_world(
     # Of two builders of one folder the second waits, and finds it finished.
     with Lock(root / _LOCK, wait_s=math.inf, on_wait=on_wait):
         _claim(root, config)
-        if (root / MANIFEST).is_file():
+        if _has_manifest(root, census):
             # An earlier call may have been killed before it removed them.
             shutil.rmtree(root / _PARTS, ignore_errors=True)
-            return BuildReport(0, census.frame_count)
+            starts = range(0, census.frame_count, _PART)
+            return _restore(root, census, starts, workers=workers, progress=progress)
         remove_leftovers(root)
         return _build(root, census, workers=workers, progress=progress)
 
@@ -133,34 +144,83 @@ def _build(root: Path, census: Census, *, workers: int | None, progress: bool) -
     parts.mkdir(exist_ok=True)
     starts = range(0, census.frame_count, _PART)
     missing = [start for start in starts if not (parts / _part_name(start)).is_file()]
+    there = [start for start in starts if start not in set(missing)]
+    before = _restore(root, census, there, workers=workers, progress=progress)
     todo = sum(min(_PART, census.frame_count - start) for start in missing)
-    devices = jax.local_devices()
-    skipped = census.frame_count - todo
-    with (
-        ThreadPoolExecutor(workers or len(processors())) as pool,
-        tqdm(
-            total=census.frame_count,
-            initial=skipped,
-            desc="world",
-            unit="image",
-            disable=not progress,
-        ) as bar,
-    ):
+    with _Camera(root, census, workers) as camera, _bar(census, todo, progress) as bar:
         for start in missing:
-            frames = list(census.frames(start, start + _PART))
-            jobs = [
-                pool.submit(_photograph, root, census, frame, devices[frame.number % len(devices)])
-                for frame in frames
-            ]
             rows = []
-            for job in jobs:
-                rows.append(job.result())
+            for row in camera.take(census.frames(start, start + _PART)):
+                rows.append(row)
                 bar.update()
             _write_table(parts / _part_name(start), rows)
     tables = [pq.read_table(parts / _part_name(start)) for start in starts]
     _replace_table(root / MANIFEST, pa.concat_tables(tables) if tables else SCHEMA.empty_table())
     shutil.rmtree(parts)
-    return BuildReport(todo, skipped)
+    return BuildReport(todo + before.done, before.skipped, before.restored)
+
+
+def _restore(
+    root: Path, census: Census, starts: Iterable[int], *, workers: int | None, progress: bool
+) -> BuildReport:
+    """Take those photographs of finished parts again whose files are missing or cut short."""
+    frames = [frame for start in starts for frame in census.frames(start, start + _PART)]
+    with ThreadPoolExecutor(_LOOKS) as pool:
+        whole = pool.map(is_whole_jpeg, (root / frame.path for frame in frames))
+        lost = [frame for frame, kept in zip(frames, whole, strict=True) if not kept]
+    if lost:
+        with _Camera(root, census, workers) as camera, _bar(census, len(lost), progress) as bar:
+            for _ in camera.take(lost):
+                bar.update()
+    return BuildReport(len(lost), len(frames) - len(lost), len(lost))
+
+
+class _Camera:
+    """Takes photographs in parallel, on the local devices in turn, while it is open."""
+
+    def __init__(self, root: Path, census: Census, workers: int | None) -> None:
+        self._root, self._census = root, census
+        self._devices = jax.local_devices()
+        self._pool = ThreadPoolExecutor(workers or len(processors()))
+
+    def take(self, frames: Iterable[Frame]) -> Iterator[dict[str, Any]]:
+        """Take and write photographs; yields their rows of the manifest, in order."""
+        jobs = [
+            self._pool.submit(
+                _photograph,
+                self._root,
+                self._census,
+                frame,
+                self._devices[frame.number % len(self._devices)],
+            )
+            for frame in frames
+        ]
+        for job in jobs:
+            yield job.result()
+
+    def __enter__(self) -> _Camera:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
+def _bar(census: Census, todo: int, progress: bool) -> tqdm[Any]:
+    return tqdm(
+        total=census.frame_count,
+        initial=census.frame_count - todo,
+        desc="world",
+        unit="image",
+        disable=not progress,
+    )
+
+
+def _has_manifest(root: Path, census: Census) -> bool:
+    """Whether there is a manifest, whole; one that was cut short is made again."""
+    try:
+        return bool(pq.read_metadata(root / MANIFEST).num_rows == census.frame_count)
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def read_config(root: Path) -> WorldConfig:
@@ -232,6 +292,17 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def is_whole_jpeg(file: Path) -> bool:
+    """Whether a JPEG file is there with its first and last bytes; nothing is decoded."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_JPEG_START))
+            stream.seek(-len(_JPEG_END), os.SEEK_END)
+            return start == _JPEG_START and stream.read() == _JPEG_END
+    except OSError:
+        return False
 
 
 def _photograph(root: Path, census: Census, frame: Frame, device: jax.Device) -> dict[str, Any]:

@@ -193,7 +193,8 @@ def export_without_store(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("moon", r"model=moon: .*moon.safetensors: no such file"),
+        ("moon", "model=moon: moon: neither a weight file .* there are: landmark_world"),
+        (".", r"model=\.: \.: is a folder, expected a weight file"),
         ("landmark_world", "model=landmark_world: .* does not describe a complete system"),
     ],
 )

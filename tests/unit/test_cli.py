@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +28,8 @@ from delfjax.cli.groups import Command, Group, parse
 from delfjax.config import TRAINING_PRESETS, config_hash, override, preset
 from delfjax.datasets.catalogue import CATALOGUE
 from delfjax.features.store import FeatureStore, StoreWriter
+from delfjax.mining.mine import MinedLandmarks
+from delfjax.mining.mined_files import adding, require_replaceable, save_landmarks
 from delfjax.models.weights import save_weights
 from delfjax.retrieval.local_index import build_index
 from delfjax.retrieval.system_index import open_index
@@ -33,6 +38,7 @@ from delfjax.types import ImageFeatures, LocalFeatures
 from delfjax.world import knobs
 from tests.unit.datasets import miniatures
 from tests.unit.datasets.fetch.file_server import serving
+from tests.unit.mining.test_mined_files import mined
 
 ROOT = Path(__file__).resolve().parents[2]
 # Words after `delfjax`, in the order of its help.
@@ -71,7 +77,7 @@ COMMANDS = [
 ]
 # Imported before a command runs, each would cost the help a tenth of a second or seconds.
 HEAVY = {
-    *("jax", "flax", "optax", "orbax", "faiss", "numpy", "scipy", "pandas", "pyarrow", "PIL"),
+    *("jax", "flax", "optax", "tensorstore", "faiss", "numpy", "scipy", "pandas", "pyarrow", "PIL"),
     *("skimage", "matplotlib", "pydantic", "yaml", "nbformat", "papermill", "dask"),
     "typeguard",
 }
@@ -237,7 +243,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ("search index query.jpg --top -3", "--top -3: expected at least 1"),
         ("datasets render --set seed=3", "--set seed=3: use --seed"),
         ("run 30 --seed 1 --set seed=2", "--set seed=2: seed is given twice, as 1 too"),
-        ("run 30 --set search.neighbours=1;2", "a notebook takes no value with a ';'"),
+        ("run 30 --set search.neighbours=1;2", "'search.neighbours': .* valid integer"),
         ("run 30 --set overrides=seeds=1 --set search.neighbours=2", "field 'seeds' does not"),
         ("run 12 --set seed=1", "parameter 'seed' is unknown; there are: none"),
         ("run 30 --seed -1", "'seed': Input should be greater than or equal to 0, got -1"),
@@ -451,6 +457,76 @@ def test_a_store_too_small_for_the_reduction_names_the_setting(
 ) -> None:
     message = refused(capsys, "index", store, "--out", tmp_path / "i", "--set", "reduction.dim=112")
     assert "reduction.dim is 112, but there are 100 descriptors" in message
+
+
+def test_of_two_that_add_to_landmarks_the_second_waits_and_adds_to_what_the_first_wrote(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "landmarks"
+    (tmp_path / "positions.csv").write_text("path,latitude,longitude\na.jpg,1,2\n")
+    save_landmarks(mined("a.jpg", "b.jpg"), out)
+    found: list[object] = []
+
+    def mine(*_: object, known: MinedLandmarks, **__: object) -> MinedLandmarks:
+        found.append(known.names)
+        return known
+
+    monkeypatch.setattr("delfjax.mining.mine.mine_landmarks", mine)
+    words = ["mine", str(store), "--positions", str(tmp_path / "positions.csv"), "--add"]
+    second = threading.Thread(target=main, args=([*words, "--out", str(out)],))
+    capsys.readouterr()
+    with adding(out, on_wait=len):
+        second.start()
+        said = ""
+        while second.is_alive() and not said:
+            time.sleep(0.05)
+            said = capsys.readouterr().err
+        assert said.startswith(f"{out}: process {os.getpid()} on ")
+        assert said.endswith(" is mining there; waiting for it\n")
+        save_landmarks(mined("a.jpg", "b.jpg", "new.jpg"), out)
+        assert not found
+    second.join()
+    assert found == [("a.jpg", "b.jpg", "new.jpg")]
+    require_replaceable(out)
+
+
+def test_help_without_docstrings_says_why_it_explains_little() -> None:
+    for words in ([], ["weights", "card"]):
+        done = subprocess.run(
+            [sys.executable, "-OO", "-m", "delfjax.cli", *words, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said = " ".join(done.stdout.split())
+        assert "-OO or PYTHONOPTIMIZE=2, which strips the explanations of commands" in said
+        assert ("weight file, or the name of" if words else " search match ") in said
+        assert "Annotated" not in said and "Example" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("weights card STORE", "STORE: is a folder, expected a weight file (.safetensors)"),
+        ("weights record STORE s.json", "STORE: is a folder, expected a weight file"),
+        ("match a b --set model=STORE", "STORE: is a folder, expected a weight file"),
+        ("weights card photo.jpg", "the suffix is '.jpg', expected '.safetensors'"),
+        ("weights card moon", "moon: neither a weight file (.safetensors) nor the name of one"),
+    ],
+)
+def test_what_is_no_weight_file_is_named_as_what_it_is(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("STORE").mkdir()
+    Path("photo.jpg").write_bytes(b"pixels")
+    line = refused(capsys, *words.split())
+    assert said in line and "scorer.weights" not in line
 
 
 def test_an_index_is_never_written_over_photos(

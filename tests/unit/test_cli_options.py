@@ -4,14 +4,24 @@ What a command reads, it does not overwrite."""
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from delfjax.cli.options import UsageError, namesakes, refuse_changes, require_writable
-from delfjax.config import Assignment, DelfConfig, override, parse_overrides
+from delfjax.cli.options import UsageError, accepted_changes, namesakes, require_writable
+from delfjax.config import (
+    Assignment,
+    DelfConfig,
+    config_hash,
+    named_weights,
+    override,
+    parse_overrides,
+    to_dict,
+)
 from delfjax.models.model_files import BACKBONE, REDUCTION, SCORER, override_system, save_model
+from delfjax.models.weights import shipped_attention
 
 SECTIONS = ("backbone", "scorer", "features", "reduction", "seed")
 
@@ -24,9 +34,10 @@ def saved(path: Path, *, scorer: float = 1) -> Path:
     return path
 
 
-def refuse(fixed: DelfConfig, *texts: str) -> None:
+def changed(fixed: DelfConfig, *texts: str) -> DelfConfig:
     asked: list[Assignment] = parse_overrides(texts, sections=(*SECTIONS, "search", "model"))
-    refuse_changes(fixed, asked, SECTIONS, "the index i was made")
+    changes = accepted_changes(fixed, asked, SECTIONS, "the index i was made")
+    return override_system(fixed, changes)
 
 
 def test_the_same_weights_may_be_somewhere_else_now(tmp_path: Path) -> None:
@@ -34,8 +45,32 @@ def test_the_same_weights_may_be_somewhere_else_now(tmp_path: Path) -> None:
     config = override_system(DelfConfig(), [f"model={file}"])
     copy = saved(tmp_path / "far away" / "copy.safetensors")
     file.unlink()
-    refuse(config, f"scorer.weights={copy}", "search.neighbours=5", "features.threshold=0.5")
-    refuse(config, f"model={copy}")
+    plain = (f"scorer.weights={copy}", "search.neighbours=5", "features.threshold=0.5")
+    assert changed(config, *plain).search.neighbours == 5
+    for spelling in (f"model={copy}", f'model="{copy}"', f"model={os.path.relpath(copy)}"):
+        moved = changed(config, spelling)
+        assert config_hash(moved) == config_hash(config)
+        assert {file.path for file in named_weights(to_dict(moved))} == {str(copy)}
+
+
+def test_a_model_that_moved_leaves_what_was_chosen_besides_it(tmp_path: Path) -> None:
+    file = saved(tmp_path / "one.safetensors")
+    # The reduction was fitted on the features, and their threshold was chosen.
+    config = override_system(
+        DelfConfig(), [f"model={file}", "reduction.weights=", "features.threshold=0.25"]
+    )
+    copy = file.rename(tmp_path / "copy.safetensors")
+    moved = changed(config, f"model={copy}")
+    assert moved.reduction.weights == "" and moved.features.threshold == 0.25
+    assert moved.scorer.weights.startswith(f"{copy}@")
+    assert config_hash(moved) == config_hash(config)
+
+
+def test_a_file_that_ships_may_be_named_or_given(tmp_path: Path) -> None:
+    file = shipped_attention("landmark_world")
+    assert changed(DelfConfig(), f"scorer.weights={file}") == DelfConfig()
+    named = override_system(DelfConfig(), [f"scorer.weights={file}"])
+    assert config_hash(changed(named, "scorer.weights=landmark_world")) == config_hash(named)
 
 
 def test_other_weights_and_other_settings_are_refused(tmp_path: Path) -> None:
@@ -50,16 +85,17 @@ def test_other_weights_and_other_settings_are_refused(tmp_path: Path) -> None:
         (["seed=1"], "seed"),
     ):
         with pytest.raises(UsageError) as error:
-            refuse(config, *changes)
+            changed(config, *changes)
         said = f"{section} was fixed when the index i was made; make it again to change it"
         assert str(error.value) == f"--set {changes[-1]}: {said}"
 
 
 def test_an_index_of_an_earlier_version_takes_the_file_that_it_is_given(tmp_path: Path) -> None:
     config = override(DelfConfig(), ["scorer.weights=gone.safetensors"])
-    refuse(config, f"scorer.weights={saved(tmp_path / 'one.safetensors')}")
+    file = saved(tmp_path / "one.safetensors")
+    assert changed(config, f"scorer.weights={file}").scorer.weights.startswith(f"{file}@")
     with pytest.raises(UsageError, match="scorer was fixed"):
-        refuse(config, "scorer.weights=random")
+        changed(config, "scorer.weights=random")
 
 
 def test_an_input_is_not_overwritten_under_any_of_its_names(tmp_path: Path) -> None:
@@ -74,6 +110,19 @@ def test_an_input_is_not_overwritten_under_any_of_its_names(tmp_path: Path) -> N
     other.write_bytes(b"an earlier figure")
     for output in (other, tmp_path / "new.png"):
         require_writable("--figure", output, inputs=[photo, tmp_path / "new.png"])
+
+
+def test_an_output_may_be_a_link_to_a_place_that_can_be_written(tmp_path: Path) -> None:
+    for name, target in {"new": "b.png", "lost": "gone/b.png", "circle": "circle.png"}.items():
+        (tmp_path / f"{name}.png").symlink_to(tmp_path / target)
+    require_writable("--figure", tmp_path / "new.png", (".png",))
+    lost = (
+        f"{tmp_path / 'lost.png'}: a link to {tmp_path / 'gone' / 'b.png'}, whose folder does not"
+    )
+    with pytest.raises(UsageError, match=re.escape(lost)):
+        require_writable("--figure", tmp_path / "lost.png")
+    with pytest.raises(UsageError, match="circle.png: a link that leads nowhere"):
+        require_writable("--figure", tmp_path / "circle.png")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")

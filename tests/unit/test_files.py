@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +55,48 @@ def names(folder: Path) -> list[str]:
 
 def no_room(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_the_target_of_a_link_is_replaced_and_the_link_stays(tmp_path: Path, exists: bool) -> None:
+    disk, work = tmp_path / "disk", tmp_path / "work"
+    disk.mkdir()
+    work.mkdir()
+    if exists:
+        (disk / "target").write_bytes(b"earlier")
+    (disk / "inner").symlink_to("target")
+    (work / "link").symlink_to(disk / "inner")
+    with pytest.raises(OwnError), replacing(work / "link") as stream:
+        stream.write(b"half")
+        # The temporary lies beside the target, which may be on another disk.
+        assert names(work) == ["link"]
+        raise OwnError
+    assert (disk / "target").exists() == exists
+    replace_file(work / "link", b"content")
+    assert (disk / "target").read_bytes() == b"content"
+    assert os.readlink(work / "link") == str(disk / "inner")
+    assert names(work) == ["link"] and names(disk) == ["inner", "target"]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system")
+def test_a_link_to_another_disk_is_followed(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        (tmp_path / "link").symlink_to(Path(other, "target"))
+        replace_file(tmp_path / "link", b"content")
+        assert Path(other, "target").read_bytes() == b"content"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_link_that_cannot_be_followed_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing" / "file")
+    with pytest.raises(OSError, match="circle") as circle:
+        replace_file(tmp_path / "circle", b"content")
+    assert circle.value.errno == errno.ELOOP
+    with pytest.raises(FileNotFoundError) as missing:
+        replace_file(tmp_path / "nowhere", b"content")
+    assert missing.value.filename == str(tmp_path / "missing" / "file")
+    assert names(tmp_path) == ["circle", "nowhere"]
 
 
 def test_a_file_is_replaced_whole_or_stays_as_it_was(

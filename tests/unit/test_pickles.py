@@ -133,6 +133,25 @@ def test_a_pickle_with_anything_else_is_refused_in_one_line(
     )
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\ud800",
+        {"\udcff": 1},
+        np.array(["a", "\ud800"]),
+        np.full(2, 0x110000, np.uint32).view("<U1"),
+        np.full(2, 0x110000, np.uint32).astype(">u4").view(">U1"),
+    ],
+    ids=["text", "key", "array", "large codes", "large codes, big endian"],
+)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_not_text_is_refused(tmp_path: Path, value: object, protocol: int) -> None:
+    file = _written(tmp_path, pickle.dumps(value, protocol))
+    with pytest.raises(OwnError, match=r"half a character|what is not text") as error:
+        read_plain_pickle(file)
+    assert str(error.value).isprintable()
+
+
 def test_an_array_whose_bytes_do_not_fill_its_shape_is_refused(tmp_path: Path) -> None:
     data = pickle.dumps(np.arange(6, dtype=np.int8).reshape(2, 3), 2).replace(
         b"K\x02K\x03\x86", b"K\x09K\x09\x86"

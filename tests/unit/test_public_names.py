@@ -59,7 +59,7 @@ def test_the_library_offers_what_a_first_notebook_needs_and_no_more() -> None:
 
 
 def test_importing_the_library_or_its_figures_loads_nothing_else() -> None:
-    assert _loaded_by("import delfjax") == {"delfjax", "lazy_loader"}
+    assert _loaded_by("import delfjax") == {"delfjax"}
     assert _loaded_by("from delfjax import plots") == {"delfjax", "lazy_loader"}
     assert {"jax", "faiss"} <= _loaded_by("import delfjax; delfjax.match")
     assert "matplotlib" not in _loaded_by("import delfjax; delfjax.match")

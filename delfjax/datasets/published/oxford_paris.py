@@ -165,7 +165,7 @@ def _indices(
 def _position(image: str, index: Mapping[str, int], where: str) -> int:
     if image not in index:
         raise DatasetError(
-            f"{where}: names image {image!r}, which is missing; unpack the images again"
+            f"{where}: names image {image!r:.80}, which is missing; unpack the images again"
         )
     return index[image]
 
@@ -199,10 +199,10 @@ def _read_query(file: Path) -> _TextQuery:
             f"{file.with_name(name + '_good.txt')}: empty, as is {name}_ok.txt; "
             "a query needs a positive"
         )
-    both = {image for image in labels["junk"] if image in labels["good"] or image in labels["ok"]}
+    both = set(labels["junk"]) & {*labels["good"], *labels["ok"]}
     if both:
         raise DatasetError(
-            f"{file.with_name(name + '_junk.txt')}: {min(both)!r} is also good or ok, "
+            f"{file.with_name(name + '_junk.txt')}: {min(both)!r:.80} is also good or ok, "
             "expected one label"
         )
     return _TextQuery(name, words[0].removeprefix(QUERY_PREFIX), box, labels)

@@ -33,6 +33,7 @@ from delfjax.datasets.columns import (
 )
 from delfjax.datasets.published.oxford_paris import images_by_name
 from delfjax.datasets.query_images import box_from_xyxy
+from delfjax.errors import quoted, shown
 from delfjax.pickles import read_plain_pickle
 
 LABELS = ("easy", "hard", "junk")
@@ -115,7 +116,7 @@ def _place(
     missing = next((name for name in (*imlist, *qimlist) if name not in paths), None)
     if missing is not None:
         raise DatasetError(
-            f"{folder}: image {missing!r} is missing; unpack the images of {classic} again"
+            f"{folder}: image {missing!r:.80} is missing; unpack the images of {classic} again"
         )
     return (
         folder,
@@ -158,15 +159,15 @@ def _labelled(entry: Mapping[str, Any], where: str, size: int) -> dict[str, np.n
 
 
 def _indices(values: Any, where: str, size: int) -> np.ndarray:
-    numbers = np.asarray(_sequence(values, where))
-    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise DatasetError(f"{where} is {str(values)!r:.60}, expected a list of whole numbers")
-    outside = numbers[(numbers < 0) | (numbers >= size)]
-    if len(outside):
+    numbers = _sequence(values, where)
+    if not all(type(number) is int for number in numbers):
+        raise DatasetError(f"{where} is {shown(numbers)}, expected a list of whole numbers")
+    outside = next((number for number in numbers if not 0 <= number < size), None)
+    if outside is not None:
         raise DatasetError(
-            f"{where} holds {outside[0]}, expected indices into imlist, 0 to {size - 1}"
+            f"{where} holds {shown(outside)}, expected indices into imlist, 0 to {size - 1}"
         )
-    return numbers.astype(np.int64)
+    return np.array(numbers, np.int64)
 
 
 def _names(values: Any, where: str) -> list[str]:
@@ -191,6 +192,6 @@ def _key(entry: Any, key: str, where: str) -> Any:
         raise DatasetError(f"{where} is a {type(entry).__name__}, expected a dictionary")
     if key not in entry:
         raise DatasetError(
-            f"{where} has no {key!r}; it has: {', '.join(map(repr, entry)) or 'nothing'}"
+            f"{where} has no {key!r}; it has: {quoted(', '.join(map(repr, entry))) or 'nothing'}"
         )
     return entry[key]

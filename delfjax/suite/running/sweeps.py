@@ -22,7 +22,13 @@ from tqdm.auto import tqdm
 from yaml.composer import ComposerError
 
 from delfjax import paths
-from delfjax.config import ConfigError, from_dict, require_known
+from delfjax.config import (
+    Assignment,
+    ConfigError,
+    from_dict,
+    joined_assignments,
+    require_known,
+)
 from delfjax.errors import DelfjaxError, quoted, shown
 from delfjax.suite.running.runner import Job, find_notebook, prepare
 from delfjax.suite.running.workers import Call, Workers, local_workers, workers_of
@@ -221,7 +227,9 @@ def plan_sweep(sweep: SweepFile) -> list[Task]:
     """
     tasks: dict[Path, Task] = {}
     for settings, seed in sweep.points():
-        overrides = "; ".join(f"{name}={_text(value)}" for name, value in settings.items())
+        overrides = joined_assignments(
+            Assignment(name, _text(value)) for name, value in settings.items()
+        )
         for name in sweep.notebooks:
             _add(tasks, find_notebook(str(name)), sweep, overrides, seed)
     return list(tasks.values())

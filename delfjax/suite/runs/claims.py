@@ -5,6 +5,10 @@ Two locks lie beside a run folder. The process that writes the folder holds the 
 notebook of the run, and so starts the process that writes, holds the second one: from before it
 looks whether the run is finished until it knows how the notebook ended.
 
+While a notebook is executed that way, its run folder holds :data:`EXECUTING`. A notebook may draw
+figures after it has finished its run, so a finished run that still holds this file although nobody
+executes its notebook was left by a killed process, and is made again.
+
 A finished run that is made again is moved to ``runs/.earlier/<experiment>/<hash10>/``. It is read
 there until the new run is finished, and deleted then. So whenever a process is killed, the earlier
 run or the new one is there and whole.
@@ -20,14 +24,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from delfjax import paths
-from delfjax.files import Lock, LockHeldError
+from delfjax.files import Lock, LockHeldError, replace_file
 
 # The file that a run folder holds once the run is finished.
 DONE = "DONE"
+# The file that a run folder holds while another process than the one that writes it executes the
+# notebook.
+EXECUTING = "EXECUTING"
 _EARLIER = ".earlier"
-# Seconds that a notebook waits for another process that writes the same folder: a killed process
-# may take that long to exit.
-_PATIENCE_S = 15.0
 # Folders that this process is writing, with their locks. A notebook cell that is executed twice
 # starts its run twice, and must not wait for its own lock.
 _written: dict[Path, Lock] = {}
@@ -39,7 +43,7 @@ OnWait = Callable[[str], object]
 def current(path: Path) -> Path:
     """The folder that holds the finished run of ``path``: the earlier one while the run is made
     again, and otherwise ``path`` itself."""
-    earlier = _earlier(path)
+    earlier = earlier_folder(path)
     return earlier if not (path / DONE).is_file() and (earlier / DONE).is_file() else path
 
 
@@ -57,15 +61,19 @@ def finished_folders(experiment: str = "*") -> list[Path]:
     return [path for _, path in sorted(found.items())]
 
 
-def start_writing(path: Path) -> None:
-    """Lock a run folder until :func:`stop_writing` or the end of the process.
+def start_writing(path: Path, *, on_wait: OnWait) -> None:
+    """Lock a run folder until :func:`stop_writing` or the end of the process; any other process
+    that writes it is waited for.
+
+    Args:
+        path: the run folder.
+        on_wait: see :data:`OnWait`.
 
     Raises:
-        LockHeldError: another process is still writing the folder after a while.
         OSError: the lock cannot be created.
     """
     if path not in _written:
-        lock = _writer(path, wait_s=_PATIENCE_S)
+        lock = _writer(path, wait_s=math.inf, on_wait=on_wait)
         lock.acquire()
         _written[path] = lock
 
@@ -129,6 +137,41 @@ def retract(path: Path) -> None:
         (path / DONE).unlink(missing_ok=True)
 
 
+def begin_executing(path: Path) -> None:
+    """Mark a run folder, which is created if missing, until :func:`end_executing`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.mkdir(exist_ok=True)
+    replace_file(path / EXECUTING, b"")
+
+
+def end_executing(path: Path) -> None:
+    """Remove the mark of :func:`begin_executing`, if there is one.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    (path / EXECUTING).unlink(missing_ok=True)
+
+
+def forget_killed(path: Path) -> None:
+    """Remove the mark that a killed process left, unless another one executes the notebook now.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if is_executing(path):
+        with suppress(LockHeldError), _executor(path):
+            end_executing(path)
+
+
+def is_executing(path: Path) -> bool:
+    """Whether a run folder is marked as one whose notebook is being executed."""
+    return (path / EXECUTING).exists()
+
+
 def stamp(path: Path) -> tuple[int, ...] | None:
     """What identifies the finished run of a run folder, wherever it is; ``None`` without one.
 
@@ -142,7 +185,7 @@ def stamp(path: Path) -> tuple[int, ...] | None:
 
 def has_earlier(path: Path) -> bool:
     """Whether anything is left of an earlier run."""
-    return _earlier(path).exists()
+    return earlier_folder(path).exists()
 
 
 def set_aside(path: Path) -> None:
@@ -152,7 +195,7 @@ def set_aside(path: Path) -> None:
         OSError: it cannot be moved.
     """
     discard_earlier(path)
-    earlier = _earlier(path)
+    earlier = earlier_folder(path)
     earlier.parent.mkdir(parents=True, exist_ok=True)
     os.rename(path, earlier)
 
@@ -164,8 +207,10 @@ def restore_earlier(path: Path) -> None:
         OSError: a file cannot be deleted or moved.
     """
     if path.exists():
+        # Without this file, a folder that is half deleted is never read.
+        (path / DONE).unlink(missing_ok=True)
         shutil.rmtree(path)
-    os.rename(_earlier(path), path)
+    os.rename(earlier_folder(path), path)
 
 
 def discard_earlier(path: Path) -> None:
@@ -174,7 +219,7 @@ def discard_earlier(path: Path) -> None:
     Raises:
         OSError: a file cannot be deleted.
     """
-    earlier = _earlier(path)
+    earlier = earlier_folder(path)
     # Without this file, a folder that is half deleted is never read.
     (earlier / DONE).unlink(missing_ok=True)
     if earlier.exists():
@@ -186,7 +231,8 @@ def _discard_if_done(path: Path) -> None:
         discard_earlier(path)
 
 
-def _earlier(path: Path) -> Path:
+def earlier_folder(path: Path) -> Path:
+    """Where the earlier run of ``path`` is, if there is one."""
     return path.parent.parent / _EARLIER / path.parent.name / path.name
 
 

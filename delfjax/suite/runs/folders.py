@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,12 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
+from tqdm.auto import tqdm
+
 from delfjax import paths
 from delfjax.config import abbreviated, config_hash, identity
 from delfjax.errors import DelfjaxError
 from delfjax.files import (
     TEMPORARY,
-    LockHeldError,
     flatten,
     read_json_object,
     remove_leftovers,
@@ -39,6 +41,7 @@ from delfjax.records import Flag, Number, Record, Whole, read_record
 from delfjax.suite.runs import claims
 from delfjax.suite.runs.claims import DONE, OnWait
 from delfjax.suite.runs.provenance import provenance
+from delfjax.text import printable
 
 # Presets that a run can have: seconds, minutes, as long as the data deserves.
 PRESETS = ("ci", "quick", "full")
@@ -50,7 +53,7 @@ _FIGURES = "figures"
 _QUERIES = "queries"
 _REMEDY = 'run {0} first, or ask for upstream="build"'
 # Files that the runner writes into the folder while the notebook is still running.
-KEPT = ("notebook.ipynb", "traceback.txt")
+KEPT = ("notebook.ipynb", "traceback.txt", claims.EXECUTING)
 
 
 class RunError(DelfjaxError):
@@ -244,7 +247,8 @@ def start_run(
     """Open a run folder for ``experiment`` under ``config``.
 
     The files of an unfinished run are removed. A finished run is read until the new one is
-    finished.
+    finished. Another process that writes the folder, such as a notebook in an editor or one of
+    ``delfjax run``, is waited for and named on standard error.
 
     Args:
         experiment: name of the experiment, which is that of its notebook.
@@ -255,22 +259,22 @@ def start_run(
             finished run is still made again from the beginning.
 
     Raises:
-        RunError: another process is writing the folder, the unfinished run has another config, or
-            a file cannot be written.
+        RunError: the unfinished run has another config, or a file cannot be written.
     """
     path = run_path(experiment, config)
+
+    def on_wait(holder: str) -> None:
+        line = f"{experiment}: {holder} is making {path}; waiting for it to finish or to be stopped"
+        tqdm.write(printable(line), file=sys.stderr)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        claims.start_writing(path)
+        claims.start_writing(path, on_wait=on_wait)
         try:
             _prepare(path, config, resume=resume)
         except BaseException:
             claims.stop_writing(path)
             raise
-    except LockHeldError as error:
-        raise RunError(
-            f"{path}: is being written by {error.holder}; wait for it, or stop it"
-        ) from None
     except OSError as error:
         raise RunError(
             f"run {experiment}/{path.name}: {error.filename or path} cannot be written:"
@@ -282,7 +286,7 @@ def start_run(
 def is_settled(path: Path) -> bool:
     """Whether a run is finished and no process, even a killed one, has left anything else of it."""
     return (
-        _is_finished(path)
+        _is_settled(path)
         and not claims.has_earlier(path)
         and next(path.rglob(f".*{TEMPORARY}"), None) is None
     )
@@ -293,7 +297,8 @@ def making(path: Path, *, fresh: bool, on_wait: OnWait) -> Iterator[bool]:
     """Let only this process execute the notebook of a run.
 
     Any other process that executes it, or whose notebook writes the folder, is waited for. Where
-    the block raises, the run does not count as finished.
+    the block raises, the run does not count as finished; where the process is killed in the block,
+    the run is made again by the next.
 
     Args:
         path: the run folder.
@@ -308,15 +313,19 @@ def making(path: Path, *, fresh: bool, on_wait: OnWait) -> Iterator[bool]:
     """
     with claims.executing(path, on_wait=on_wait):
         with claims.undisturbed(path, on_wait=on_wait):
-            needed = fresh or not _settle(path)
+            needed = not _settle(path) or fresh
             if needed:
                 _set_aside(path)
                 remove_leftovers(path)
         try:
+            if needed:
+                claims.begin_executing(path)
             yield needed
         except BaseException:
             claims.retract(path)
             raise
+        finally:
+            claims.end_executing(path)
 
 
 def finished_run(experiment: str, config: dict[str, Any]) -> FinishedRun:
@@ -447,6 +456,7 @@ def differences(settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[
 def _prepare(path: Path, config: dict[str, Any], *, resume: bool) -> None:
     """Make a locked run folder ready to be written."""
     _set_aside(path)
+    claims.forget_killed(path)
     path.mkdir(exist_ok=True)
     if resume and (path / _CONFIG).is_file():
         _require_same(path, read_json_object(path / _CONFIG, error=RunError), config)
@@ -471,13 +481,18 @@ def _is_finished(path: Path) -> bool:
     return True
 
 
+def _is_settled(path: Path) -> bool:
+    """Whether the folder holds a finished run whose notebook, if it was executed, ended too."""
+    return _is_finished(path) and not claims.is_executing(path)
+
+
 def _settle(path: Path) -> bool:
     """Clear away what killed processes left of a finished run; return whether there is one."""
-    if not _is_finished(path):
-        earlier = claims.current(path)
-        if earlier == path or not _is_finished(earlier):
+    if not _is_settled(path):
+        if _is_finished(claims.earlier_folder(path)):
+            claims.restore_earlier(path)
+        if not _is_settled(path):
             return False
-        claims.restore_earlier(path)
     claims.discard_earlier(path)
     remove_leftovers(path)
     return True

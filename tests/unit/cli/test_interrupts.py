@@ -80,6 +80,27 @@ def test_an_interrupt_is_answered_at_every_moment(moment: str, tmp_path: Path) -
     assert time.monotonic() - started < 19
 
 
+def test_the_command_imports_nothing_before_it_can_answer_an_interrupt() -> None:
+    script = """
+import sys
+before = set(sys.modules)
+from delfjax.cli import main
+print(*sorted(set(sys.modules) - before))
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "delfjax.cli.interrupts":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main([]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert set(done.stdout.split()) <= {"__future__", "delfjax", "delfjax.cli"}
+    assert done.returncode == 130
+    assert done.stderr == "delfjax: interrupted; the same command resumes\n"
+
+
 def test_an_ignored_interrupt_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

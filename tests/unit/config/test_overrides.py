@@ -17,6 +17,7 @@ from delfjax.config import (
     FeaturesConfig,
     TrainingStages,
     assignments_of,
+    joined_assignments,
     override,
     parse_overrides,
     to_dict,
@@ -114,6 +115,33 @@ def test_overrides_keep_their_order_and_know_their_section() -> None:
         ("seed", "seed=1"),
         ("attention", "attention.steps=2"),
     ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/a;b/c.safetensors", 'say "so"', '"', '"; seed=2', "[0.5, 1.0]", "a=b", "1.0; x", "ö;ü", ""],
+)
+def test_any_value_survives_among_other_assignments(value: str) -> None:
+    asked = [f"backbone.weights={value}", "seed=1"]
+    parts = assignments_of(joined_assignments(asked))
+    assert [part.partition("=")[0] for part in parts] == ["backbone.weights", "seed"]
+    # Values are read as JSON or bare text.
+    assert override(DelfConfig(), asked[1:]) == override(DelfConfig(), parts[1:])
+    if not value.startswith("["):
+        assert override(DelfConfig(), parts).backbone.weights == value
+    assert assignments_of(joined_assignments(parts)) == parts
+
+
+def test_a_value_in_quotes_may_hold_a_semicolon() -> None:
+    asked = 'backbone.weights = "/a;b=c.safetensors" ;seed=1; scorer.weights="d"e; index.lists=3'
+    assert assignments_of(asked) == [
+        'backbone.weights = "/a;b=c.safetensors"',
+        "seed=1",
+        'scorer.weights="d"e',
+        "index.lists=3",
+    ]
+    with pytest.raises(ConfigError, match="'b.safetensors' is not of the form .* double quotes"):
+        assignments_of("backbone.weights=/a;b.safetensors")
 
 
 def test_fields_of_one_section_need_not_name_it() -> None:

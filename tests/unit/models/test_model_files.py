@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from delfjax.config import BackboneConfig, ConfigError, DelfConfig, config_hash, weight_file
+from delfjax.config import (
+    BackboneConfig,
+    ConfigError,
+    DelfConfig,
+    config_hash,
+    override,
+    weight_file,
+)
 from delfjax.models.model_files import (
     BACKBONE,
     GLOBAL_SECTIONS,
@@ -28,6 +37,7 @@ from delfjax.models.model_files import (
 )
 from delfjax.models.weights import (
     WeightsError,
+    describe_again,
     load_weights,
     read_description,
     save_weights,
@@ -159,6 +169,25 @@ def test_the_scores_of_other_weights_do_not_reach_a_card(tmp_path: Path) -> None
     older = evaluation(tmp_path / "older.json", {})
     with pytest.raises(WeightsError, match="its scorer is not named, .* evaluate the weight file"):
         record_scores(copy, [older])
+
+
+def test_of_two_that_record_scores_at_once_neither_is_lost(tmp_path: Path) -> None:
+    file = scorer_file(tmp_path / "one.safetensors", 1)
+    scores = evaluation(
+        tmp_path / "scores.json", weights_of(override(DelfConfig(), [f"scorer.weights={file}"]))
+    )
+    second = threading.Thread(target=record_scores, args=(file, [scores]))
+
+    def change(config: dict[str, Any]) -> dict[str, Any]:
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        return {**config, "best_step": 7}
+
+    describe_again(file, change)
+    second.join()
+    about = load_weights(file)[1]
+    assert about["best_step"] == 7 and len(about["scores"]) == 1
 
 
 def test_an_evaluation_names_all_weights_that_it_scored(tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_photographs_are_written_once(tiny: PhotoExperiment) -> None:
     assert photo_set(replace(tiny, photo_side=64)).root != first.root
 
 
+def test_a_photograph_that_went_missing_is_written_again(tiny: PhotoExperiment) -> None:
+    photos = photo_set(tiny)
+    files = [photos.path(name) for name in photos.names]
+    before = [file.read_bytes() for file in files]
+    files[0].unlink()
+    files[1].write_bytes(before[1][:-5])
+    assert photo_set(tiny) == photos
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_photographs_that_could_not_be_written_leave_nothing(
     tiny: PhotoExperiment, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ from delfjax.datasets.world_benchmark import (
 )
 from delfjax.files import Lock, replacing
 from delfjax.world import writing
-from delfjax.world.census import SPLITS, Census
+from delfjax.world.census import SPLITS, Census, Frame
 from delfjax.world.challenges import KNOBS
 from delfjax.world.knobs import PRESETS, WorldConfig, world_config
 from delfjax.world.reading import World, correspondences, open_world
@@ -78,7 +79,10 @@ def test_the_same_configuration_gives_the_same_bytes_with_any_number_of_workers(
 
 
 def test_a_second_builder_says_for_whom_it_waits_and_finds_the_world_finished(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    world: World,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = Lock(tmp_path / ".lock")
     first.acquire()
@@ -86,7 +90,7 @@ def test_a_second_builder_says_for_whom_it_waits_and_finds_the_world_finished(
 
     def finish(line: str, **options: Any) -> None:
         shown(line, **options)
-        (tmp_path / MANIFEST).touch()
+        shutil.copytree(world.root, tmp_path, dirs_exist_ok=True)
         first.release()
 
     monkeypatch.setattr(tqdm, "write", finish)
@@ -130,6 +134,46 @@ def test_a_killed_build_resumes_after_its_last_finished_part(
     assert report.skipped == 10
     assert digest(root) == digest(world.root)
     assert build_world(root, SMALL, progress=False).done == 0
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_photographs_that_are_missing_or_cut_short_are_taken_again_and_no_others(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world.root, root)
+    if not finished:
+        # As a build that was killed before it wrote the manifest.
+        (root / "parts").mkdir()
+        (root / MANIFEST).rename(root / "parts" / "part-00000000.parquet")
+    gone, short, empty, kept = (root / path for path in world.paths[:4])
+    gone.unlink()
+    short.write_bytes(short.read_bytes()[:-7])
+    empty.write_bytes(b"")
+    before = kept.stat().st_ino, kept.stat().st_mtime_ns
+    taken = []
+    take = writing.take
+
+    def counted(census: Census, frame: Frame, **options: Any) -> object:
+        taken.append(frame.number)
+        return take(census, frame, **options)
+
+    monkeypatch.setattr(writing, "take", counted)
+    report = build_world(root, SMALL, progress=False)
+    count = Census(SMALL).frame_count
+    assert (report.done, report.skipped, report.restored) == (3, count - 3, 3)
+    assert sorted(taken) == [0, 1, 2]
+    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == before
+    assert digest(root) == digest(world.root)
+    assert build_world(root, SMALL, progress=False).restored == 0
+
+
+def test_a_manifest_that_was_cut_short_is_made_again(world: World, tmp_path: Path) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world.root, root)
+    (root / MANIFEST).write_bytes((root / MANIFEST).read_bytes()[:-100])
+    build_world(root, SMALL, progress=False)
+    assert digest(root) == digest(world.root)
 
 
 @pytest.mark.slow

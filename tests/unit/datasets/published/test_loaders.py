@@ -341,6 +341,13 @@ def _binary(file: str) -> Callable[[Path], None]:
     return lambda root: (root / file).write_bytes(b"\xff\xfe\x00\x81" * 10) and None
 
 
+def _pairs(depth: int) -> tuple[Any, Any]:
+    pair: tuple[Any, Any] = (1, 2)
+    for _ in range(depth):
+        pair = (pair, pair)
+    return pair
+
+
 def _gnd(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def edit(root: Path) -> None:
         content = pickle.loads((root / "gnd_roxford5k.pkl").read_bytes())
@@ -420,6 +427,27 @@ WRONG = [
         "roxford5k",
         _gnd(lambda c: c["gnd"][1].update(hard=[0.5])),
         r"gnd\[1\].hard is .*, expected a list of whole numbers",
+    ),
+    (
+        "roxford5k",
+        _gnd(lambda c: c["gnd"][1].update(hard=[[1], [1, 2]])),
+        r"gnd\[1\].hard is \[a list, a list\], expected a list of whole numbers",
+    ),
+    (
+        "roxford5k",
+        _gnd(lambda c: c["gnd"][1].update(hard=[10**400])),
+        r"gnd\[1\].hard holds a very large integer, expected indices into imlist, 0 to 4",
+    ),
+    (
+        # The text of these pairs would never end.
+        "roxford5k",
+        _gnd(lambda c: c["gnd"][1].update(bbx=[_pairs(60), 1, 2, 3])),
+        r"gnd\[1\].bbx: box \[a tuple, 1, 2, 3\] is not four numbers",
+    ),
+    (
+        "roxford5k",
+        _gnd(lambda c: c["imlist"].append("\ud800")),
+        "gnd_roxford5k.pkl: holds half a character",
     ),
     (
         "roxford5k",

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -240,6 +241,64 @@ def test_a_damaged_run_is_made_again_and_never_kept_as_the_earlier_one(path: Pat
         assert needed
         make(2)
     assert value() == 2
+
+
+KILLED_LATE = """
+import signal
+with making(run_path("20_example", CONFIG), fresh={fresh}, on_wait=len) as needed:
+    assert needed
+    make({value})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_late(value: int, *, fresh: bool = False) -> None:
+    """Kill a process that executes a notebook which has finished its run, but not yet ended."""
+    with process(KILLED_LATE.format(fresh=fresh, value=value)) as other:
+        assert other.wait() == -signal.SIGKILL
+
+
+def test_a_run_whose_notebook_was_killed_after_the_finish_is_read_until_it_is_made_again(
+    path: Path,
+) -> None:
+    kill_late(1)
+    assert value() == 1 and not is_settled(path)
+    with (
+        pytest.raises(KeyError),
+        making(path, fresh=False, on_wait=lambda holder: None) as needed,
+    ):
+        assert needed and value() == 1
+        make(2)
+        raise KeyError("a figure")
+    assert value() == 1 and not is_settled(path)
+    with making(path, fresh=False, on_wait=lambda holder: None) as needed:
+        assert needed
+        make(3)
+    assert value() == 3 and is_settled(path)
+    assert not (path / claims.EXECUTING).exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_an_earlier_run_is_preferred_to_one_that_was_killed_after_the_finish(
+    path: Path, fresh: bool
+) -> None:
+    with making(path, fresh=False, on_wait=lambda holder: None):
+        make(1)
+    kill_late(2, fresh=True)
+    with (
+        pytest.raises(KeyError) if fresh else nullcontext(),
+        making(path, fresh=fresh, on_wait=lambda holder: None) as needed,
+    ):
+        assert needed == fresh and value() == 1
+        if needed:
+            raise KeyError("a figure")
+    assert value() == 1 and is_settled(path) != fresh
+
+
+def test_a_run_made_by_hand_after_a_killed_one_counts_as_made(path: Path) -> None:
+    kill_late(1)
+    make(2)
+    assert value() == 2 and is_settled(path)
 
 
 def check_either() -> None:

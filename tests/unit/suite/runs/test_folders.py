@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from delfjax import paths, plots
-from delfjax.suite.runs import claims
 from delfjax.suite.runs.comparison import experiments_with_runs
 from delfjax.suite.runs.folders import (
     RunError,
@@ -139,10 +141,9 @@ def test_a_full_disk_ends_in_one_line_and_no_finished_run(
         open_run(run.path)
 
 
-def test_a_folder_that_another_process_writes_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_folder_that_another_process_writes_is_waited_for_and_the_process_named(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(claims, "_PATIENCE_S", 0.2)
     path = run_path("10_example", CONFIG)
     script = f"""
 import sys, time
@@ -155,10 +156,20 @@ time.sleep(60)
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == "started\n"
-        with pytest.raises(RunError, match=f"is being written by process {other.pid}"):
-            start_run("10_example", CONFIG)
+        before = (path / "config.json").stat().st_ino
+        waiting = threading.Thread(target=start_run, args=("10_example", CONFIG))
+        waiting.start()
+        said = ""
+        while waiting.is_alive() and not said:
+            time.sleep(0.05)
+            said = capsys.readouterr().err
+        line = rf"10_example: process {other.pid} on \S+ is making {re.escape(str(path))}; waiting"
+        assert re.match(line, said)
+        assert waiting.is_alive() and (path / "config.json").stat().st_ino == before
         other.kill()
-    assert start_run("10_example", CONFIG).path == path
+        waiting.join()
+    start_run("10_example", CONFIG).finish({"map": 0.25})
+    assert finished_run("10_example", CONFIG).results == {"map": 0.25}
 
 
 def test_scores_and_figures_of_a_run_read_back_the_same() -> None:
