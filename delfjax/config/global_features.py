@@ -24,7 +24,7 @@ class WhiteningConfig(Strict):
     """Whitening of global descriptors, followed by L2."""
 
     # "none"; "pca", fitted on the database; "learned" (Lw), read from a file.
-    kind: Literal["none", "pca", "learned"] = "none"
+    kind: Literal["none", "pca", "learned"] = "pca"
     # Path of the .safetensors file with the learned whitening.
     weights: str = ""
     # Dimensions kept; 0 keeps all.
