@@ -25,6 +25,7 @@ from delfjax.config import (
     Config,
     ConfigError,
     DelfConfig,
+    GlobalTrainingConfig,
     TrainingStages,
     assignments_of,
     override,
@@ -174,6 +175,15 @@ _FEW_TUPLES: dict[str, Any] = {
     "validate_every": 6,
     "log_every": 1,
 }
+
+
+def _few_tuples(recipe: str) -> GlobalTrainingConfig:
+    """The training of a global descriptor at "ci"."""
+    chosen = training_preset(f"quick_{recipe}")
+    assert isinstance(chosen, GlobalTrainingConfig)
+    return replace(chosen, **_FEW_TUPLES)
+
+
 _TRAINING = {
     "ci": TrainingStages(
         replace(training_preset("quick_finetune"), **_SECONDS, steps=20),
@@ -184,8 +194,7 @@ _TRAINING = {
             frozen_layers=12,
             steps=20,
         ),
-        replace(training_preset("quick_siamac"), **_FEW_TUPLES),
-        replace(training_preset("quick_dir"), **_FEW_TUPLES),
+        *(_few_tuples(recipe) for recipe in RECIPES),
     ),
     **{
         name: TrainingStages(
