@@ -32,6 +32,10 @@ from delfjax.retrieval.ranking import LocalSearcher
 from delfjax.retrieval.system_index import GLOBAL_PART
 from delfjax.types import ImageFeatures
 
+# Most images of a database of which all links are found for an expansion; beyond, only those that a
+# query needs.
+_ALL_LINKS = 20_000
+
 
 @dataclass(frozen=True)
 class DatasetEvaluation(DatasetScores):
@@ -237,7 +241,9 @@ class _Parts:
             index = build_index(features.database, config=config, photos=str(self.dataset.root))
             for name, seconds in index.seconds.items():
                 self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-            self._local[key] = LocalSearcher(index)
+            self._local[key] = LocalSearcher(
+                index, all_links=len(index.names) <= _ALL_LINKS, progress=self.progress
+            )
         return self._local[key]
 
     def _global_index(self, config: DelfConfig, features: DatasetFeatures) -> GlobalIndex:

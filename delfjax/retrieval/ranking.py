@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from tqdm.auto import tqdm
 
 from delfjax.config import (
     DelfConfig,
@@ -97,11 +98,24 @@ class LocalSearcher:
     which it finds by searching for that image when a system first asks for them.
     """
 
-    def __init__(self, index: LocalIndex) -> None:
+    def __init__(
+        self, index: LocalIndex, *, all_links: bool = False, progress: bool = False
+    ) -> None:
+        """Set up the searcher; nothing is searched for yet.
+
+        Args:
+            index: the index.
+            all_links: find the links of every database image as soon as one is asked for, which
+                takes a search for each. Otherwise, an expansion knows only the links that searches
+                for the images it reaches find, and misses those that only the other end finds.
+            progress: show a progress bar while all links are found.
+        """
         self.index = index
+        self._all_links, self._progress = all_links, progress
         self._query: LocalFeatures | None = None
         self._found: dict[_Search, RankedList] = {}
         self._linked: dict[_Search, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+        self._graphs: dict[tuple[_Search, int], LinkGraph] = {}
 
     def search(self, query: ImageFeatures, config: DelfConfig) -> RankedList:
         """The ranked list of a query; only the sections ``search`` and ``verification`` of
@@ -117,23 +131,36 @@ class LocalSearcher:
 
     def links(self, images: Iterable[int], config: DelfConfig) -> LinkGraph:
         """The links that lead from ``images``, and from those that they lead to, as far as the
-        expansion follows them.
+        expansion follows them, or all links.
 
         An image is linked to those that a search for it finds with at least
         ``expansion.min_inliers``.
         """
-        known = self._linked.setdefault(_Search(config.search, config.verification), {})
+        least = config.expansion.min_inliers
+        key = _Search(config.search, config.verification)
+        count = len(self.index.names)
+        if (key, least) in self._graphs:
+            return self._graphs[key, least]
+        known = self._linked.setdefault(key, {})
         lists: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        frontier = set(map(int, images))
-        for _ in range(config.expansion.hops):
-            for image in sorted(frontier - known.keys()):
+        frontier = set(range(count)) if self._all_links else set(map(int, images))
+        for _ in range(1 if self._all_links else config.expansion.hops):
+            missing = sorted(frontier - known.keys())
+            shown = self._all_links and self._progress
+            for image in tqdm(missing, desc="links", unit="image", disable=not shown):
                 known[image] = self._neighbours(image, config)
             lists |= {image: known[image] for image in sorted(frontier - lists.keys())}
-            frontier = {int(found) for image in frontier for found in known[image][0]}
+            frontier = {
+                int(found)
+                for image in frontier
+                for found in known[image][0][known[image][1] >= least]
+            }
             frontier -= lists.keys()
-        return LinkGraph.of_lists(
-            len(self.index.names), ((image, *found) for image, found in lists.items())
-        )
+        graph = LinkGraph.of_lists(count, ((image, *found) for image, found in lists.items()))
+        graph = graph.at_least(least)
+        if self._all_links:
+            self._graphs[key, least] = graph
+        return graph
 
     def _neighbours(self, image: int, config: DelfConfig) -> tuple[np.ndarray, np.ndarray]:
         height, width = map(int, self.index.image_sizes[image])
@@ -144,7 +171,7 @@ class LocalSearcher:
             config=config.search,
             verification=config.verification,
         )
-        linked = (found.inliers >= config.expansion.min_inliers) & (found.images != image)
+        linked = (found.inliers > 0) & (found.images != image)
         return found.images[linked], found.inliers[linked]
 
 

@@ -181,6 +181,15 @@ _FEW_TUPLES: dict[str, Any] = {
     "validate_every": 6,
     "log_every": 1,
 }
+
+
+def _few_tuples(recipe: str) -> GlobalTrainingConfig:
+    """The training of a global descriptor at "ci"."""
+    chosen = training_preset(f"quick_{recipe}")
+    assert isinstance(chosen, GlobalTrainingConfig)
+    return replace(chosen, **_FEW_TUPLES)
+
+
 _TRAINING = {
     "ci": TrainingStages(
         replace(training_preset("quick_finetune"), **_SECONDS, steps=20),
@@ -191,10 +200,7 @@ _TRAINING = {
             frozen_layers=12,
             steps=20,
         ),
-        *(
-            cast(GlobalTrainingConfig, replace(training_preset(f"quick_{name}"), **_FEW_TUPLES))
-            for name in RECIPES
-        ),
+        *(_few_tuples(recipe) for recipe in RECIPES),
     ),
     **{
         name: TrainingStages(

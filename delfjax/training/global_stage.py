@@ -126,7 +126,7 @@ def save_global_model(
         about: further plain values for the description of the backbone.
     """
     tensors = named_tensors(network.backbone)
-    layers: dict[str, str] = {"name": backbone.name, "stride_layout": backbone.stride_layout}
+    layers = {"name": backbone.name, "stride_layout": backbone.stride_layout}
     started = replace(backbone, weights="random")
     made_for = {"backbone": {**describe_backbone(started), "weights": tensor_digest(tensors)}}
     head = _whitened_head(network.head)
@@ -143,21 +143,21 @@ def save_global_model(
     if network.exponent is not None:
         settings["gem_exponent"] = float(network.exponent[...])
     if network.shift is not None and network.kernel is not None:
-        held: dict[str, Any] = {"shift": network.shift[...], "matrix": network.kernel[...]}
-        parts[PROJECTION] = (
-            {name: np.asarray(each, np.float32) for name, each in held.items()},
-            made_for,
-        )
+        learnt = Projection(np.asarray(network.shift[...]), np.asarray(network.kernel[...]))
+        parts[PROJECTION] = (_projection_tensors(learnt), made_for)
     if whitening is not None:
-        held = {"shift": whitening.shift, "matrix": whitening.matrix}
-        parts[WHITENING] = (
-            {name: np.asarray(each, np.float32) for name, each in held.items()},
-            made_for,
-        )
+        parts[WHITENING] = (_projection_tensors(whitening), made_for)
         settings["whitening"]["kind"] = "learned"
     save_model(
         file, parts, system={"global_features": settings}, about={}, sections=GLOBAL_SECTIONS
     )
+
+
+def _projection_tensors(projection: Projection) -> dict[str, np.ndarray]:
+    return {
+        "shift": projection.shift.astype(np.float32),
+        "matrix": projection.matrix.astype(np.float32),
+    }
 
 
 def _whitened_head(head: HeadConfig) -> HeadConfig:

@@ -300,6 +300,8 @@ class GlobalNetwork(nnx.Module):
         self.frozen_layers = config.frozen_layers
         self.head = head
         self.tuples = config.tuples
+        # It also describes photos before it is trained.
+        self.set_mode(training=False)
 
     @property
     def fixed_layers(self) -> list[nnx.Module]:

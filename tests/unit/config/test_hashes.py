@@ -50,6 +50,10 @@ def test_trainings_and_mining_keep_their_hashes() -> None:
         "quick_finetune": "b95101a073",
         "quick_attention": "0d392cb2b3",
         "quick_delg": "2158d8e354",
+        "paper_siamac": "e8a6898af6",
+        "paper_dir": "ab07edead0",
+        "quick_siamac": "0560d92522",
+        "quick_dir": "23186c729c",
     }
     assert config_hash(MiningConfig()) == "2423a1db29"
     assert set(PRESETS) == {"default", "fast", "ci", "paper2017"}
@@ -81,7 +85,7 @@ def test_the_attention_that_ships_is_the_one_that_its_name_stands_for() -> None:
                 "42_explore_results": "889571cbe3",
                 "50_ablation": "aaba7db361",
                 "51_visualise_attention": "6c0ebe95d4",
-                "a_notebook_of_ones_own": "29a9cec207",
+                "a_notebook_of_ones_own": "b998c91173",
             },
         ),
         (
@@ -131,6 +135,6 @@ def test_trained_stages_keep_their_places_in_the_cache(monkeypatch: pytest.Monke
         ("finetune", "a602cdc403"),
         ("attention", "7ad45117db"),
         ("delg", "a979325054"),
-        ("global", "?"),
-        ("global", "?"),
+        ("global", "94d132e63a"),
+        ("global", "9681ff8b2a"),
     ]
