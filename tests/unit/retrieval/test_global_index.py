@@ -31,7 +31,7 @@ from delfjax.retrieval.global_index import (
 )
 from delfjax.types import ImageFeatures, LocalFeatures
 
-CONFIG = DelfConfig()
+CONFIG = override(DelfConfig(), ["global_features.whitening.kind=none"])
 DIM = 16
 
 
