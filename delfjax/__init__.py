@@ -8,13 +8,15 @@ list → score.
 first used.
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
     # lazy_loader itself takes most of the time of `import delfjax`, which the command line needs
     # before it can answer Ctrl-C.
-    import lazy_loader  # noqa: PLC0415
+    import lazy_loader  # noqa: PLC0415 - only when a name is first used
 
     loaded = lazy_loader.attach_stub(__name__, __file__)
     globals().update(zip(("__getattr__", "__dir__", "__all__"), loaded, strict=True))

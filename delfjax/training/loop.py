@@ -164,6 +164,15 @@ class Parts:
         return {name: flat[name][...] for name in self.statistics}
 
 
+def _drawn(
+    trainer: Trainer, state: TrainingState, batches: TupleBatches, step: int, lines: _Lines
+) -> tuple[TrainingState, RoundBatches]:
+    """The state with the tuples of the round that begins at ``step``, and their batches."""
+    lines.settle(batches.photos)
+    state = trainer.mine(state, batches, step)
+    return state, batches.of(state.drawn["tuples"])
+
+
 def train(
     network: Network,
     batches: Batches | TupleBatches,
@@ -213,9 +222,7 @@ def train(
         for steps in _rounds(range(first, config.steps), config):
             source: Batches | RoundBatches
             if isinstance(batches, TupleBatches):
-                lines.settle(batches.photos)
-                state = trainer.mine(state, batches, steps.start)
-                source = batches.of(state.drawn["tuples"])
+                state, source = _drawn(trainer, state, batches, steps.start, lines)
             else:
                 source = batches
             for step, batch in _prepared(source, steps):

@@ -78,9 +78,9 @@ def prepare(data: Path, classes: int, changes: list[str], stage: str) -> None:
     """
     programs, compiled = paths.program_cache(), paths.compilation_cache()
     setattr(paths, "program_cache", lambda: programs)  # noqa: B010 - mypy refuses an assignment
-    setattr(paths, "compilation_cache", lambda: compiled)  # noqa: B010 - see above
+    setattr(paths, "compilation_cache", lambda: compiled)  # noqa: B010 - mypy refuses an assignment
     os.environ["DELFJAX_DATA"] = str(data)
-    config = override(TrainingConfig(stage=stage), changes)  # type: ignore[arg-type]  # a stage
+    config = override(TrainingConfig(stage=stage), changes)  # type: ignore[arg-type]  # the name of a stage
     override(Config(), ["seed=1"])
 
     def build(rngs: nnx.Rngs) -> Network:

@@ -100,13 +100,13 @@ def run(folder: Path, config: GlobalTrainingConfig, *, until: int | None = None)
         def take(members: np.ndarray) -> object:
             # A batch has the photos of four tuples.
             if len(members) == 4 * source.none_drawn.shape[1]:
-                take.left -= 1  # type: ignore[attr-defined]
-                if take.left < 0:  # type: ignore[attr-defined]
+                take.left -= 1  # type: ignore[attr-defined]  # set by this test
+                if take.left < 0:  # type: ignore[attr-defined]  # set by this test
                     raise KeyboardInterrupt
             return whole(members)
 
-        take.left = until  # type: ignore[attr-defined]
-        source.take = take  # type: ignore[method-assign, assignment]
+        take.left = until  # type: ignore[attr-defined]  # set by this test
+        source.take = take  # type: ignore[method-assign, assignment]  # counts calls
     with Checkpoints(folder, {**to_dict(config), "seed": 0}) as checkpoints:
         return train(made, source, config=config, checkpoints=checkpoints, progress=False)
 
@@ -227,7 +227,7 @@ def test_descriptors_that_are_not_finite_name_the_photograph(tmp_path: Path) -> 
     config = replace(SIAMAC, frozen_layers=4)
     source = batches(tmp_path, config)
     victim = int(np.flatnonzero(source.validation)[2])
-    source._source.cached.maps[victim, 0, 0] = np.inf  # type: ignore[attr-defined]
+    source._source.cached.maps[victim, 0, 0] = np.inf  # type: ignore[attr-defined]  # they are cached
     with (
         Checkpoints(tmp_path, {**to_dict(config), "seed": 0}) as checkpoints,
         pytest.raises(TrainingError, match=rf"the descriptor of {victim}.jpg is not finite"),
