@@ -27,7 +27,7 @@ from delfjax.suite.runs.provenance import git_state
 # that train share trainings, those that search share features. The first lane begins with the world
 # that all of them read, the other with worlds of its own; 22 comes last there, for it compares with
 # trainings of the first.
-_LANES, _AFTER = (("0", "10", "20", "21", "5"), ("13", "1", "3", "4", "22")), ("9",)
+_LANES, _AFTER = (("0", "10", "20", "21", "5"), ("13", "1", "3", "4", "22", "23")), ("9",)
 
 
 def reproduce(preset: str) -> Path:
