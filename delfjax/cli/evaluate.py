@@ -38,9 +38,11 @@ _SHOWN_FAILURES = 20
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score one or several systems on a labelled folder or a dataset, at each stage of a ranking.
+    """Score one or several systems on a labelled folder or a dataset.
 
-    A dataset is scored by its published protocols. Several systems share what they have in common.
+    A dataset is scored by its published protocols, each stage of a ranking alone.
+
+    Several systems share what they have in common.
 
     Features are kept: other search settings need no new extraction.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from delfjax.cli.options import DatasetRoot, UsageError, Words, require_writable
+from delfjax.cli.options import DatasetRoot, Maybe, UsageError, Words, require_writable
 from delfjax.cli.output import print
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Train:
     ] = "quick_attention"
     root: DatasetRoot = None
     pairs: Annotated[
-        Path | None,
+        Maybe[Path],
         tyro.conf.arg(
             metavar="FOLDER",
             help=(

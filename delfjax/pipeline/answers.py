@@ -226,7 +226,7 @@ def _score(photo: FoundPhoto) -> str:
     return f"cosine {photo.cosine:.2f}" if photo.inliers is None else f"{photo.inliers} inliers"
 
 
-def _number(value: float | None, form: str = "d") -> str:
+def _number(value: float | int | None, form: str = "d") -> str:
     return "-" if value is None else format(value, form)
 
 

@@ -63,7 +63,7 @@ class DatasetScores:
     results: dict[str, dict[str, dict[str, Any]]]
     rankings: dict[str, list[str]]
     earlier_rankings: dict[str, dict[str, list[str]]]
-    scores: dict[str, dict[str, list[float]]]
+    scores: dict[str, dict[str, list[int] | list[float]]]
     beyond: dict[str, dict[str, dict[str, int]]]
     query_failures: dict[str, str]
 
@@ -346,7 +346,7 @@ class _Stage:
     def __init__(self, database: Sequence[str], scorers: dict[str, Scorer]) -> None:
         self.scorers = scorers
         self.rankings: dict[str, list[str]] = {}
-        self.scores: dict[str, list[float]] = {}
+        self.scores: dict[str, list[int] | list[float]] = {}
         self.beyond: dict[str, dict[str, int]] = {}
         self._database = database
         self._longest = max(scorer.longest for scorer in scorers.values())

@@ -283,6 +283,8 @@ def plot_reliability(
         colour = (BLUE, ORANGE, GREEN, PURPLE, SKY)[number % 5]
         marker = "osD^v"[number % 5]
         axes.plot(predicted, observed, color=colour, marker=marker, markersize=6, label=name)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.set_yticks(np.linspace(0, 1, 6))
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_xlabel("predicted probability", fontsize=TEXT)
     axes.set_ylabel("share that is right", fontsize=TEXT)

@@ -110,11 +110,11 @@ def test_a_model_fitted_with_cosines_is_used_only_where_they_are_known(
     local = fit_answer_model(answer_terms(**signs), right)
     informed = fit_answer_model(answer_terms(**signs, cosine=cosine), right)
     assert local.cosine == 0 and informed.cosine > 0
-    config = RejectionConfig(search=local, search_with_cosine=informed)
+    config = RejectionConfig(search=local, pair=local, search_with_cosine=informed)
     with_cosine = answer_probability(config, answer_terms(**signs, cosine=cosine))
     without = answer_probability(config, answer_terms(**signs))
     assert brier_score(with_cosine, right) < brier_score(without, right) - 0.02
-    unfitted = RejectionConfig(search=local)
+    unfitted = RejectionConfig(search=local, pair=local)
     again = answer_probability(unfitted, answer_terms(**signs, cosine=cosine))
     np.testing.assert_array_equal(again, without)
 
@@ -124,7 +124,7 @@ def test_a_probability_is_the_logistic_function_of_the_terms() -> None:
     terms = answer_terms(
         evidence=np.array([0.0, 9.0]), inliers=np.array([0, 12]), photos=np.array([1, 100])
     )
-    found = answer_probability(RejectionConfig(search=model), terms)
+    found = answer_probability(RejectionConfig(search=model, pair=model), terms)
     log_odds = -3 + 2 * np.log(10) - 0.5 * np.log(13) - 0.25 * 2
     assert found == pytest.approx([1 / (1 + np.exp(3)), 1 / (1 + np.exp(-log_odds))])
 

@@ -14,7 +14,8 @@ from delfjax.config import ConfigError, DelfConfig, override
 from delfjax.datasets.photo_folder import PhotoFolder, scan_folder
 from delfjax.features.dataset_loop import extract_dataset
 from delfjax.features.extractor import Extractor
-from delfjax.features.shared_pass import SharedPass, _Writers
+from delfjax.features.many_stores import StoreWriters
+from delfjax.features.shared_pass import SharedPass
 from delfjax.features.store import FeatureStore, Source, StoreError, StoreWriter
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.branches import BranchedBackbone
@@ -197,4 +198,4 @@ def test_stores_of_different_folders_do_not_share_a_pass(tmp_path: Path) -> None
         with writer:
             writer.record_source(Source(str(tmp_path / "photos of" / name)))
     with pytest.raises(StoreError, match="holds the photos of .* but .* those of"):
-        _Writers(stores).store()
+        StoreWriters(stores).store()

@@ -48,11 +48,14 @@ def test_cosines_are_dropped_unless_all_databases_have_them() -> None:
 
 
 def test_a_photo_found_among_many_is_less_probable_than_among_few() -> None:
-    """With the model that ships, at the same evidence and inliers."""
+    """At the same evidence and inliers, with a model that says so."""
+    model = AnswerModelConfig(intercept=-4.0, evidence=2.5, inliers=0.0, photos=-1.0)
     joined = joined_answers([_answers(10, cosine=False), _answers(1000, cosine=False)])
-    right, wrong, right_of_many, wrong_of_many = joined.probability(RejectionConfig())
+    right, wrong, right_of_many, wrong_of_many = joined.probability(
+        RejectionConfig(search=model, pair=model)
+    )
     assert right > right_of_many > wrong > wrong_of_many
     even = AnswerModelConfig(intercept=0.0, evidence=0.0, inliers=0.0, photos=0.0)
     np.testing.assert_array_equal(
-        answer_probability(RejectionConfig(search=even), joined.terms), np.full(4, 0.5)
+        answer_probability(RejectionConfig(search=even, pair=even), joined.terms), np.full(4, 0.5)
     )

@@ -127,7 +127,7 @@ def test_an_image_of_the_database_is_not_its_own_neighbour(index: GlobalIndex) -
 def test_pca_whitening_is_fitted_on_the_database_and_applied_to_queries(tmp_path: Path) -> None:
     kept = ["global_features.whitening.kind=pca", "global_features.whitening.dim=5"]
     index = built(tmp_path / "store", random_rows(50), *kept)
-    whitening = pca_whitening(random_rows(50), dim=5, shrinkage=1.0)
+    whitening = pca_whitening(random_rows(50), dim=5, shrinkage=10.0)
     queries = random_rows(3, seed=8)
     np.testing.assert_allclose(index.prepared(queries), whitening(queries), atol=1e-6)
     np.testing.assert_allclose(index.descriptors, whitening(random_rows(50)), atol=1e-6)

@@ -100,6 +100,11 @@ def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
         "finetune",
         "attention",
         "delg",
+        "siamac",
+        "dir",
+        "global_features",
+        "ranking",
+        "expansion",
     }
     assert (
         relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3")
