@@ -145,7 +145,7 @@ def accepted_changes(
     Raises:
         UsageError: an assignment changes one of ``sections``.
     """
-    from delfjax.config import MODEL, Assignment, override, to_dict
+    from delfjax.config import MODEL, SYSTEM, Assignment, override, to_dict
     from delfjax.files import flatten
     from delfjax.models.model_files import WEIGHTS_FIELDS, expand, moved_weights
 
@@ -165,6 +165,11 @@ def accepted_changes(
             if value is None and part is not None:
                 value = moved_weights(part, old, new)
             if value is None:
+                if given.path == SYSTEM:
+                    raise UsageError(
+                        f"--system {given.value}: ranks by other global descriptors than there were"
+                        f" when {since}; extract and index with this system"
+                    )
                 raise UsageError(
                     f"--set {given}: {each.section} was fixed when {since}; make it again to"
                     " change it"

@@ -32,7 +32,7 @@ from delfjax.features.dataset_loop import ImageExtractor, PendingFeatures, extra
 from delfjax.features.extractor import load_extractor
 from delfjax.features.folder_changes import warn_unfinished
 from delfjax.features.global_extractor import load_global_extractor
-from delfjax.features.store import FeatureStore, StoreError
+from delfjax.features.store import FeatureStore, StoreError, is_store
 from delfjax.models.model_files import pinned
 from delfjax.pipeline.answers import FoundPhoto, PhotoMatch, SearchResults
 from delfjax.pipeline.one_system import DatasetEvaluation, evaluate_dataset
@@ -42,6 +42,7 @@ from delfjax.retrieval.local_index import LocalIndex
 from delfjax.retrieval.ranking import Answers
 from delfjax.retrieval.search import compare, match_pair
 from delfjax.retrieval.system_index import GLOBAL_PART, SystemIndex, open_index
+from delfjax.text import printable
 from delfjax.types import ImageFeatures
 
 
@@ -130,12 +131,17 @@ def extract_photos(
     """
     place, used = Path(store), config or DelfConfig()
     _keep_programs()
+    beside = pooled or place / GLOBAL_PART
+    held = is_store(place) and not is_global(FeatureStore.open(place))
     parts: list[tuple[ImageExtractor[ImageFeatures], Path]] = []
     if uses_local(used):
         parts.append((load_extractor(used), place))
     if uses_global(used):
-        beside = pooled or place / GLOBAL_PART
-        parts.append((load_global_extractor(used), beside if parts else place))
+        parts.append((load_global_extractor(used), beside if parts or held else place))
+    elif is_store(beside):
+        # What the store also holds is not left behind.
+        kept = stored_config(FeatureStore.open(beside), used)
+        parts.append((load_global_extractor(kept), beside))
     for extractor, folder in parts:
         extract_dataset(extractor, photos, folder, retry_failed=retry_failed, progress=progress)
     return FeatureStore.open(place).subset(photos.names)
@@ -222,8 +228,13 @@ def build_index(
     root = _recorded_folder(opened) if photos is None else str(photos)
     described = opened if is_global(opened) else global_part(opened, pooled)
     warn_unfinished(opened)
-    if described is not None and described is not opened:
-        warn_unfinished(described)
+    if is_global(opened) and uses_local(used):
+        raise StoreError(
+            f"{opened.path}: holds global descriptors alone, but this system ranks by local"
+            " features; extract the photos with this system"
+        )
+    if described is not None and described is not opened and uses_global(used):
+        _require_same_photos(opened, described)
     local = None
     if not is_global(opened) and uses_local(used):
         local = local_index.build_index(opened, config=used, photos=root)
@@ -438,6 +449,24 @@ def _finish(pending: Sequence[PendingFeatures[ImageFeatures]]) -> ImageFeatures:
 
 def _file(photo: str | Path | ImageFeatures) -> Path | None:
     return None if isinstance(photo, ImageFeatures) else Path(photo)
+
+
+def _require_same_photos(local: FeatureStore, pooled: FeatureStore) -> None:
+    """Check that two stores hold the same photos."""
+
+    def held(store: FeatureStore) -> dict[str, str]:
+        return {name: store.content_hash(name) for name in store.names}
+
+    first, second = held(local), held(pooled)
+    other = sorted(
+        name for name in first.keys() | second.keys() if first.get(name) != second.get(name)
+    )
+    if other:
+        raise StoreError(
+            f"{local.path}: {len(other)} of its photos have no global descriptor, or that of"
+            f" another file ({printable(other[0])}, for instance); run `delfjax extract` on the"
+            " folder again, which brings both up to date"
+        )
 
 
 def _recorded_folder(store: FeatureStore) -> str:

@@ -202,18 +202,11 @@ class SystemSearcher:
     _rows: Int[np.ndarray, " n"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        ranking = self.config.ranking
+        lacking = "the index holds none; index again with this system"
         if uses_local(self.config) and self.local is None:
-            raise RankingError(
-                f"ranking.by is {ranking.by!r}, which needs local features, but there is no index"
-                " of them; extract and index again with this system"
-            )
+            raise RankingError(f"this system ranks by local features, but {lacking}")
         if uses_global(self.config) and self.pooled is None:
-            raise RankingError(
-                f"ranking.by is {ranking.by!r} and ranking.candidates {ranking.candidates!r}, which"
-                " needs global descriptors, but there is no index of them; extract and index again"
-                " with this system"
-            )
+            raise RankingError(f"this system ranks by global descriptors, but {lacking}")
         rows = np.arange(len(self.names))
         if self.local is not None and self.pooled is not None:
             place = {name: row for row, name in enumerate(self.pooled.names)}

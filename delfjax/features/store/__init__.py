@@ -31,6 +31,7 @@ from delfjax.features.store.format import (
     Group,
     Source,
     StoreError,
+    is_store,
 )
 from delfjax.features.store.reader import FeatureStore, StoreArrays
 from delfjax.features.store.writer import StoreWriter
@@ -45,4 +46,5 @@ __all__ = [
     "StoreArrays",
     "StoreError",
     "StoreWriter",
+    "is_store",
 ]

@@ -89,6 +89,11 @@ def write_header(path: Path, config: dict[str, Any]) -> None:
     write_json(path / HEADER, header, ensure_ascii=False)
 
 
+def is_store(path: Path) -> bool:
+    """Whether a folder claims to be a feature store, intact or not."""
+    return (path / HEADER).is_file()
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The extraction config of a store.
 
