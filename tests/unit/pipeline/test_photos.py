@@ -19,10 +19,12 @@ from delfjax.datasets.photo_folder import FolderError
 from delfjax.device import count_compilations
 from delfjax.errors import DelfjaxWarning
 from delfjax.features import extractor
-from delfjax.features.store import FeatureStore
+from delfjax.features.store import FeatureStore, StoreError
+from delfjax.models.model_files import override_system
 from delfjax.pipeline import photos
 from delfjax.pipeline.answers import MissingPhotosError
 from delfjax.retrieval.local_index import LocalIndex, LocalIndexError
+from delfjax.retrieval.system_index import SystemIndex
 from tests.unit.datasets import miniatures
 
 CONFIG = override(
@@ -257,3 +259,35 @@ def test_a_labelled_folder_is_scored(tmp_path: Path) -> None:
     scores = photos.evaluate(str(root), CONFIG, store=tmp_path / "store", progress=False)
     assert scores.tiers and all(0 <= tier["inliers"] <= 1 for tier in scores.tiers.values())
     assert scores.num_images == len(photos.open_store(tmp_path / "store"))
+
+
+def test_a_store_of_both_kinds_stays_up_to_date_as_a_whole(folder: Path, tmp_path: Path) -> None:
+    own = [
+        "global_features.backbone.name=efficientnet_lite0",
+        "global_features.backbone.output=conv4",
+        "global_features.sides=[128]",
+        "global_features.whitening.kind=none",
+    ]
+    both = override_system(CONFIG, ["system=delf+rmac", *own])
+    album = Path(shutil.copytree(folder, tmp_path / "album"))
+    place = tmp_path / "store"
+    photos.extract_folder(album, place, config=both, progress=False)
+    shutil.copy(album / "third.png", album / "fourth.png")
+    (album / "first.png").unlink()
+    # Whoever names one system does not leave the other part behind.
+    store = photos.extract_folder(album, place, config=CONFIG, progress=False)
+    index = photos.build_index(store, config=both)
+    assert isinstance(index, SystemIndex) and index.pooled is not None
+    assert index.pooled.names == index.names == ["fourth.png", "second.png", "third.png"]
+    found = photos.search(index, album / "fourth.png", top=2)
+    assert [photo.cosine for photo in found] == pytest.approx([1.0, 1.0], abs=1e-5)
+    # A part that lacks a photo is refused, as is a system that the store lacks.
+    alone = photos.extract_folder(
+        album, tmp_path / "alone", config=override_system(both, ["system=rmac"]), progress=False
+    )
+    with pytest.raises(StoreError, match="holds global descriptors alone"):
+        photos.build_index(alone, config=both)
+    shutil.copy(album / "third.png", album / "fifth.png")
+    photos.extract_folder(album, tmp_path / "part", config=CONFIG, progress=False)
+    with pytest.raises(StoreError, match="1 of its photos have no global descriptor"):
+        photos.build_index(tmp_path / "part", config=both, pooled=place / "global")
