@@ -83,7 +83,14 @@ _SMALL_PHOTOS = (
 # 12,000 descriptors of "ci" need lists of about 200: with the default's lists of 30, the codes of
 # the residuals within a list are learned from too few descriptors.
 _WORLD_CHANGES: dict[str, tuple[str, ...]] = {
-    "ci": (_CI_SCALES, "index.lists=64"),
+    "ci": (
+        _CI_SCALES,
+        "index.lists=64",
+        # VGG16 takes minutes to compile and to run where the rest takes seconds.
+        "global_features.backbone.name=efficientnet_lite0",
+        "global_features.backbone.output=conv4",
+        "global_features.sides=[256]",
+    ),
     "quick": (
         "features.scales=[0.5, 1.0, 2.0]",
         "index.lists=1024",
@@ -176,6 +183,7 @@ _SECONDS: dict[str, Any] = {
 }
 _FEW_TUPLES: dict[str, Any] = {
     "square_side": 128,
+    "frozen_layers": 9,
     "batch_size": 2,
     "steps": 12,
     "validate_every": 6,
@@ -187,7 +195,9 @@ def _few_tuples(recipe: str) -> GlobalTrainingConfig:
     """The training of a global descriptor at "ci"."""
     chosen = training_preset(f"quick_{recipe}")
     assert isinstance(chosen, GlobalTrainingConfig)
-    return replace(chosen, **_FEW_TUPLES)
+    # The backbone of "ci" has 112 channels.
+    head = replace(chosen.head, projection_dim=min(chosen.head.projection_dim, 64))
+    return replace(chosen, **_FEW_TUPLES, head=head)
 
 
 _TRAINING = {
