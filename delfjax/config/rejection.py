@@ -28,7 +28,7 @@ class RejectionConfig(Strict):
     """The probability that a photo shows what the query shows.
 
     Nothing ships: models hold for the features and settings that they were fitted to
-    (`52_reject_no_match` fits them).
+    (:mod:`delfjax.evaluation.calibration` fits them).
     """
 
     # For a photo found by a search.

@@ -103,14 +103,13 @@ _WORLD_CHANGES: dict[str, tuple[str, ...]] = {
 _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 # Sections that a notebook's overrides can change; no run depends on the section of mining.
 _SECTIONS = (*SYSTEM_SECTIONS, *STAGE_SECTIONS)
-# Stages that train a global descriptor, one of which `23_train_global` is about.
+# Stages that train a global descriptor; a notebook is about one of them.
 RECIPES = ("siamac", "dir")
 # What each experiment of the suite depends on: sections of the config, besides the seed, and the
 # run that it reads (role, experiment). A notebook that is not listed, such as a user's copy,
 # depends on all sections.
 _EXTRACTION = EXTRACTION_SECTIONS
 _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
-_COMPARED = (*_SEARCH, "global_features", "ranking", "expansion", "finetune", "attention")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "10_inspect_dataset": (("backbone", "features"), None),
     "11_mine_landmarks": ((*_EXTRACTION, "reduction", "verification"), None),
@@ -118,7 +117,6 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "20_finetune_descriptors": (("backbone", "finetune"), None),
     "21_train_attention": (("backbone", "finetune", "attention"), None),
     "22_train_delg": ((*_SEARCH, "finetune", "attention", "delg"), None),
-    "23_train_global": (("global_features", *RECIPES), None),
     "30_extract_features": (_EXTRACTION, None),
     "31_fit_reduction": (_SEARCH, ("features", "30_extract_features")),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
@@ -126,9 +124,6 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
     "50_ablation": ((*_SEARCH, "finetune", "attention"), None),
     "51_visualise_attention": (("backbone", "features", "attention"), None),
-    "52_reject_no_match": (_COMPARED, None),
-    "60_compare_with_dir": (_COMPARED, None),
-    "61_combine_delf_dir": (_COMPARED, None),
 }
 # A world that is only searched: no training photographs, and an answer to every query.
 _SEARCHED_ALONE = {"train_landmarks": 0, "train_views": 0, "no_match": 0}
@@ -157,7 +152,7 @@ _CHALLENGE: dict[str, dict[str, int]] = {
         "image_side": 512,
     },
 }
-# Changes to the world for `23_train_global`: at "ci", more landmarks to train on, because a tuple
+# Changes to the world for training global descriptors: at "ci", more landmarks to train on, because a tuple
 # takes each of its negatives from another.
 _RANKED: dict[str, dict[str, int]] = {"ci": {"train_landmarks": 10, "train_views": 4}}
 # Changes to the world for `11_mine_landmarks`: at "ci", fewer photographs in all, but enough of
@@ -476,10 +471,8 @@ _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "20_finetune_descriptors": PhotoExperiment.world,
     "21_train_attention": PhotoExperiment.world,
     "22_train_delg": PhotoExperiment.world,
-    "23_train_global": ranking_world,
     "50_ablation": PhotoExperiment.world,
     "51_visualise_attention": PhotoExperiment.world,
-    "52_reject_no_match": PhotoExperiment.world,
 }
 
 

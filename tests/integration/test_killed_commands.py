@@ -22,6 +22,7 @@ from delfjax.mining import mine
 from delfjax.mining.mine import MinedLandmarks, MiningError
 from delfjax.mining.mined_files import open_landmarks
 from delfjax.mining.visual_graph import ComparedPhotos, PhotoSource, VisualGraph
+from delfjax.models.foreign.packaged import packaged_path
 from delfjax.models.weights import FORMAT, VERSION, load_weights, save_weights, tensor_digest
 from delfjax.retrieval.system_index import open_index
 from delfjax.types import ImageFeatures, LocalFeatures

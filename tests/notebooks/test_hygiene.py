@@ -70,7 +70,7 @@ def test_every_notebook_is_run_by_reproduce() -> None:
     kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
     assert {name for name, kind in kinds.items() if kind == "tour"} == {"00", "12"}
     assert {name for name, kind in kinds.items() if kind == "report"} == {"42", "90", "91"}
-    experiments = {"10", "11", "13", "20", "21", "22", "23", "30", "31", "40", "41", "50", "51"}
+    experiments = {"10", "11", "13", "20", "21", "22", "30", "31", "40", "41", "50", "51"}
     assert {name for name, kind in kinds.items() if kind == "experiment"} == experiments
 
 

@@ -144,8 +144,8 @@ def import_network(out: Path, found: RetrievalNetwork, *, overrides: Iterable[st
     }
     plain = to_dict(settings)
     system: dict[str, Any] = {"backbone": layers, **{name: plain[name] for name in _SETTINGS}}
-    if WHITENING in parts:
-        system["whitening"] = {"kind": "learned"}
+    # The network's own whitening, or none: it was published without another.
+    system["whitening"] = {"kind": "learned" if WHITENING in parts else "none"}
     save_model(
         out, described, system={"global_features": system}, about={}, sections=GLOBAL_SECTIONS
     )

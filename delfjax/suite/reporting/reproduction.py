@@ -27,16 +27,11 @@ from delfjax.suite.runs.provenance import git_state
 # that train share trainings, those that search share features. The first lane begins with the world
 # that all of them read, the other with worlds of its own; 22 comes last there, for it compares with
 # trainings of the first.
-_LANES, _AFTER = (("0", "10", "20", "21", "5"), ("13", "1", "3", "4", "22", "23")), ("9",)
-
-
-# Notebooks about global descriptors, which train and run VGG16: on two cores, "quick" would take
-# them longer than all others together. Their numbers in the report are those of "ci".
-_COSTLY = ("23_train_global", "60_compare_with_dir", "61_combine_delf_dir")
+_LANES, _AFTER = (("0", "10", "20", "21", "5"), ("13", "1", "3", "4", "22")), ("9",)
 
 
 def reproduce(preset: str) -> Path:
-    """Run every notebook at ``preset``, but costly ones at "ci"; returns the report.
+    """Run every notebook at ``preset``; returns the report.
 
     Raises:
         ConfigError: an unknown preset.
@@ -75,9 +70,7 @@ def plan(names: Sequence[Path]) -> list[list[Path]]:
 
 def _job(notebook: Path, preset: str) -> Job:
     known = parameter_defaults(read_notebook(notebook))
-    small = preset == "quick" and notebook.stem in _COSTLY
-    asked = "ci" if small else preset
-    return prepare(notebook, {"preset": asked} if "preset" in known else {})
+    return prepare(notebook, {"preset": preset} if "preset" in known else {})
 
 
 def _calls(names: Sequence[Path], jobs: Mapping[str, Job], kept: Set[str]) -> dict[str, Call]:

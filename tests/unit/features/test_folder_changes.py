@@ -116,7 +116,7 @@ def test_failures_recorded_without_a_digest_are_tried_once_more(
     album: Path, tmp_path: Path
 ) -> None:
     _damage(album / "c.png")
-    with StoreWriter(tmp_path / "s", MeanColours().config.extraction()) as writer:
+    with StoreWriter(tmp_path / "s", MeanColours().extraction) as writer:
         (group,) = writer.plan(["c.png"])
         writer.commit(group, {}, {"c.png": "truncated"})
     assert _counts(_extract(album, tmp_path / "s")) == {"done": 5, "failed": 1}
@@ -187,7 +187,7 @@ def test_an_old_name_can_be_used_by_a_new_photo(album: Path, tmp_path: Path) -> 
 def test_a_photo_that_leaves_before_it_was_extracted_returns(album: Path, tmp_path: Path) -> None:
     """Its first plan was never carried out, and it was gone in between."""
     _draw(album / "new.png", 50)
-    with StoreWriter(tmp_path / "s", MeanColours().config.extraction(), shard_size=4) as writer:
+    with StoreWriter(tmp_path / "s", MeanColours().extraction, shard_size=4) as writer:
         writer.plan(scan_folder(album).names)
     (album / "a.png").rename(tmp_path / "a.png")
     left = _extract(album, tmp_path / "s")
@@ -328,7 +328,7 @@ def test_an_unfinished_store_says_what_is_missing_and_the_command_that_finishes_
     album: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "my store"
-    with StoreWriter(path, MeanColours().config.extraction(), shard_size=4) as writer:
+    with StoreWriter(path, MeanColours().extraction, shard_size=4) as writer:
         writer.plan(["a.png", "b.png"])
         pending = writer.store()
     with pytest.warns(DelfjaxWarning, match="2 of 2 photos are not extracted yet; run `delfjax e"):
