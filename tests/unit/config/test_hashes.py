@@ -85,7 +85,7 @@ def test_the_attention_that_ships_is_the_one_that_its_name_stands_for() -> None:
                 "42_explore_results": "889571cbe3",
                 "50_ablation": "aaba7db361",
                 "51_visualise_attention": "6c0ebe95d4",
-                "a_notebook_of_ones_own": "f26ecf197c",
+                "a_notebook_of_ones_own": "688d1d5ae5",
             },
         ),
         (
