@@ -230,7 +230,10 @@ def _pooled(
     yx = selection.numbered_cells(features.shape[1], found.width)
     own = jnp.all(yx < found.extent[:, None], axis=-1)
     if settings.pooling == "gem":
-        pooled = pooling.generalised_mean(_scaled(features, own), own, settings.gem_exponent)
+        # Powers of values up to 1 neither overflow nor vanish, whatever the exponent.
+        largest = _largest(features, own)
+        scaled = pooling.generalised_mean(features / largest, own, settings.gem_exponent)
+        pooled = scaled * largest[:, 0]
     elif settings.pooling == "mac":
         pooled = pooling.maximum(features, own)
     else:
@@ -241,13 +244,12 @@ def _pooled(
     return pooling.l2_normalise(jnp.where(jnp.any(own, axis=1)[:, None], pooled, 0.0))
 
 
-def _scaled(
+def _largest(
     features: Float[jax.Array, "b n c"], own: Bool[jax.Array, "b n"]
-) -> Float[jax.Array, "b n c"]:
-    """Features divided by the largest of their image. That changes the generalised mean by a
-    factor, which the normalisation takes out, and no exponent makes it overflow."""
-    largest = jnp.where(own[..., None], features, 0.0).max(axis=(1, 2), keepdims=True)
-    return features / jnp.where(largest > 0, largest, 1.0)
+) -> Float[jax.Array, "b 1 c"]:
+    """The largest value of each channel over the image's own cells; 1 where none is positive."""
+    largest = jnp.where(own[..., None], features, 0.0).max(axis=1, keepdims=True)
+    return jnp.where(largest > 0, largest, 1.0)
 
 
 def _summed(sizes: tuple[Float[jax.Array, "b d"], ...]) -> BatchFeatures:

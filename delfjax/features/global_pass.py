@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,10 +15,8 @@ from delfjax.config import DelfConfig, config_hash
 from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage
 from delfjax.features.batching import BatchFeatures, PendingBatch
-from delfjax.features.dataset_loop import extract_images
 from delfjax.features.global_extractor import GlobalExtractor, load_global_extractor
-from delfjax.features.many_stores import StoreWriters
-from delfjax.features.store import StoreWriter
+from delfjax.features.many_stores import extract_together
 from delfjax.types import ImageFeatures
 
 K = TypeVar("K", bound=Hashable)
@@ -70,18 +67,15 @@ class GlobalPass(Generic[K]):
                 another process.
         """
         for shared in self._passes:
-            with ExitStack() as opened:
-                writers = {
-                    key: opened.enter_context(StoreWriter(stores[key], extractor.extraction))
-                    for key, extractor in shared.extractors.items()
-                }
-                extract_images(
-                    shared,
-                    photos,
-                    StoreWriters(writers),
-                    retry_failed=retry_failed,
-                    progress=progress,
-                )
+            extractions = {key: held.extraction for key, held in shared.extractors.items()}
+            extract_together(
+                shared,
+                photos,
+                stores,
+                extractions,
+                retry_failed=retry_failed,
+                progress=progress,
+            )
 
 
 class _Pooled(Generic[K]):

@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Generic, TypeVar
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+from delfjax.datasets.image_source import ImageSource
+from delfjax.features.dataset_loop import ImageExtractor, extract_images
 from delfjax.features.store import FeatureStore, Group, Source, StoreError, StoreWriter
 from delfjax.types import ImageFeatures
 
 K = TypeVar("K", bound=Hashable)
+
+
+def extract_together(
+    extractor: ImageExtractor[Mapping[K, ImageFeatures]],
+    photos: ImageSource,
+    stores: Mapping[K, Path],
+    extractions: Mapping[K, dict[str, Any]],
+    *,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> None:
+    """Extract the features of ``photos`` into one store per system, skipping images that a store
+    already holds.
+
+    Args:
+        extractor: computes the features of every system.
+        photos: the images.
+        stores: key → folder of the store, created if missing; each system needs its own.
+        extractions: key → extraction config, for the systems of ``extractor``.
+        retry_failed: try images with a recorded failure again.
+        progress: show a progress bar.
+
+    Raises:
+        StoreError: a store was made with another config, is damaged, or is being written by another
+            process.
+    """
+    with ExitStack() as opened:
+        writers = {
+            key: opened.enter_context(StoreWriter(stores[key], extraction))
+            for key, extraction in extractions.items()
+        }
+        extract_images(
+            extractor,
+            photos,
+            StoreWriters(writers),
+            retry_failed=retry_failed,
+            progress=progress,
+        )
 
 
 class StoreWriters(Generic[K]):

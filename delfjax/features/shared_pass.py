@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,10 +23,8 @@ from delfjax.config import BackboneConfig, ConfigError, DelfConfig, config_hash,
 from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage
 from delfjax.features.batching import PendingBatch
-from delfjax.features.dataset_loop import extract_images
 from delfjax.features.extractor import Extractor
-from delfjax.features.many_stores import StoreWriters
-from delfjax.features.store import StoreWriter
+from delfjax.features.many_stores import extract_together
 from delfjax.models.attention import AutoencodedScorer
 from delfjax.models.branches import BranchedBackbone
 from delfjax.models.delf import Delf, Scorer, describe_backbone, load_backbone, load_scorer
@@ -89,14 +86,8 @@ class SharedPass(Generic[K]):
                 another process.
         """
         for shared in self._passes:
-            with ExitStack() as opened:
-                writers = {
-                    key: opened.enter_context(
-                        StoreWriter(stores[key], self._systems[key].extraction())
-                    )
-                    for key in shared.keys
-                }
-                extract_images(shared, photos, StoreWriters(writers), progress=progress)
+            extractions = {key: self._systems[key].extraction() for key in shared.keys}
+            extract_together(shared, photos, stores, extractions, progress=progress)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,7 @@ score; by one system, or by several that share what they have in common."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from delfjax.pipeline.dataset_features import (
 )
 from delfjax.pipeline.scoring import DatasetScores, System, score_systems
 from delfjax.retrieval.global_index import GlobalIndex, build_global_index
+from delfjax.retrieval.index_files import Timed
 from delfjax.retrieval.local_index import build_index
 from delfjax.retrieval.ranking import LocalSearcher
 from delfjax.retrieval.system_index import GLOBAL_PART
@@ -191,7 +191,7 @@ class _Parts:
         key = config_hash(extraction)
         if key not in self._features:
             place = self.store or default_store(self.dataset, extraction)
-            with _timed(self.seconds, "extract"):
+            with Timed(self.seconds, "extract"):
                 extractor = self.extractor or load_extractor(config)
                 self._features[key] = self._extract(extractor, place)
         return self._features[key]
@@ -202,7 +202,7 @@ class _Parts:
         if not extractions:
             return
         stores = {key: self._global_store(config) for key, config in extractions.items()}
-        with _timed(self.seconds, "extract global"):
+        with Timed(self.seconds, "extract global"):
             shared = GlobalPass(extractions)
             for source, folders in image_sources(self.dataset, list(stores.values())):
                 shared.extract(
@@ -256,19 +256,11 @@ class _Parts:
             }
         )
         if key not in self._pooled:
-            with _timed(self.seconds, "index global"):
+            with Timed(self.seconds, "index global"):
                 self._pooled[key] = build_global_index(
                     features.database, config=config, photos=str(self.dataset.root)
                 )
         return self._pooled[key]
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the seconds of the block to ``seconds[name]``."""
-    started = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 def _counts(dataset: RetrievalDataset, features: SystemFeatures) -> dict[str, Any]:

@@ -51,7 +51,10 @@ _NOTEBOOK, _TRACEBACK = "notebook.ipynb", "traceback.txt"
 # the midst of a progress bar.
 _KERNEL_ARGUMENTS = ["--log-level=ERROR"]
 # Parameters of the suite's notebooks, with their types.
-_KNOWN_TYPES = {"preset": str, "seed": int, "dataset": str, "overrides": str, "upstream": str}
+_KNOWN_TYPES = {
+    **dict.fromkeys(("preset", "dataset", "overrides", "upstream", "recipe"), str),
+    "seed": int,
+}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
