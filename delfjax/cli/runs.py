@@ -132,12 +132,13 @@ class Sweep:
     def run(self) -> None:
         """Execute, then list what failed."""
         from delfjax.suite.running import sweeps
+        from delfjax.suite.runs.folders import is_settled
 
         require_at_least("--workers", self.workers, 1)
         tasks = sweeps.plan_sweep(sweeps.read_sweep(self.file))
         if self.dry_run:
             for task in tasks:
-                state = "finished" if task.job.finished else "to run"
+                state = "finished" if is_settled(task.job.path) else "to run"
                 print(f"{state:8s}  {task.name}  {task.command}")
             return
         done = sweeps.run_sweep(tasks, workers=self.workers, scheduler=self.scheduler)

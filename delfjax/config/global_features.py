@@ -40,9 +40,11 @@ class WhiteningConfig(Strict):
 class GlobalConfig(Strict):
     """From an image to its global descriptor: one vector, pooled from one feature map."""
 
-    # Source: siaMAC, VGG16 to conv5_3.
+    # Source: chosen on the training landmarks of the rendered world. The mAP of R-MAC is 0.323
+    # with this, 0.291 with VGG16 to conv5_3 (siaMAC's), which takes ten times as long, and 0.202
+    # with conv4.
     backbone: BackboneConfig = field(
-        default_factory=lambda: BackboneConfig(name="vgg16", output="conv5")
+        default_factory=lambda: BackboneConfig(name="efficientnet_lite0", output="conv5")
     )
     # Longer sides that the image is reduced to, pixels; it is never enlarged. The descriptors of
     # several sizes are summed. Source: DIR uses 550, 800 and 1050, siaMAC 1024; ours for a CPU.

@@ -141,7 +141,7 @@ TRAINING_PRESETS: dict[str, TrainingConfig] = {
         batch_size=8,
         steps=60,
         validate_every=20,
-        head=HeadConfig(pooling="rmac", rmac_levels=2, projection_dim=512),
+        head=HeadConfig(pooling="rmac", rmac_levels=2, projection_dim=256),
         tuples=TuplesConfig(loss="triplet", margin=0.1, negatives=2, hardest=10, mine_every=20),
         optimiser=OptimiserConfig(name="adamw", learning_rate=1e-4, warmup_steps=5),
     ),

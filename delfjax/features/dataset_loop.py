@@ -113,6 +113,7 @@ class ExtractionReport:
         seconds: wall time.
         known: requested images that have another name than before, or whose file is a copy.
         gone: images that have left the folder, or have another name now.
+        failed_before: how many of the skipped images an earlier run recorded as failures.
     """
 
     done: int
@@ -121,6 +122,7 @@ class ExtractionReport:
     seconds: float
     known: int = 0
     gone: int = 0
+    failed_before: int = 0
 
     @property
     def images_per_second(self) -> float:
@@ -134,7 +136,8 @@ class ExtractionReport:
     @property
     def counts(self) -> str:
         """The counts of the images that this run did not store, in words."""
-        said = [f"{self.skipped} skipped", f"{self.failed} failed"]
+        before = f" ({self.failed_before} failed before)" if self.failed_before else ""
+        said = [f"{self.skipped} skipped{before}", f"{self.failed} failed"]
         said += [f"{self.known} recognised by content"] if self.known else []
         said += [f"{self.gone} gone"] if self.gone else []
         return ", ".join(said)
@@ -240,13 +243,15 @@ def extract_images(
         with tqdm(total=total, desc="extract", unit="image", disable=not progress) as bar:
             failed = _run(extractor, _batches(groups, decoded, extractor), writer, bar)
             planned = {name for group in groups for name in group.names}
+            skipped = set(photos.names) - planned - changes.known.keys()
             report = ExtractionReport(
                 done=total - failed,
-                skipped=len(set(photos.names) - planned - changes.known.keys()),
+                skipped=len(skipped),
                 failed=failed,
                 seconds=time.perf_counter() - started,
                 known=len(changes.known),
                 gone=len(changes.gone),
+                failed_before=len(skipped & writer.store().failures().keys()),
             )
             bar.set_postfix_str(report.counts)
     return report

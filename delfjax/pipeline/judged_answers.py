@@ -187,8 +187,9 @@ def rehearse(root: Path, config: DelfConfig, *, seed: int = 0, progress: bool = 
 
     A third of each landmark's photographs ask. A third of the landmarks, whole families of
     look-alikes, only ask and are in no database, like the queries without a match of the world
-    itself. The same photographs are searched in databases of three sizes, so that a model learns
-    what the number of photos does. Their features are kept in the cache.
+    itself. The same photographs are searched in databases of few and of many landmarks, with one
+    view of each, half of the views, or all. So a model learns what the number of photos does, and
+    trusts in no number of right ones. Their features are kept in the cache.
 
     Args:
         root: folder of the world.
@@ -278,8 +279,8 @@ def joined_answers(parts: Sequence[JudgedAnswers]) -> JudgedAnswers:
 
 
 def _rehearsals(root: Path, seed: int) -> Iterator[RetrievalDataset]:
-    """Databases of training landmarks: a few with one view of each, a few with all, and one of
-    two thirds of all landmarks."""
+    """Databases of training landmarks: of a few and of two thirds of all, each with one view of
+    every landmark, with half of its views, and last with all of them."""
     config = open_world(root).census.config
     families = np.arange(config.train_landmarks) // config.family_size
     count = int(families.max(initial=-1)) + 1
@@ -289,8 +290,10 @@ def _rehearsals(root: Path, seed: int) -> Iterator[RetrievalDataset]:
         )
     order = named_generator(seed, "rehearsal").permutation(count)
     query_views = max(1, config.train_views // 3)
+    database_views = config.train_views - query_views
     few = min(_FEW_FAMILIES, count)
-    for size, views in ((few, 1), (few, None), (count, None)):
+    densities = dict.fromkeys((1, max(1, database_views // 2), database_views))
+    for size, views in itertools.product(dict.fromkeys((few, count)), densities):
         for start in range(0, count - size + 1, size):
             group = order[start : start + size]
             asked_alone = max(1, size // 3)

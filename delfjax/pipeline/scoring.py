@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm.auto import tqdm
 
-from delfjax.config import DelfConfig
+from delfjax.config import DelfConfig, RankingConfig
 from delfjax.datasets.benchmark import DatasetQuery, RetrievalDataset
 from delfjax.datasets.columns import ImagePaths, positions
 from delfjax.evaluation.average_precision import EvaluationError
@@ -24,11 +24,12 @@ from delfjax.evaluation.dataset_protocols import (
     query_names,
     scored_queries,
 )
+from delfjax.evaluation.landmark_curve import ScoredList
 from delfjax.evaluation.look_alikes import NearestErrors
 from delfjax.pipeline.dataset_features import DatasetFeatures, SystemFeatures
 from delfjax.retrieval.global_index import GlobalIndex
 from delfjax.retrieval.local_index import LocalIndex
-from delfjax.retrieval.ranking import INLIERS, LocalSearcher, SystemSearcher
+from delfjax.retrieval.ranking import COSINE, FUSED, INLIERS, LocalSearcher, SystemSearcher
 from delfjax.types import ImageFeatures
 
 K = TypeVar("K", bound=Hashable)
@@ -228,38 +229,83 @@ def judge_inliers(dataset: RetrievalDataset, found: DatasetScores) -> JudgedInli
     return JudgedInliers(np.concatenate(right), np.concatenate(wrong), unanswered)
 
 
+def comparable_lists(
+    found: DatasetScores, ranking: RankingConfig, *, top: int
+) -> dict[str, ScoredList]:
+    """Scores that mean the same for every query, for a curve of precision and recall.
+
+    A fused score is normalised per query, so the first of every list has nearly the same one. Here
+    it is the weighted mean of the cosine and of the inliers divided by ``most_inliers``, in both of
+    which every query is measured alike.
+
+    Args:
+        found: scores of a system that is not expanded.
+        ranking: the section of its config.
+        top: most images of a list. Lists that are compared need the same length, because a query
+            may have right answers beyond the first.
+
+    Returns:
+        Query → its list, best first: of inliers for local features, of cosines for a global
+        descriptor, of the weighted means for both.
+    """
+    if FUSED not in found.stages:
+        scores = found.scores[found.stages[-1]]
+        return {
+            query: ScoredList(images[:top], np.array(scores[query][:top], np.float64))
+            for query, images in found.rankings.items()
+        }
+    lists = {}
+    for query in found.rankings:
+        inliers, cosines = (
+            dict(zip(found.earlier_rankings[stage][query], found.scores[stage][query], strict=True))
+            for stage in (INLIERS, COSINE)
+        )
+        least = min(cosines.values(), default=0.0)
+        images = list(inliers | cosines)
+        local = np.array([inliers.get(image, 0) for image in images], np.float64)
+        pooled = np.array([cosines.get(image, least) for image in images], np.float64)
+        share = np.minimum(local / ranking.most_inliers, 1)
+        weight = ranking.local_weight
+        both = weight * share + (1 - weight) * pooled
+        order = np.argsort(-both, kind="stable")[:top]
+        lists[query] = ScoredList([images[place] for place in order], both[order])
+    return lists
+
+
 def first_errors(
-    dataset: RetrievalDataset, found: DatasetScores, families: Int64[np.ndarray, " landmarks"]
+    dataset: RetrievalDataset, found: DatasetScores, families: Int64[np.ndarray, " images"]
 ) -> NearestErrors:
     """How often the first of a list is wrong, and then of the query's family.
 
+    Junk is skipped. Queries without an answer, or for which nothing was found, are left out.
+
     Args:
-        dataset: a benchmark whose images and queries have landmarks.
+        dataset: a benchmark.
         found: its scores by one system.
-        families: family of each landmark; landmarks of one family look alike.
+        families: family of the landmark that each database image shows, −1 for none; landmarks of
+            one family look alike.
 
     Raises:
         EvaluationError: no query has an answer.
     """
     number = {name: place for place, name in enumerate(dataset.database)}
-    of_image = np.asarray(dataset.landmarks)
-    family_of_image = np.where(of_image >= 0, families[of_image], -1)
     wrong: list[bool] = []
     alike: list[bool] = []
     chance: list[float] = []
     for name, query in zip(query_names(dataset), dataset.queries, strict=True):
         if not query.answers.size or not found.rankings.get(name):
             continue
-        ignored = set(np.concatenate(list(query.sets.values())).tolist()) - set(
-            query.answers.tolist()
-        )
+        right = set(query.answers.tolist())
+        shown = {query.in_database, *np.concatenate(list(query.sets.values())).tolist()}
         images = (number[image] for image in found.rankings[name])
-        first = next(image for image in images if image not in ignored)
-        own = of_image[query.answers[0]]
-        others = np.flatnonzero(of_image != own)
-        wrong.append(first not in query.answers)
-        alike.append(bool(family_of_image[first] == families[own]))
-        chance.append(float((family_of_image[others] == families[own]).mean()))
+        first = next((image for image in images if image in right or image not in shown), None)
+        if first is None:
+            continue
+        of_family = families == families[query.answers[0]]
+        others = np.array([image not in shown for image in range(len(families))])
+        wrong.append(first not in right)
+        alike.append(bool(of_family[first]))
+        chance.append(float(of_family[others].mean()) if others.any() else 0.0)
     if not wrong:
         raise EvaluationError("no query has an answer, so no list can begin with a wrong one")
     inside = [same for same, error in zip(alike, wrong, strict=True) if error]

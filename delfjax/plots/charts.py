@@ -94,7 +94,12 @@ def plot_counts(groups: Mapping[str, Num[np.ndarray, " _"]], *, title: str, labe
 
 
 def plot_trends(
-    curves: Mapping[str, Mapping[float, float]], *, title: str, xlabel: str, ylabel: str
+    curves: Mapping[str, Mapping[float, float]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    difference: bool = False,
 ) -> Figure:
     """A measure against a setting, one line with markers for each curve.
 
@@ -103,6 +108,7 @@ def plot_trends(
         title: headline.
         xlabel: name of the setting.
         ylabel: name of the measure.
+        difference: the measure is a difference: show the range of its values, and a line at zero.
 
     Raises:
         ValueError: there are more curves than colours.
@@ -116,7 +122,11 @@ def plot_trends(
         )
     settings = sorted({setting for curve in curves.values() for setting in curve})
     axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if difference:
+        axes.axhline(0, color="black", linewidth=1)
+    else:
+        axes.set_ylim(0, 1)
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=TEXT)
@@ -237,8 +247,8 @@ def plot_precision_recall(
     figure = blank_figure(title, width=0.7 * WIDTH, height=4.0)
     axes = _bar_axes(figure)
     for number, (name, (recall, precision)) in enumerate(curves.items()):
-        colour = (BLUE, ORANGE, GREEN, PURPLE, SKY)[number % 5]
-        marker = "osD^v"[number % 5]
+        colour = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)[number % 6]
+        marker = "osD^vP"[number % 6]
         axes.plot(
             recall,
             precision,

@@ -1,3 +1,4 @@
+from .data import look_alike_families as look_alike_families
 from .data import suite_dataset as suite_dataset
 from .data import true_errors_px as true_errors_px
 from .data import world_set as world_set

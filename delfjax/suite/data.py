@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from scipy.spatial import cKDTree
 
 from delfjax import paths
@@ -72,6 +72,22 @@ def world_set(config: WorldConfig, *, progress: bool = False) -> Path:
     folder = paths.cache_root() / "worlds" / config_hash({"version": VERSION, **config.plain()})
     build_world(folder, config, progress=progress)
     return folder
+
+
+def look_alike_families(benchmark: RetrievalDataset) -> Int64[np.ndarray, " images"] | None:
+    """Family of the landmark that each database image of the world shows, distractors included.
+
+    Landmarks of one family look alike. −1 marks a street without a landmark. ``None`` for another
+    dataset, whose look-alikes nobody knows.
+    """
+    if benchmark.name != "world":
+        return None
+    world, rows = _opened(benchmark.root)
+    subjects = np.asarray(world.manifest["subject"])[[rows[name] for name in benchmark.database]]
+    return np.array(
+        [world.census.family(subject) if subject >= 0 else -1 for subject in subjects.tolist()],
+        np.int64,
+    )
 
 
 def true_errors_px(

@@ -9,7 +9,7 @@ from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.datasets.world_benchmark import load_world_rehearsal
 from delfjax.models.model_files import override_system
 from delfjax.suite.data import world_set
-from delfjax.suite.settings import PhotoExperiment
+from delfjax.suite.settings import PhotoExperiment, ranking_world
 from delfjax.suite.trained_stages import TrainedStage, system, trained_stage
 
 # Row → the named system, and further fields. The rows with a star are the systems as their own
@@ -75,8 +75,9 @@ def trained_networks(experiment: PhotoExperiment, *, progress: bool = False) -> 
         )
         config = system(config, descriptors=tuned, attention=attention)
     pooled = config.global_features.backbone
+    ranked_root = world_set(ranking_world(experiment), progress=progress)
     siamac, ranked = (
-        trained_stage(root, backbone=pooled, config=stage, seed=seed, progress=progress)
+        trained_stage(ranked_root, backbone=pooled, config=stage, seed=seed, progress=progress)
         for stage in (training.siamac, training.dir)
     )
     return TrainedNetworks(config, siamac, ranked)

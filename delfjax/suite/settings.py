@@ -83,14 +83,7 @@ _SMALL_PHOTOS = (
 # 12,000 descriptors of "ci" need lists of about 200: with the default's lists of 30, the codes of
 # the residuals within a list are learned from too few descriptors.
 _WORLD_CHANGES: dict[str, tuple[str, ...]] = {
-    "ci": (
-        _CI_SCALES,
-        "index.lists=64",
-        # VGG16 takes minutes to compile and to run where the rest takes seconds.
-        "global_features.backbone.name=efficientnet_lite0",
-        "global_features.backbone.output=conv4",
-        "global_features.sides=[256]",
-    ),
+    "ci": (_CI_SCALES, "index.lists=64"),
     "quick": (
         "features.scales=[0.5, 1.0, 2.0]",
         "index.lists=1024",
@@ -103,13 +96,14 @@ _WORLD_CHANGES: dict[str, tuple[str, ...]] = {
 _SIDES = {"ci": 256, "quick": 512, "full": 1024}
 # Sections that a notebook's overrides can change; no run depends on the section of mining.
 _SECTIONS = (*SYSTEM_SECTIONS, *STAGE_SECTIONS)
-# Stages that train a global descriptor; a notebook is about one of them.
+# Stages that train a global descriptor, one of which `23_train_global` is about.
 RECIPES = ("siamac", "dir")
 # What each experiment of the suite depends on: sections of the config, besides the seed, and the
 # run that it reads (role, experiment). A notebook that is not listed, such as a user's copy,
 # depends on all sections.
 _EXTRACTION = EXTRACTION_SECTIONS
 _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
+_COMPARED = (*_SEARCH, "global_features", "ranking", "expansion", "finetune", "attention")
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "10_inspect_dataset": (("backbone", "features"), None),
     "11_mine_landmarks": ((*_EXTRACTION, "reduction", "verification"), None),
@@ -117,6 +111,7 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "20_finetune_descriptors": (("backbone", "finetune"), None),
     "21_train_attention": (("backbone", "finetune", "attention"), None),
     "22_train_delg": ((*_SEARCH, "finetune", "attention", "delg"), None),
+    "23_train_global": (("global_features", *RECIPES), None),
     "30_extract_features": (_EXTRACTION, None),
     "31_fit_reduction": (_SEARCH, ("features", "30_extract_features")),
     "40_build_index": ((*_EXTRACTION, "reduction", "index"), ("features", "30_extract_features")),
@@ -124,6 +119,9 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "42_explore_results": (_SEARCH, ("index", "40_build_index")),
     "50_ablation": ((*_SEARCH, "finetune", "attention"), None),
     "51_visualise_attention": (("backbone", "features", "attention"), None),
+    "52_reject_no_match": (_COMPARED, None),
+    "60_compare_with_dir": (_COMPARED, None),
+    "61_combine_delf_dir": (_COMPARED, None),
 }
 # A world that is only searched: no training photographs, and an answer to every query.
 _SEARCHED_ALONE = {"train_landmarks": 0, "train_views": 0, "no_match": 0}
@@ -152,8 +150,8 @@ _CHALLENGE: dict[str, dict[str, int]] = {
         "image_side": 512,
     },
 }
-# Changes to the world for training global descriptors: at "ci", more landmarks to train on, because
-# a tuple takes each of its negatives from another.
+# Changes to the world for `23_train_global`: at "ci", more landmarks to train on, because a tuple
+# takes each of its negatives from another.
 _RANKED: dict[str, dict[str, int]] = {"ci": {"train_landmarks": 10, "train_views": 4}}
 # Changes to the world for `11_mine_landmarks`: at "ci", fewer photographs in all, but enough of
 # each landmark.
@@ -178,7 +176,7 @@ _SECONDS: dict[str, Any] = {
 }
 _FEW_TUPLES: dict[str, Any] = {
     "square_side": 128,
-    "frozen_layers": 9,
+    "frozen_layers": 14,
     "batch_size": 2,
     "steps": 12,
     "validate_every": 6,
@@ -190,7 +188,7 @@ def _few_tuples(recipe: str) -> GlobalTrainingConfig:
     """The training of a global descriptor at "ci"."""
     chosen = training_preset(f"quick_{recipe}")
     assert isinstance(chosen, GlobalTrainingConfig)
-    # The backbone of "ci" has 112 channels.
+    # A PCA of few regions starts the projection.
     head = replace(chosen.head, projection_dim=min(chosen.head.projection_dim, 64))
     return replace(chosen, **_FEW_TUPLES, head=head)
 
@@ -471,8 +469,10 @@ _WORLDS: dict[str, Callable[[PhotoExperiment], WorldConfig]] = {
     "20_finetune_descriptors": PhotoExperiment.world,
     "21_train_attention": PhotoExperiment.world,
     "22_train_delg": PhotoExperiment.world,
+    "23_train_global": ranking_world,
     "50_ablation": PhotoExperiment.world,
     "51_visualise_attention": PhotoExperiment.world,
+    "52_reject_no_match": PhotoExperiment.world,
 }
 
 

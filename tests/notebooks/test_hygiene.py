@@ -70,7 +70,8 @@ def test_every_notebook_is_run_by_reproduce() -> None:
     kinds = {path.name[:2]: kind.value for path, kind in KINDS.items()}
     assert {name for name, kind in kinds.items() if kind == "tour"} == {"00", "12"}
     assert {name for name, kind in kinds.items() if kind == "report"} == {"42", "90", "91"}
-    experiments = {"10", "11", "13", "20", "21", "22", "30", "31", "40", "41", "50", "51"}
+    experiments = {"10", "11", "13", "20", "21", "22", "23", "30", "31", "40", "41"}
+    experiments |= {"50", "51", "52", "60", "61"}
     assert {name for name, kind in kinds.items() if kind == "experiment"} == experiments
 
 
@@ -121,6 +122,7 @@ def test_papermill_sees_the_parameters_that_the_runner_sees(path: Path) -> None:
             "seed": 0,
             "overrides": "",
             "upstream": "latest",
+            "recipe": "siamac",
         }
         assert found == {name: expected[name] for name in found}
         assert {"preset", "dataset", "seed", "overrides"} <= found.keys()

@@ -32,7 +32,6 @@ NAMES = {
     "folder": "Photo folder",
 }
 NOT_RUN = "not run"
-_NO_NOTEBOOK = "no notebook measures it yet"
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,8 @@ class PosterTable:
 
 
 _SEARCH = "41_search_and_verify"
-# No notebook leaves the mean average precision of the systems with global descriptors yet.
-COMBINED = ""
+# Leaves the mean average precision of every system, by its name.
+COMBINED = "61_combine_delf_dir"
 _ABLATION = "50_ablation"
 # Our datasets, on which every system can be run, with the nearest networks at hand.
 _OURS = ("world", "folder")
@@ -339,11 +338,11 @@ def _beside(found: Ours, letters: dict[str, str]) -> str:
 def _why_not(cell: PosterCell) -> tuple[str, ...]:
     if cell.quoted:
         return ("quoted by the authors from another paper; there is nothing to run",)
+    if cell.dataset == "folder" and cell.experiment:
+        return ("no labelled photo folder was evaluated: `delfjax run 61 --dataset FOLDER`",)
     if cell.dataset in _OURS and cell.experiment:
         return (f"no finished run of {cell.experiment} has these settings",)
-    reasons = (
-        [] if cell.experiment else ["no notebook measures it yet; `delfjax evaluate --system` does"]
-    )
+    reasons = [] if cell.experiment else ["the system is not yet in the suite"]
     if cell.dataset in _OURS:
         return tuple(reasons)
     if cell.dataset not in present_datasets():
@@ -383,7 +382,8 @@ def _results_table() -> PosterTable:
         "—: LIFT was not run on the larger datasets. "
         "“(ours)” marks the systems of the poster's authors.",
         "Landmark world and photo folder: the same kinds of systems on the networks at hand "
-        "(EfficientNet-Lite0 for DELF, VGG16 for global descriptors).",
+        "(EfficientNet-Lite0: DELF from its stage conv4, global descriptors from conv5); "
+        "61_combine_delf_dir says how each was trained.",
     )
     return PosterTable("Results on existing datasets", cells, notes=notes)
 
@@ -434,7 +434,7 @@ def _counterpart(system: System, dataset: str) -> PosterCell:
         system.name,
         dataset,
         None,
-        COMBINED,
+        COMBINED if system.counterpart else "",
         f"map.{system.counterpart}",
         {"dataset": dataset},
         factor=100.0,

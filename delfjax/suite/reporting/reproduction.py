@@ -25,9 +25,10 @@ from delfjax.suite.runs.provenance import git_state
 
 # Notebooks by how their names begin. Within a lane each finds what an earlier one has made: those
 # that train share trainings, those that search share features. The first lane begins with the world
-# that all of them read, the other with worlds of its own; 22 comes last there, for it compares with
+# that all of them read, the other with worlds of its own; 50 and 22 come last there, for they use
 # trainings of the first.
-_LANES, _AFTER = (("0", "10", "20", "21", "5"), ("13", "1", "3", "4", "22")), ("9",)
+_LANES = ("0", "10", "20", "21", "23", "51", "52", "6"), ("13", "1", "3", "4", "50", "22")
+_AFTER = ("9",)
 
 
 def reproduce(preset: str) -> Path:

@@ -31,6 +31,7 @@ from delfjax.datasets.world_benchmark import (
     load_world_train,
 )
 from delfjax.files import Lock, replacing
+from delfjax.suite.data import look_alike_families
 from delfjax.world import writing
 from delfjax.world.census import SPLITS, Census, Frame
 from delfjax.world.challenges import KNOBS
@@ -385,6 +386,23 @@ def test_queries_search_for_landmarks_that_training_never_saw(world: World) -> N
         ]
         assert len(query.sets["ok"]) + len(query.sets["junk"]) == len(shown)
     assert training.landmarks is not None and set(training.landmarks) == {0, 1, 2, 3}
+
+
+def test_look_alikes_are_known_among_the_distractors_too(world: World) -> None:
+    dataset = load_world(world.root)
+    families = look_alike_families(dataset)
+    assert families is not None and len(families) == len(dataset.database)
+    subjects = {
+        name: int(world.manifest["subject"][row].as_py()) for row, name in enumerate(world.paths)
+    }
+    for name, family in zip(dataset.database, families, strict=True):
+        subject = subjects[name]
+        assert family == (world.census.family(subject) if subject >= 0 else -1)
+    # Streets show no landmark; one of the strangers looks like a target.
+    distractors = families[-dataset.distractors :].tolist()
+    assert -1 in distractors
+    assert {*distractors} & {world.census.family(number) for number in range(4)}
+    assert look_alike_families(dataclasses.replace(dataset, name="folder")) is None
 
 
 def test_a_rehearsal_asks_for_training_landmarks_some_of_which_it_does_not_hold(
