@@ -123,7 +123,7 @@ def test_the_gradient_of_a_kernel_does_not_depend_on_how_many_images_are_summed_
     x, kernel = (
         jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 8, 8, 3), (3, 3, 3, 5))
     )
-    found = {}
+    found, programs = {}, {}
     for most in (6, 5, 1):
         monkeypatch.setattr(products, "_MOST_CELLS", most * 64)
         gradient = jax.jit(
@@ -131,10 +131,12 @@ def test_the_gradient_of_a_kernel_does_not_depend_on_how_many_images_are_summed_
                 lambda kernel: jnp.sum(jnp.sin(convolution.dense(x, kernel, stride=1, pad=(1, 1))))
             )
         )
+        programs[most] = gradient.lower(kernel).as_text()
         found[most] = np.asarray(gradient(kernel))
     for most in (5, 1):
         np.testing.assert_allclose(found[most], found[6], rtol=1e-4, atol=1e-4)
-        assert not np.array_equal(found[most], found[6])
+    # They really sum in another order, even where a processor rounds to the same values.
+    assert len(set(programs.values())) == 3
 
 
 @pytest.mark.parametrize(("channels", "outputs"), [(32, 5), (33, 5), (5, 32)])
