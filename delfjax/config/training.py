@@ -181,7 +181,7 @@ class TrainingStages(Strict):
     siamac: GlobalTrainingConfig = field(default_factory=GlobalTrainingConfig)
     dir: GlobalTrainingConfig = field(
         default_factory=lambda: GlobalTrainingConfig(
-            head=HeadConfig(pooling="rmac", projection_dim=512),
+            head=HeadConfig(pooling="rmac", projection_dim=256),
             tuples=TuplesConfig(loss="triplet", margin=0.1, negatives=1, hardest=25),
         )
     )

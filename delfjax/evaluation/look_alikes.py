@@ -25,6 +25,8 @@ class NearestErrors:
     chance: float
 
     def __str__(self) -> str:
+        if not self.rate:
+            return "no photo is taken for another landmark"
         return (
             f"{self.rate:.0%} of the photos are taken for another landmark, "
             f"{self.inside:.0%} of them for a look-alike ({self.chance:.0%} by chance)"

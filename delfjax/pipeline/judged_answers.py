@@ -79,9 +79,11 @@ class JudgedAnswers:
         """Probability of each photo that it is an answer, by the models of searches."""
         return answer_probability(config, self.terms)
 
-    def scored(self, scores: Num[np.ndarray, " n"]) -> dict[str, ScoredList]:
-        """Query → its photos with their ``scores``, for a curve of precision and recall."""
-        rows = [np.flatnonzero(self.query == number) for number in range(len(self.queries))]
+    def scored(self, scores: Num[np.ndarray, " n"], *, top: int = TOP) -> dict[str, ScoredList]:
+        """Query → the ``top`` photos with the largest ``scores``, for a curve of precision and
+        recall."""
+        order = np.argsort(-scores.astype(np.float64), kind="stable")
+        rows = [order[self.query[order] == number][:top] for number in range(len(self.queries))]
         return {
             name: ScoredList([self.images[row] for row in found], scores[found].astype(np.float64))
             for name, found in zip(self.queries, rows, strict=True)

@@ -104,7 +104,7 @@ def plot_trends(
     """A measure against a setting, one line with markers for each curve.
 
     Args:
-        curves: name → setting → measure in [0, 1].
+        curves: name → setting → measure in [0, 1], or a difference of two.
         title: headline.
         xlabel: name of the setting.
         ylabel: name of the measure.

@@ -42,17 +42,20 @@ class TrainedNetworks:
     Attributes:
         config: DELF: on the landmark world with its own trained stages, FT+ATT; elsewhere as the
             parameters set it.
-        siamac: the trained stage "siamac".
-        dir: the trained stage "dir".
+        siamac: the trained stage "siamac"; ``None`` where the parameters set a trained network.
+        dir: the trained stage "dir"; likewise.
     """
 
     config: DelfConfig
-    siamac: TrainedStage
-    dir: TrainedStage
+    siamac: TrainedStage | None = None
+    dir: TrainedStage | None = None
 
 
 def trained_networks(experiment: PhotoExperiment, *, progress: bool = False) -> TrainedNetworks:
     """Train on the training landmarks of the world of ``experiment``, or reuse what was trained.
+
+    A network for global descriptors that the parameters set, such as a published one, stays as it
+    is.
 
     Args:
         experiment: its parameters.
@@ -75,6 +78,8 @@ def trained_networks(experiment: PhotoExperiment, *, progress: bool = False) -> 
         )
         config = system(config, descriptors=tuned, attention=attention)
     pooled = config.global_features.backbone
+    if pooled.weights not in ("imagenet", "random"):
+        return TrainedNetworks(config)
     ranked_root = world_set(ranking_world(experiment), progress=progress)
     siamac, ranked = (
         trained_stage(ranked_root, backbone=pooled, config=stage, seed=seed, progress=progress)

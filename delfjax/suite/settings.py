@@ -103,7 +103,8 @@ RECIPES = ("siamac", "dir")
 # depends on all sections.
 _EXTRACTION = EXTRACTION_SECTIONS
 _SEARCH = (*_EXTRACTION, "reduction", "index", "search", "verification")
-_COMPARED = (*_SEARCH, "global_features", "ranking", "expansion", "finetune", "attention")
+_TRAINED = ("finetune", "attention", *RECIPES)
+_COMPARED = (*_SEARCH, "global_features", "ranking", "expansion", *_TRAINED)
 _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "10_inspect_dataset": (("backbone", "features"), None),
     "11_mine_landmarks": ((*_EXTRACTION, "reduction", "verification"), None),
@@ -215,6 +216,10 @@ _TRAINING = {
         for name, length in (("quick", "quick"), ("full", "paper"))
     },
 }
+# DIR projects to 2048 dimensions, but the network that all systems share here has 320 channels.
+_TRAINING["full"] = replace(
+    _TRAINING["full"], dir=replace(_TRAINING["full"].dir, head=_TRAINING["quick"].dir.head)
+)
 # Number of trainings that `50_ablation` averages over.
 _TRAININGS = {"ci": 1, "quick": 3, "full": 3}
 # Datasets of the notebooks: two that need no download, and every named benchmark with a protocol.

@@ -286,6 +286,12 @@ class GlobalNetwork(nnx.Module):
                 f"head.projection_dim is {head.projection_dim}, but the pooling is"
                 f" {head.pooling!r}, which has no regions; set head.pooling=rmac"
             )
+        depth = len(backbone.layers(output))
+        if config.frozen_layers >= depth and head.pooling != "gem" and not head.projection_dim:
+            raise ConfigError(
+                f"frozen_layers is {config.frozen_layers}, but the backbone has {depth} layers up"
+                f" to {output}, so nothing would be trained; freeze fewer"
+            )
         channels = backbone.channels(output)
         self.backbone = nnx.data(backbone)
         self.exponent: nnx.Param[Any] | None = nnx.data(None)

@@ -232,6 +232,14 @@ def test_a_projection_without_regions_is_refused() -> None:
         network(replace(SIAMAC, head=HeadConfig(projection_dim=8)))
 
 
+def test_a_network_that_would_not_learn_anything_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"frozen_layers is 99, but the backbone has \d+ layers"):
+        network(replace(SIAMAC, frozen_layers=99))
+    # GeM has an exponent to learn, DIR a projection.
+    network(replace(SIAMAC, frozen_layers=99, head=HeadConfig(pooling="gem")))
+    network(replace(DIR, frozen_layers=99))
+
+
 def test_descriptors_that_are_not_finite_name_the_photograph(tmp_path: Path) -> None:
     config = replace(SIAMAC, frozen_layers=4)
     source = batches(tmp_path, config)

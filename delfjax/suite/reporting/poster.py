@@ -339,7 +339,7 @@ def _why_not(cell: PosterCell) -> tuple[str, ...]:
     if cell.quoted:
         return ("quoted by the authors from another paper; there is nothing to run",)
     if cell.dataset == "folder" and cell.experiment:
-        return ("no labelled photo folder was evaluated: `delfjax run 61 --dataset FOLDER`",)
+        return ("no labelled photo folder was evaluated: `delfjax run 61 --dataset ./FOLDER`",)
     if cell.dataset in _OURS and cell.experiment:
         return (f"no finished run of {cell.experiment} has these settings",)
     reasons = [] if cell.experiment else ["the system is not yet in the suite"]

@@ -44,6 +44,7 @@ def test_junk_at_the_top_is_skipped() -> None:
     benchmark = dataset([[0]], [[1]])
     errors = first_errors(benchmark, found("b a"), FAMILIES)
     assert errors.rate == 0 and np.isnan(errors.inside)
+    assert str(errors) == "no photo is taken for another landmark"
     # Nor is it among the photos that chance would pick.
     assert errors.chance == pytest.approx(1 / 3)
 
