@@ -85,9 +85,9 @@ def test_the_attention_that_ships_is_the_one_that_its_name_stands_for() -> None:
                 "42_explore_results": "889571cbe3",
                 "50_ablation": "aaba7db361",
                 "51_visualise_attention": "6c0ebe95d4",
-                "52_reject_no_match": "c8a6faa417",
-                "61_combine_delf_dir": "c8a6faa417",
-                "a_notebook_of_ones_own": "f4091bb9a3",
+                "52_reject_no_match": "336d5106f9",
+                "61_combine_delf_dir": "336d5106f9",
+                "a_notebook_of_ones_own": "d353f7117d",
             },
         ),
         (
