@@ -66,7 +66,8 @@ def clustered(images: int, dim: int, queries: int) -> tuple[np.ndarray, np.ndarr
 
 def saved_and_opened(database: np.ndarray, kind: str) -> GlobalIndex:
     """The index as `delfjax index` leaves it and `delfjax search` opens it."""
-    config = override(DelfConfig(), [f"global_features.index={kind}"])
+    unwhitened = "global_features.whitening.kind=none"
+    config = override(DelfConfig(), [f"global_features.index={kind}", unwhitened])
     compressed = kind == "ivf_pq"
     index = GlobalIndex(
         config=config,
