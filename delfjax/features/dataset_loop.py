@@ -232,8 +232,9 @@ def extract_images(
     started = time.perf_counter()
     threads = num_threads or min(8, len(processors()))
     with ThreadPoolExecutor(threads) as readers:
+        held = writer.store()
         changes = find_changes(
-            writer.store(), photos, readers=readers, retry_failed=retry_failed, progress=progress
+            held, photos, readers=readers, retry_failed=retry_failed, progress=progress
         )
         writer.record_source(Source(str(photos.root.resolve()), photos.scanned))
         groups = writer.plan(photos.names, **vars(changes))
@@ -251,7 +252,7 @@ def extract_images(
                 seconds=time.perf_counter() - started,
                 known=len(changes.known),
                 gone=len(changes.gone),
-                failed_before=len(skipped & writer.store().failures().keys()),
+                failed_before=len(skipped & held.failures().keys()),
             )
             bar.set_postfix_str(report.counts)
     return report

@@ -302,7 +302,8 @@ def first_errors(
         if first is None:
             continue
         of_family = families == families[query.answers[0]]
-        others = np.array([image not in shown for image in range(len(families))])
+        others = np.ones(len(families), bool)
+        others[[image for image in shown if image is not None]] = False
         wrong.append(first not in right)
         alike.append(bool(of_family[first]))
         chance.append(float(of_family[others].mean()) if others.any() else 0.0)

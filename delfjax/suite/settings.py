@@ -151,8 +151,8 @@ _CHALLENGE: dict[str, dict[str, int]] = {
         "image_side": 512,
     },
 }
-# Changes to the world for `23_train_global`: at "ci", more landmarks to train on, because a tuple
-# takes each of its negatives from another.
+# Changes to the world for training global descriptors: at "ci", more landmarks to train on, because
+# a tuple takes each of its negatives from another.
 _RANKED: dict[str, dict[str, int]] = {"ci": {"train_landmarks": 10, "train_views": 4}}
 # Changes to the world for `11_mine_landmarks`: at "ci", fewer photographs in all, but enough of
 # each landmark.
