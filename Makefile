@@ -8,11 +8,12 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
-# Stamps of two installations: what the notebooks need (VGG16's weights included), and that plus what the tests need.
+# Stamps of two installations: what the notebooks need (VGG16's weights and OpenCV included), and that plus what the tests need.
 RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
 # A comma would end an argument of a call.
-TESTED := vgg,dev
+RUN_WITH := vgg,sift
+TESTED := vgg,sift,dev
 # Notebooks under test start without any run, so that no old run can make them pass. They share only the cache of the tests that
 # ran before them: compiled programs and rendered worlds.
 TEST_DATA := data/cache/pytest
@@ -48,7 +49,7 @@ $(RUN) pip install --quiet --disable-pip-version-check --no-compile --editable '
 endef
 
 $(RUNTIME): pyproject.toml
-	$(call install,vgg)
+	$(call install,$(RUN_WITH))
 
 $(INSTALLED): pyproject.toml
 	$(call install,$(TESTED))

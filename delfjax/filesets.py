@@ -49,12 +49,14 @@ class FileSet:
         header: name of the header.
         parts: names of the data files, without digests.
         error: what is raised for a folder that holds no intact set.
+        optional: those of the parts that a set may lack.
     """
 
     what: str
     header: str
     parts: tuple[str, ...]
     error: type[Exception]
+    optional: frozenset[str] = frozenset()
 
     def require_replaceable(self, folder: Path) -> None:
         """Check that a set can be written to ``folder`` without replacing anything but an older
@@ -145,9 +147,12 @@ class FileSet:
         Raises:
             error: a file is missing or damaged, or the list is.
         """
+        listed = files if isinstance(files, dict) else {}
         with ExitStack() as opened:
             streams: dict[str, io.BufferedReader] = {}
             for part in self.parts:
+                if part in self.optional and part not in listed:
+                    continue
                 file = folder / _listed_name(part, files)
                 try:
                     # Anything but a regular file could block.
@@ -158,7 +163,7 @@ class FileSet:
                     raise self._damaged(file, error.strerror or "no such file") from None
             # Once they are open, another process may delete them.
             for part, stream in streams.items():
-                wrong = _difference(stream, files.get(part) if isinstance(files, dict) else None)
+                wrong = _difference(stream, listed.get(part))
                 if wrong:
                     raise self._damaged(folder / _listed_name(part, files), wrong)
             yield streams

@@ -53,6 +53,8 @@ class LocalFeatures:
         scores: attention scores, not negative, larger is more relevant; zero where not valid.
         descriptors: L2-normalised rows; zero where not valid.
         valid: which of the ``n`` slots hold a feature; an image may have none.
+        orientations: direction of each feature, radians from the x axis towards the y axis;
+            ``None`` of a method whose features have none.
     """
 
     keypoints_yx: Float[Array, "*batch n 2"]
@@ -60,6 +62,7 @@ class LocalFeatures:
     scores: Float[Array, "*batch n"]
     descriptors: Float[Array, "*batch n d"]
     valid: Bool[Array, "*batch n"]
+    orientations: Float[Array, "*batch n"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -74,6 +77,8 @@ class Matches:
         database_scales: image scale of each database feature.
         similarity: cosine of the two descriptors of a match.
         valid: which slots hold a match.
+        turns: how far each database feature is turned from the query feature, radians from the x
+            axis towards the y axis; ``None`` if the features have no orientation.
     """
 
     query_yx: Float[Array, "*candidates m 2"]
@@ -82,6 +87,7 @@ class Matches:
     database_scales: Float[Array, "*candidates m"]
     similarity: Float[Array, "*candidates m"]
     valid: Bool[Array, "*candidates m"]
+    turns: Float[Array, "*candidates m"] | None = None
 
 
 @jax.tree_util.register_dataclass

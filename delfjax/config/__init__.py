@@ -17,6 +17,7 @@ from delfjax.config.global_features import (
     RegionProjectionConfig,
     WhiteningConfig,
 )
+from delfjax.config.keypoint_methods import CongasConfig, SiftConfig
 from delfjax.config.mining import MiningConfig
 from delfjax.config.overrides import (
     MODEL,
@@ -54,6 +55,7 @@ from delfjax.config.training import (
     TuplesConfig,
 )
 from delfjax.config.values import (
+    DELF,
     ConfigError,
     config_hash,
     from_dict,
@@ -72,6 +74,7 @@ from delfjax.config.weight_files import (
 )
 
 __all__ = [
+    "DELF",
     "EXTRACTION_SECTIONS",
     "MODEL",
     "PRESETS",
@@ -87,6 +90,7 @@ __all__ = [
     "BackboneConfig",
     "Config",
     "ConfigError",
+    "CongasConfig",
     "DelfConfig",
     "DelgConfig",
     "ExpansionConfig",
@@ -103,6 +107,7 @@ __all__ = [
     "RejectionConfig",
     "ScorerConfig",
     "SearchConfig",
+    "SiftConfig",
     "TrainingConfig",
     "TrainingStages",
     "TuplesConfig",

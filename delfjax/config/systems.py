@@ -1,8 +1,10 @@
-"""Retrieval systems by name: ``delf``, ``dir``, ``siamac``, …, joined by ``+``, with ``+qe`` last.
+"""Retrieval systems by name: ``delf``, ``sift``, ``dir``, ``siamac``, …, joined by ``+``, with
+``+qe`` last.
 
-A name stands for fields of a config: what the database is ranked by, how global descriptors are
-pooled, and whether queries are expanded; ``system=NAME`` among overrides sets them all. Networks
-and weights are fields of their own, so every system runs on any backbone and any trained file.
+A name stands for fields of a config: which local features and which global descriptors the
+database is ranked by, and whether queries are expanded; ``system=NAME`` among overrides sets them
+all. Networks and weights are fields of their own, so every system runs on any backbone and any
+trained file.
 """
 
 from __future__ import annotations
@@ -11,11 +13,18 @@ import json
 
 from delfjax.config.overrides import Assignment
 from delfjax.config.system import DelfConfig
-from delfjax.config.values import ConfigError, nearest
+from delfjax.config.values import DELF, ConfigError, nearest
 from delfjax.errors import shown
 
-LOCAL = "delf"
 EXPANSION = "qe"
+# Local features → the fields that make them and that suit them. Features that turn with the image
+# may match photos held in any way.
+_LOCAL: dict[str, dict[str, object]] = {
+    DELF: {},
+    "sift": {"verification.max_rotation_deg": 180.0},
+    "congas": {"verification.max_rotation_deg": 180.0},
+}
+LOCAL = tuple(_LOCAL)
 # Global descriptor → the fields of `global_features` that make it.
 _POOLINGS: dict[str, dict[str, object]] = {
     "mac": {"pooling": "mac"},
@@ -39,7 +48,7 @@ _EXPANSIONS: dict[str, dict[str, object]] = {
 # The systems that `--system all` stands for: the rows of the poster's table, and what they consist
 # of.
 SYSTEMS = (
-    LOCAL,
+    DELF,
     "delf+qe",
     "mac",
     "rmac",
@@ -50,6 +59,8 @@ SYSTEMS = (
     "dir+qe",
     "delf+dir",
     "delf+dir+qe",
+    "congas",
+    "sift",
 )
 
 
@@ -57,7 +68,7 @@ def system_assignments(name: str) -> list[Assignment]:
     """The fields that make a config the system called ``name``.
 
     Args:
-        name: ``delf``, or one of :data:`GLOBAL`, or ``delf`` and one of them; ``+qe`` at the end
+        name: one of :data:`LOCAL`, or one of :data:`GLOBAL`, or one of each; ``+qe`` at the end
             expands queries: those of global descriptors by their neighbours, those of local
             features along verified links.
 
@@ -67,13 +78,13 @@ def system_assignments(name: str) -> list[Assignment]:
     parts = name.split("+")
     expanded = parts[-1] == EXPANSION
     named = parts[:-1] if expanded else parts
-    local = named[:1] == [LOCAL]
-    pooled = named[1:] if local else named
+    local = [name for name in named[:1] if name in _LOCAL]
+    pooled = named[len(local) :]
     if len(pooled) > 1 or not (local or pooled) or any(part not in _POOLINGS for part in pooled):
         raise ConfigError(
-            f"system {shown(name)} is unknown{nearest(name, SYSTEMS) or ';'} a system is {LOCAL},"
-            f" one of {', '.join(GLOBAL)}, or both, as in delf+dir, and +{EXPANSION} at the end"
-            " expands queries"
+            f"system {shown(name)} is unknown{nearest(name, SYSTEMS) or ';'} a system is one of"
+            f" {', '.join(LOCAL)}, one of {', '.join(GLOBAL)}, or both, as in delf+dir, and"
+            f" +{EXPANSION} at the end expands queries"
         )
     by = "local"
     if pooled:
@@ -83,6 +94,8 @@ def system_assignments(name: str) -> list[Assignment]:
         for part in pooled
         for field, value in _POOLINGS[part].items()
     }
+    for part in local:
+        fields |= {"features.method": part, **_LOCAL[part]}
     fields["ranking.by"] = by
     fields |= {f"expansion.{field}": value for field, value in _EXPANSIONS[by].items()}
     if not expanded:

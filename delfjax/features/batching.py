@@ -1,5 +1,5 @@
-"""What the extractors of local features and of global descriptors share: batches of images on
-canvases, the program of the backbone for each canvas, and the devices that it all runs on.
+"""What compiled extractors share: batches of images on canvases, the devices that it all runs on,
+and, for those with a backbone, its program for each canvas.
 
 The canvases are a fixed set (:func:`delfjax.ops.pyramid.canvases`), so a folder of photos of any
 sizes needs a bounded number of programs, which the persistent cache keeps. Masks make every cell
@@ -115,22 +115,25 @@ class PendingBatch:
 
 
 class BatchExtractor(ABC):
-    """A backbone on the devices, and the batches of images that it describes."""
+    """Batches of images on the devices, and the compiled programs that describe them."""
 
     def __init__(
         self,
-        backbone: Backbone | BranchedBackbone,
-        settings: DenseSettings,
         *,
+        max_side: int,
+        batch_size: int = 0,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
-        self.max_side = settings.max_side
-        self.receptive_field: ReceptiveField = compose(backbone.windows(settings.output))
-        self._lost_px = backbone.lost_px(settings.output)
+        """Set up the devices.
+
+        Args:
+            max_side: longest side of an image, pixels.
+            batch_size: images per call and device; 0 chooses by platform.
+            devices: all devices of this process by default.
+        """
+        self.max_side = max_side
         devices = jax.local_devices() if devices is None else list(devices)
-        per_device = settings.batch_size or (
-            1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH
-        )
+        per_device = batch_size or (1 if devices[0].platform == "cpu" else _ACCELERATOR_BATCH)
         self.batch_size = per_device * len(devices)
         # On a CPU, XLA runs a program on the thread that calls it, and small layers leave the other
         # cores idle. Several images at a time, each on its own thread, keep them busy.
@@ -139,27 +142,6 @@ class BatchExtractor(ABC):
         self._threads = ThreadPoolExecutor(threads, "extract") if alone else None
         self.in_flight = threads + 1 if alone else _ACCELERATOR_IN_FLIGHT
         self._mesh = Mesh(np.array(devices), ("batch",))
-        graph, state = nnx.split(backbone)
-        self._state = self._put(state, WHOLE)
-        described = {
-            "backbone": programs.description(graph),
-            "output": settings.output,
-            "dtype": settings.dtype,
-        }
-        describe = partial(dense_features, output=settings.output, dtype=settings.dtype)
-        self._dense = {
-            shape: self._program(
-                partial(_dense, graph, describe, shape, self._scored(shape)),
-                (WHOLE, BATCHED),
-                {
-                    "program": "dense",
-                    "canvas": shape,
-                    "cells": self._scored(shape),
-                    **described,
-                },
-            )
-            for shape in settings.canvases
-        }
 
     @abstractmethod
     def canvas(self, height: int, width: int) -> tuple[Size, ...]:
@@ -227,6 +209,55 @@ class BatchExtractor(ABC):
         sizes = np.array([image.pixels.shape[:2] for image in images], np.int32)
         return self._put(canvas), self._padded(sizes)
 
+    def _padded(self, values: np.ndarray) -> jax.Array:
+        # Unused slots repeat the numbers of the last image, which avoids divisions by zero.
+        short = self.batch_size - len(values)
+        padded: jax.Array = self._put(
+            np.concatenate([values, np.repeat(values[-1:], short, axis=0)])
+        )
+        return padded
+
+    def _put(self, values: PyTree, place: PartitionSpec = BATCHED) -> Any:
+        return jax.device_put(values, NamedSharding(self._mesh, place))
+
+
+class DenseExtractor(BatchExtractor):
+    """An extractor with a backbone, which describes every cell of an image."""
+
+    def __init__(
+        self,
+        backbone: Backbone | BranchedBackbone,
+        settings: DenseSettings,
+        *,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        super().__init__(
+            max_side=settings.max_side, batch_size=settings.batch_size, devices=devices
+        )
+        self.receptive_field: ReceptiveField = compose(backbone.windows(settings.output))
+        self._lost_px = backbone.lost_px(settings.output)
+        graph, state = nnx.split(backbone)
+        self._state = self._put(state, WHOLE)
+        described = {
+            "backbone": programs.description(graph),
+            "output": settings.output,
+            "dtype": settings.dtype,
+        }
+        describe = partial(dense_features, output=settings.output, dtype=settings.dtype)
+        self._dense = {
+            shape: self._program(
+                partial(_dense, graph, describe, shape, self._scored(shape)),
+                (WHOLE, BATCHED),
+                {
+                    "program": "dense",
+                    "canvas": shape,
+                    "cells": self._scored(shape),
+                    **described,
+                },
+            )
+            for shape in settings.canvases
+        }
+
     def _scored(self, canvas: Size) -> int:
         """Number of cells scored for a level on ``canvas``, padding included.
 
@@ -239,17 +270,6 @@ class BatchExtractor(ABC):
     def _cells(self, side: int) -> int:
         """Cells along a side of ``side`` pixels, at least one."""
         return max(-(-(side - self._lost_px) // self.receptive_field.stride), 1)
-
-    def _padded(self, values: np.ndarray) -> jax.Array:
-        # Unused slots repeat the numbers of the last image, which avoids divisions by zero.
-        short = self.batch_size - len(values)
-        padded: jax.Array = self._put(
-            np.concatenate([values, np.repeat(values[-1:], short, axis=0)])
-        )
-        return padded
-
-    def _put(self, values: PyTree, place: PartitionSpec = BATCHED) -> Any:
-        return jax.device_put(values, NamedSharding(self._mesh, place))
 
 
 def _dense(

@@ -33,8 +33,8 @@ from delfjax.datasets.images import DecodedImage
 from delfjax.features.batching import (
     BATCHED,
     WHOLE,
-    BatchExtractor,
     BatchFeatures,
+    DenseExtractor,
     DenseSettings,
     LevelCells,
 )
@@ -87,7 +87,7 @@ class LevelFeatures:
     pooled: Float[jax.Array, "b g"]
 
 
-class Extractor(BatchExtractor):
+class Extractor(DenseExtractor):
     """A model on the devices together with its compiled programs.
 
     Descriptors are L2-normalised but not reduced: a reduction is fitted on a store of descriptors,

@@ -28,8 +28,8 @@ from delfjax.datasets.images import DecodedImage
 from delfjax.features.batching import (
     BATCHED,
     WHOLE,
-    BatchExtractor,
     BatchFeatures,
+    DenseExtractor,
     DenseSettings,
     LevelCells,
 )
@@ -61,7 +61,7 @@ class SizeMaps:
     targets: Int[np.ndarray, "b 2"]
 
 
-class GlobalExtractor(BatchExtractor):
+class GlobalExtractor(DenseExtractor):
     """A backbone on the devices together with the compiled programs that pool its maps.
 
     The result is an :class:`~delfjax.types.ImageFeatures` without local features. The global

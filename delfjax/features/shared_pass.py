@@ -171,11 +171,11 @@ class _Pass(Generic[K]):
             rows = np.flatnonzero(np.isin(np.asarray(local.scales), kept.scales))
             scores = scored[kept.scorer]
             best = rows[np.argsort(-scores[rows], kind="stable")[: kept.count]]
-            taken = {name: value[best] for name, value in vars(local).items()}
+            taken = jax.tree.map(lambda part, best=best: part[best], local)
             described = _unit(features[best, kept.channels])
             found[key] = dataclasses.replace(
                 image,
-                local=type(local)(**{**taken, "scores": scores[best], "descriptors": described}),
+                local=dataclasses.replace(taken, scores=scores[best], descriptors=described),
             )
         return found
 

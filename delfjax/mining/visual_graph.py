@@ -12,7 +12,7 @@ again, and the graph is the same as if all of them had been there from the start
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -84,12 +84,14 @@ class PhotoFeatures:
         keypoints_yx: pixels of the photo at the size it was extracted from.
         scales: scale of the image that each feature was found at.
         valid: which slots hold a feature.
+        orientations: direction of each feature, radians; ``None`` of features without one.
     """
 
     descriptors: Float[np.ndarray, "photos m d"]
     keypoints_yx: Float[np.ndarray, "photos m 2"]
     scales: Float[np.ndarray, "photos m"]
     valid: Bool[np.ndarray, "photos m"]
+    orientations: Float[np.ndarray, "photos m"] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class PhotoSource:
             scales=np.ones((count, slots), np.float32),
             valid=np.zeros((count, slots), bool),
         )
+        turned = np.zeros((count, slots), np.float32)
+        oriented = True
         side = float(self.store.config["features"]["max_side"])
         for row, member in enumerate(members):
             photo = self.store.get(self.names[member])
@@ -130,7 +134,11 @@ class PhotoSource:
             )
             features.scales[row, : len(best)] = np.asarray(photo.local.scales)[best]
             features.valid[row, : len(best)] = True
-        return features
+            if photo.local.orientations is None:
+                oriented = False
+            else:
+                turned[row, : len(best)] = np.asarray(photo.local.orientations)[best]
+        return replace(features, orientations=turned) if oriented else features
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +238,21 @@ def _matches(
         database_scales=np.take_along_axis(features.scales[second], nearest, axis=1),
         similarity=cosine,
         valid=valid,
+        turns=_turns(features.orientations, first, second, nearest),
     )
+
+
+def _turns(
+    orientations: Float[np.ndarray, "photos m"] | None,
+    first: Int64[np.ndarray, " pairs"],
+    second: Int64[np.ndarray, " pairs"],
+    nearest: Int[np.ndarray, "pairs m"],
+) -> Float[np.ndarray, "pairs m"] | None:
+    """How far the second feature of each match is turned from the first, radians."""
+    if orientations is None:
+        return None
+    turned = np.take_along_axis(orientations[second], nearest, axis=1) - orientations[first]
+    return np.asarray(turned, np.float32)
 
 
 def _lanes(

@@ -51,7 +51,9 @@ class PointPairs:
     Attributes:
         source: query points, ``x + iy``, thresholds.
         target: database points, ``x + iy``, thresholds.
-        enlargement: ratio of target size to source size, from the scales of the two features.
+        enlargement: linear part of the similarity that the two features of a match fix: the ratio
+            of target size to source size, from their scales, times ``exp(i·turn)`` if they have an
+            orientation.
         weight: one over the number of correspondences that share an end point; zero where not
             valid.
         valid: which slots hold a correspondence.
@@ -62,7 +64,7 @@ class PointPairs:
 
     source: Complex[Array, " m"]
     target: Complex[Array, " m"]
-    enlargement: Float[Array, " m"]
+    enlargement: Float[Array, " m"] | Complex[Array, " m"]
     weight: Float[Array, " m"]
     valid: Bool[Array, " m"]
     source_id: Int[Array, " m"]
@@ -158,8 +160,8 @@ def hypotheses(
 
     Pair ``k`` joins correspondence ``k mod n`` with the one ``1 + k div n`` ranks below it,
     cyclically. So neighbours in rank come first, every correspondence is used equally often, and
-    short lists are exhausted. A single correspondence takes the scale from its features, and each
-    of the rotations in turn.
+    short lists are exhausted. A single correspondence takes the scale from its features, with their
+    orientation if they have one, and is turned further by each of the rotations.
 
     Args:
         points: the correspondences.

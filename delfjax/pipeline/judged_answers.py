@@ -21,7 +21,7 @@ from delfjax.datasets.world_benchmark import load_world_rehearsal
 from delfjax.evaluation.average_precision import EvaluationError
 from delfjax.evaluation.dataset_protocols import query_names, scored_queries
 from delfjax.evaluation.landmark_curve import ScoredList
-from delfjax.features.extractor import load_extractor
+from delfjax.features.local_methods import load_local_extractor
 from delfjax.features.store import FeatureStore
 from delfjax.models.model_files import pinned
 from delfjax.pipeline.answers import FoundPhoto
@@ -162,7 +162,7 @@ def judge_system(
     config = pinned(config)
     features, _ = extract_features(
         dataset,
-        load_extractor(config),
+        load_local_extractor(config),
         default_store(dataset, config.extraction()),
         progress=progress,
     )

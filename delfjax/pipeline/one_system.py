@@ -13,8 +13,9 @@ from delfjax.config import DelfConfig, config_hash, to_dict, uses_global, uses_l
 from delfjax.datasets.benchmark import RetrievalDataset
 from delfjax.evaluation.dataset_protocols import make_scorers, scored_queries
 from delfjax.features.dataset_loop import ImageExtractor
-from delfjax.features.extractor import Extractor, load_extractor
+from delfjax.features.extractor import Extractor
 from delfjax.features.global_pass import GlobalPass
+from delfjax.features.local_methods import load_local_extractor
 from delfjax.models.model_files import pinned, weights_of
 from delfjax.pipeline.dataset_features import (
     DatasetFeatures,
@@ -192,7 +193,7 @@ class _Parts:
         if key not in self._features:
             place = self.store or default_store(self.dataset, extraction)
             with Timed(self.seconds, "extract"):
-                extractor = self.extractor or load_extractor(config)
+                extractor = self.extractor or load_local_extractor(config)
                 self._features[key] = self._extract(extractor, place)
         return self._features[key]
 

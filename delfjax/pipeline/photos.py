@@ -16,8 +16,11 @@ import jax
 
 from delfjax import device
 from delfjax.config import (
+    DELF,
     DelfConfig,
     from_dict,
+    override,
+    system_assignments,
     to_dict,
     uses_global,
     uses_local,
@@ -29,9 +32,9 @@ from delfjax.datasets.images import decode_image
 from delfjax.datasets.photo_folder import FolderError, PhotoFolder, scan_folder
 from delfjax.errors import DelfjaxWarning
 from delfjax.features.dataset_loop import ImageExtractor, PendingFeatures, extract_dataset
-from delfjax.features.extractor import load_extractor
 from delfjax.features.folder_changes import warn_unfinished
 from delfjax.features.global_extractor import load_global_extractor
+from delfjax.features.local_methods import load_local_extractor
 from delfjax.features.store import FeatureStore, StoreError, is_store
 from delfjax.models.model_files import pinned
 from delfjax.pipeline.answers import FoundPhoto, PhotoMatch, SearchResults
@@ -135,7 +138,7 @@ def extract_photos(
     held = is_store(place) and not is_global(FeatureStore.open(place))
     parts: list[tuple[ImageExtractor[ImageFeatures], Path]] = []
     if uses_local(used):
-        parts.append((load_extractor(used), place))
+        parts.append((load_local_extractor(used), place))
     if uses_global(used):
         parts.append((load_global_extractor(used), beside if parts or held else place))
     elif is_store(beside):
@@ -159,7 +162,11 @@ def open_store(folder: str | Path) -> FeatureStore:
 def stored_config(store: FeatureStore, base: DelfConfig | None = None) -> DelfConfig:
     """The config ``base`` (default preset if omitted) with the extraction of ``store``; also with
     that of a store of global descriptors within it, by which it then ranks as well."""
-    plain = to_dict(base or DelfConfig())
+    used = base or DelfConfig()
+    method = store.config.get("features", {}).get("method", DELF)
+    if method not in (DELF, used.features.method):
+        used = override(used, system_assignments(method))
+    plain = to_dict(used)
     pooled = global_part(store)
     for held in [store] if pooled is None else [store, pooled]:
         for section, values in held.config.items():
@@ -173,7 +180,7 @@ def stored_config(store: FeatureStore, base: DelfConfig | None = None) -> DelfCo
 
 def is_global(store: FeatureStore) -> bool:
     """Whether a store holds global descriptors alone."""
-    return "backbone" not in store.config
+    return "features" not in store.config
 
 
 def global_part(store: FeatureStore, place: Path | None = None) -> FeatureStore | None:
@@ -433,7 +440,7 @@ def _start(photo: str | Path, config: DelfConfig) -> list[PendingFeatures[ImageF
     _keep_programs()
     extractors: list[ImageExtractor[ImageFeatures]] = []
     if uses_local(config):
-        extractors.append(load_extractor(config))
+        extractors.append(load_local_extractor(config))
     if uses_global(config):
         extractors.append(load_global_extractor(config))
     return [

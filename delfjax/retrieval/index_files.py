@@ -69,6 +69,7 @@ class IndexFormat:
         fields: fields of the header and their types.
         error: what is raised for a folder that holds no intact index.
         advice: how to get an index, for errors.
+        optional: names of the arrays that an index may lack.
     """
 
     what: str
@@ -78,12 +79,19 @@ class IndexFormat:
     fields: Mapping[str, Any]
     error: type[DelfjaxError]
     advice: str
+    optional: frozenset[str] = frozenset()
 
     @property
     def files(self) -> FileSet:
         """The files of an index."""
         parts = (VECTORS, *(f"{name}.npy" for name in self.arrays))
-        return FileSet(what=self.what, header=HEADER, parts=parts, error=self.error)
+        return FileSet(
+            what=self.what,
+            header=HEADER,
+            parts=parts,
+            error=self.error,
+            optional=frozenset(f"{name}.npy" for name in self.optional),
+        )
 
     def write(
         self,
@@ -96,7 +104,8 @@ class IndexFormat:
 
         Args:
             folder: created if missing; an older index is replaced in one step.
-            arrays: each array of this kind of index, by name.
+            arrays: the arrays of this kind of index, by name, without the optional ones that it
+                lacks.
             vectors: the FAISS index; ``None`` writes an empty file.
             header: fields of the header, without the format and the list of files.
 
@@ -107,6 +116,7 @@ class IndexFormat:
         contents: dict[str, Callable[[BinaryIO], object]] = {
             f"{name}.npy": partial(np.save, arr=arrays[name], allow_pickle=False)
             for name in self.arrays
+            if name in arrays
         }
         contents[VECTORS] = partial(_write_vectors, vectors)
 
@@ -167,7 +177,11 @@ class IndexFormat:
         Raises:
             error: an array is damaged, or has another type or number of dimensions.
         """
-        return {name: self._mapped(folder, name, streams[f"{name}.npy"]) for name in self.arrays}
+        return {
+            name: self._mapped(folder, name, streams[f"{name}.npy"])
+            for name in self.arrays
+            if f"{name}.npy" in streams
+        }
 
     def _mapped(self, folder: Path, name: str, stream: io.BufferedReader) -> np.ndarray:
         """The array in a stream of an ``.npy`` file.

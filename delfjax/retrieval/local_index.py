@@ -51,6 +51,7 @@ _FORMAT = IndexFormat(
     arrays={
         "keypoints_yx": ArrayFormat(2, (np.float32,)),
         "scales": ArrayFormat(1, (np.float32,)),
+        "orientations": ArrayFormat(1, (np.float32,)),
         "offsets": ArrayFormat(1, (np.int64,)),
         "image_sizes": ArrayFormat(2, (np.int64,)),
         "mean": ArrayFormat(1, (np.float32,)),
@@ -67,6 +68,7 @@ _FORMAT = IndexFormat(
     },
     error=LocalIndexError,
     advice="build one with `delfjax index`",
+    optional=frozenset({"orientations"}),
 )
 
 
@@ -111,6 +113,8 @@ class LocalIndex:
         content_hashes: digest of the file of each image when it was extracted; empty in an index
             that does not record it.
         seconds: duration of each step of the build.
+        orientations: direction of each feature, radians from the x axis towards the y axis;
+            ``None`` of features without one.
     """
 
     config: DelfConfig
@@ -124,6 +128,7 @@ class LocalIndex:
     photos: str = ""
     content_hashes: list[str] = field(default_factory=list, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
+    orientations: Float[np.ndarray, " n"] | None = None
 
     def putative_matches(
         self, descriptors: Float[np.ndarray, "q d"], *, neighbours: int, crowded: float = 1.0
@@ -172,6 +177,7 @@ class LocalIndex:
             scores=ones,
             descriptors=_reconstructed(self.vectors, held.start, count),
             valid=np.ones(count, bool),
+            orientations=None if self.orientations is None else np.asarray(self.orientations[held]),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -182,7 +188,8 @@ class LocalIndex:
             LocalIndexError: ``folder`` holds something else.
             OSError: the disk is full, or a file cannot be written; the error names it.
         """
-        arrays = {name: getattr(self, name) for name in _FORMAT.arrays if hasattr(self, name)}
+        held = {name: getattr(self, name, None) for name in _FORMAT.arrays}
+        arrays = {name: array for name, array in held.items() if array is not None}
         arrays |= {"mean": self.reduction.mean, "projection": self.reduction.projection}
         header = {
             "config": to_dict(self.config),
@@ -233,6 +240,7 @@ def build_index(store: FeatureStore, *, config: DelfConfig, photos: str = "") ->
         photos=photos,
         content_hashes=[store.content_hash(name) for name in store.names],
         seconds=seconds,
+        orientations=features.orientations,
     )
 
 
@@ -292,6 +300,8 @@ def _require_consistent(path: Path, header: dict[str, Any], arrays: dict[str, np
         "image_sizes": (images, 2),
         "projection": (len(arrays["mean"]), arrays["projection"].shape[1]),
     }
+    if "orientations" in arrays:
+        wanted["orientations"] = (features,)
     _FORMAT.require_shapes(path, arrays, wanted)
     offsets = arrays["offsets"]
     if offsets[0] != 0 or offsets[-1] != features or (np.diff(offsets) < 0).any():

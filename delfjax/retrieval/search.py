@@ -17,7 +17,7 @@ from delfjax.ops.half_pixel import resize_matrices, to_resized_px
 from delfjax.ops.matching import mutual_nearest
 from delfjax.retrieval.local_index import LocalIndex, PutativeMatches
 from delfjax.retrieval.verification import verify
-from delfjax.types import ImageFeatures, LocalFeatures, Matches, Verification
+from delfjax.types import Array, ImageFeatures, LocalFeatures, Matches, Verification
 
 # Share of a shortlist that has to match for the next one to be verified, too: copies of one photo
 # must not keep other photos from being verified.
@@ -274,7 +274,20 @@ def _mutual_matches(first: LocalFeatures, second: LocalFeatures) -> Matches:
         database_scales=np.asarray(second.scales)[None, theirs],
         similarity=cosine[None, mine],
         valid=np.ones((1, len(mine)), bool),
+        turns=_turns(first.orientations, second.orientations, mine[None], theirs[None]),
     )
+
+
+def _turns(
+    first: Array | None,
+    second: Array | None,
+    mine: Int[np.ndarray, "candidates m"],
+    theirs: Int[np.ndarray, "candidates m"],
+) -> Float[np.ndarray, "candidates m"] | None:
+    """How far the second feature of each match is turned from the first, radians."""
+    if first is None or second is None:
+        return None
+    return np.asarray(np.asarray(second)[theirs] - np.asarray(first)[mine], np.float32)
 
 
 def _stacked(pairs: Sequence[Matches]) -> Matches:
@@ -288,7 +301,8 @@ def _stacked(pairs: Sequence[Matches]) -> Matches:
 
     fields = {
         name: np.concatenate([padded(getattr(pair, name)) for pair in pairs])
-        for name in vars(pairs[0])
+        for name, part in vars(pairs[0]).items()
+        if part is not None
     }
     return Matches(**fields)
 
@@ -344,6 +358,7 @@ def _matches(
         database_scales=np.asarray(index.scales)[theirs],
         similarity=putative.cosine[pick],
         valid=valid,
+        turns=_turns(query.orientations, index.orientations, mine, theirs),
     )
 
 

@@ -84,7 +84,7 @@ def verify(matches: Matches, *, config: VerificationConfig) -> Verification:
     candidates = math.prod(batch)
     flat = {
         name: np.asarray(part).reshape(candidates, *np.shape(part)[len(batch) :])
-        for name, part in vars(matches).items()
+        for name, part in _arrays(matches).items()
     }
     batched = Matches(**flat)
     _check(batched)
@@ -185,6 +185,8 @@ def _call(
     target_id, target_sharing = _shared(database_yx, held)
     # The image scale of a feature is inversely proportional to the size of what it shows.
     enlargement = gather(matches.query_scales) / np.where(held, gather(matches.database_scales), 1)
+    if matches.turns is not None:
+        enlargement = enlargement * np.exp(1j * np.where(held, gather(matches.turns), 0))
     return _Call(
         candidates=lanes,
         chosen=chosen,
@@ -193,7 +195,9 @@ def _call(
         points={
             "source": spread(_in_thresholds(query_yx, query_middle, threshold_px), 0),
             "target": spread(_in_thresholds(database_yx, database_middle, threshold_px), 0),
-            "enlargement": spread(enlargement.astype(np.float32), 1),
+            "enlargement": spread(
+                enlargement.astype(np.complex64 if matches.turns is not None else np.float32), 1
+            ),
             "weight": spread(1 / np.maximum(source_sharing, target_sharing).astype(np.float32), 0),
             "valid": valid,
             "source_id": spread(source_id, 0),
@@ -262,11 +266,15 @@ def _in_pixels(
     return (frame(call.database_middle) @ fitted.astype(np.float64) @ inverse).astype(np.float32)
 
 
+def _arrays(matches: Matches) -> dict[str, jax.Array | np.ndarray]:
+    return {name: part for name, part in vars(matches).items() if part is not None}
+
+
 def _check(matches: Matches) -> None:
     """Refuse valid matches with values that are not finite or scales that are not positive; the
     error names the first."""
     valid = np.asarray(matches.valid)
-    for name, part in vars(matches).items():
+    for name, part in _arrays(matches).items():
         values = np.asarray(part)
         bad = ~np.isfinite(values)
         if name.endswith("_scales"):

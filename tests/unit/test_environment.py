@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def _declared() -> dict[str, Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + extras["dev"] + extras["vgg"]
+    lines = project["dependencies"] + extras["dev"] + extras["vgg"] + extras["sift"]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from delfjax.features.store.format import (
     require_config,
 )
 from delfjax.features.store.shards import Rows, read_rows
-from delfjax.types import ImageFeatures
+from delfjax.types import ImageFeatures, LocalFeatures
 
 # Number of recently used shards that stay mapped.
 _OPEN_SHARDS = 64
@@ -40,6 +40,7 @@ class StoreArrays:
         scales: factor applied to the image when each feature was extracted.
         scores: attention score of each feature.
         offsets: features of image ``i`` are rows ``offsets[i]`` to ``offsets[i + 1]``.
+        orientations: direction of each feature, radians; ``None`` of features without one.
     """
 
     names: tuple[str, ...]
@@ -48,13 +49,15 @@ class StoreArrays:
     scales: Float[np.ndarray, " n"]
     scores: Float[np.ndarray, " n"]
     offsets: Int[np.ndarray, " images1"]
+    orientations: Float[np.ndarray, " n"] | None = None
 
 
 class FeatureStore:
     """A store opened for reading, as it was when it was opened.
 
-    Arrays are memory-mapped and read-only; keypoints, scales, scores and global descriptors are
-    ``float32``, local descriptors ``float16``. An instance must not be shared between threads.
+    Arrays are memory-mapped and read-only; keypoints, scales, orientations, scores and global
+    descriptors are ``float32``, local descriptors ``float16``. An instance must not be shared
+    between threads.
 
     Attributes:
         path: folder of the store.
@@ -191,6 +194,7 @@ class FeatureStore:
             scales=np.concatenate([np.asarray(image.scales) for image in images] or [none]),
             scores=np.concatenate([np.asarray(image.scores) for image in images] or [none]),
             offsets=offsets,
+            orientations=_orientations(images),
         )
 
     def global_descriptors(self) -> Float[np.ndarray, "images g"]:
@@ -260,3 +264,8 @@ class FeatureStore:
         if len(self._mapped) > _OPEN_SHARDS:
             self._mapped.popitem(last=False)
         return rows
+
+
+def _orientations(images: Sequence[LocalFeatures]) -> Float[np.ndarray, " n"] | None:
+    held = [np.asarray(image.orientations) for image in images if image.orientations is not None]
+    return np.concatenate(held) if held and len(held) == len(images) else None

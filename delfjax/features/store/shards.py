@@ -38,6 +38,8 @@ _SCHEMA = pa.schema(
         pa.field("global_descriptor", _FLOATS, nullable=False),
     ]
 )
+# Of a method whose features have an orientation.
+_ORIENTED = _SCHEMA.append(pa.field("orientations", _FLOATS, nullable=False))
 # The first and the last bytes of an Arrow IPC file. Between them is a stream of messages: the
 # schema, one record batch, and an index of both, which is not needed.
 _HEAD, _TAIL = b"ARROW1\0\0", b"ARROW1"
@@ -76,6 +78,7 @@ class Rows:
     global_values: np.ndarray
     image_sizes: list[tuple[int, int]]
     content_hashes: tuple[str, ...]
+    orientations: np.ndarray | None = None
 
     def features(self, row: int) -> ImageFeatures:
         """Features of one row, as views of the mapped file."""
@@ -87,6 +90,7 @@ class Rows:
             scores=self.scores[own],
             descriptors=self.descriptors[own],
             valid=np.ones(own.stop - own.start, bool),
+            orientations=None if self.orientations is None else self.orientations[own],
         )
         return ImageFeatures(
             local, pooled if len(pooled) else None, self.image_sizes[row], self.content_hashes[row]
@@ -175,7 +179,8 @@ def _messages(content: pa.Buffer) -> pa.BufferReader:
 
 def _schema(source: pa.BufferReader) -> pa.Schema:
     schema = pa.ipc.read_schema(pa.ipc.read_message(source))
-    _require(schema.equals(_SCHEMA), "its columns are not those of a feature store")
+    known = schema.equals(_SCHEMA) or schema.equals(_ORIENTED)
+    _require(known, "its columns are not those of a feature store")
     return schema
 
 
@@ -202,10 +207,11 @@ def _is_compressed(metadata: pa.Buffer) -> bool:
 def _rows(batch: pa.RecordBatch, shard: Shard) -> Rows:
     """The columns of a validated record batch, if they are those that the metadata describes."""
     _require(batch.num_rows == len(shard.names), f"holds {batch.num_rows} images")
-    flat = {field.name: batch.column(field.name) for field in _SCHEMA}
+    flat = {field.name: batch.column(field.name) for field in batch.schema}
     _require(all(column.null_count == 0 for column in flat.values()), "a value is missing")
     offsets = np.concatenate([[0], np.cumsum(shard.counts, dtype=np.int64)])
-    ends = {name: offsets for name in ("keypoints_yx", "scales", "scores")}
+    ends = {name: offsets for name in ("keypoints_yx", "scales", "scores", "orientations")}
+    ends = {name: end for name, end in ends.items() if name in flat}
     ends["descriptors"] = offsets * shard.descriptor_dim
     for name, expected in ends.items():
         own = flat[name].offsets.to_numpy()
@@ -232,6 +238,7 @@ def _rows(batch: pa.RecordBatch, shard: Shard) -> Rows:
         global_values=values["global_descriptor"],
         image_sizes=list(zip(*sizes, strict=True)),
         content_hashes=shard.content_hashes,
+        orientations=values.get("orientations"),
     )
 
 
@@ -281,7 +288,8 @@ def arrow_bytes(images: Mapping[str, ImageFeatures], metadata: dict[str, Any]) -
     """An Arrow IPC file with one record batch; an empty list means no global descriptor.
 
     Raises:
-        ValueError: a feature is not valid, that is, padding was not removed.
+        ValueError: a feature is not valid, that is, padding was not removed; or some of the images
+            have oriented features and others do not.
     """
     features = list(images.values())
     local = [image.local for image in features]
@@ -307,7 +315,12 @@ def arrow_bytes(images: Mapping[str, ImageFeatures], metadata: dict[str, Any]) -
         ),
         _lists([len(values) for values in pooled], _flattened(pooled, np.float32)),
     ]
-    schema = _SCHEMA.with_metadata({"delfjax": json_bytes(metadata, ensure_ascii=False)})
+    turned = [one.orientations for one in local if one.orientations is not None]
+    if turned:
+        columns.append(_lists(counts, _flattened(turned, np.float32)))
+    schema = (_ORIENTED if turned else _SCHEMA).with_metadata(
+        {"delfjax": json_bytes(metadata, ensure_ascii=False)}
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from delfjax.config import SYSTEMS, ConfigError, DelfConfig, system_assignments
+from delfjax.config.systems import LOCAL
 from delfjax.models.model_files import override_system
 
 
@@ -18,9 +19,10 @@ def test_every_system_has_fields_of_a_config(name: str) -> None:
             (True, False): "local",
             (False, True): "global",
             (True, True): "fused",
-        }["delf" in parts, any(part not in ("delf", "qe") for part in parts)]
+        }[parts[0] in LOCAL, any(part not in (*LOCAL, "qe") for part in parts)]
     )
-    assert (config.expansion.links == "verified") == ("delf" in parts and "qe" in parts)
+    assert config.features.method == (parts[0] if parts[0] in LOCAL else "delf")
+    assert (config.expansion.links == "verified") == (parts[0] in LOCAL and "qe" in parts)
     # The last name counts, whatever came before.
     again = override_system(DelfConfig(), ["system=delf+siamac+qe", f"system={name}"])
     assert again.ranking == config.ranking and again.expansion == config.expansion
@@ -28,7 +30,9 @@ def test_every_system_has_fields_of_a_config(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "qe", "delg", "dir+delf", "delf+dir+siamac", "delf+qe+dir"])
 def test_an_unknown_system_is_refused_with_what_there_is(name: str) -> None:
-    with pytest.raises(ConfigError, match="is unknown.*a system is delf, one of mac, rmac"):
+    with pytest.raises(
+        ConfigError, match="is unknown.*one of delf, sift, congas, one of mac, rmac"
+    ):
         system_assignments(name)
 
 

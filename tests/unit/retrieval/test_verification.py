@@ -53,7 +53,11 @@ def _stack(each: list[Matches]) -> Matches:
         return np.concatenate([part, np.zeros((slots - len(part), *part.shape[1:]), part.dtype)])
 
     return Matches(
-        **{name: np.stack([padded(getattr(one, name)) for one in each]) for name in vars(each[0])}
+        **{
+            name: np.stack([padded(getattr(one, name)) for one in each])
+            for name, part in vars(each[0]).items()
+            if part is not None
+        }
     )
 
 
@@ -98,7 +102,10 @@ def test_a_shortlist_may_be_empty_or_hold_nothing_valid(rng: np.random.Generator
     np.testing.assert_array_equal(found.inliers, [0, 0])
     np.testing.assert_array_equal(found.transform, [np.eye(3)] * 2)
     none = verify(
-        Matches(**{name: part[:0] for name, part in vars(_stack([one])).items()}), config=AFFINE
+        Matches(
+            **{name: part[:0] for name, part in vars(_stack([one])).items() if part is not None}
+        ),
+        config=AFFINE,
     )
     assert np.shape(none.inliers) == (0,)
     assert np.shape(none.inlier_mask) == (0, 50)
