@@ -167,8 +167,8 @@ def accepted_changes(
             if value is None:
                 if given.path == SYSTEM:
                     raise UsageError(
-                        f"--system {given.value}: ranks by other global descriptors than there were"
-                        f" when {since}; extract and index with this system"
+                        f"--system {given.value}: ranks by other features than there were when"
+                        f" {since}; extract and index with this system"
                     )
                 raise UsageError(
                     f"--set {given}: {each.section} was fixed when {since}; make it again to"

@@ -17,6 +17,7 @@ from delfjax.config.global_features import (
     RegionProjectionConfig,
     WhiteningConfig,
 )
+from delfjax.config.identities import DELF, METHODS, identity
 from delfjax.config.keypoint_methods import CongasConfig, SiftConfig
 from delfjax.config.mining import MiningConfig
 from delfjax.config.overrides import (
@@ -55,7 +56,6 @@ from delfjax.config.training import (
     TuplesConfig,
 )
 from delfjax.config.values import (
-    DELF,
     ConfigError,
     config_hash,
     from_dict,
@@ -66,7 +66,6 @@ from delfjax.config.values import (
 from delfjax.config.weight_files import (
     WeightFile,
     abbreviated,
-    identity,
     named_weights,
     short_digest,
     weight_file,
@@ -76,6 +75,7 @@ from delfjax.config.weight_files import (
 __all__ = [
     "DELF",
     "EXTRACTION_SECTIONS",
+    "METHODS",
     "MODEL",
     "PRESETS",
     "PYRAMID",

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from delfjax.config.backbone import BackboneConfig
 from delfjax.config.global_features import GlobalConfig
+from delfjax.config.identities import DELF
 from delfjax.config.keypoint_methods import CongasConfig, SiftConfig
 from delfjax.config.ranking import ExpansionConfig, RankingConfig
-from delfjax.config.values import DELF, PositiveFloat, PositiveInt, Seed, Strict, to_dict
+from delfjax.config.values import PositiveFloat, PositiveInt, Seed, Strict, to_dict
 
 # Seven scales, a factor of √2 apart. Source: every DELF/DELG extraction config (0.25, …, 2.0).
 PYRAMID = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)

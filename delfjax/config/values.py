@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from delfjax.config.weight_files import identity
+from delfjax.config.identities import identity
 from delfjax.errors import DelfjaxError, shown
 
 C = TypeVar("C")
@@ -20,9 +20,6 @@ C = TypeVar("C")
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
-# The method whose configs have the hashes of a time when there was no other; the sections of the
-# others.
-DELF, OTHER_METHODS = "delf", ("sift", "congas")
 # The keys of JAX tell apart as many seeds as these.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -70,21 +67,9 @@ def _validator(kind: type[Any]) -> Callable[[Any], Any]:
 def config_hash(config: Any) -> str:
     """Ten hexadecimal digits that identify a config (or a plain dictionary of one), seed included.
 
-    A weight file counts by its digest, not by its path. Sections of methods that make no features
-    of this config do not count.
+    See :func:`~delfjax.config.identities.identity` for what counts.
     """
-    return values_hash(identity(_used(config if isinstance(config, dict) else to_dict(config))))
-
-
-def _used(values: dict[str, Any]) -> dict[str, Any]:
-    features = values.get("features")
-    method = features.get("method", DELF) if isinstance(features, dict) else DELF
-    kept = {
-        name: value for name, value in values.items() if name not in OTHER_METHODS or name == method
-    }
-    if method == DELF and isinstance(features, dict):
-        kept["features"] = {name: value for name, value in features.items() if name != "method"}
-    return kept
+    return values_hash(identity(config if isinstance(config, dict) else to_dict(config)))
 
 
 def values_hash(values: Mapping[str, Any]) -> str:

@@ -50,11 +50,10 @@ def weight_file(value: object) -> WeightFile | None:
     return WeightFile(value) if Path(value).suffix == SUFFIX else None
 
 
-def identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values with every weight file replaced by its digest: what a hash of them counts, and
-    what a comparison of two configs compares."""
+def digests(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with every weight file replaced by its digest."""
     return {
-        name: identity(value) if isinstance(value, Mapping) else _identity(name, value)
+        name: digests(value) if isinstance(value, Mapping) else _digest(name, value)
         for name, value in values.items()
     }
 
@@ -91,6 +90,6 @@ def abbreviated(value: Any) -> Any:
     return str(WeightFile(Path(file.path).name, short_digest(file.digest)))
 
 
-def _identity(name: str, value: Any) -> Any:
+def _digest(name: str, value: Any) -> Any:
     file = weight_file(value) if name == FIELD else None
     return value if file is None or not file.digest else file.digest

@@ -3,8 +3,13 @@ from .data import suite_dataset as suite_dataset
 from .data import true_errors_px as true_errors_px
 from .data import world_set as world_set
 from .explorer import Explorer as Explorer
+from .keypoints import keypoint_scores as keypoint_scores
+from .keypoints import matched_shares as matched_shares
+from .keypoints import resized as resized
+from .keypoints import turned as turned
 from .pictures import picture_answers as picture_answers
 from .poster_systems import poster_systems as poster_systems
+from .poster_systems import trained_delf as trained_delf
 from .poster_systems import trained_networks as trained_networks
 from .poster_systems import tuning_dataset as tuning_dataset
 from .reporting.report import build_report as build_report

@@ -111,23 +111,42 @@ def true_errors_px(
         Distances in pixels of the second image; infinite for a point that the second image does not
         show. ``None`` if the true positions are unknown, as for all real photographs.
     """
+    true_yx = true_positions(benchmark, first, second, first_yx)
+    if true_yx is None:
+        return None
+    away = np.linalg.norm(true_yx - second_yx, axis=1)
+    return np.asarray(np.where(np.isnan(away), np.inf, away))
+
+
+def true_positions(
+    benchmark: RetrievalDataset, first: str, second: str, points_yx: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, "n 2"] | None:
+    """Where points of one image are in another.
+
+    Args:
+        benchmark: from :func:`suite_dataset`.
+        first: path of an image.
+        second: path of another image.
+        points_yx: points of the first image, pixels.
+
+    Returns:
+        Pixels of the second image; NaN for a point that it does not show. ``None`` if the true
+        positions are unknown, as for all real photographs.
+    """
     if benchmark.name == "world":
         world, rows = _opened(benchmark.root)
         known = correspondences(world, rows[first], rows[second])
         if not len(known.first_yx):
-            return np.full(len(first_yx), np.inf)
-        away, nearest = cKDTree(known.first_yx).query(first_yx)
-        true_yx = known.second_yx[nearest] + first_yx - known.first_yx[nearest]
-        return np.asarray(
-            np.where(away <= _ON_LANDMARK_PX, np.linalg.norm(true_yx - second_yx, axis=1), np.inf)
-        )
+            return np.full((len(points_yx), 2), np.nan)
+        away, nearest = cKDTree(known.first_yx).query(points_yx)
+        true_yx = known.second_yx[nearest] + points_yx - known.first_yx[nearest]
+        return np.asarray(np.where((away <= _ON_LANDMARK_PX)[:, None], true_yx, np.nan))
     homographies = _homographies(benchmark.root) if benchmark.name == "folder" else {}
     if first not in homographies or second not in homographies:
         return None
-    true_yx = map_points_yx(
-        homography_between(homographies, first, second), first_yx.astype(np.float64)
+    return np.asarray(
+        map_points_yx(homography_between(homographies, first, second), points_yx.astype(np.float64))
     )
-    return np.asarray(np.linalg.norm(true_yx - second_yx, axis=1))
 
 
 @cache

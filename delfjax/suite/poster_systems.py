@@ -64,19 +64,8 @@ def trained_networks(experiment: PhotoExperiment, *, progress: bool = False) -> 
     Raises:
         TrainingError: see :func:`~delfjax.training.stages.train_stage`.
     """
-    root = world_set(experiment.world(), progress=progress)
-    config, training = experiment.config, experiment.training
+    config, training = trained_delf(experiment, progress=progress), experiment.training
     seed = experiment.whole.seed
-    if experiment.dataset == "world":
-        plain = config.backbone
-        tuned = trained_stage(
-            root, backbone=plain, config=training.finetune, seed=seed, progress=progress
-        )
-        fixed = replace(plain, weights=str(tuned.weights))
-        attention = trained_stage(
-            root, backbone=fixed, config=training.attention, seed=seed, progress=progress
-        )
-        config = system(config, descriptors=tuned, attention=attention)
     pooled = config.global_features.backbone
     if pooled.weights not in ("imagenet", "random"):
         return TrainedNetworks(config)
@@ -86,6 +75,32 @@ def trained_networks(experiment: PhotoExperiment, *, progress: bool = False) -> 
         for stage in (training.siamac, training.dir)
     )
     return TrainedNetworks(config, siamac, ranked)
+
+
+def trained_delf(experiment: PhotoExperiment, *, progress: bool = False) -> DelfConfig:
+    """DELF, FT+ATT: trained on the training landmarks of the world of ``experiment``, or as it was
+    trained before; for another dataset, as the parameters set it.
+
+    Args:
+        experiment: its parameters.
+        progress: show progress bars.
+
+    Raises:
+        TrainingError: see :func:`~delfjax.training.stages.train_stage`.
+    """
+    config, training, seed = experiment.config, experiment.training, experiment.whole.seed
+    if experiment.dataset != "world":
+        return config
+    root = world_set(experiment.world(), progress=progress)
+    plain = config.backbone
+    tuned = trained_stage(
+        root, backbone=plain, config=training.finetune, seed=seed, progress=progress
+    )
+    fixed = replace(plain, weights=str(tuned.weights))
+    attention = trained_stage(
+        root, backbone=fixed, config=training.attention, seed=seed, progress=progress
+    )
+    return system(config, descriptors=tuned, attention=attention)
 
 
 def tuning_dataset(experiment: PhotoExperiment) -> RetrievalDataset:

@@ -19,6 +19,7 @@ import pandas as pd
 from delfjax import config, paths
 from delfjax.config import (
     EXTRACTION_SECTIONS,
+    METHODS,
     MODEL,
     STAGE_SECTIONS,
     SYSTEM,
@@ -123,6 +124,7 @@ _STAGES: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "52_reject_no_match": (_COMPARED, None),
     "60_compare_with_dir": (_COMPARED, None),
     "61_combine_delf_dir": (_COMPARED, None),
+    "62_compare_with_congas": ((*_SEARCH, *METHODS, "finetune", "attention"), None),
 }
 # A world that is only searched: no training photographs, and an answer to every query.
 _SEARCHED_ALONE = {"train_landmarks": 0, "train_views": 0, "no_match": 0}
@@ -256,6 +258,11 @@ class PhotoExperiment:
         used["features"] = {
             name: value for name, value in whole["features"].items() if name != "batch_size"
         }
+        # At its place in the config, a section of a method that is not that of `features` is no
+        # part of a hash; but an experiment that runs several methods depends on all of theirs.
+        methods = {name: used.pop(name) for name in METHODS if name in used}
+        if methods:
+            used["methods"] = methods
         if experiment == "50_ablation":
             used["seeds"] = list(self.seeds)
         if self.recipe:

@@ -133,6 +133,8 @@ class PosterTable:
 _SEARCH = "41_search_and_verify"
 # Leaves the mean average precision of every system, by its name.
 COMBINED = "61_combine_delf_dir"
+# The same of other local features.
+COMPARED = "62_compare_with_congas"
 _ABLATION = "50_ablation"
 # Our datasets, on which every system can be run, with the nearest networks at hand.
 _OURS = ("world", "folder")
@@ -176,7 +178,7 @@ _PUBLISHED: tuple[tuple[System, tuple[float | None, ...]], ...] = (
         System("siaMAC+QE", COMBINED, _SIAMAC, _GLOBAL_WEIGHTS, counterpart="siamac+qe"),
         (81.7, 76.6, 86.2, 79.8),
     ),
-    (System("CONGAS"), (70.8, 61.1, 67.1, 56.8)),
+    (System("CONGAS", COMPARED, counterpart="congas"), (70.8, 61.1, 67.1, 56.8)),
     (System("LIFT"), (54.0, None, 53.6, None)),
     (System("DIR+QE*", quoted=True, counterpart="dir+qe*"), (89.0, 87.8, 93.8, 90.5)),
     (System("siaMAC+QE*", quoted=True, counterpart="siamac+qe*"), (82.9, 77.9, 85.6, 78.3)),
@@ -339,7 +341,10 @@ def _why_not(cell: PosterCell) -> tuple[str, ...]:
     if cell.quoted:
         return ("quoted by the authors from another paper; there is nothing to run",)
     if cell.dataset == "folder" and cell.experiment:
-        return ("no labelled photo folder was evaluated: `delfjax run 61 --dataset ./FOLDER`",)
+        number = cell.experiment.partition("_")[0]
+        return (
+            f"no labelled photo folder was evaluated: `delfjax run {number} --dataset ./FOLDER`",
+        )
     if cell.dataset in _OURS and cell.experiment:
         return (f"no finished run of {cell.experiment} has these settings",)
     reasons = [] if cell.experiment else ["the system is not yet in the suite"]
@@ -414,7 +419,7 @@ def _ablation_table() -> PosterTable:
 
 def _scored(system: System, dataset: str, published: float | None) -> PosterCell:
     settings = {"dataset": dataset, **system.settings}
-    combined = system.experiment == COMBINED
+    combined = system.experiment in (COMBINED, COMPARED)
     return PosterCell(
         system.name,
         dataset,
@@ -434,8 +439,15 @@ def _counterpart(system: System, dataset: str) -> PosterCell:
         system.name,
         dataset,
         None,
-        COMBINED if system.counterpart else "",
+        _counterparts(system),
         f"map.{system.counterpart}",
         {"dataset": dataset},
         factor=100.0,
     )
+
+
+def _counterparts(system: System) -> str:
+    """The experiment that runs our system of the same kind; empty if there is none."""
+    if not system.counterpart:
+        return ""
+    return COMPARED if system.experiment == COMPARED else COMBINED

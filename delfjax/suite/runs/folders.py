@@ -446,10 +446,11 @@ def run_path(experiment: str, config: Mapping[str, Any]) -> Path:
 def differences(settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """One phrase for each field of ``settings`` that has another value in ``config``."""
     held, wanted = flatten(identity(config)), flatten(identity(settings))
+    there, asked = flatten(config), flatten(settings)
     return [
-        f"{name} is {abbreviated(flatten(config).get(name))!r}, expected {abbreviated(value)!r}"
-        for name, value in flatten(settings).items()
-        if held.get(name) != wanted[name]
+        f"{name} is {abbreviated(there.get(name))!r}, expected {abbreviated(asked[name])!r}"
+        for name, value in wanted.items()
+        if held.get(name) != value
     ]
 
 

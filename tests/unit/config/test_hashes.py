@@ -87,7 +87,8 @@ def test_the_attention_that_ships_is_the_one_that_its_name_stands_for() -> None:
                 "51_visualise_attention": "6c0ebe95d4",
                 "52_reject_no_match": "336d5106f9",
                 "61_combine_delf_dir": "336d5106f9",
-                "a_notebook_of_ones_own": "d353f7117d",
+                "62_compare_with_congas": "49510fdbc3",
+                "a_notebook_of_ones_own": "05d43409e9",
             },
         ),
         (

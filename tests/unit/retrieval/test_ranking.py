@@ -9,7 +9,7 @@ from delfjax.config.systems import LOCAL
 from delfjax.models.model_files import override_system
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [*SYSTEMS, "sift", "sift+qe", "congas+dir"])
 def test_every_system_has_fields_of_a_config(name: str) -> None:
     config = override_system(DelfConfig(), [f"system={name}"])
     parts = name.split("+")

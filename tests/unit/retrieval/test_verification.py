@@ -257,3 +257,31 @@ def test_values_no_geometry_fits_are_refused_by_name(
     hidden = np.arange(50) != 7
     unharmed = verify(Matches(**{**vars(matches), field: broken, "valid": hidden}), config=AFFINE)
     assert int(unharmed.inliers) >= 29
+
+
+@pytest.mark.parametrize("oriented", [True, False])
+def test_a_single_match_fixes_a_similarity_if_its_features_have_an_orientation(
+    rng: np.random.Generator, oriented: bool
+) -> None:
+    """Where one pair of matches is tried, a turned scene is found by the orientations alone."""
+    query, database = _scene(rng, true=12, false=30)
+    angle, scale = 2.0, 1.5
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    database[:12] = query[:12] @ turn.T + [700, 300]
+    turns = rng.uniform(0, 2 * np.pi, 42).astype(np.float32)
+    turns[:12] = angle
+    scales = np.ones(42, np.float32)
+    matches = _matches(
+        query,
+        database,
+        query_scales=np.where(np.arange(42) < 12, scale, 1).astype(np.float32),
+        database_scales=scales,
+        turns=turns if oriented else None,
+        # The false ones are more similar, so pairs of neighbours in rank are false.
+        similarity=np.linspace(0.5, 0.9, 42).astype(np.float32),
+    )
+    config = dataclasses.replace(
+        AFFINE, pair_hypotheses=1, max_rotation_deg=180.0, threshold_px=3.0
+    )
+    found = verify(matches, config=config)
+    assert (int(found.inliers) >= 12) == oriented

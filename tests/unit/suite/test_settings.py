@@ -105,6 +105,7 @@ def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
         "global_features",
         "ranking",
         "expansion",
+        "methods",
     }
     assert (
         relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3")

@@ -253,7 +253,8 @@ def test_published_numbers_are_those_of_the_poster() -> None:
 def test_a_number_that_was_not_run_says_so_and_why(tmp_path: Path) -> None:
     parsed = page()
     assert parsed.row("DELF+FT+ATT (ours)")[1:3] == ["83.8", "not run a"]
-    assert parsed.row("CONGAS")[1:3] == ["70.8", "not run d, a"]
+    assert parsed.row("CONGAS")[1:3] == ["70.8", "not run a"]
+    assert parsed.row("LIFT")[1:3] == ["54.0", "not run f, a"]
     assert (
         "the system is not yet in the suite" in parsed.text
         and "the dataset is not downloaded" in parsed.text
@@ -360,6 +361,18 @@ def test_a_combination_fills_the_columns_of_our_own_datasets() -> None:
     assert poster.ours(grid["DELF+FT+ATT+DIR+QE (ours)"]["Landmark world"], runs).run == run
     assert poster.ours(grid["DIR+QE"]["Photo folder"], runs).run is None
     assert poster.ours(grid["DIR+QE"]["Oxford5k"], runs).run is None
+
+
+def test_congas_has_a_notebook_of_its_own() -> None:
+    run = made("62_compare_with_congas", {"map": {"congas": 0.4}}, dataset="world")
+    _, results, _ = poster.poster_tables()
+    grid, runs = results.grid(), poster.gathered_runs()[0]
+    found = poster.ours(grid["CONGAS"]["Landmark world"], runs)
+    assert found.value == pytest.approx(40.0) and found.run == run
+    assert poster.ours(grid["CONGAS"]["Photo folder"], runs).reasons == (
+        "no labelled photo folder was evaluated: `delfjax run 62 --dataset ./FOLDER`",
+    )
+    assert poster.ours(grid["LIFT"]["Landmark world"], runs).run is None
 
 
 def test_a_table_for_a_notebook_has_published_beside_ours_and_letters_for_reasons() -> None:
