@@ -118,6 +118,22 @@ def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_table(
     assert sorted(run.results["value"] for run in finished_runs("70_small")[0]) == [10, 11]
 
 
+def test_a_run_that_was_killed_after_its_results_is_listed_as_to_run(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its notebook was not executed to its end, so the sweep makes it again."""
+    assert main(["sweep", str(sweep)]) == 0
+    run = finished_runs("70_small")[0][0]
+    capsys.readouterr()
+    assert main(["sweep", str(sweep), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("to run") == 0
+    (run.path / EXECUTING).touch()
+    assert main(["sweep", str(sweep), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("to run") == 1
+    assert main(["sweep", str(sweep)]) == 0
+    assert "1 done, 1 skipped, 0 failed" in capsys.readouterr().out
+
+
 def test_an_interrupted_sweep_says_that_it_resumes_and_leaves_no_half_run(
     sweep: Path, request: pytest.FixtureRequest
 ) -> None:

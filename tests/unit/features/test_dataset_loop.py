@@ -115,6 +115,18 @@ def test_every_image_is_stored_under_its_name_and_every_other_file_is_a_failure(
         assert store.get(name).image_size == expected.image_size
 
 
+def test_what_failed_before_is_counted_among_what_is_skipped(
+    tmp_path: Path, photos: PhotoFolder
+) -> None:
+    first, second = (
+        extract_dataset(MeanColours(), photos, tmp_path / "s", progress=False) for _ in range(2)
+    )
+    assert (first.failed, first.failed_before) == (2, 0)
+    assert first.counts == "0 skipped, 2 failed"
+    assert (second.failed, second.failed_before) == (0, 2)
+    assert second.counts == "16 skipped (2 failed before), 0 failed"
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_store_does_not_depend_on_batches_or_threads(
     tmp_path: Path, photos: PhotoFolder, batch_size: int
