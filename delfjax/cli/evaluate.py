@@ -94,9 +94,9 @@ class Evaluate:
             name="system",
             metavar="NAME",
             help=(
-                "delf (local features), mac, rmac, gem, siamac or dir (global descriptors), both,"
-                " as in delf+dir, and +qe at the end to expand queries; NAME=FILE takes a trained"
-                " model; all stands for every row of the poster's table"
+                "delf, sift or congas (local features), mac, rmac, gem, siamac or dir (global"
+                " descriptors), one of each, as in delf+dir, and +qe at the end to expand queries;"
+                " NAME=FILE takes a trained model; all stands for every row of the poster's table"
             ),
             help_behavior_hint="(repeatable; default: delf)",
         ),

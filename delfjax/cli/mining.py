@@ -69,6 +69,7 @@ class Mine:
     def _mine(self) -> None:
         from delfjax.config import (
             EXTRACTION_SECTIONS,
+            METHODS,
             MODEL,
             SYSTEM_SECTIONS,
             Config,
@@ -92,7 +93,7 @@ class Mine:
         )
         base = stored_config(store, preset(self.preset))
         since = f"the store {self.store} was made"
-        changes = accepted_changes(base, asked, EXTRACTION_SECTIONS, since)
+        changes = accepted_changes(base, asked, (*EXTRACTION_SECTIONS, *METHODS), since)
         mining = MiningConfig() if known is None else known.config
         whole = override_system(Config(**vars(base), mining=mining), changes)
         mined = mine_landmarks(

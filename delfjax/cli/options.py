@@ -46,9 +46,9 @@ SystemName = Annotated[
         name="system",
         metavar="NAME",
         help=(
-            "what ranks: delf (local features), mac, rmac, gem, siamac or dir (global descriptors),"
-            " both, as in delf+dir, and +qe at the end to expand queries; NAME=FILE takes a trained"
-            " model"
+            "what ranks: delf, sift or congas (local features), mac, rmac, gem, siamac or dir"
+            " (global descriptors), one of each, as in delf+dir, and +qe at the end to expand"
+            " queries; NAME=FILE takes a trained model"
         ),
         help_behavior_hint="(default: delf)",
     ),
@@ -152,7 +152,7 @@ def accepted_changes(
     held = flatten(to_dict(fixed))
     accepted: list[Assignment] = []
     for given in assignments:
-        for each in expand([given]):
+        for each in expand([given], method=fixed.features.method):
             if each.section not in sections:
                 accepted.append(each)
                 continue

@@ -39,7 +39,17 @@ if TYPE_CHECKING:
 
 _PICTURES = (".png", ".pdf", ".svg")
 # Sections of the config that an index was built with and that a search cannot change.
-_INDEXED = ("backbone", "scorer", "features", "reduction", "index", "global_features", "seed")
+_INDEXED = (
+    "backbone",
+    "scorer",
+    "features",
+    "sift",
+    "congas",
+    "reduction",
+    "index",
+    "global_features",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,7 @@ class Index:
         require_utf8("--out", self.out)
         from delfjax.config import (
             EXTRACTION_SECTIONS,
+            METHODS,
             MODEL,
             SYSTEM,
             SYSTEM_SECTIONS,
@@ -166,7 +177,8 @@ class Index:
                 [*named(self.system), *self.overrides], sections=(*SYSTEM_SECTIONS, MODEL, SYSTEM)
             )
             since = f"the store {self.store} was made"
-            changes = accepted_changes(stored, asked, EXTRACTION_SECTIONS, since)
+            fixed = (*EXTRACTION_SECTIONS, *METHODS)
+            changes = accepted_changes(stored, asked, fixed, since)
             index = build_index(store, config=override_system(stored, changes))
         index.save(self.out)
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in index.seconds.items())

@@ -17,7 +17,7 @@ from delfjax.config.global_features import (
     RegionProjectionConfig,
     WhiteningConfig,
 )
-from delfjax.config.identities import DELF, METHODS, identity
+from delfjax.config.identities import DELF, METHOD, METHODS, identity
 from delfjax.config.keypoint_methods import CongasConfig, SiftConfig
 from delfjax.config.mining import MiningConfig
 from delfjax.config.overrides import (
@@ -75,6 +75,7 @@ from delfjax.config.weight_files import (
 __all__ = [
     "DELF",
     "EXTRACTION_SECTIONS",
+    "METHOD",
     "METHODS",
     "MODEL",
     "PRESETS",

@@ -11,7 +11,8 @@ from delfjax.config.weight_files import digests
 DELF = "delf"
 # The others, each with a section of its own.
 METHODS = ("sift", "congas")
-_FEATURES, _METHOD = "features", "method"
+# The field that names the method.
+_FEATURES, METHOD = "features", "method"
 
 
 def identity(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,8 +22,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     of this config do not count.
     """
     features = values.get(_FEATURES)
-    method = features.get(_METHOD, DELF) if isinstance(features, Mapping) else DELF
+    method = features.get(METHOD, DELF) if isinstance(features, Mapping) else DELF
     kept = {name: value for name, value in values.items() if name not in {*METHODS} - {method}}
     if method == DELF and isinstance(features, Mapping):
-        kept[_FEATURES] = {name: value for name, value in features.items() if name != _METHOD}
+        kept[_FEATURES] = {name: value for name, value in features.items() if name != METHOD}
     return digests(kept)

@@ -55,12 +55,23 @@ class CongasConfig(Strict):
     # Of each frequency: the wavelength, as a share of the region's side, and the number of places
     # along a side. Low frequencies have few places, because wide wavelets at neighbouring ones
     # would overlap and say the same.
-    wavelengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.25, 0.5, 1.0)
+    wavelengths: Annotated[tuple[Annotated[float, Field(ge=0.05)], ...], Field(min_length=1)] = (
+        0.25,
+        0.5,
+        1.0,
+    )
     places: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (4, 2, 1)
     # Directions of the wavelets, equally spaced over half a turn.
     directions: PositiveInt = 8
     # Standard deviation of a wavelet's envelope times its wave number. Source: π, for a bandwidth
     # of about an octave.
-    envelope: PositiveFloat = 3.1416
+    envelope: Annotated[float, Field(ge=0.5)] = 3.1416
     # Exponent of the amplitudes before they are normalised.
     power: PositiveFloat = 0.5
+
+    def __post_init__(self) -> None:
+        if len(self.wavelengths) != len(self.places):
+            raise ValueError(
+                f"{len(self.wavelengths)} wavelengths but {len(self.places)} places; each"
+                " wavelength needs a number of places"
+            )

@@ -14,8 +14,9 @@ import json
 from delfjax.config.identities import DELF
 from delfjax.config.overrides import Assignment
 from delfjax.config.system import DelfConfig
-from delfjax.config.values import ConfigError, nearest
+from delfjax.config.values import ConfigError, nearest, to_dict
 from delfjax.errors import shown
+from delfjax.files import flatten
 
 EXPANSION = "qe"
 # Local features → the fields that suit them. Features that turn with the image may match photos
@@ -30,10 +31,17 @@ _LOCAL: dict[str, dict[str, object]] = {
         "verification.threshold_px": 5.0,
         "reduction.dim": 128,
         "reduction.whiten": False,
+        # The paper's 10 do not divide 128.
+        "index.pq_subvectors": 16,
     },
     "congas": {"verification.max_rotation_deg": 180.0, "verification.threshold_px": 5.0},
 }
 LOCAL = tuple(_LOCAL)
+# The same fields for features that none of them is about.
+_USUAL = {
+    path: flatten(to_dict(DelfConfig()))[path]
+    for path in dict.fromkeys(path for fields in _LOCAL.values() for path in fields)
+}
 # Global descriptor → the fields of `global_features` that make it.
 _POOLINGS: dict[str, dict[str, object]] = {
     "mac": {"pooling": "mac"},
@@ -72,13 +80,17 @@ SYSTEMS = (
 )
 
 
-def system_assignments(name: str) -> list[Assignment]:
+def system_assignments(name: str, *, method: str = DELF) -> list[Assignment]:
     """The fields that make a config the system called ``name``.
+
+    What suits the local features is set where they are others than before: a config that has them
+    already keeps what was chosen for it.
 
     Args:
         name: one of :data:`LOCAL`, or one of :data:`GLOBAL`, or one of each; ``+qe`` at the end
             expands queries: those of global descriptors by their neighbours, those of local
             features along verified links.
+        method: what makes the local features of the config.
 
     Raises:
         ConfigError: there is no such system; the message names the nearest.
@@ -104,7 +116,9 @@ def system_assignments(name: str) -> list[Assignment]:
         for field, value in _POOLINGS[part].items()
     }
     for part in local:
-        fields |= {"features.method": part, **_LOCAL[part]}
+        fields["features.method"] = part
+        if part != method:
+            fields |= {**_USUAL, **_LOCAL[part]}
     fields["ranking.by"] = by
     fields |= {f"expansion.{field}": value for field, value in _EXPANSIONS[by].items()}
     if not expanded:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from delfjax.config import DelfConfig, to_dict, weight_file
+from delfjax.config import DELF, ConfigError, DelfConfig, to_dict, weight_file
 from delfjax.features.folder_changes import warn_unfinished
 from delfjax.features.reduction import fit_from_store
 from delfjax.features.store import FeatureStore
@@ -34,10 +34,15 @@ def export_system(out: Path, config: DelfConfig, *, store: Path | None = None) -
         store: folder of features extracted by the system; the reduction is fitted on them.
 
     Raises:
+        ConfigError: the system has no weights.
         WeightsError: weights are missing or damaged, or do not belong together.
         StoreError: the store is missing or damaged, or was made by another system.
         ReductionError: the store holds too few descriptors.
     """
+    if config.features.method != DELF:
+        raise ConfigError(
+            f"features.method is {config.features.method!r}, which has no weights to export"
+        )
     config = pinned(config)
     backbone = load_backbone(config.backbone, seed=config.seed)
     tensors = named_tensors(backbone)

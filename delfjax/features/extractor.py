@@ -23,7 +23,9 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from delfjax import programs
 from delfjax.config import (
+    DELF,
     EXTRACTION_SECTIONS,
+    ConfigError,
     DelfConfig,
     FeaturesConfig,
     from_dict,
@@ -98,6 +100,12 @@ class Extractor(DenseExtractor):
         self, config: DelfConfig, model: Delf, *, devices: Sequence[jax.Device] | None = None
     ) -> None:
         features = config.features
+        if features.method != DELF:
+            raise ConfigError(
+                f"features.method is {features.method!r}, but what was asked for computes the"
+                " features of DELF alone; `delfjax extract` and 62_compare_with_congas take other"
+                " methods"
+            )
         dense = DenseSettings(
             output=model.output,
             dtype=features.dtype,

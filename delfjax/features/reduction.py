@@ -131,6 +131,11 @@ def reduction_for(store: FeatureStore, *, config: ReductionConfig, seed: int) ->
     file = weight_file(config.weights) or WeightFile(config.weights)
     tensors, about = load_part(str(file), REDUCTION)
     required: dict[str, object] = {"dim": config.dim, "whiten": config.whiten}
+    if "backbone" not in store.config:
+        raise ReductionError(
+            f"{file.path}: its reduction is for features of a network, but {store.path} holds"
+            f" others; leave out the model, or set reduction.weights= to fit one on them"
+        )
     backbone = describe_backbone(from_dict(BackboneConfig, store.config["backbone"]))
     if not is_for_backbone(about, backbone):
         required["backbone"] = backbone

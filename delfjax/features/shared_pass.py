@@ -19,7 +19,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from delfjax.config import BackboneConfig, ConfigError, DelfConfig, config_hash, override, to_dict
+from delfjax.config import (
+    DELF,
+    BackboneConfig,
+    ConfigError,
+    DelfConfig,
+    config_hash,
+    override,
+    to_dict,
+)
 from delfjax.datasets.image_source import ImageSource
 from delfjax.datasets.images import DecodedImage
 from delfjax.features.batching import PendingBatch
@@ -53,7 +61,7 @@ class SharedPass(Generic[K]):
 
         Args:
             systems: key → config. A system must not suppress or threshold features, and its scorer
-                must not replace features by codes.
+                must not replace features by codes. Its features are DELF's.
 
         Raises:
             ConfigError: a system does one of these.
@@ -66,6 +74,11 @@ class SharedPass(Generic[K]):
                 raise ConfigError(
                     "features.nms_iou or features.threshold_kind is set, which a shared pass does"
                     " not support; extract this system alone"
+                )
+            if config.features.method != DELF:
+                raise ConfigError(
+                    f"features.method is {config.features.method!r}, but a shared pass computes the"
+                    " features of DELF alone; extract this system alone"
                 )
             groups.setdefault(_pass_of(config), {})[key] = config
         self._passes = [_Pass(group) for group in groups.values()]

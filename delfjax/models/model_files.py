@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from delfjax.config import (
+    DELF,
+    METHOD,
     MODEL,
     SYSTEM,
     Assignment,
@@ -62,6 +64,10 @@ _PARTS = {
     **{part: part for part in (BACKBONE, SCORER, REDUCTION)},
     **{section: part for part, section in GLOBAL_SECTIONS.items()},
 }
+# Config field that names what makes the local features, and sections that matter to those of a
+# network alone.
+METHOD_FIELD = f"features.{METHOD}"
+_OF_NETWORK = (BACKBONE, SCORER, REDUCTION, "features")
 # Config field that names the weights of a part → the part.
 WEIGHTS_FIELDS = {f"{section}.weights": part for section, part in _PARTS.items()}
 # The model's name in the JSON of a file with several parts.
@@ -240,9 +246,11 @@ def weights_of(config: DelfConfig) -> dict[str, str]:
     Raises:
         WeightsError: a weight file is missing, or its description is damaged.
     """
-    named = {BACKBONE: config.backbone.weights, REDUCTION: config.reduction.weights}
-    if config.scorer.kind == "attention":
-        named[SCORER] = config.scorer.weights
+    named = {REDUCTION: config.reduction.weights}
+    if config.features.method == DELF:
+        named[BACKBONE] = config.backbone.weights
+        if config.scorer.kind == "attention":
+            named[SCORER] = config.scorer.weights
     if config.ranking.by != "local" or config.ranking.candidates != "local":
         settings = config.global_features
         named[GLOBAL_SECTIONS[BACKBONE]] = settings.backbone.weights
@@ -289,12 +297,20 @@ def override_system(config: C, assignments: Iterable[str | Assignment]) -> C:
         ConfigError: see :func:`delfjax.config.override`, or there is no such model file.
         WeightsError: a weight file is missing, or its description is damaged.
     """
-    return override(config, expand(assignments))
+    method = flatten(to_dict(config)).get(METHOD_FIELD, DELF)
+    return override(config, expand(assignments, method=method))
 
 
-def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
+def expand(assignments: Iterable[str | Assignment], *, method: str = DELF) -> list[Assignment]:
     """``assignments`` with every ``model=FILE`` and ``system=NAME`` replaced by one assignment per
     field it sets, and every weight file pinned (:func:`pinned`).
+
+    A model belongs to the features of its network: where others are used, its reduction and scorer
+    are left out.
+
+    Args:
+        assignments: fields to set.
+        method: what makes the local features of the config that they are set in.
 
     Raises:
         ConfigError: an assignment without ``=``, or no such model file.
@@ -304,11 +320,16 @@ def expand(assignments: Iterable[str | Assignment]) -> list[Assignment]:
     for each in assignments:
         assignment = parse_assignment(each) if isinstance(each, str) else each
         if assignment.path == MODEL:
-            expanded += _Model.read(_text(assignment.value)).assignments()
+            found = _Model.read(_text(assignment.value)).assignments()
+            expanded += [
+                each for each in found if method == DELF or each.section not in _OF_NETWORK
+            ]
         elif assignment.path == SYSTEM:
-            expanded += system_assignments(_text(assignment.value))
+            expanded += system_assignments(_text(assignment.value), method=method)
         else:
             expanded.append(assignment)
+        named = [_text(each.value) for each in expanded if each.path == METHOD_FIELD]
+        method = named[-1] if named else method
     return [pinned_assignment(assignment) for assignment in expanded]
 
 

@@ -164,8 +164,9 @@ def stored_config(store: FeatureStore, base: DelfConfig | None = None) -> DelfCo
     that of a store of global descriptors within it, by which it then ranks as well."""
     used = base or DelfConfig()
     method = store.config.get("features", {}).get("method", DELF)
-    if method not in (DELF, used.features.method):
-        used = override(used, system_assignments(method))
+    if not is_global(store):
+        suited = system_assignments(method, method=used.features.method)
+        used = override(used, [each for each in suited if each.section in _SUITED])
     plain = to_dict(used)
     pooled = global_part(store)
     for held in [store] if pooled is None else [store, pooled]:
@@ -176,6 +177,10 @@ def stored_config(store: FeatureStore, base: DelfConfig | None = None) -> DelfCo
     elif is_global(store):
         plain["ranking"]["by"] = "global"
     return from_dict(DelfConfig, plain)
+
+
+# Sections in which a system's name sets what suits its local features.
+_SUITED = ("features", "reduction", "index", "verification")
 
 
 def is_global(store: FeatureStore) -> bool:

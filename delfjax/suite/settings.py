@@ -19,6 +19,7 @@ import pandas as pd
 from delfjax import config, paths
 from delfjax.config import (
     EXTRACTION_SECTIONS,
+    METHOD,
     METHODS,
     MODEL,
     STAGE_SECTIONS,
@@ -258,11 +259,13 @@ class PhotoExperiment:
         used["features"] = {
             name: value for name, value in whole["features"].items() if name != "batch_size"
         }
+        method = whole["features"][METHOD]
+        if method in METHODS:
+            used[method] = whole[method]
         # At its place in the config, a section of a method that is not that of `features` is no
         # part of a hash; but an experiment that runs several methods depends on all of theirs.
-        methods = {name: used.pop(name) for name in METHODS if name in used}
-        if methods:
-            used["methods"] = methods
+        if set(METHODS) <= set(_STAGES.get(experiment, ((), None))[0]):
+            used["methods"] = {name: used.pop(name) for name in METHODS}
         if experiment == "50_ablation":
             used["seeds"] = list(self.seeds)
         if self.recipe:
@@ -381,7 +384,7 @@ def relevant_overrides(experiment: str, overrides: str) -> str:
     Raises:
         ConfigError: a field is unknown; the message names the nearest.
     """
-    used = (*_sections_of(experiment), MODEL, SYSTEM)
+    used = (*_sections_of(experiment), *METHODS, MODEL, SYSTEM)
     asked = parse_overrides(assignments_of(overrides), sections=(*_SECTIONS, MODEL, SYSTEM))
     return joined_assignments(each for each in asked if each.section in used)
 

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Protocol, runtime_checkable
 from tqdm.auto import tqdm
 
 from delfjax import paths
-from delfjax.config import abbreviated, config_hash, identity
+from delfjax.config import DELF, METHOD, abbreviated, config_hash, identity
 from delfjax.errors import DelfjaxError
 from delfjax.files import (
     TEMPORARY,
@@ -445,13 +445,21 @@ def run_path(experiment: str, config: Mapping[str, Any]) -> Path:
 
 def differences(settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """One phrase for each field of ``settings`` that has another value in ``config``."""
-    held, wanted = flatten(identity(config)), flatten(identity(settings))
+    held, wanted = _compared(config), _compared(settings)
     there, asked = flatten(config), flatten(settings)
     return [
-        f"{name} is {abbreviated(there.get(name))!r}, expected {abbreviated(asked[name])!r}"
+        f"{name} is {abbreviated(there.get(name, held.get(name)))!r}, expected"
+        f" {abbreviated(asked.get(name, value))!r}"
         for name, value in wanted.items()
         if held.get(name) != value
     ]
+
+
+def _compared(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that count; earlier versions, and the identity of a config, do not name the method
+    where it is DELF."""
+    named = {f"features.{METHOD}": DELF} if "features" in values else {}
+    return {**named, **flatten(identity(values))}
 
 
 def _prepare(path: Path, config: dict[str, Any], *, resume: bool) -> None:

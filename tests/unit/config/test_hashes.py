@@ -88,7 +88,7 @@ def test_the_attention_that_ships_is_the_one_that_its_name_stands_for() -> None:
                 "52_reject_no_match": "336d5106f9",
                 "61_combine_delf_dir": "336d5106f9",
                 "62_compare_with_congas": "49510fdbc3",
-                "a_notebook_of_ones_own": "05d43409e9",
+                "a_notebook_of_ones_own": "d353f7117d",
             },
         ),
         (

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delfjax.config import DelfConfig, config_hash, from_dict, to_dict
+from delfjax.config import ConfigError, DelfConfig, config_hash, from_dict, to_dict
 from delfjax.datasets.images import DecodedImage
 from delfjax.features.dataset_loop import ImageExtractor
+from delfjax.features.export import export_system
+from delfjax.features.extractor import load_extractor
 from delfjax.features.local_methods import load_local_extractor
+from delfjax.features.shared_pass import SharedPass
 from delfjax.features.sift import MissingOpenCVError, SiftExtractor
-from delfjax.models.model_files import override_system
+from delfjax.models.model_files import override_system, weights_of
 from delfjax.ops.half_pixel import to_resized_px
 from delfjax.pipeline.photos import build_index, extract_folder, match, search
 from delfjax.types import ImageFeatures
@@ -149,7 +152,7 @@ import jax, numpy as np
 from delfjax.config import DelfConfig
 from delfjax.datasets.images import DecodedImage
 from delfjax.features.congas import CongasExtractor
-from delfjax.models.model_files import override_system
+from delfjax.models.model_files import override_system, weights_of
 config = override_system(
     DelfConfig(), ["system=congas", "features.max_side=128", "features.max_features=60"]
 )
@@ -187,7 +190,7 @@ def folder(tmp_path: Path) -> Path:
     root = tmp_path / "photos"
     root.mkdir()
     for number in range(3):
-        Image.fromarray(blots((120, 120), seed=number)).save(root / f"{number}.png")
+        Image.fromarray(blots((120, 120), count=150, seed=number)).save(root / f"{number}.png")
     return root
 
 
@@ -199,7 +202,9 @@ def test_a_turned_photo_is_found_and_explained(method: str, folder: Path, tmp_pa
     index = build_index(store, config=config)
     index.save(tmp_path / "index")
     turned = tmp_path / "turned.png"
-    Image.fromarray(np.ascontiguousarray(np.rot90(blots((120, 120), seed=1)))).save(turned)
+    Image.fromarray(np.ascontiguousarray(np.rot90(blots((120, 120), count=150, seed=1)))).save(
+        turned
+    )
     found = search(tmp_path / "index", turned, config=config)
     assert found.photos[0].image == "1.png"
     assert found.photos[0].inliers > 10
@@ -233,6 +238,42 @@ def test_settings_of_other_methods_change_no_hash() -> None:
     del plain["features"]["method"], plain["sift"], plain["congas"]
     assert config_hash(plain) == config_hash(delf)
     assert from_dict(DelfConfig, plain) == delf
+
+
+def test_a_name_sets_what_suits_its_features_unless_they_stay_the_same() -> None:
+    delf = DelfConfig()
+    sift = override_system(delf, ["system=sift"])
+    assert (sift.reduction.dim, sift.verification.max_rotation_deg) == (128, 180)
+    assert sift.reduction.dim % sift.index.pq_subvectors == 0
+    assert override_system(sift, ["system=delf"]) == delf
+    both = override_system(delf, ["system=sift", "system=congas"])
+    assert both == override_system(sift, ["system=congas"]) == configured_plainly("congas")
+    # What was chosen for the features stays.
+    chosen = override_system(sift, ["reduction.dim=64"])
+    assert override_system(chosen, ["system=sift+qe"]).reduction.dim == 64
+    assert override_system(delf, ["reduction.dim=64", "system=delf"]).reduction.dim == 64
+
+
+def configured_plainly(method: str) -> DelfConfig:
+    return override_system(DelfConfig(), [f"system={method}"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_about_a_network_is_refused_for_other_features(method: str, tmp_path: Path) -> None:
+    config = configured(method)
+    said = f"features.method is '{method}'"
+    with pytest.raises(ConfigError, match=said):
+        load_extractor(config)
+    with pytest.raises(ConfigError, match=said):
+        SharedPass({"": config})
+    with pytest.raises(ConfigError, match=said):
+        export_system(tmp_path / "out.safetensors", config)
+    assert weights_of(config) == {}
+
+
+def test_every_wavelength_of_congas_has_a_number_of_places() -> None:
+    with pytest.raises(ConfigError, match="3 wavelengths but 2 places"):
+        override_system(DelfConfig(), ["congas.places=[4,2]"])
 
 
 def test_sift_without_opencv_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

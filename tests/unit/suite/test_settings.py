@@ -3,6 +3,7 @@ it uses."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +106,8 @@ def test_an_experiment_depends_on_what_it_uses_and_on_nothing_else() -> None:
         "global_features",
         "ranking",
         "expansion",
-        "methods",
+        "sift",
+        "congas",
     }
     assert (
         relevant_overrides("40_build_index", "search.neighbours=5; index.probes=3")
@@ -231,3 +233,27 @@ def test_a_benchmark_uses_the_defaults_and_is_identified_by_its_lists(
         assert settings["dataset"] == "holidays" and "photos" not in settings
         content.append(settings["content"])
     assert content[0] == content[1] != content[2]
+
+
+def test_a_run_of_another_method_is_never_taken_for_one_of_delf() -> None:
+    plain, sift = (
+        photo_experiment("ci", 0, overrides=text).settings(SEARCH)
+        for text in ("", "features.method=sift")
+    )
+    assert differences(plain, sift) == ["features.method is 'sift', expected 'delf'"]
+    assert "features.method is 'delf', expected 'sift'" in differences(sift, plain)
+    # A run of a time when there was no other method.
+    earlier = json.loads(json.dumps(plain))
+    del earlier["features"]["method"]
+    assert not differences(plain, earlier)
+
+
+def test_a_run_depends_on_the_settings_of_its_own_method() -> None:
+    def hashed(text: str, experiment: str = SEARCH) -> str:
+        return config_hash(photo_experiment("ci", 0, overrides=text).settings(experiment))
+
+    assert hashed("sift.sigma=2") == hashed("")
+    assert hashed("features.method=sift; sift.sigma=2") != hashed("features.method=sift")
+    assert hashed("sift.sigma=2", "62_compare_with_congas") != hashed("", "62_compare_with_congas")
+    asked = "system=sift; sift.sigma=2; expansion.hops=2"
+    assert relevant_overrides(SEARCH, asked) == "system=sift; sift.sigma=2"
