@@ -291,6 +291,7 @@ class Match:
             help_behavior_hint="(default: none)",
         ),
     ] = None
+    system: SystemName = ""
     preset: Preset = "default"
     overrides: Set = ()
 
@@ -298,11 +299,15 @@ class Match:
         """Match and print what was found."""
         photos = [self.image1, self.image2]
         require_writable("--figure", self.figure, _PICTURES, inputs=photos)
-        from delfjax.config import preset
-        from delfjax.models.model_files import override_system
+        from delfjax.config import uses_local
         from delfjax.pipeline.photos import match
 
-        config = override_system(preset(self.preset), self.overrides)
+        config = resolved(self.preset, self.system, self.overrides)
+        if not uses_local(config):
+            raise UsageError(
+                f"--system {self.system}: has global descriptors alone, which match no points; name"
+                " one with local features"
+            )
         found = match(self.image1, self.image2, config=config)
         if self.json:
             answer = {
