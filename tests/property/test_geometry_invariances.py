@@ -16,9 +16,9 @@ SEEDS = st.integers(0, 2**31 - 1)
 FEW = settings(max_examples=20, deadline=None)
 
 
-def _matches(seed: int, *, count: int = 48) -> Matches:
+def _matches(seed: int, *, count: int = 48, oriented: bool = False) -> Matches:
     """Matches of one pair of images of which about a third follow a similarity, with distinct
-    similarities."""
+    similarities; of features with an orientation, if asked for."""
     rng = np.random.default_rng(seed)
     query_yx = rng.uniform(0, 600, (count, 2)).astype(np.float32)
     angle, scale = rng.uniform(-0.6, 0.6), rng.uniform(0.7, 1.4)
@@ -33,7 +33,15 @@ def _matches(seed: int, *, count: int = 48) -> Matches:
         database_scales=np.full(count, 1 / scale, np.float32),
         similarity=rng.permutation(np.linspace(0.5, 1.0, count)).astype(np.float32),
         valid=np.ones(count, bool),
+        # The matrix acts on (y, x), so it turns the other way from x to y.
+        turns=np.where(true, -angle, rng.uniform(0, 6, count)).astype(np.float32)
+        if oriented
+        else None,
     )
+
+
+def _parts(matches: Matches) -> dict[str, np.ndarray]:
+    return {name: np.asarray(part) for name, part in vars(matches).items() if part is not None}
 
 
 def _changed(matches: Matches, **parts: np.ndarray) -> Matches:
@@ -46,27 +54,25 @@ def _bits(result: Verification, *row: int) -> tuple[int, bytes, bytes]:
 
 
 @FEW
-@given(SEEDS)
-def test_reordering_the_matches_reorders_the_inliers(seed: int) -> None:
-    matches = _matches(seed)
+@given(SEEDS, st.booleans())
+def test_reordering_the_matches_reorders_the_inliers(seed: int, oriented: bool) -> None:
+    matches = _matches(seed, oriented=oriented)
     order = np.random.default_rng(seed).permutation(48)
-    shuffled = Matches(**{name: np.asarray(part)[order] for name, part in vars(matches).items()})
+    shuffled = Matches(**{name: part[order] for name, part in _parts(matches).items()})
     straight, mixed = verify(matches, config=CONFIG), verify(shuffled, config=CONFIG)
     np.testing.assert_array_equal(np.asarray(straight.inlier_mask)[order], mixed.inlier_mask)
     np.testing.assert_array_equal(straight.transform, mixed.transform)
 
 
 @FEW
-@given(SEEDS)
-def test_slots_without_a_match_change_nothing_whatever_they_hold(seed: int) -> None:
-    matches = _matches(seed)
+@given(SEEDS, st.booleans())
+def test_slots_without_a_match_change_nothing_whatever_they_hold(seed: int, oriented: bool) -> None:
+    matches = _matches(seed, oriented=oriented)
     rng = np.random.default_rng(seed)
     slots = np.sort(rng.permutation(80)[:48])
     padded = {}
-    for name, part in vars(matches).items():
-        full = np.full(
-            (80, *np.shape(part)[1:]), np.nan if name != "valid" else False, np.asarray(part).dtype
-        )
+    for name, part in _parts(matches).items():
+        full = np.full((80, *part.shape[1:]), np.nan if name != "valid" else False, part.dtype)
         full[slots] = part
         padded[name] = full
     alone, among = verify(matches, config=CONFIG), verify(Matches(**padded), config=CONFIG)
@@ -106,16 +112,14 @@ def test_shifting_an_image_by_whole_pixels_keeps_the_inliers_and_shifts_the_tran
 
 
 @settings(FEW, max_examples=8)
-@given(st.lists(SEEDS, min_size=2, max_size=10, unique=True))
-def test_a_candidate_gets_the_same_bits_alone_and_in_any_company(seeds: list[int]) -> None:
-    each = [_matches(seed) for seed in seeds]
+@given(st.lists(SEEDS, min_size=2, max_size=10, unique=True), st.booleans())
+def test_a_candidate_gets_the_same_bits_alone_and_in_any_company(
+    seeds: list[int], oriented: bool
+) -> None:
+    each = [_matches(seed, oriented=oriented) for seed in seeds]
+    parts = [_parts(one) for one in each]
     together = verify(
-        Matches(
-            **{
-                name: np.stack([np.asarray(getattr(one, name)) for one in each])
-                for name in vars(each[0])
-            }
-        ),
+        Matches(**{name: np.stack([part[name] for part in parts]) for name in parts[0]}),
         config=CONFIG,
     )
     for row, one in enumerate(each):
