@@ -205,7 +205,9 @@ class BatchExtractor(ABC):
         self, images: Sequence[DecodedImage]
     ) -> tuple[UInt8[jax.Array, "b s s 3"], Int[jax.Array, "b 2"]]:
         """The pixels of a batch on square canvases, and the size of each image."""
-        canvas = pyramid.place([image.pixels for image in images], self.max_side, self.batch_size)
+        canvas = pyramid.place(
+            [image.pixels for image in images], (self.max_side, self.max_side), self.batch_size
+        )
         sizes = np.array([image.pixels.shape[:2] for image in images], np.int32)
         return self._put(canvas), self._padded(sizes)
 

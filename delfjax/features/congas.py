@@ -126,10 +126,7 @@ class CongasExtractor(BatchExtractor):
 
     def _compute(self, images: Sequence[DecodedImage], shapes: Sequence[Size]) -> BatchFeatures:
         (shape,) = shapes
-        pixels = np.zeros((self.batch_size, *shape, 3), np.uint8)
-        for slot, image in zip(pixels[: len(images)], images, strict=True):
-            height, width = image.pixels.shape[:2]
-            slot[:height, :width] = image.pixels
+        pixels = pyramid.place([image.pixels for image in images], shape, self.batch_size)
         sizes = self._padded(np.array([image.pixels.shape[:2] for image in images], np.int32))
         originals = self._padded(np.array([image.original_size for image in images], np.int32))
         octave = self._first(self._put(pixels), sizes)

@@ -103,13 +103,13 @@ def resize_onto(
 
 
 def place(
-    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], side: int, batch: int
-) -> UInt8[np.ndarray, "b s s 3"]:
-    """Place images in the upper left corners of ``batch`` square canvases, otherwise black."""
-    canvas = np.zeros((batch, side, side, 3), np.uint8)
-    for slot, image in zip(canvas[: len(images)], images, strict=True):
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], canvas: Size, batch: int
+) -> UInt8[np.ndarray, "b h w 3"]:
+    """Place images in the upper left corners of ``batch`` canvases, otherwise black."""
+    placed = np.zeros((batch, *canvas, 3), np.uint8)
+    for slot, image in zip(placed[: len(images)], images, strict=True):
         slot[: image.shape[0], : image.shape[1]] = image
-    return canvas
+    return placed
 
 
 def _taps(

@@ -186,7 +186,7 @@ print("equal")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images, one of which has a turned copy of its middle."""
+    """Three images of blots."""
     root = tmp_path / "photos"
     root.mkdir()
     for number in range(3):

@@ -40,7 +40,7 @@ def test_resizing_equals_scikit_image(
     size: tuple[int, int], target: tuple[int, int], rng: np.random.Generator
 ) -> None:
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    source = pyramid.place([image], 64, 1)
+    source = pyramid.place([image], (64, 64), 1)
     onto = jax.jit(partial(pyramid.resize_onto, canvas=(96, 128)))
     ours = onto(source, np.array([size], np.int32), np.array([target], np.int32))[
         0, : target[0], : target[1]
